@@ -1,0 +1,227 @@
+"""Frozen, validated, hashable configuration, and the paper's presets as values.
+
+Every setting has one name, unique across the records, and carries its own
+description and limits, from which programs make their command line. Section
+numbers are those of Zaremba, Sutskever & Vinyals (2014), arXiv 1409.2329.
+"""
+
+import dataclasses
+import math
+from typing import Any, get_type_hints
+
+CORPORA = ("toy", "ptb", "files")
+
+
+def _setting(
+    description: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    limits = {"at_least": at_least, "above": above, "below": below, "choices": choices}
+    return dataclasses.field(metadata={"description": description, **limits})
+
+
+class _Validated:
+    """Checks each field of a record against its type and its limits on construction."""
+
+    def __post_init__(self):
+        types = get_type_hints(type(self))
+        for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
+            if "description" in field.metadata:
+                _check(field.name, getattr(self, field.name), types[field.name], field.metadata)
+
+
+def _check(name: str, value: Any, kind: type, limits: Any) -> None:
+    accepted = (int, float) if kind is float else (kind,)
+    if isinstance(value, bool) or not isinstance(value, accepted):
+        raise ValueError(f"{name}={value!r}: must be of type {kind.__name__}")
+    if kind is str:
+        if limits["choices"] and value not in limits["choices"]:
+            raise ValueError(f"{name}={value!r}: must be one of {', '.join(limits['choices'])}")
+        return
+    bounds = []
+    within = math.isfinite(value)
+    if limits["at_least"] is not None:
+        bounds.append(f"at least {limits['at_least']}")
+        within = within and value >= limits["at_least"]
+    if limits["above"] is not None:
+        bounds.append(f"above {limits['above']}")
+        within = within and value > limits["above"]
+    if limits["below"] is not None:
+        bounds.append(f"below {limits['below']}")
+        within = within and value < limits["below"]
+    if not within:
+        raise ValueError(f"{name}={value}: must be {' and '.join(bounds)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Validated):
+    """The network: its size and its initial values."""
+
+    layers: int = _setting("LSTM layers", at_least=1)
+    hidden_size: int = _setting("units of each layer and of the embedding", at_least=1)
+    init_scale: float = _setting("every parameter starts uniform in ± this", above=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegularizerConfig(_Validated):
+    """What keeps the network from learning the training text by heart."""
+
+    dropout: float = _setting(
+        "probability that a unit of a non-recurrent connection is dropped", at_least=0, below=1
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Validated):
+    """Truncated backpropagation through time by clipped SGD under a decaying rate."""
+
+    batch_size: int = _setting("streams trained side by side", at_least=1)
+    unroll: int = _setting("time steps of a window of truncated backpropagation", at_least=1)
+    epochs: int = _setting("passes over the training text", at_least=1)
+    learning_rate: float = _setting("rate of the first epochs", above=0)
+    constant_epochs: int = _setting("epochs before the rate starts to decay", at_least=0)
+    decay_divisor: float = _setting("divides the rate at each later epoch", at_least=1)
+    clip_norm: float = _setting("largest global norm of the gradient", above=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(_Validated):
+    """A whole run: which text, which network, trained how, from which seed."""
+
+    name: str = _setting("the preset that the configuration started from")
+    corpus: str = _setting(
+        "toy: the built-in language; ptb: the Penn Treebank; files: your own text", choices=CORPORA
+    )
+    seed: int = _setting("decides the initial values and every dropout mask", at_least=0)
+    model: ModelConfig
+    regularizers: RegularizerConfig
+    train: TrainConfig
+
+
+_SECTIONS = {"model": ModelConfig, "regularizers": RegularizerConfig, "train": TrainConfig}
+
+
+def settings() -> dict[str, tuple[type, str]]:
+    """Type and description of every setting of a `Config` by its name, sections flattened."""
+    return {
+        field.name: (get_type_hints(record)[field.name], field.metadata["description"])
+        for record in (Config, *_SECTIONS.values())
+        for field in dataclasses.fields(record)
+        if "description" in field.metadata
+    }
+
+
+def to_dict(config: Config) -> dict[str, int | float | str]:
+    """The configuration as one flat dictionary, as it is written to `config.json`."""
+    flat = dataclasses.asdict(config)
+    for section in _SECTIONS:
+        flat |= flat.pop(section)
+    return flat
+
+
+def override(config: Config, **changes: int | float | str) -> Config:
+    """The same configuration with some settings changed, validated again.
+
+    Raises:
+      ValueError: a name is no setting, or a value is outside its limits.
+    """
+    if unknown := changes.keys() - settings().keys():
+        raise ValueError(f"{', '.join(sorted(unknown))}: no such setting of a configuration")
+    sections = {}
+    for section, record in _SECTIONS.items():
+        names = {field.name for field in dataclasses.fields(record)}
+        mine = {name: changes.pop(name) for name in names & changes.keys()}
+        sections[section] = dataclasses.replace(getattr(config, section), **mine)
+    return dataclasses.replace(config, **changes, **sections)
+
+
+# Ours: trains on the built-in corpus on two CPU cores in about a minute.
+QUICK = Config(
+    name="quick",
+    corpus="toy",
+    seed=0,
+    model=ModelConfig(layers=2, hidden_size=128, init_scale=0.1),
+    regularizers=RegularizerConfig(dropout=0.1),
+    train=TrainConfig(
+        batch_size=20,
+        unroll=20,
+        epochs=6,
+        learning_rate=1.0,
+        constant_epochs=3,
+        decay_divisor=2.0,
+        clip_norm=5.0,
+    ),
+)
+
+# The non-regularized LSTM.
+SMALL = Config(
+    name="small",
+    corpus="ptb",
+    seed=0,
+    model=ModelConfig(
+        layers=2,  # section 4.1: two hidden layers
+        hidden_size=200,  # section 4.1: 200 units a layer
+        init_scale=0.1,  # section 4.1: weights start uniform in [-0.1, 0.1]
+    ),
+    regularizers=RegularizerConfig(dropout=0.0),  # section 4.1: not regularized
+    train=TrainConfig(
+        batch_size=20,  # section 4.1: minibatches of 20
+        unroll=20,  # section 4.1: unrolled for 20 steps
+        epochs=13,  # section 4.1: 13 epochs in total
+        learning_rate=1.0,  # section 4.1: rate 1
+        constant_epochs=4,  # section 4.1: for 4 epochs
+        decay_divisor=2.0,  # section 4.1: then halved after each
+        clip_norm=5.0,  # the authors' code, main.lua: the paper names none for this model
+    ),
+)
+
+MEDIUM = Config(
+    name="medium",
+    corpus="ptb",
+    seed=0,
+    model=ModelConfig(
+        layers=2,  # section 4.1: all models have two layers
+        hidden_size=650,  # section 4.1: 650 units a layer
+        init_scale=0.05,  # section 4.1: uniform in [-0.05, 0.05]
+    ),
+    regularizers=RegularizerConfig(dropout=0.5),  # section 4.1: 50% on non-recurrent connections
+    train=TrainConfig(
+        batch_size=20,  # section 4.1: minibatches of 20
+        unroll=35,  # section 4.1: unrolled for 35 steps
+        epochs=39,  # section 4.1: 39 epochs
+        learning_rate=1.0,  # section 4.1: rate 1
+        constant_epochs=6,  # section 4.1: decreased after 6 epochs
+        decay_divisor=1.2,  # section 4.1: by 1.2 after each
+        clip_norm=5.0,  # section 4.1: clipped at 5
+    ),
+)
+
+LARGE = Config(
+    name="large",
+    corpus="ptb",
+    seed=0,
+    model=ModelConfig(
+        layers=2,  # section 4.1: all models have two layers
+        hidden_size=1500,  # section 4.1: 1500 units a layer
+        init_scale=0.04,  # section 4.1: uniform in [-0.04, 0.04]
+    ),
+    regularizers=RegularizerConfig(dropout=0.65),  # section 4.1: 65% on non-recurrent connections
+    train=TrainConfig(
+        batch_size=20,  # section 4.1: minibatches of 20
+        unroll=35,  # section 4.1: unrolled for 35 steps
+        epochs=55,  # section 4.1: 55 epochs
+        learning_rate=1.0,  # section 4.1: rate 1
+        constant_epochs=14,  # section 4.1: reduced after 14 epochs
+        decay_divisor=1.15,  # section 4.1: by 1.15 after each
+        clip_norm=10.0,  # section 4.1: clipped at 10
+    ),
+)
+
+PRESETS = {preset.name: preset for preset in (QUICK, SMALL, MEDIUM, LARGE)}
+
+# Table 1, single models: (validation, test) perplexity on the Penn Treebank.
+PAPER_PERPLEXITY = {"small": (120.7, 114.5), "medium": (86.2, 82.7), "large": (82.2, 78.4)}

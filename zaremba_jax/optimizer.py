@@ -1,0 +1,30 @@
+"""SGD with a clipped global norm, under a rate that is constant first and then decays."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from zaremba_jax.config import TrainConfig
+
+
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """The rate of an epoch, counted from 1 (section 4.1).
+
+    "After 6 epochs" means that epochs 1 to 6 run at the full rate and epoch 7
+    is the first divided one.
+    """
+    return config.learning_rate / config.decay_divisor ** max(epoch - config.constant_epochs, 0)
+
+
+def make_optimizer(config: TrainConfig, windows_per_epoch: int) -> optax.GradientTransformation:
+    """Plain SGD after clipping: a gradient longer than `clip_norm` is scaled down to it.
+
+    The norm is taken over all parameters together, of the gradient of the loss
+    summed over time steps and averaged over the batch.
+    """
+    rates = jnp.array([learning_rate(config, epoch + 1) for epoch in range(config.epochs)])
+
+    def schedule(step: jax.Array) -> jax.Array:
+        return rates[jnp.minimum(step // windows_per_epoch, config.epochs - 1)]
+
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.sgd(schedule))
