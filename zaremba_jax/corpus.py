@@ -75,6 +75,14 @@ class Corpus:
     test: np.ndarray
     floor_perplexity: float | None = None
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the vocabulary and of the three splits."""
+        digest = hashlib.sha256(self.vocabulary.fingerprint.encode())
+        for ids in (self.train, self.valid, self.test):
+            digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i4").tobytes())
+        return digest.hexdigest()
+
 
 def read_tokens(path: str | Path) -> list[str]:
     """The words of a UTF-8 text file, with `<eos>` for each line end.

@@ -1,0 +1,57 @@
+"""Configuration flags, and one-line errors for a user's mistakes."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from zaremba_jax.config import PRESETS, Config, override, settings
+
+FLAGS = flags.FLAGS
+
+_DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+
+
+def define_config_flags() -> None:
+    """Defines `--config`, and a flag for each setting, which overrides the preset's value."""
+    flags.DEFINE_enum("config", "quick", list(PRESETS), "preset: the paper's models, or quick")
+    for name, (kind, description) in settings().items():
+        if name != "name":
+            _DEFINE[kind](name, None, f"{description} (default: the preset's)")
+
+
+def config_from_flags() -> tuple[Config, dict[str, int | float | str]]:
+    """The preset with the flags' overrides, and those overrides.
+
+    Raises:
+      ValueError: a setting is outside its limits.
+    """
+    given = {name: FLAGS[name].value for name in settings() if name != "name"}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return override(PRESETS[FLAGS.config], **changes), changes
+
+
+def fail(error: object, status: int = 2) -> NoReturn:
+    """Ends the program with one line on standard error."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the command line and runs `main`; a bad flag ends in one line, status 2."""
+    FLAGS.set_default("verbosity", logging.WARNING)
+    try:
+        app.run(lambda _: main(), flags_parser=_parse)
+    except KeyboardInterrupt:
+        fail("interrupted", status=130)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = FLAGS(argv)
+    except flags.Error as error:
+        fail(f"{error}; see --help")
+    if rest[1:]:
+        fail(f"{rest[1]!r} is not a flag; see --help")
+    return rest

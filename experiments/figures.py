@@ -1,0 +1,40 @@
+"""Figures of a run. Drawn with matplotlib, which the extra `plots` brings."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+
+from matplotlib import pyplot as plt  # noqa: E402  # the backend comes first
+
+
+def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """Perplexity and learning rate over epochs, with the levels they are to be read against."""
+    epochs = [metrics["epoch"] for metrics in history]
+    figure, (upper, lower) = plt.subplots(
+        2, 1, sharex=True, figsize=(7, 6), height_ratios=(4, 1), layout="constrained"
+    )
+    for name, label in (
+        ("train_perplexity", "training, dropout on"),
+        ("valid_perplexity_estimate", "validation"),
+    ):
+        upper.plot(epochs, [metrics[name] for metrics in history], marker=".", label=label)
+    for name, label, style in (
+        ("test_perplexity", "test, final", "-"),
+        ("paper_test_perplexity", "test, the paper's", "--"),
+        ("floor_perplexity", "floor of the source", ":"),
+    ):
+        if summary[name] is not None:
+            upper.axhline(
+                summary[name], color="black", linestyle=style, label=f"{label}: {summary[name]:.1f}"
+            )
+    upper.set(yscale="log", ylabel="perplexity", title=f"{summary['corpus']}, {summary['name']}")
+    upper.yaxis.set_major_formatter("{x:g}")
+    upper.yaxis.set_minor_formatter("{x:g}")
+    upper.legend()
+    lower.step(epochs, [metrics["learning_rate"] for metrics in history], where="mid")
+    lower.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

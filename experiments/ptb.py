@@ -1,0 +1,98 @@
+"""Trains the paper's language model: `python -m experiments.ptb --config=medium`."""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from experiments import command_line
+from experiments.command_line import FLAGS, config_from_flags, fail
+from experiments.summary import print_table, summarize
+from experiments.training import InterruptedRunError, NonFiniteLossError, train
+from experiments.workdir import Workdir, write_json
+from zaremba_jax.config import Config, override
+from zaremba_jax.corpus import Corpus, read_corpus
+from zaremba_jax.ptb import load_ptb
+from zaremba_jax.toy_corpus import toy_corpus
+
+TEXT_FILES = ("train_file", "valid_file", "test_file")
+
+command_line.define_config_flags()
+flags.DEFINE_string("data_dir", None, "folder with the three ptb.*.txt files (default: download)")
+for split in TEXT_FILES:
+    flags.DEFINE_string(split, None, "your own text, UTF-8, one sentence a line; give all three")
+flags.DEFINE_string("workdir", None, "folder of the run (default: runs/, by the configuration)")
+flags.DEFINE_integer("chunk", 20, "windows between two looks of the host", lower_bound=1)
+flags.DEFINE_float("checkpoint_minutes", 10, "save this often within an epoch", lower_bound=0)
+
+
+def configure() -> tuple[Config, Workdir]:
+    """The configuration and the working directory that the flags ask for.
+
+    Raises:
+      ValueError: the flags do not go together.
+    """
+    config, changes = config_from_flags()
+    own_text = [FLAGS[name].value for name in TEXT_FILES]
+    if any(own_text):
+        if not all(own_text):
+            raise ValueError("--train_file, --valid_file and --test_file go together: give all")
+        if changes.setdefault("corpus", "files") != "files":
+            raise ValueError(f"--corpus={config.corpus}: leave it out when --train_file is given")
+        config = override(config, corpus="files")
+    elif config.corpus == "files":
+        raise ValueError("--corpus=files: give --train_file, --valid_file and --test_file")
+    if FLAGS.data_dir and config.corpus != "ptb":
+        raise ValueError(
+            f"--data_dir={FLAGS.data_dir}: holds the Penn Treebank, and this run reads"
+            f" {config.corpus}; add --corpus=ptb or leave it out"
+        )
+    name = "-".join([config.name, *(f"{key}={value}" for key, value in changes.items())])
+    return config, Workdir(Path(FLAGS.workdir or Path("runs") / name))
+
+
+def load_corpus(config: Config) -> Corpus:
+    """Reads, downloads or makes the text."""
+    if config.corpus == "toy":
+        return toy_corpus()
+    if config.corpus == "ptb":
+        return load_ptb(FLAGS.data_dir)
+    return read_corpus(Path(FLAGS.train_file).name, *(FLAGS[name].value for name in TEXT_FILES))
+
+
+def main() -> None:
+    console = Console()
+    try:
+        config, workdir = configure()
+        workdir.check(config)
+        corpus = load_corpus(config)
+        run = train(
+            config,
+            corpus,
+            workdir,
+            console,
+            chunk=FLAGS.chunk,
+            checkpoint_minutes=FLAGS.checkpoint_minutes,
+        )
+    except (ValueError, OSError) as error:
+        fail(error)
+    except NonFiniteLossError as error:
+        fail(error, status=1)
+    except InterruptedRunError as stop:
+        console.print(stop, soft_wrap=True)
+        sys.exit(stop.status)
+    summary = summarize(config, corpus, run)
+    write_json(workdir.summary, summary)
+    print_table(console, summary)
+    try:
+        from experiments.figures import draw_curves
+    except ImportError:
+        console.print("curves.png is not drawn: pip install 'zaremba-jax[plots]' for that")
+    else:
+        draw_curves(workdir.curves, run.history, summary)
+    console.print(f"All of the run is in {workdir.path}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,72 @@
+"""What a finished run reports: the final perplexities, in a record and in a table."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments.training import Run
+from zaremba_jax.config import PAPER_PERPLEXITY, PRESETS, Config, override, to_dict
+from zaremba_jax.corpus import Corpus, unigram_perplexity
+from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.model import count_params
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def summarize(config: Config, corpus: Corpus, run: Run) -> dict[str, Any]:
+    """Evaluates the trained model by the reported protocol and gathers the run's record.
+
+    Validation and test: one stream, batch 1, state carried from the first token
+    to the last, every token but the first predicted.
+    """
+    paper_valid, paper_test = _paper_perplexity(config)
+    device = jax.devices()[0]
+    return {
+        "name": config.name,
+        "corpus": corpus.name,
+        "config": to_dict(config),
+        "seed": config.seed,
+        "epochs": config.train.epochs,
+        "parameters": count_params(run.state.params),
+        "valid_perplexity": perplexity(text_nll(run.state.params, corpus.valid)),
+        "test_perplexity": perplexity(text_nll(run.state.params, corpus.test)),
+        "unigram_perplexity": unigram_perplexity(corpus),
+        "floor_perplexity": corpus.floor_perplexity,
+        "paper_valid_perplexity": paper_valid,
+        "paper_test_perplexity": paper_test,
+        "words_per_second": float(np.median([m["words_per_second"] for m in run.history])),
+        "seconds": run.seconds,
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "device": f"{device.platform}: {device.device_kind}",
+    }
+
+
+def _paper_perplexity(config: Config) -> tuple[float | None, float | None]:
+    """Validation and test figures, if the run is one of the paper's, whatever its seed."""
+    preset = PRESETS[config.name]
+    if override(config, seed=preset.seed) != preset:
+        return None, None
+    return PAPER_PERPLEXITY.get(config.name, (None, None))
+
+
+def print_table(console: Console, summary: dict[str, Any]) -> None:
+    """Prints the final perplexities, and what they are to be read against."""
+    table = Table(title=f"Perplexity: {summary['corpus']}, {summary['name']}")
+    table.add_column("")
+    table.add_column("validation", justify="right")
+    table.add_column("test", justify="right")
+    for label, valid, test in (
+        ("this run", "valid_perplexity", "test_perplexity"),
+        ("the paper", "paper_valid_perplexity", "paper_test_perplexity"),
+        ("floor of the source", None, "floor_perplexity"),
+        ("unigram", None, "unigram_perplexity"),
+    ):
+        figures = [None if name is None else summary[name] for name in (valid, test)]
+        if figures[1] is not None:
+            table.add_row(label, *("" if f is None else f"{f:.2f}" for f in figures))
+    console.print(table)

@@ -1,0 +1,109 @@
+"""The whole training state to disk and back, exact to the bit."""
+
+import dataclasses
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from zaremba_jax.train import TrainState
+
+KEPT = 2  # the newest, and one to fall back to
+
+
+class DamagedCheckpointError(ValueError):
+    """There are checkpoints, and none of them can be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint read back; `damaged` names the newer ones, which could not be read."""
+
+    state: TrainState
+    record: dict[str, Any]
+    damaged: tuple[str, ...]
+
+
+def save(directory: str | Path, state: TrainState, record: dict[str, Any]) -> None:
+    """Writes a checkpoint, all of it or nothing, and removes all but the newest two.
+
+    Args:
+      directory: where the checkpoints of the run lie; made where it is missing.
+      state: where the run stands; the checkpoint is named after `state.step`.
+      record: what belongs to the run beside the state, as JSON.
+    """
+    stored = _storable(state)
+    with _manager(directory) as manager:
+        manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(stored),
+                record=ocp.args.JsonSave({"record": record, "checksum": _checksum(stored)}),
+            ),
+            force=True,
+        )
+
+
+def restore(directory: str | Path, like: TrainState) -> Restored | None:
+    """Reads the newest checkpoint that is whole, and removes the damaged ones after it.
+
+    Args:
+      directory: where the checkpoints of the run lie.
+      like: a state of the same shapes; its values do not matter.
+
+    Returns:
+      The checkpoint, or None where there is none.
+
+    Raises:
+      DamagedCheckpointError: there are checkpoints, and none is whole.
+    """
+    if not Path(directory).is_dir():
+        return None
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
+    damaged = []
+    with _manager(directory) as manager:
+        for step in sorted(manager.all_steps(), reverse=True):
+            try:
+                read = manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
+                    ),
+                )
+                if _checksum(read.state) != read.record["checksum"]:
+                    raise ValueError("the checksum differs")
+            except Exception:  # what a damaged file raises depends on where the damage is
+                damaged.append(step)
+                continue
+            for damaged_step in damaged:  # so that the run can save it again
+                manager.delete(damaged_step)
+            return Restored(
+                state=read.state.replace(key=jax.random.wrap_key_data(read.state.key)),
+                record=read.record["record"],
+                damaged=tuple(str(Path(directory) / str(step)) for step in damaged),
+            )
+    if damaged:
+        raise DamagedCheckpointError(
+            f"{directory}: every checkpoint is damaged; remove the directory to start anew"
+        )
+    return None
+
+
+def _manager(directory: str | Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
+    return ocp.CheckpointManager(Path(directory).absolute(), options=options)
+
+
+def _storable(state: TrainState) -> TrainState:
+    """The state with its key as plain numbers."""
+    return state.replace(key=jax.random.key_data(state.key))
+
+
+def _checksum(state: TrainState) -> int:
+    checksum = 0
+    for leaf in jax.tree.leaves(state):
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8), checksum)
+    return checksum
