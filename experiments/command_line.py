@@ -40,7 +40,6 @@ def fail(error: object, status: int = 2) -> NoReturn:
 
 def run(main: Callable[[], None]) -> None:
     """Parses the command line and runs `main`; a bad flag ends in one line, status 2."""
-    FLAGS.set_default("verbosity", logging.WARNING)
     try:
         app.run(lambda _: main(), flags_parser=_parse)
     except KeyboardInterrupt:
@@ -52,6 +51,8 @@ def _parse(argv: list[str]) -> list[str]:
         rest = FLAGS(argv)
     except flags.Error as error:
         fail(f"{error}; see --help")
+    if FLAGS["verbosity"].using_default_value:  # the libraries' progress is not the user's
+        FLAGS.verbosity = logging.WARNING
     if rest[1:]:
         fail(f"{rest[1]!r} is not a flag; see --help")
     return rest

@@ -7,7 +7,7 @@ import matplotlib
 
 matplotlib.use("agg")
 
-from matplotlib import pyplot as plt  # noqa: E402  # the backend comes first
+from matplotlib import pyplot as plt
 
 
 def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, Any]) -> None:

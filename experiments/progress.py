@@ -10,8 +10,7 @@ class EpochProgress:
     """A context that shows one task: all windows of all epochs."""
 
     def __init__(self, console: Console, epochs: int, windows_per_epoch: int, step: int):
-        self._epochs, self._windows_per_epoch = epochs, windows_per_epoch
-        self._console = console
+        self._epochs, self._console = epochs, console
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -32,30 +31,25 @@ class EpochProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def windows(
-        self, step: int, perplexity: float, learning_rate: float, words_per_second: float
-    ) -> None:
+    def windows(self, step: int, metrics: dict[str, Any]) -> None:
         """Shows where the run stands within an epoch."""
-        epoch = (step - 1) // self._windows_per_epoch + 1
         self._bar.update(
             self._task,
             completed=step,
-            description=f"epoch {epoch}/{self._epochs}",
-            detail=f"perplexity {perplexity:.2f}  rate {learning_rate:.4g}"
-            f"  {words_per_second:,.0f} words/s",
+            description=f"epoch {metrics['epoch']}/{self._epochs}",
+            detail=f"perplexity {metrics['train_perplexity']:.2f}"
+            f"  rate {metrics['learning_rate']:.4g}"
+            f"  {metrics['words_per_second']:,.0f} words/s",
         )
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         """Prints the line of a finished epoch."""
-        self.say(
+        self._console.print(
             f"epoch {metrics['epoch']:>2}/{self._epochs}"
             f"  rate {metrics['learning_rate']:<7.4g}"
             f"  train {metrics['train_perplexity']:8.2f}"
             f"  valid {metrics['valid_perplexity_estimate']:8.2f}"
             f"  {metrics['words_per_second']:>9,.0f} words/s"
-            f"  {metrics['seconds']:6.1f} s"
+            f"  {metrics['seconds']:6.1f} s",
+            soft_wrap=True,
         )
-
-    def say(self, line: str) -> None:
-        """Prints a line above the bar."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)

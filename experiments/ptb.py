@@ -9,7 +9,13 @@ from rich.console import Console
 from experiments import command_line
 from experiments.command_line import FLAGS, config_from_flags, fail
 from experiments.summary import print_table, summarize
-from experiments.training import InterruptedRunError, NonFiniteLossError, train
+from experiments.training import (
+    InterruptedRunError,
+    NonFiniteLossError,
+    Run,
+    start_or_resume,
+    train,
+)
 from experiments.workdir import Workdir, write_json
 from zaremba_jax.config import Config, override
 from zaremba_jax.corpus import Corpus, read_corpus
@@ -49,7 +55,7 @@ def configure() -> tuple[Config, Workdir]:
             f" {config.corpus}; add --corpus=ptb or leave it out"
         )
     name = "-".join([config.name, *(f"{key}={value}" for key, value in changes.items())])
-    return config, Workdir(Path(FLAGS.workdir or Path("runs") / name))
+    return config, Workdir(FLAGS.workdir or Path("runs") / name)
 
 
 def load_corpus(config: Config) -> Corpus:
@@ -58,40 +64,49 @@ def load_corpus(config: Config) -> Corpus:
         return toy_corpus()
     if config.corpus == "ptb":
         return load_ptb(FLAGS.data_dir)
-    return read_corpus(Path(FLAGS.train_file).name, *(FLAGS[name].value for name in TEXT_FILES))
+    return read_corpus(
+        Path(FLAGS.train_file).name, *(str(FLAGS[name].value) for name in TEXT_FILES)
+    )
 
 
 def main() -> None:
-    console = Console()
+    """Trains, or goes on where an earlier start was stopped, and reports."""
+    console = Console(highlight=False, markup=False)
     try:
         config, workdir = configure()
         workdir.check(config)
-        corpus = load_corpus(config)
-        run = train(
-            config,
-            corpus,
+        run = start_or_resume(config, load_corpus(config), workdir, console)
+        workdir.create(config)
+    except (ValueError, OSError) as error:
+        fail(error)
+    try:
+        train(
+            run,
             workdir,
             console,
             chunk=FLAGS.chunk,
             checkpoint_minutes=FLAGS.checkpoint_minutes,
         )
-    except (ValueError, OSError) as error:
-        fail(error)
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, OSError) as error:
         fail(error, status=1)
     except InterruptedRunError as stop:
         console.print(stop, soft_wrap=True)
         sys.exit(stop.status)
-    summary = summarize(config, corpus, run)
+    report(run, workdir, console)
+
+
+def report(run: Run, workdir: Workdir, console: Console) -> None:
+    """Evaluates the trained model; writes its summary and curves, prints its table."""
+    summary = summarize(run)
     write_json(workdir.summary, summary)
     print_table(console, summary)
     try:
         from experiments.figures import draw_curves
     except ImportError:
-        console.print("curves.png is not drawn: pip install 'zaremba-jax[plots]' for that")
+        console.print("no curves.png without matplotlib: pip install 'zaremba-jax[plots]'")
     else:
         draw_curves(workdir.curves, run.history, summary)
-    console.print(f"All of the run is in {workdir.path}", soft_wrap=True)
+    console.print(f"the whole run is in {workdir.path}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,20 @@ from rich.table import Table
 
 from experiments.training import Run
 from zaremba_jax.config import PAPER_PERPLEXITY, PRESETS, Config, override, to_dict
-from zaremba_jax.corpus import Corpus, unigram_perplexity
+from zaremba_jax.corpus import unigram_perplexity
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.model import count_params
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def summarize(config: Config, corpus: Corpus, run: Run) -> dict[str, Any]:
+def summarize(run: Run) -> dict[str, Any]:
     """Evaluates the trained model by the reported protocol and gathers the run's record.
 
     Validation and test: one stream, batch 1, state carried from the first token
     to the last, every token but the first predicted.
     """
+    config, corpus, params = run.config, run.corpus, run.state.params
     paper_valid, paper_test = _paper_perplexity(config)
     device = jax.devices()[0]
     return {
@@ -32,9 +33,9 @@ def summarize(config: Config, corpus: Corpus, run: Run) -> dict[str, Any]:
         "config": to_dict(config),
         "seed": config.seed,
         "epochs": config.train.epochs,
-        "parameters": count_params(run.state.params),
-        "valid_perplexity": perplexity(text_nll(run.state.params, corpus.valid)),
-        "test_perplexity": perplexity(text_nll(run.state.params, corpus.test)),
+        "parameters": count_params(params),
+        "valid_perplexity": perplexity(text_nll(params, corpus.valid)),
+        "test_perplexity": perplexity(text_nll(params, corpus.test)),
         "unigram_perplexity": unigram_perplexity(corpus),
         "floor_perplexity": corpus.floor_perplexity,
         "paper_valid_perplexity": paper_valid,

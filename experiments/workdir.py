@@ -1,6 +1,5 @@
 """The files that a run leaves in its working directory."""
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -9,31 +8,16 @@ from typing import Any
 from zaremba_jax.config import Config, to_dict
 
 
-@dataclasses.dataclass(frozen=True)
 class Workdir:
     """Paths of a run's files; nothing is made before `create`."""
 
-    path: Path
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / "summary.json"
-
-    @property
-    def curves(self) -> Path:
-        return self.path / "curves.png"
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.config = self.path / "config.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.summary = self.path / "summary.json"
+        self.curves = self.path / "curves.png"
 
     def check(self, config: Config) -> None:
         """Refuses a directory that cannot hold this run, before anything is written.

@@ -6,6 +6,7 @@ lie side by side on one axis of size `gates = 4 * hidden`, in the order
 f, i, o, u (forget, input, output, update), the three sigmoids contiguous.
 """
 
+import optax
 from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -63,3 +64,18 @@ class DropoutMasks:
 
     inputs: tuple[Activations, ...]
     output: Activations
+
+
+@struct.dataclass
+class TrainState:
+    """All that a run needs to go on exactly as if it had never stopped.
+
+    `step` counts the windows trained on since the first epoch began; with `key`
+    it gives every dropout mask again.
+    """
+
+    params: ModelParams
+    opt_state: optax.OptState
+    rnn_state: tuple[LSTMState, ...]
+    step: Step
+    key: Key

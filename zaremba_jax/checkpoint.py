@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from zaremba_jax.train import TrainState
+from zaremba_jax.array_types import TrainState
 
 KEPT = 2  # the newest, and one to fall back to
 
@@ -81,7 +81,7 @@ def restore(directory: str | Path, like: TrainState) -> Restored | None:
             for damaged_step in damaged:  # so that the run can save it again
                 manager.delete(damaged_step)
             return Restored(
-                state=read.state.replace(key=jax.random.wrap_key_data(read.state.key)),
+                state=dataclasses.replace(read.state, key=jax.random.wrap_key_data(read.state.key)),
                 record=read.record["record"],
                 damaged=tuple(str(Path(directory) / str(step)) for step in damaged),
             )
@@ -99,11 +99,11 @@ def _manager(directory: str | Path) -> ocp.CheckpointManager:
 
 def _storable(state: TrainState) -> TrainState:
     """The state with its key as plain numbers."""
-    return state.replace(key=jax.random.key_data(state.key))
+    return dataclasses.replace(state, key=jax.random.key_data(state.key))
 
 
 def _checksum(state: TrainState) -> int:
     checksum = 0
     for leaf in jax.tree.leaves(state):
-        checksum = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8), checksum)
+        checksum = zlib.crc32(np.asarray(leaf).tobytes(), checksum)
     return checksum

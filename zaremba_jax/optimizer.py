@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from zaremba_jax.config import TrainConfig
 
@@ -24,7 +25,8 @@ def make_optimizer(config: TrainConfig, windows_per_epoch: int) -> optax.Gradien
     """
     rates = jnp.array([learning_rate(config, epoch + 1) for epoch in range(config.epochs)])
 
-    def schedule(step: jax.Array) -> jax.Array:
-        return rates[jnp.minimum(step // windows_per_epoch, config.epochs - 1)]
+    def schedule(step: ArrayLike) -> jax.Array:
+        epoch = jnp.floor_divide(step, windows_per_epoch)
+        return rates[jnp.minimum(epoch, config.epochs - 1)]
 
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.sgd(schedule))

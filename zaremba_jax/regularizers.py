@@ -30,7 +30,7 @@ def sample_masks(
     keep = 1 - config.dropout
 
     def mask(site_key: Key) -> Activations:
-        return jax.random.bernoulli(site_key, keep, shape).astype(jnp.float32) / keep
+        return jnp.where(jax.random.bernoulli(site_key, keep, shape), 1 / keep, 0.0)
 
     *inputs, output = map(mask, jax.random.split(key, layers + 1))
     return DropoutMasks(inputs=tuple(inputs), output=output)

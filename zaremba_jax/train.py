@@ -1,20 +1,20 @@
 """Training: one pure step, and a stretch of an epoch scanned on the device."""
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jaxtyping import Array, Float
 
 from zaremba_jax.array_types import (
     DropoutMasks,
-    Key,
     LSTMState,
     ModelParams,
     Scalar,
-    Step,
+    TrainState,
     Window,
     Windows,
 )
@@ -25,25 +25,10 @@ from zaremba_jax.regularizers import sample_masks
 from zaremba_jax.rnn import zero_state
 
 
-@struct.dataclass
-class TrainState:
-    """All that a run needs to go on exactly as if it had never stopped.
-
-    `step` counts the windows trained on since the first epoch began; with `key`
-    it gives every dropout mask again.
-    """
-
-    params: ModelParams
-    opt_state: optax.OptState
-    rnn_state: tuple[LSTMState, ...]
-    step: Step
-    key: Key
-
-
 def init_train_state(config: Config, vocabulary_size: int, windows_per_epoch: int) -> TrainState:
     """The state before the first window; `config.seed` decides all of it."""
     init_key, mask_key = jax.random.split(jax.random.key(config.seed))
-    params = init_params(config.model, vocabulary_size, key=init_key)
+    params: Any = init_params(config.model, vocabulary_size, key=init_key)
     return TrainState(
         params=params,
         opt_state=make_optimizer(config.train, windows_per_epoch).init(params),
@@ -92,13 +77,15 @@ def train_step(
         config.model.layers,
         key=jax.random.fold_in(state.key, state.step),
     )
+    params: Any = state.params
     gradient, (nll, rnn_state) = jax.grad(window_loss, has_aux=True)(
-        state.params, window, rnn_state, masks
+        params, window, rnn_state, masks
     )
     optimizer = make_optimizer(config.train, windows_per_epoch)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    next_state = state.replace(
-        params=optax.apply_updates(state.params, updates),
+    updates, opt_state = optimizer.update(gradient, state.opt_state, params)
+    next_state = dataclasses.replace(
+        state,
+        params=optax.apply_updates(params, updates),
         opt_state=opt_state,
         rnn_state=rnn_state,
         step=state.step + 1,

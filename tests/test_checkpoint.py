@@ -1,0 +1,101 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zaremba_jax.checkpoint import DamagedCheckpointError, restore, save
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.train import init_train_state
+
+CONFIG = override(QUICK, hidden_size=4)
+
+
+def state_at(step, seed=0):
+    state = init_train_state(override(CONFIG, seed=seed), 11, 5)
+    filled = jax.tree.map(
+        lambda x: x + jnp.asarray(step, x.dtype), (state.params, state.opt_state, state.rnn_state)
+    )
+    params, opt_state, rnn_state = filled
+    return dataclasses.replace(
+        state,
+        params=params,
+        opt_state=opt_state,
+        rnn_state=rnn_state,
+        step=jnp.asarray(step, jnp.int32),
+    )
+
+
+def assert_same(one, other):
+    def plain(state):
+        return jax.tree.map(
+            np.array, dataclasses.replace(state, key=jax.random.key_data(state.key))
+        )
+
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, plain(one), plain(other))
+
+
+def damage(folder, how):
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    if how == "missing":
+        largest.unlink()
+    elif how == "truncated":
+        largest.write_bytes(content[: len(content) // 2])
+    else:
+        middle = len(content) // 2
+        content[middle : middle + 8] = bytes(255 - byte for byte in content[middle : middle + 8])
+        largest.write_bytes(content)
+
+
+def test_restore_inverts_save_to_the_bit(tmp_path):
+    record = {"history": [{"epoch": 1, "nll": 0.1 + 0.2}], "seconds": 1e-17}
+    save(tmp_path / "checkpoints", state_at(3, seed=7), record)
+    restored = restore(tmp_path / "checkpoints", like=state_at(0))
+    assert restored is not None
+    assert_same(restored.state, state_at(3, seed=7))
+    assert restored.record == record
+    assert restored.damaged == ()
+
+
+def test_newest_is_restored_and_the_newest_two_are_kept(tmp_path):
+    for step in (1, 5, 10):
+        save(tmp_path, state_at(step), {"step": step})
+    restored = restore(tmp_path, like=state_at(0))
+    assert restored is not None
+    assert restored.record == {"step": 10}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "5"]
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "flipped"])
+def test_damaged_checkpoint_falls_back_to_the_one_before_and_makes_room_for_a_new_one(
+    tmp_path, how
+):
+    for step in (1, 2):
+        save(tmp_path, state_at(step), {"step": step})
+    damage(tmp_path / "2", how)
+    restored = restore(tmp_path, like=state_at(0))
+    assert restored is not None
+    assert_same(restored.state, state_at(1))
+    assert restored.damaged == (str(tmp_path / "2"),)
+    save(tmp_path, state_at(2), {"step": 2})
+    again = restore(tmp_path, like=state_at(0))
+    assert again is not None
+    assert_same(again.state, state_at(2))
+
+
+def test_when_all_are_damaged_the_error_says_so_and_nothing_is_removed(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, state_at(step), {"step": step})
+        damage(tmp_path / str(step), "flipped")
+    with pytest.raises(DamagedCheckpointError, match="every checkpoint is damaged; remove"):
+        restore(tmp_path, like=state_at(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_no_checkpoint_is_none_and_makes_no_directory(tmp_path):
+    assert restore(tmp_path / "absent", like=state_at(0)) is None
+    assert not (tmp_path / "absent").exists()
+    assert restore(tmp_path, like=state_at(0)) is None

@@ -1,0 +1,86 @@
+import dataclasses
+
+import pytest
+
+from zaremba_jax.config import (
+    LARGE,
+    MEDIUM,
+    PAPER_PERPLEXITY,
+    PRESETS,
+    QUICK,
+    SMALL,
+    override,
+    settings,
+    to_dict,
+)
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        (SMALL, (2, 200, 0.1, 0.0, 20, 20, 13, 1.0, 4, 2.0, 5.0)),
+        (MEDIUM, (2, 650, 0.05, 0.5, 20, 35, 39, 1.0, 6, 1.2, 5.0)),
+        (LARGE, (2, 1500, 0.04, 0.65, 20, 35, 55, 1.0, 14, 1.15, 10.0)),
+    ],
+    ids=["small", "medium", "large"],
+)
+def test_presets_hold_the_numbers_of_section_4_1(preset, expected):
+    flat = to_dict(preset)
+    names = ("layers", "hidden_size", "init_scale", "dropout", "batch_size", "unroll", "epochs")
+    names += ("learning_rate", "constant_epochs", "decay_divisor", "clip_norm")
+    assert tuple(flat[name] for name in names) == expected
+    assert (flat["name"], flat["corpus"], flat["seed"]) == (preset.name, "ptb", 0)
+    assert len(flat) == len(expected) + 3
+
+
+def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
+    assert PRESETS.keys() - PAPER_PERPLEXITY.keys() == {"quick"}
+    assert PAPER_PERPLEXITY["medium"] == (86.2, 82.7)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("layers", 0, "at least 1"),
+        ("hidden_size", -650, "at least 1"),
+        ("hidden_size", 2.5, "of type int"),
+        ("hidden_size", True, "of type int"),
+        ("init_scale", 0.0, "above 0"),
+        ("dropout", 1.0, "at least 0 and below 1"),
+        ("dropout", -0.1, "at least 0 and below 1"),
+        ("dropout", float("nan"), "at least 0 and below 1"),
+        ("dropout", "half", "of type float"),
+        ("batch_size", 0, "at least 1"),
+        ("unroll", 0, "at least 1"),
+        ("epochs", 0, "at least 1"),
+        ("learning_rate", 0.0, "above 0"),
+        ("learning_rate", float("inf"), "above 0"),
+        ("constant_epochs", -1, "at least 0"),
+        ("decay_divisor", 0.5, "at least 1"),
+        ("clip_norm", 0.0, "above 0"),
+        ("seed", -1, "at least 0"),
+        ("corpus", "wikipedia", "one of toy, ptb, files"),
+    ],
+)
+def test_value_outside_its_limits_is_refused_by_name_value_and_reason(name, value, reason):
+    with pytest.raises(ValueError, match=f"^{name}={value!r}: must be .*{reason}"):
+        override(QUICK, **{name: value})
+
+
+def test_override_changes_what_it_names_and_nothing_else():
+    changed = override(MEDIUM, dropout=0.25, seed=3, unroll=7)
+    assert to_dict(changed) == to_dict(MEDIUM) | {"dropout": 0.25, "seed": 3, "unroll": 7}
+    with pytest.raises(ValueError, match="droput: no such setting"):
+        override(MEDIUM, droput=0.25)
+
+
+def test_every_setting_has_one_name_a_type_and_a_description():
+    assert settings().keys() == to_dict(QUICK).keys()
+    assert all(kind in (int, float, str) and text for kind, text in settings().values())
+
+
+def test_configurations_are_frozen_and_equal_by_value():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        QUICK.seed = 1  # pyright: ignore[reportAttributeAccessIssue]
+    assert override(QUICK, seed=0) == QUICK
+    assert hash(override(QUICK, seed=0)) == hash(QUICK)

@@ -1,0 +1,75 @@
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zaremba_jax.config import PRESETS, SMALL
+from zaremba_jax.optimizer import learning_rate, make_optimizer
+
+# Written out by hand from section 4.1, to six digits.
+RATES = {
+    "small": """
+        1 1 1 1
+        0.5 0.25 0.125 0.0625 0.03125 0.015625 0.0078125 0.00390625 0.001953125
+    """,
+    "medium": """
+        1 1 1 1 1 1
+        0.833333 0.694444 0.578704 0.482253 0.401878 0.334898 0.279082 0.232568 0.193807
+        0.161506 0.134588 0.112157 0.0934639 0.0778866 0.0649055 0.0540879 0.0450732
+        0.0375610 0.0313009 0.0260841 0.0217367 0.0181139 0.0150949 0.0125791 0.0104826
+        0.00873550 0.00727958 0.00606632 0.00505526 0.00421272 0.00351060 0.00292550 0.00243792
+    """,
+    "large": """
+        1 1 1 1 1 1 1 1 1 1 1 1 1 1
+        0.869565 0.756144 0.657516 0.571753 0.497177 0.432328 0.375937 0.326902 0.284262
+        0.247185 0.214943 0.186907 0.162528 0.141329 0.122894 0.106865 0.0929259 0.0808051
+        0.0702653 0.0611003 0.0531307 0.0462006 0.0401744 0.0349343 0.0303776 0.0264153
+        0.0229699 0.0199738 0.0173685 0.0151031 0.0131331 0.0114201 0.00993050 0.00863522
+        0.00750889 0.00652947 0.00567780 0.00493722 0.00429323 0.00373324 0.00324630
+    """,
+    "quick": "1 1 1 0.5 0.25 0.125",
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_epoch_s_rate_is_the_one_written_out_by_hand(preset):
+    by_hand = [float(rate) for rate in RATES[preset.name].split()]
+    computed = [learning_rate(preset.train, epoch) for epoch in range(1, preset.train.epochs + 1)]
+    np.testing.assert_allclose(computed, by_hand, rtol=5e-6)
+
+
+def updates(config, gradients, windows_per_epoch=2):
+    """What the optimizer adds to the parameters for each of successive gradients."""
+    optimizer = make_optimizer(config, windows_per_epoch)
+    state = optimizer.init(gradients[0])
+    results = []
+    for gradient in gradients:
+        update, state = optimizer.update(gradient, state)
+        results.append(update)
+    return results
+
+
+def test_rate_changes_at_the_first_window_of_an_epoch_and_nowhere_else():
+    config = dataclasses.replace(SMALL.train, epochs=6)
+    gradient = {"w": jnp.ones(1)}
+    steps = [float(-update["w"][0]) for update in updates(config, [gradient] * 14)]
+    # 4 epochs of 2 windows at the full rate, 2 decaying ones, and the last one's rate after them.
+    np.testing.assert_allclose(steps, [1] * 8 + [0.5] * 2 + [0.25] * 4, rtol=1e-6)
+
+
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=2, max_size=9), st.floats(0.1, 100))
+def test_clipping_never_exceeds_its_norm_and_leaves_smaller_gradients_alone(values, clip_norm):
+    config = dataclasses.replace(SMALL.train, clip_norm=clip_norm)
+    gradient = {"a": jnp.asarray(values[:1]), "b": jnp.asarray(values[1:])}
+    norm = float(optax.tree.norm(gradient))
+    (update,) = updates(config, [gradient])
+    stepped = np.concatenate([update["a"], update["b"]])
+    if norm < clip_norm:
+        np.testing.assert_array_equal(-stepped, np.asarray(values, np.float32))
+    else:
+        np.testing.assert_allclose(np.linalg.norm(stepped), clip_norm, rtol=1e-4)
+        np.testing.assert_allclose(-stepped * norm / clip_norm, values, rtol=1e-4, atol=1e-6)
