@@ -1,0 +1,1 @@
+"""Command-line programs over `zaremba_jax`: flags, files, progress, figures."""

@@ -1,0 +1,7 @@
+"""Zaremba, Sutskever & Vinyals, "Recurrent Neural Network Regularization", in JAX.
+
+The modules in the order of the paper: `corpus` (text to windows), `cells` (one
+LSTM step), `regularizers` (dropout masks), `rnn` (the deep RNN), `model` (the
+language model), `optimizer`, `train`, `evaluate`, `checkpoint`; `config` holds
+the paper's presets, `ptb` and `toy_corpus` the texts.
+"""

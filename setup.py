@@ -1,0 +1,50 @@
+"""Metadata of the package; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="zaremba-jax",
+    version="0.1.0",
+    description="Recurrent Neural Network Regularization (Zaremba et al. 2014) in JAX",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=["zaremba_jax", "experiments"],
+    install_requires=[
+        "absl-py>=2.1",
+        "flax>=0.12",
+        "jax>=0.10",
+        "jaxlib>=0.10",
+        "jaxtyping>=0.3",
+        "numpy>=2.0",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.11.30",
+        "pooch>=1.8",
+        "requests>=2.31",
+        "rich>=13.7",
+    ],
+    extras_require={
+        "test": [
+            "beartype>=0.20",
+            "hypothesis>=6.100",
+            "matplotlib>=3.9",
+            "pyright>=1.1.400",
+            "pytest>=8.2",
+            "ruff>=0.12",
+        ],
+        "plots": ["matplotlib>=3.9"],
+        "tensorboard": ["tensorboardX>=2.6"],
+        "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10", "nbformat>=5.10"],
+        "cuda": ["jax[cuda12]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+    },
+    classifiers=[
+        "Intended Audience :: Education",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

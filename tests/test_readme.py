@@ -1,0 +1,49 @@
+"""What the README promises is what there is."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import zaremba_jax.config
+from experiments import ptb  # noqa: F401  # defines the program's flags
+from experiments.command_line import FLAGS
+from zaremba_jax.config import override
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_flag_of_the_program_is_described():
+    mine = {
+        flag.name
+        for module, flags in FLAGS.flags_by_module_dict().items()
+        if module.startswith("experiments")
+        for flag in flags
+    }
+    described = set(re.findall(r"`--(\w+)`", README))
+    assert mine == described
+
+
+def test_library_example_runs_as_written(monkeypatch, capsys):
+    tiny = override(
+        zaremba_jax.config.QUICK, hidden_size=4, layers=1, epochs=1, batch_size=400, unroll=50
+    )
+    monkeypatch.setattr(zaremba_jax.config, "QUICK", tiny)
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    measured, floor = map(float, capsys.readouterr().out.split())
+    assert measured > floor > 1
+
+
+def test_ci_runs_the_test_command_as_written():
+    command = "grep '^python3 -m venv .* pytest$' README.md"
+    assert command in (ROOT / ".ci" / "run").read_text()
+    found = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert len(found.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\((?!http|#)([^)]+)\)", README))
+def test_every_file_that_is_linked_to_exists(path):
+    assert (ROOT / path).exists()
