@@ -96,7 +96,9 @@ class Config(_Validated):
     corpus: str = _setting(
         "toy: the built-in language; ptb: the Penn Treebank; files: your own text", choices=CORPORA
     )
-    seed: int = _setting("decides the initial values and every dropout mask", at_least=0)
+    seed: int = _setting(
+        "decides the initial values and every dropout mask", at_least=0, below=2**32
+    )
     model: ModelConfig
     regularizers: RegularizerConfig
     train: TrainConfig
