@@ -1,5 +1,6 @@
 """What a finished run reports: the final perplexities, in a record and in a table."""
 
+import os
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -26,7 +27,6 @@ def summarize(run: Run) -> dict[str, Any]:
     """
     config, corpus, params = run.config, run.corpus, run.state.params
     paper_valid, paper_test = _paper_perplexity(config)
-    device = jax.devices()[0]
     return {
         "name": config.name,
         "corpus": corpus.name,
@@ -43,8 +43,13 @@ def summarize(run: Run) -> dict[str, Any]:
         "words_per_second": float(np.median([m["words_per_second"] for m in run.history])),
         "seconds": run.seconds,
         "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "device": f"{device.platform}: {device.device_kind}",
+        "device": _device(),
     }
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    return f"CPU, {os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
 
 
 def _paper_perplexity(config: Config) -> tuple[float | None, float | None]:
