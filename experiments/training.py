@@ -84,14 +84,17 @@ def start_or_resume(config: Config, corpus: Corpus, workdir: Workdir, console: C
     text = windows(corpus.train, config.train.batch_size, config.train.unroll)
     state = init_train_state(config, len(corpus.vocabulary), len(text))
     run = Run(config, corpus, jnp.asarray(text), state)
-    restored = checkpoint.restore(workdir.checkpoints, like=state)
+
+    def check(record: dict[str, Any]) -> None:
+        if record["corpus_sha256"] != corpus.fingerprint:
+            raise ValueError(
+                f"{workdir.path}: holds a run on another text; name another --workdir, or give"
+                " the text of that run"
+            )
+
+    restored = checkpoint.restore(workdir.checkpoints, state, check)
     if restored is None:
         return run
-    if restored.record["corpus_sha256"] != corpus.fingerprint:
-        raise ValueError(
-            f"{workdir.path}: holds a run on another text; name another --workdir, or give the"
-            " text of that run"
-        )
     for path in restored.damaged:
         console.print(f"{path} was damaged: going on from the one before", soft_wrap=True)
     kept = {name: restored.record[name] for name in _KEPT}

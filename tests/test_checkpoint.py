@@ -27,6 +27,10 @@ def state_at(step, seed=0):
     )
 
 
+def accept(record):
+    """The check of a run that takes any checkpoint."""
+
+
 def assert_same(one, other):
     def plain(state):
         return jax.tree.map(
@@ -53,7 +57,7 @@ def damage(folder, how):
 def test_restore_inverts_save_to_the_bit(tmp_path):
     record = {"history": [{"epoch": 1, "nll": 0.1 + 0.2}], "seconds": 1e-17}
     save(tmp_path / "checkpoints", state_at(3, seed=7), record)
-    restored = restore(tmp_path / "checkpoints", like=state_at(0))
+    restored = restore(tmp_path / "checkpoints", state_at(0), accept)
     assert restored is not None
     assert_same(restored.state, state_at(3, seed=7))
     assert restored.record == record
@@ -63,7 +67,7 @@ def test_restore_inverts_save_to_the_bit(tmp_path):
 def test_newest_is_restored_and_the_newest_two_are_kept(tmp_path):
     for step in (1, 5, 10):
         save(tmp_path, state_at(step), {"step": step})
-    restored = restore(tmp_path, like=state_at(0))
+    restored = restore(tmp_path, state_at(0), accept)
     assert restored is not None
     assert restored.record == {"step": 10}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "5"]
@@ -76,12 +80,12 @@ def test_damaged_checkpoint_falls_back_to_the_one_before_and_makes_room_for_a_ne
     for step in (1, 2):
         save(tmp_path, state_at(step), {"step": step})
     damage(tmp_path / "2", how)
-    restored = restore(tmp_path, like=state_at(0))
+    restored = restore(tmp_path, state_at(0), accept)
     assert restored is not None
     assert_same(restored.state, state_at(1))
     assert restored.damaged == (str(tmp_path / "2"),)
     save(tmp_path, state_at(2), {"step": 2})
-    again = restore(tmp_path, like=state_at(0))
+    again = restore(tmp_path, state_at(0), accept)
     assert again is not None
     assert_same(again.state, state_at(2))
 
@@ -91,11 +95,23 @@ def test_when_all_are_damaged_the_error_says_so_and_nothing_is_removed(tmp_path)
         save(tmp_path, state_at(step), {"step": step})
         damage(tmp_path / str(step), "flipped")
     with pytest.raises(DamagedCheckpointError, match="every checkpoint is damaged; remove"):
-        restore(tmp_path, like=state_at(0))
+        restore(tmp_path, state_at(0), accept)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
 def test_no_checkpoint_is_none_and_makes_no_directory(tmp_path):
-    assert restore(tmp_path / "absent", like=state_at(0)) is None
+    assert restore(tmp_path / "absent", state_at(0), accept) is None
     assert not (tmp_path / "absent").exists()
-    assert restore(tmp_path, like=state_at(0)) is None
+    assert restore(tmp_path, state_at(0), accept) is None
+
+
+def test_checkpoint_of_another_run_is_refused_before_its_state_is_read(tmp_path):
+    save(tmp_path, state_at(1), {"text": "theirs"})
+    other_shapes = init_train_state(override(CONFIG, hidden_size=9), 3, 5)
+
+    def refuse(record):
+        raise LookupError(record["text"])
+
+    with pytest.raises(LookupError, match="theirs"):
+        restore(tmp_path, other_shapes, refuse)
+    assert (tmp_path / "1").exists()

@@ -144,7 +144,7 @@ def test_state_s_buffers_are_given_up_to_the_result(text):
 
 
 def test_compiled_epoch_has_no_host_round_trip_and_no_float64(text):
-    compiled = train_windows.lower(CONFIG, fresh(text), text, len(text)).compile().as_text()
+    compiled = str(train_windows.lower(CONFIG, fresh(text), text, len(text)).compile().as_text())
     assert "while" in compiled
     for forbidden in ("infeed", "outfeed", "send(", "recv(", "callback", "f64["):
         assert forbidden not in compiled
