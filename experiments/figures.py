@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 
 def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, Any]) -> None:
@@ -16,8 +17,9 @@ def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, An
     figure, (upper, lower) = plt.subplots(
         2, 1, sharex=True, figsize=(7, 6), height_ratios=(4, 1), layout="constrained"
     )
+    dropout = summary["config"]["dropout"]
     for name, label in (
-        ("train_perplexity", "training, dropout on"),
+        ("train_perplexity", "training, dropout on" if dropout else "training"),
         ("valid_perplexity_estimate", "validation"),
     ):
         upper.plot(epochs, [metrics[name] for metrics in history], marker=".", label=label)
@@ -34,6 +36,7 @@ def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, An
     upper.yaxis.set_major_formatter("{x:g}")
     upper.yaxis.set_minor_formatter("{x:g}")
     upper.legend()
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     lower.step(epochs, [metrics["learning_rate"] for metrics in history], where="mid")
     lower.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     figure.savefig(path, dpi=150)
