@@ -9,6 +9,7 @@ from absl import app, flags, logging
 from zaremba_jax.config import PRESETS, Config, override, settings
 
 FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # --help lists them among the flags of the program
 
 _DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
 

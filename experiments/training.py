@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
@@ -25,7 +26,7 @@ EVALUATION_STREAMS = 20  # of the estimate after each epoch
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became infinite or no number."""
+    """The loss or a parameter became infinite or no number."""
 
 
 @dataclasses.dataclass
@@ -137,8 +138,8 @@ def train(
                 checkpoint.save(workdir.checkpoints, run.state, _record(run))
                 write_json_lines(workdir.metrics, run.history)
                 saved = time.monotonic()
-            if received:
-                raise InterruptedRunError(run, workdir, received[0])
+                if received:  # in here, so that what is said to be saved is
+                    raise InterruptedRunError(run, workdir, received[0])
 
 
 def train_chunk(run: Run, chunk: int) -> dict[str, float]:
@@ -148,26 +149,39 @@ def train_chunk(run: Run, chunk: int) -> dict[str, float]:
       `run.progress` of the epoch so far.
 
     Raises:
-      NonFiniteLossError: a window's loss is not finite.
+      NonFiniteLossError: a window's perplexity, or a parameter after them, is not finite.
     """
     started = time.monotonic()
     epoch, window = run.position
     count = min(chunk, len(run.windows) - window)
     run.state, window_nll = train_windows(run.config, run.state, run.windows, count)
     nll = np.asarray(window_nll, np.float64)
-    if not np.isfinite(nll).all():
-        bad = int(np.argmin(np.isfinite(nll)))
-        raise NonFiniteLossError(
-            f"the loss became {nll[bad]} at step {run.step + bad + 1} (epoch {epoch + 1}, window"
-            f" {window + bad + 1}); the last checkpoint before it is kept; try a lower"
-            " --learning_rate or --clip_norm"
-        )
+    _check_finite(run, nll)
     elapsed = time.monotonic() - started
     run.step += count
     run.seconds += elapsed
     run.epoch_seconds += elapsed
     run.epoch_nll += float(nll.sum())
     return run.progress(epoch + 1, window + count)
+
+
+def _check_finite(run: Run, nll: np.ndarray) -> None:
+    """Refuses a chunk's losses, and parameters that would make the next loss not finite."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.exp(nll))
+    if not finite.all():
+        bad = int(np.argmin(finite))
+        problem = f"the loss became {nll[bad]:.4g}"
+    elif not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(run.state.params)):
+        bad = len(nll) - 1
+        problem = "a parameter became infinite or no number"
+    else:
+        return
+    epoch, window = run.position
+    raise NonFiniteLossError(
+        f"{problem} at step {run.step + bad + 1} (epoch {epoch + 1}, window {window + bad + 1});"
+        " the last checkpoint before it is kept; try a lower --learning_rate or --clip_norm"
+    )
 
 
 def finish_epoch(run: Run) -> None:

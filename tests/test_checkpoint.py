@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zaremba_jax.checkpoint import DamagedCheckpointError, restore, save
+from zaremba_jax.checkpoint import DIGEST, DamagedCheckpointError, restore, save
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.train import init_train_state
 
@@ -115,3 +115,17 @@ def test_checkpoint_of_another_run_is_refused_before_its_state_is_read(tmp_path)
     with pytest.raises(LookupError, match="theirs"):
         restore(tmp_path, other_shapes, refuse)
     assert (tmp_path / "1").exists()
+
+
+def test_checkpoint_cut_off_before_its_end_is_passed_over_and_makes_room(tmp_path):
+    save(tmp_path, state_at(1), {})
+    (tmp_path / "1" / DIGEST).unlink()
+    assert restore(tmp_path, state_at(0), accept) is None
+    save(tmp_path, state_at(1), {})
+    save(tmp_path, state_at(2), {})
+    (tmp_path / "2" / DIGEST).unlink()
+    restored = restore(tmp_path, state_at(0), accept)
+    assert restored is not None
+    assert int(restored.state.step) == 1
+    assert restored.damaged == ()
+    save(tmp_path, state_at(2), {})

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from zaremba_jax.array_types import TrainState
 
 KEPT = 2  # the newest, and one to fall back to
+DIGEST = "checksums.json"  # written last: a checkpoint without it was never finished
 
 
 class DamagedCheckpointError(ValueError):
@@ -37,16 +37,17 @@ def save(directory: str | Path, state: TrainState, record: dict[str, Any]) -> No
       state: where the run stands; the checkpoint is named after `state.step`.
       record: what belongs to the run beside the state, as JSON.
     """
-    stored = _storable(state)
+    step = int(state.step)
     with _manager(directory) as manager:
         manager.save(
-            int(state.step),
+            step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(stored),
-                record=ocp.args.JsonSave({"record": record, "checksum": _checksum(stored, record)}),
+                state=ocp.args.StandardSave(_storable(state)), record=ocp.args.JsonSave(record)
             ),
             force=True,
         )
+    folder = Path(directory, str(step))
+    (folder / DIGEST).write_text(json.dumps(_checksums(folder)))
 
 
 def restore(
@@ -57,7 +58,7 @@ def restore(
     Args:
       directory: where the checkpoints of the run lie.
       like: a state of the same shapes; its values do not matter.
-      check: gets each record before its state is read, and raises where the
+      check: gets the record before the state is read, and raises where the
         checkpoint belongs to another run; what it raises goes through.
 
     Returns:
@@ -68,47 +69,53 @@ def restore(
     """
     if not Path(directory).is_dir():
         return None
-    damaged = []
     with _manager(directory) as manager:
-        for step in sorted(manager.all_steps(), reverse=True):
-            found = _read_whole(manager, step, like, check)
-            if found:
-                for damaged_step in damaged:  # so that the run can save it again
-                    manager.delete(damaged_step)
-                paths = tuple(str(Path(directory) / str(step)) for step in damaged)
-                return Restored(*found, damaged=paths)
-            damaged.append(step)
-    if damaged:
-        raise DamagedCheckpointError(
-            f"{directory}: every checkpoint is damaged; remove the directory to start anew"
-        )
-    return None
+        steps = manager.all_steps()
+        finished = [step for step in steps if Path(directory, str(step), DIGEST).exists()]
+        whole = [step for step in finished if _is_whole(Path(directory, str(step)))]
+        if finished and not whole:
+            raise DamagedCheckpointError(
+                f"{directory}: every checkpoint is damaged; remove the directory to start anew"
+            )
+        newest = max(whole, default=-1)
+        found = _read(manager, newest, like, check) if whole else None
+        for step in steps:
+            if step > newest:  # so that the run can save it again
+                manager.delete(step)
+    if found is None:
+        return None
+    damaged = (Path(directory, str(step)) for step in finished if step > newest)
+    return Restored(*found, damaged=tuple(map(str, damaged)))
 
 
-def _read_whole(
+def _read(
     manager: ocp.CheckpointManager,
     step: int,
     like: TrainState,
     check: Callable[[dict[str, Any]], None],
-) -> tuple[TrainState, dict[str, Any]] | None:
-    """State and record of one checkpoint, or None where it is damaged."""
-    stored = _read(manager, step, "record", ocp.args.JsonRestore())
-    if stored is None or stored.keys() != {"record", "checksum"}:
-        return None
-    check(stored["record"])
+) -> tuple[TrainState, dict[str, Any]]:
+    record = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+    check(record)
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
-    state = _read(manager, step, "state", ocp.args.StandardRestore(shapes))
-    if state is None or _checksum(state, stored["record"]) != stored["checksum"]:
-        return None
-    key = jax.random.wrap_key_data(state.key)
-    return dataclasses.replace(state, key=key), stored["record"]
+    stored = ocp.args.StandardRestore(shapes)
+    state = manager.restore(step, args=ocp.args.Composite(state=stored))["state"]
+    return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)), record
 
 
-def _read(manager: ocp.CheckpointManager, step: int, item: str, args: Any) -> Any:
+def _checksums(folder: Path) -> dict[str, int]:
+    """A checksum of every file below a folder but the digest itself."""
+    return {
+        str(path.relative_to(folder)): zlib.crc32(path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != DIGEST
+    }
+
+
+def _is_whole(folder: Path) -> bool:
     try:
-        return manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-    except Exception:  # what a damaged file raises depends on where the damage is
-        return None
+        return json.loads((folder / DIGEST).read_text()) == _checksums(folder)
+    except ValueError:
+        return False
 
 
 def _manager(directory: str | Path) -> ocp.CheckpointManager:
@@ -119,10 +126,3 @@ def _manager(directory: str | Path) -> ocp.CheckpointManager:
 def _storable(state: TrainState) -> TrainState:
     """The state with its key as plain numbers."""
     return dataclasses.replace(state, key=jax.random.key_data(state.key))
-
-
-def _checksum(state: TrainState, record: dict[str, Any]) -> int:
-    checksum = zlib.crc32(json.dumps(record, sort_keys=True).encode())
-    for leaf in jax.tree.leaves(state):
-        checksum = zlib.crc32(np.asarray(leaf).tobytes(), checksum)
-    return checksum

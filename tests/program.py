@@ -1,0 +1,130 @@
+"""Runs of `python -m experiments.ptb` on a text so small that they take a second."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import command_line, ptb
+from zaremba_jax.array_types import TrainState
+from zaremba_jax.checkpoint import restore
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.train import init_train_state
+
+ROOT = Path(__file__).parent.parent
+WORDS = "abcdefgh"
+SETTINGS = {
+    "hidden_size": 8,
+    "layers": 1,
+    "batch_size": 2,
+    "unroll": 5,
+    "epochs": 2,
+    "dropout": 0.25,
+    "constant_epochs": 1,
+}
+CONFIG = override(QUICK, corpus="files", **SETTINGS)
+TEXT = ("--train_file=train.txt", "--valid_file=valid.txt", "--test_file=test.txt")
+FLAGS = (*TEXT, "--chunk=3", *(f"--{name}={value}" for name, value in SETTINGS.items()))
+WINDOWS = 119  # of an epoch of the text of `write_texts`
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def write_texts(folder: Path) -> None:
+    """1,200 tokens to train on, 210 each to validate and test."""
+    source = random.Random(0)
+    for name, lines in (("train.txt", 200), ("valid.txt", 35), ("test.txt", 35)):
+        words = (" ".join(source.choices(WORDS, k=5)) for _ in range(lines))
+        (folder / name).write_text("".join(f"{line}\n" for line in words))
+
+
+def start(*flags: str, cwd: Path) -> subprocess.Popen[str]:
+    """The program as a user starts it, its output in pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.ptb", *flags],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_process(*flags: str, cwd: Path) -> Outcome:
+    with start(*flags, cwd=cwd) as process:
+        out, err = process.communicate(timeout=300)
+    return Outcome(process.returncode, out, err)
+
+
+def run(*flags: str) -> Outcome:
+    """The same in this process and its working directory, which saves the start-up."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["experiments.ptb", *flags]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as stop,
+    ):
+        command_line.run(ptb.main)
+    command_line.FLAGS.unparse_flags()
+    status = stop.value.code or 0
+    assert isinstance(status, int)
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def assert_refused(outcome: Outcome, *telling: str, status: int = 2) -> None:
+    """One line on standard error, in which all that is telling occurs."""
+    assert outcome.status == status
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("error: ")
+    assert not [part for part in telling if part not in line], line
+
+
+def content(folder: Path) -> dict[str, bytes | None]:
+    """Every path below a folder, with the bytes of the files."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def metrics(workdir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def last_state(workdir: Path) -> TrainState:
+    """What the last checkpoint holds, the key as plain numbers."""
+    like = init_train_state(CONFIG, len(WORDS) + 1, WINDOWS)
+    restored = restore(workdir / "checkpoints", like, lambda record: None)
+    assert restored is not None
+    return dataclasses.replace(restored.state, key=jax.random.key_data(restored.state.key))
+
+
+def assert_same_run(workdir: Path, other: Path) -> None:
+    """The same state to the bit, and the same metrics but for the time they took."""
+    mine, theirs = (
+        [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(last_state(path))]
+        for path in (workdir, other)
+    )
+    assert mine == theirs
+    assert untimed(metrics(workdir)) == untimed(metrics(other))
+
+
+def untimed(lines: list[dict[str, float]]) -> list[dict[str, float]]:
+    timings = {"seconds", "words_per_second"}
+    return [{name: line[name] for name in line.keys() - timings} for line in lines]

@@ -1,0 +1,117 @@
+import sys
+
+import pytest
+from absl import flags
+
+from experiments import ptb
+from experiments.command_line import FLAGS, config_from_flags
+from zaremba_jax.config import MEDIUM, PRESETS, QUICK, settings, to_dict
+
+# A value for each setting that no preset has.
+OTHER = {
+    "corpus": "toy",
+    "seed": 7,
+    "layers": 3,
+    "hidden_size": 11,
+    "init_scale": 0.25,
+    "dropout": 0.35,
+    "batch_size": 13,
+    "unroll": 17,
+    "epochs": 19,
+    "learning_rate": 0.75,
+    "constant_epochs": 5,
+    "decay_divisor": 1.75,
+    "clip_norm": 2.5,
+}
+
+
+@pytest.fixture
+def parsed():
+    """A function that parses a command line; forgotten after the test."""
+    yield lambda *argv: FLAGS([sys.argv[0], *argv])
+    FLAGS.unparse_flags()
+
+
+def test_every_setting_but_the_preset_s_name_is_a_flag_described_as_in_the_configuration():
+    assert settings().keys() == OTHER.keys() | {"name"}
+    for name in OTHER:
+        kind, description = settings()[name]
+        assert FLAGS[name].help.startswith(description)
+        assert FLAGS[name].parser.parse(str(OTHER[name])) == OTHER[name]
+        assert type(FLAGS[name].parser.parse(str(OTHER[name]))) is kind
+
+
+def test_flags_of_the_configuration_belong_to_the_program():
+    assert {flag.name for flag in FLAGS.get_key_flags_for_module(ptb.__name__)} >= OTHER.keys()
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_preset_without_flags_is_the_preset(parsed, preset):
+    parsed(f"--config={preset.name}")
+    assert config_from_flags() == (preset, {})
+
+
+def test_quick_is_what_a_bare_command_runs(parsed):
+    parsed()
+    assert config_from_flags() == (QUICK, {})
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_flag_overrides_its_setting_alone(parsed, name):
+    parsed("--config=medium", f"--{name}={OTHER[name]}")
+    config, changes = config_from_flags()
+    assert changes == {name: OTHER[name]}
+    assert to_dict(config) == to_dict(MEDIUM) | changes
+
+
+def test_zero_overrides_as_well(parsed):
+    parsed("--config=medium", "--dropout=0", "--constant_epochs=0")
+    config, changes = config_from_flags()
+    assert changes == {"dropout": 0.0, "constant_epochs": 0}
+    assert to_dict(config) == to_dict(MEDIUM) | changes
+
+
+def test_default_workdirs_differ_when_settings_differ(parsed):
+    lines = [[f"--config={name}"] for name in PRESETS]
+    lines += [["--config=medium", f"--{name}={value}"] for name, value in OTHER.items()]
+    lines += [["--config=medium", "--seed=7", "--layers=3"], ["--seed=71"], ["--hidden_size=110"]]
+    paths = set()
+    for line in lines:
+        parsed(*line)
+        paths.add(ptb.configure()[1].path)
+        FLAGS.unparse_flags()
+    assert len(paths) == len(lines)
+    assert {str(path.parent) for path in paths} == {"runs"}
+
+
+def test_default_workdir_is_the_same_for_the_same_flags_in_any_order(parsed):
+    line = ["--config=small", *(f"--{name}={value}" for name, value in OTHER.items())]
+    parsed(*line)
+    workdir = ptb.configure()[1]
+    FLAGS.unparse_flags()
+    parsed(*reversed(line))
+    assert ptb.configure()[1].path == workdir.path
+    assert len(workdir.path.name) < 255
+
+
+def test_workdir_flag_names_the_folder_as_it_is(parsed):
+    parsed("--workdir=some/where")
+    assert str(ptb.configure()[1].path) == "some/where"
+
+
+def test_own_text_makes_the_corpus_files(parsed):
+    parsed("--config=medium", "--train_file=a", "--valid_file=b", "--test_file=c")
+    config, workdir = ptb.configure()
+    assert to_dict(config) == to_dict(MEDIUM) | {"corpus": "files"}
+    assert workdir.path.name == "medium-corpus=files"
+
+
+def test_value_outside_its_limits_is_no_configuration(parsed):
+    parsed("--dropout=1")
+    with pytest.raises(ValueError, match=r"dropout=1\.0: must be at least 0 and below 1"):
+        config_from_flags()
+
+
+def test_value_of_another_type_is_no_flag(parsed):
+    with pytest.raises(flags.Error, match="hidden_size=abc"):
+        parsed("--hidden_size=abc")

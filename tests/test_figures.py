@@ -1,0 +1,105 @@
+import struct
+
+import pytest
+
+from experiments import figures
+from experiments.figures import draw_curves
+
+HISTORY = [
+    {
+        "epoch": epoch,
+        "learning_rate": 1.0 if epoch < 3 else 0.5,
+        "train_perplexity": 400 / epoch,
+        "valid_perplexity_estimate": 300 / epoch,
+    }
+    for epoch in (1, 2, 3, 4)
+]
+SUMMARY = {
+    "name": "small",
+    "corpus": "Penn Treebank",
+    "config": {"dropout": 0.5},
+    "test_perplexity": 80.04,
+    "paper_test_perplexity": None,
+    "floor_perplexity": None,
+}
+CURVES = ["training, dropout on", "validation", "test, final: 80.0"]
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """A function that draws a run and gives the file and the figure."""
+    closed = []
+    close = figures.plt.close
+    monkeypatch.setattr(figures.plt, "close", closed.append)
+
+    def draw(history, **summary):
+        draw_curves(tmp_path / "curves.png", history, SUMMARY | summary)
+        return tmp_path / "curves.png", closed[-1]
+
+    yield draw
+    for figure in closed:
+        close(figure)
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def test_legend_claims_no_dropout_where_there_is_none(drawn):
+    _, figure = drawn(HISTORY, config={"dropout": 0.0})
+    assert legend(figure)[0] == "training"
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+@pytest.mark.parametrize(
+    "levels",
+    [{}, {"paper_test_perplexity": 114.5}, {"floor_perplexity": 31.25}],
+    ids=["neither", "paper", "floor"],
+)
+def test_figure_is_a_png_of_a_sensible_size(drawn, epochs, levels):
+    path, _ = drawn(HISTORY[:epochs], **levels)
+    head = path.read_bytes()[:24]
+    assert head.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", head[16:])
+    assert 600 < height < width < 2000
+
+
+@pytest.mark.parametrize(
+    ("levels", "names"),
+    [
+        ({}, []),
+        ({"paper_test_perplexity": 114.5}, ["test, the paper's: 114.5"]),
+        ({"floor_perplexity": 31.25}, ["floor of the source: 31.2"]),
+    ],
+    ids=["neither", "paper", "floor"],
+)
+def test_legend_names_what_the_summary_has(drawn, levels, names):
+    _, figure = drawn(HISTORY, **levels)
+    assert legend(figure) == CURVES + names
+
+
+def test_curves_go_through_the_history_s_figures(drawn):
+    _, figure = drawn(HISTORY)
+    train, valid, test = figure.axes[0].get_lines()
+    (rate,) = figure.axes[1].get_lines()
+    for line, name in (
+        (train, "train_perplexity"),
+        (valid, "valid_perplexity_estimate"),
+        (rate, "learning_rate"),
+    ):
+        assert list(line.get_xdata()) == [1, 2, 3, 4]
+        assert list(line.get_ydata()) == [metrics[name] for metrics in HISTORY]
+    assert set(test.get_ydata()) == {80.04}
+
+
+def test_axes_say_what_they_show(drawn):
+    _, figure = drawn(HISTORY)
+    upper, lower = figure.axes
+    assert (upper.get_ylabel(), lower.get_ylabel()) == ("perplexity", "learning rate")
+    assert lower.get_xlabel() == "epoch"
+    assert upper.get_title() == "Penn Treebank, small"
+
+
+def test_no_figure_is_left_open(tmp_path):
+    draw_curves(tmp_path / "curves.png", HISTORY, SUMMARY)
+    assert figures.plt.get_fignums() == []

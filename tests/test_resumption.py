@@ -1,0 +1,211 @@
+"""A run that was killed, stopped or damaged ends as one that never was."""
+
+import itertools
+import math
+import os
+import shutil
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+from program import (
+    FLAGS,
+    WINDOWS,
+    assert_refused,
+    assert_same_run,
+    content,
+    last_state,
+    metrics,
+    run,
+    start,
+    write_texts,
+)
+
+from experiments import training
+
+OFTEN = "--checkpoint_minutes=0"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with the three texts."""
+    write_texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The workdir of a run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("reference")
+    write_texts(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        assert run(*FLAGS, "--workdir=run").status == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def after_chunk(monkeypatch):
+    """A function that has something done to a chunk's state and losses, chunks counted from 1."""
+    todo = {}
+    train_windows, chunks = training.train_windows, itertools.count(1)
+
+    def changed(*args):
+        state, nll = train_windows(*args)
+        change = todo.pop(next(chunks), lambda *result: result)
+        return change(state, nll)
+
+    monkeypatch.setattr(training, "train_windows", changed)
+    return todo.__setitem__
+
+
+def ctrl_c(state, nll):
+    os.kill(os.getpid(), signal.SIGINT)
+    return state, nll
+
+
+def steps(folder):
+    """The steps of the checkpoints so far."""
+    return sorted(int(p.name) for p in folder.glob("run/checkpoints/*") if p.name.isdecimal())
+
+
+def interrupted(number, folder):
+    """A process that got a signal within its first epoch, after some checkpoints."""
+    with start(*FLAGS, "--workdir=run", OFTEN, cwd=folder) as process:
+        deadline = time.monotonic() + 200
+        while not steps(folder) or steps(folder)[-1] < 6:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=100)
+    return process.returncode, out, err
+
+
+def test_run_killed_within_an_epoch_ends_as_one_never_interrupted(folder, reference):
+    status, out, err = interrupted(signal.SIGKILL, folder)
+    assert (status, out) == (-signal.SIGKILL, ""), err
+    assert 0 < steps(folder)[-1] < WINDOWS
+    resumed = run(*FLAGS, "--workdir=run")
+    assert resumed.status == 0
+    assert "resuming run after epoch 0, window " in resumed.out
+    assert_same_run(folder / "run", reference)
+
+
+def test_terminated_run_saves_says_so_and_ends_as_one_never_interrupted(folder, reference):
+    status, out, err = interrupted(signal.SIGTERM, folder)
+    assert status == 128 + signal.SIGTERM, err
+    assert out == (
+        f"stopped by SIGTERM after epoch 0, window {steps(folder)[-1]} of {WINDOWS};"
+        " saved in run, give the same command to resume\n"
+    )
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert_same_run(folder / "run", reference)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "place"),
+    [(1, "epoch 0, window 3"), (40, "epoch 1, window 0"), (43, "epoch 1, window 9")],
+    ids=["first chunk", "end of an epoch", "second epoch"],
+)
+def test_ctrl_c_saves_the_chunk_that_it_hit(folder, reference, after_chunk, chunk, place):
+    after_chunk(chunk, ctrl_c)
+    stopped = run(*FLAGS, "--workdir=run")
+    assert (stopped.status, stopped.err) == (128 + signal.SIGINT, "")
+    assert f"stopped by SIGINT after {place} of {WINDOWS}; saved in run" in stopped.out
+    resumed = run(*FLAGS, "--workdir=run")
+    assert (resumed.status, resumed.err) == (0, "")
+    assert f"resuming run after {place}" in resumed.out
+    assert_same_run(folder / "run", reference)
+
+
+def test_second_ctrl_c_stops_at_once_and_keeps_what_was_saved(folder, reference, after_chunk):
+    after_chunk(50, lambda *result: ctrl_c(*ctrl_c(*result)))
+    assert_refused(run(*FLAGS, "--workdir=run"), "interrupted", status=128 + signal.SIGINT)
+    assert steps(folder) == [WINDOWS]
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert_same_run(folder / "run", reference)
+
+
+def test_metrics_lost_in_a_kill_come_back_from_the_checkpoint(folder, reference):
+    shutil.copytree(reference, "run")
+    (folder / "run" / "metrics.jsonl").write_text("")
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert metrics(folder / "run") == metrics(reference)
+
+
+def damage(checkpoint, how):
+    """Damages the biggest of a checkpoint's files, and its copies."""
+    sizes = {path: path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()}
+    for path in (path for path, size in sizes.items() if size == max(sizes.values())):
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        if how == "missing":
+            path.unlink()
+        elif how == "truncated":
+            path.write_bytes(whole[:middle])
+        else:
+            flipped = bytes(255 - byte for byte in whole[middle : middle + 16])
+            path.write_bytes(whole[:middle] + flipped + whole[middle + 16 :])
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "flipped"])
+def test_damaged_checkpoint_is_named_and_the_run_ends_the_same(folder, reference, how):
+    shutil.copytree(reference, "run")
+    damage(folder / "run" / "checkpoints" / str(2 * WINDOWS), how)
+    outcome = run(*FLAGS, "--workdir=run")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert f"run/checkpoints/{2 * WINDOWS} was damaged: going on from the one bef" in outcome.out
+    assert "resuming run after epoch 1, window 0" in outcome.out
+    assert_same_run(folder / "run", reference)
+
+
+def test_when_every_checkpoint_is_damaged_one_line_says_so_and_all_is_kept(folder, reference):
+    shutil.copytree(reference, "run")
+    for step in steps(folder):
+        damage(folder / "run" / "checkpoints" / str(step), "flipped")
+    before = content(folder)
+    outcome = run(*FLAGS, "--workdir=run")
+    assert_refused(outcome, "run/checkpoints: every checkpoint is damaged", "remove the directory")
+    assert content(folder) == before
+
+
+def assert_diverged(outcome, folder, *telling):
+    """Ended in status 1, before any figure that is not finite was written."""
+    assert_refused(outcome, *telling, "try a lower --learning_rate or --clip_norm", status=1)
+    for line in metrics(folder / "run"):
+        assert all(math.isfinite(figure) for figure in line.values())
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    folder, reference, after_chunk
+):
+    after_chunk(42, lambda state, nll: (state, nll.at[1].set(jnp.nan)))
+    outcome = run(*FLAGS, "--workdir=run", OFTEN)
+    assert_diverged(outcome, folder, "the loss became nan at step 124 (epoch 2, window 5);")
+    assert steps(folder)[-1] == WINDOWS + 3
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert_same_run(folder / "run", reference)
+
+
+def test_parameters_that_are_not_finite_are_never_saved(folder, after_chunk):
+    def overflow(state, nll):
+        bias = jnp.full_like(state.params.softmax.bias, jnp.inf)
+        softmax = state.params.softmax.replace(bias=bias)
+        return state.replace(params=state.params.replace(softmax=softmax)), nll
+
+    after_chunk(3, overflow)
+    outcome = run(*FLAGS, "--workdir=run", OFTEN)
+    assert_diverged(outcome, folder, "a parameter became infinite or no number at step 9 (epoch 1")
+    assert steps(folder) == [3, 6]
+
+
+def test_rate_out_of_all_proportion_stops_the_run_at_its_second_step(folder):
+    flags = ("--learning_rate=1e30", "--clip_norm=1e30", "--chunk=1", OFTEN)
+    outcome = run(*FLAGS, *flags, "--workdir=run")
+    assert_diverged(outcome, folder, "the loss became ", " at step 2 (epoch 1, window 2);")
+    params = last_state(folder / "run").params
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params))

@@ -1,0 +1,103 @@
+import dataclasses
+import io
+
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+from experiments.summary import print_table, summarize
+from experiments.training import Run
+from zaremba_jax.config import PAPER_PERPLEXITY, QUICK, SMALL, override, settings, to_dict
+from zaremba_jax.corpus import make_corpus, unigram_perplexity, windows
+from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.train import init_train_state
+
+CORPUS = make_corpus("ours", list("abcaba") * 5, list("abc") * 4, list("cba") * 6)
+TINY = override(QUICK, layers=1, hidden_size=4, batch_size=2, unroll=5)
+HISTORY = [{"words_per_second": speed} for speed in (1.0, 500.0, 400.0)]
+
+
+def summary_of(config, **changes):
+    """The summary of a tiny trained model said to be of a configuration."""
+    text = windows(CORPUS.train, TINY.train.batch_size, TINY.train.unroll)
+    state = init_train_state(TINY, len(CORPUS.vocabulary), len(text))
+    run = Run(config, CORPUS, jnp.asarray(text), state, history=HISTORY, seconds=2.5)
+    return summarize(dataclasses.replace(run, **changes))
+
+
+def paper_figures(summary):
+    return summary["paper_valid_perplexity"], summary["paper_test_perplexity"]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 12345])
+def test_paper_s_figures_belong_to_its_preset_whatever_the_seed(seed):
+    summary = summary_of(override(SMALL, seed=seed))
+    assert paper_figures(summary) == PAPER_PERPLEXITY["small"] == (120.7, 114.5)
+    assert summary["seed"] == seed
+
+
+@pytest.mark.parametrize("name", sorted(settings().keys() - {"name", "seed"}))
+def test_paper_s_figures_belong_to_no_other_setting(name):
+    value = to_dict(SMALL)[name]
+    other = {"corpus": "toy", "dropout": 0.5}.get(name) or (
+        value + 1 if isinstance(value, int) else 2 * float(value)
+    )
+    assert paper_figures(summary_of(override(SMALL, **{name: other}))) == (None, None)
+
+
+def test_quick_has_no_figures_of_the_paper():
+    assert paper_figures(summary_of(QUICK)) == (None, None)
+
+
+def test_figures_are_those_of_the_reported_protocol():
+    summary = summary_of(TINY)
+    params = init_train_state(TINY, len(CORPUS.vocabulary), 1).params
+    assert summary["valid_perplexity"] == perplexity(text_nll(params, CORPUS.valid, streams=1))
+    assert summary["test_perplexity"] == perplexity(text_nll(params, CORPUS.test, streams=1))
+    assert summary["unigram_perplexity"] == unigram_perplexity(CORPUS)
+    assert summary["floor_perplexity"] is None
+    assert summary["parameters"] == (3 * 4) + (2 * 4 * 16 + 16) + (4 * 3 + 3)
+
+
+def test_speed_is_the_median_epoch_s_so_that_compilation_does_not_count():
+    summary = summary_of(TINY)
+    assert summary["words_per_second"] == 400.0
+    assert summary["seconds"] == 2.5
+
+
+def test_floor_is_the_corpus_s():
+    corpus = dataclasses.replace(CORPUS, floor_perplexity=1.5)
+    assert summary_of(TINY, corpus=corpus)["floor_perplexity"] == 1.5
+
+
+def rows(**figures):
+    """The table's rows by their labels."""
+    summary = {
+        "name": "small",
+        "corpus": "ours",
+        "valid_perplexity": 90.126,
+        "test_perplexity": 80.25,
+        "unigram_perplexity": 700.5,
+        "paper_valid_perplexity": None,
+        "paper_test_perplexity": None,
+        "floor_perplexity": None,
+    }
+    file = io.StringIO()
+    print_table(Console(file=file, width=80), summary | figures)
+    lines = [line.split("│")[1:-1] for line in file.getvalue().splitlines() if "│" in line]
+    return {label.strip(): (valid.strip(), test.strip()) for label, valid, test in lines}
+
+
+def test_table_leaves_out_what_has_no_figure():
+    assert rows() == {"this run": ("90.13", "80.25"), "unigram": ("", "700.50")}
+
+
+def test_table_shows_what_the_run_is_to_be_read_against():
+    assert rows(
+        paper_valid_perplexity=120.7, paper_test_perplexity=114.5, floor_perplexity=31.2
+    ) == {
+        "this run": ("90.13", "80.25"),
+        "the paper": ("120.70", "114.50"),
+        "floor of the source": ("", "31.20"),
+        "unigram": ("", "700.50"),
+    }
