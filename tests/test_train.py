@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +39,9 @@ def assert_same(one, other):
 def test_step_subtracts_the_clipped_gradient_times_the_rate(text):
     config = override(CONFIG, clip_norm=0.1, learning_rate=0.5, dropout=0.0)
     before = fresh(text, config)
-    after, nll = train_step(config, len(text), before, text[0])
-    gradient, (expected_nll, rnn_state) = jax.grad(window_loss, has_aux=True)(
+    step = jax.jit(functools.partial(train_step, config, len(text)))
+    after, nll = step(before, text[0])
+    gradient, (expected_nll, rnn_state) = jax.jit(jax.grad(window_loss, has_aux=True))(
         before.params, text[0], before.rnn_state, None
     )
     scale = 0.5 * 0.1 / optax.tree.norm(gradient)
@@ -74,11 +76,11 @@ def test_windows_are_trained_on_in_the_order_of_the_text_and_state_is_zero_at_ep
     state = fresh(text, config)
     params = jax.tree.map(jnp.copy, state.params)
     _, nll = train_windows(config, state, text, 2 * len(text))
-    expected = []
+    evaluated, expected = jax.jit(window_loss), []
     for _ in range(2):
         rnn_state = zero_state(params.layers, config.train.batch_size)
         for window in text:
-            _, (mean, rnn_state) = window_loss(params, window, rnn_state, None)
+            _, (mean, rnn_state) = evaluated(params, window, rnn_state, None)
             expected.append(mean)
     np.testing.assert_allclose(nll, expected, rtol=1e-5)
     assert len(set(np.asarray(nll[: len(text)]).tolist())) == len(text)
@@ -88,7 +90,7 @@ def test_no_gradient_flows_from_a_window_to_the_one_before(text):
     config = override(CONFIG, dropout=0.0)
     state, _ = train_windows(config, fresh(text, config), text, 1)
     as_data = jax.tree.map(jnp.array, state.rnn_state)
-    gradient = jax.grad(window_loss, has_aux=True)(state.params, text[1], as_data, None)[0]
+    gradient = jax.jit(jax.grad(window_loss, has_aux=True))(state.params, text[1], as_data, None)[0]
     norm = float(optax.tree.norm(gradient))
     scale = min(1.0, config.train.clip_norm / norm)
     expected = jax.tree.map(lambda p, g: np.array(p - scale * g), state.params, gradient)
@@ -111,13 +113,13 @@ def test_seed_decides_initial_values_and_masks(text):
 
 def test_each_step_has_masks_of_its_own(text):
     config = override(CONFIG, learning_rate=1e-30)
-    same_window = jnp.stack([text[0], text[0]])
     # Both are the first window of an epoch, so that only the masks can differ.
     state = fresh(text, config)
     losses = []
+    jitted = jax.jit(functools.partial(train_step, config, len(text)))
     for step in (0, len(text)):
         at = dataclasses.replace(jax.tree.map(jnp.copy, state), step=jnp.asarray(step, jnp.int32))
-        losses.append(float(train_step(config, len(text), at, same_window[0])[1]))
+        losses.append(float(jitted(at, text[0])[1]))
     assert losses[0] != losses[1]
 
 
