@@ -31,8 +31,8 @@ class Workdir:
         if not self.config.exists():
             return
         try:
-            found = json.loads(self.config.read_text())
-        except ValueError:
+            found = dict(json.loads(self.config.read_text()))
+        except (ValueError, TypeError):
             raise ValueError(
                 f"{self.config}: is damaged; remove it if the run in {self.path} is this one,"
                 " or name another --workdir"

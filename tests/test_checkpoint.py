@@ -129,3 +129,12 @@ def test_checkpoint_cut_off_before_its_end_is_passed_over_and_makes_room(tmp_pat
     assert int(restored.state.step) == 1
     assert restored.damaged == ()
     save(tmp_path, state_at(2), {})
+
+
+def test_checkpoints_without_checksums_that_were_not_cut_off_are_kept_and_named_damaged(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, state_at(step), {})
+        (tmp_path / str(step) / DIGEST).unlink()
+    with pytest.raises(DamagedCheckpointError):
+        restore(tmp_path, state_at(0), accept)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]

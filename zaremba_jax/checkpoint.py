@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import orbax.checkpoint as ocp
 from zaremba_jax.array_types import TrainState
 
 KEPT = 2  # the newest, and one to fall back to
-DIGEST = "checksums.json"  # written last: a checkpoint without it was never finished
+DIGEST = "checksums.json"  # written last: the newest checkpoint without it was cut off
 
 
 class DamagedCheckpointError(ValueError):
@@ -47,7 +48,9 @@ def save(directory: str | Path, state: TrainState, record: dict[str, Any]) -> No
             force=True,
         )
     folder = Path(directory, str(step))
-    (folder / DIGEST).write_text(json.dumps(_checksums(folder)))
+    partial = folder / f"{DIGEST}.partial"
+    partial.write_text(json.dumps(_checksums(folder)))
+    os.replace(partial, folder / DIGEST)
 
 
 def restore(
@@ -70,8 +73,9 @@ def restore(
     if not Path(directory).is_dir():
         return None
     with _manager(directory) as manager:
-        steps = manager.all_steps()
-        finished = [step for step in steps if Path(directory, str(step), DIGEST).exists()]
+        steps = sorted(manager.all_steps())
+        cut_off = bool(steps) and not Path(directory, str(steps[-1]), DIGEST).exists()
+        finished = steps[:-1] if cut_off else steps
         whole = [step for step in finished if _is_whole(Path(directory, str(step)))]
         if finished and not whole:
             raise DamagedCheckpointError(
@@ -107,14 +111,14 @@ def _checksums(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): zlib.crc32(path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != DIGEST
+        if path.is_file() and not path.name.startswith(DIGEST)
     }
 
 
 def _is_whole(folder: Path) -> bool:
     try:
         return json.loads((folder / DIGEST).read_text()) == _checksums(folder)
-    except ValueError:
+    except (OSError, ValueError):
         return False
 
 

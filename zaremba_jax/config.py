@@ -42,8 +42,8 @@ def _check(name: str, value: Any, kind: type, limits: Any) -> None:
         if limits["choices"] and value not in limits["choices"]:
             raise ValueError(f"{name}={value!r}: must be one of {', '.join(limits['choices'])}")
         return
-    bounds = []
     within = math.isfinite(value)
+    bounds = [] if within else ["finite"]
     if limits["at_least"] is not None:
         bounds.append(f"at least {limits['at_least']}")
         within = within and value >= limits["at_least"]
