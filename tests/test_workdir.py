@@ -58,7 +58,7 @@ def test_check_names_a_field_that_one_of_the_two_lacks(tmp_path):
         workdir.check(QUICK)
 
 
-@pytest.mark.parametrize("damage", [b"", b'{"name": "qui', b"\xff\xfe"])
+@pytest.mark.parametrize("damage", [b"", b'{"name": "qui', b"\xff\xfe", b"[1, 2]", b"3"])
 def test_check_refuses_a_damaged_configuration(tmp_path, damage):
     (tmp_path / "config.json").write_bytes(damage)
     with pytest.raises(ValueError, match=r"config\.json: is damaged; remove it if"):
