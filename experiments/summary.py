@@ -1,5 +1,6 @@
 """What a finished run reports: the final perplexities, in a record and in a table."""
 
+import dataclasses
 import os
 import platform
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.training import Run
-from zaremba_jax.config import PAPER_PERPLEXITY, PRESETS, Config, override, to_dict
+from zaremba_jax.config import PAPER_PERPLEXITY, PRESETS, Config, to_dict
 from zaremba_jax.corpus import unigram_perplexity
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.model import count_params
@@ -34,8 +35,8 @@ def summarize(run: Run) -> dict[str, Any]:
         "seed": config.seed,
         "epochs": config.train.epochs,
         "parameters": count_params(params),
-        "valid_perplexity": perplexity(text_nll(params, corpus.valid)),
-        "test_perplexity": perplexity(text_nll(params, corpus.test)),
+        "valid_perplexity": perplexity(text_nll(params, corpus.valid, compute=config.compute)),
+        "test_perplexity": perplexity(text_nll(params, corpus.test, compute=config.compute)),
         "unigram_perplexity": unigram_perplexity(corpus),
         "floor_perplexity": corpus.floor_perplexity,
         "paper_valid_perplexity": paper_valid,
@@ -53,9 +54,9 @@ def _device() -> str:
 
 
 def _paper_perplexity(config: Config) -> tuple[float | None, float | None]:
-    """Validation and test figures, if the run is one of the paper's, whatever its seed."""
+    """Validation and test figures, if the run is one of the paper's, on whatever seed."""
     preset = PRESETS[config.name]
-    if override(config, seed=preset.seed) != preset:
+    if dataclasses.replace(config, seed=preset.seed, compute=preset.compute) != preset:
         return None, None
     return PAPER_PERPLEXITY.get(config.name, (None, None))
 

@@ -187,7 +187,9 @@ def _check_finite(run: Run, nll: np.ndarray) -> None:
 def finish_epoch(run: Run) -> None:
     """Estimates the validation perplexity and adds the epoch's record to the history."""
     started = time.monotonic()
-    estimate = perplexity(text_nll(run.state.params, run.corpus.valid, EVALUATION_STREAMS))
+    estimate = perplexity(
+        text_nll(run.state.params, run.corpus.valid, EVALUATION_STREAMS, run.config.compute)
+    )
     run.seconds += time.monotonic() - started
     metrics = run.progress(run.position[0], len(run.windows))
     run.history.append(metrics | {"valid_perplexity_estimate": estimate, "seconds": run.seconds})

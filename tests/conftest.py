@@ -10,8 +10,11 @@ install_import_hook(
     [
         f"zaremba_jax.{module}"
         for module in (
+            "precision",
             "cells",
+            "lstm_kernel",
             "rnn",
+            "softmax",
             "model",
             "regularizers",
             "optimizer",

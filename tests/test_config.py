@@ -9,6 +9,7 @@ from zaremba_jax.config import (
     PRESETS,
     QUICK,
     SMALL,
+    ComputeConfig,
     override,
     settings,
     to_dict,
@@ -30,7 +31,8 @@ def test_presets_hold_the_numbers_of_section_4_1(preset, expected):
     names += ("learning_rate", "constant_epochs", "decay_divisor", "clip_norm")
     assert tuple(flat[name] for name in names) == expected
     assert (flat["name"], flat["corpus"], flat["seed"]) == (preset.name, "ptb", 0)
-    assert len(flat) == len(expected) + 3
+    assert preset.compute == ComputeConfig(precision="float32", kernel="xla", softmax_tokens=0)
+    assert len(flat) == len(expected) + 3 + 3
 
 
 def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
@@ -60,6 +62,9 @@ def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
         ("clip_norm", 0.0, "above 0"),
         ("seed", -1, "at least 0"),
         ("corpus", "wikipedia", "one of toy, ptb, files"),
+        ("precision", "float16", "one of float32, bfloat16"),
+        ("kernel", "cudnn", "one of xla, scan"),
+        ("softmax_tokens", -1, "at least 0"),
     ],
 )
 def test_value_outside_its_limits_is_refused_by_name_value_and_reason(name, value, reason):

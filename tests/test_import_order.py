@@ -5,13 +5,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    {"array_types"},
+    {"array_types", "precision"},
     {"config"},
     {"corpus"},
     {"ptb", "toy_corpus"},
     {"cells"},
+    {"lstm_kernel"},
     {"regularizers"},
     {"rnn"},
+    {"softmax"},
     {"model"},
     {"optimizer"},
     {"train"},

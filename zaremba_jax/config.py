@@ -7,9 +7,9 @@ numbers are those of Zaremba, Sutskever & Vinyals (2014), arXiv 1409.2329.
 
 import dataclasses
 import math
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-CORPORA = ("toy", "ptb", "files")
+from zaremba_jax.precision import Precision
 
 
 def _setting(
@@ -18,10 +18,10 @@ def _setting(
     at_least: float | None = None,
     above: float | None = None,
     below: float | None = None,
-    choices: tuple[str, ...] | None = None,
+    default: Any = dataclasses.MISSING,
 ) -> Any:
-    limits = {"at_least": at_least, "above": above, "below": below, "choices": choices}
-    return dataclasses.field(metadata={"description": description, **limits})
+    limits = {"at_least": at_least, "above": above, "below": below}
+    return dataclasses.field(default=default, metadata={"description": description, **limits})
 
 
 class _Validated:
@@ -34,13 +34,15 @@ class _Validated:
                 _check(field.name, getattr(self, field.name), types[field.name], field.metadata)
 
 
-def _check(name: str, value: Any, kind: type, limits: Any) -> None:
+def _check(name: str, value: Any, kind: Any, limits: Any) -> None:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"{name}={value!r}: must be one of {', '.join(get_args(kind))}")
+        return
     accepted = (int, float) if kind is float else (kind,)
     if isinstance(value, bool) or not isinstance(value, accepted):
         raise ValueError(f"{name}={value!r}: must be of type {kind.__name__}")
     if kind is str:
-        if limits["choices"] and value not in limits["choices"]:
-            raise ValueError(f"{name}={value!r}: must be one of {', '.join(limits['choices'])}")
         return
     within = math.isfinite(value)
     bounds = [] if within else ["finite"]
@@ -89,12 +91,29 @@ class TrainConfig(_Validated):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ComputeConfig(_Validated):
+    """How the same numbers are computed: nothing here changes the model."""
+
+    precision: Precision = _setting(
+        "float32, or bfloat16 for the operands of matrix products", default="float32"
+    )
+    kernel: Literal["xla", "scan"] = _setting(
+        "xla: layers with a hand-written backward pass; scan: the readable twin", default="xla"
+    )
+    softmax_tokens: int = _setting(
+        "tokens whose logits exist at once, to save memory; 0: a whole window's",
+        at_least=0,
+        default=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(_Validated):
     """A whole run: which text, which network, trained how, from which seed."""
 
     name: str = _setting("the preset that the configuration started from")
-    corpus: str = _setting(
-        "toy: the built-in language; ptb: the Penn Treebank; files: your own text", choices=CORPORA
+    corpus: Literal["toy", "ptb", "files"] = _setting(
+        "toy: the built-in language; ptb: the Penn Treebank; files: your own text"
     )
     seed: int = _setting(
         "decides the initial values and every dropout mask", at_least=0, below=2**32
@@ -102,15 +121,26 @@ class Config(_Validated):
     model: ModelConfig
     regularizers: RegularizerConfig
     train: TrainConfig
+    compute: ComputeConfig = ComputeConfig()
 
 
-_SECTIONS = {"model": ModelConfig, "regularizers": RegularizerConfig, "train": TrainConfig}
+_SECTIONS = {
+    "model": ModelConfig,
+    "regularizers": RegularizerConfig,
+    "train": TrainConfig,
+    "compute": ComputeConfig,
+}
 
 
 def settings() -> dict[str, tuple[type, str]]:
     """Type and description of every setting of a `Config` by its name, sections flattened."""
+
+    def kind(record: type, name: str) -> type:
+        hint = get_type_hints(record)[name]
+        return str if get_origin(hint) is Literal else hint
+
     return {
-        field.name: (get_type_hints(record)[field.name], field.metadata["description"])
+        field.name: (kind(record, field.name), field.metadata["description"])
         for record in (Config, *_SECTIONS.values())
         for field in dataclasses.fields(record)
         if "description" in field.metadata

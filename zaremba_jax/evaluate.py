@@ -1,26 +1,37 @@
 """Negative log-likelihood of a whole text, and its perplexity. Dropout is off."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from zaremba_jax.array_types import LSTMState, ModelParams, TokenNLL, Tokens
-from zaremba_jax.model import apply, token_nll
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.model import token_nll
 from zaremba_jax.rnn import zero_state
 
 TOKENS_AT_ONCE = 512
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="compute")
 def window_nll(
-    params: ModelParams, inputs: Tokens, targets: Tokens, state: tuple[LSTMState, ...]
+    params: ModelParams,
+    inputs: Tokens,
+    targets: Tokens,
+    state: tuple[LSTMState, ...],
+    compute: ComputeConfig,
 ) -> tuple[TokenNLL, tuple[LSTMState, ...]]:
     """Nats of each target, and the state after the window."""
-    logits, state = apply(params, inputs, state)
-    return token_nll(logits, targets), state
+    return token_nll(params, inputs, targets, state, compute=compute)
 
 
-def text_nll(params: ModelParams, ids: np.ndarray, streams: int = 1) -> np.ndarray:
+def text_nll(
+    params: ModelParams,
+    ids: np.ndarray,
+    streams: int = 1,
+    compute: ComputeConfig = ComputeConfig(),
+) -> np.ndarray:
     """Nats of every token of a text but the first, each predicted once.
 
     With one stream, the reported protocol: the state runs from the first token
@@ -32,6 +43,7 @@ def text_nll(params: ModelParams, ids: np.ndarray, streams: int = 1) -> np.ndarr
       params: the model.
       ids: the text, [N] with N at least 2.
       streams: how many stretches.
+      compute: precision and kernel.
 
     Returns:
       float32 [N - 1], in the order of the text.
@@ -54,7 +66,7 @@ def text_nll(params: ModelParams, ids: np.ndarray, streams: int = 1) -> np.ndarr
     state = zero_state(params.layers, streams)
     results = []
     for inputs, targets in zip(columns(ids[:-1]), columns(ids[1:]), strict=True):
-        nll, state = window_nll(params, jnp.asarray(inputs), jnp.asarray(targets), state)
+        nll, state = window_nll(params, jnp.asarray(inputs), jnp.asarray(targets), state, compute)
         results.append(nll)
     return np.concatenate(results)[:length].T.reshape(-1)[:predictions]
 

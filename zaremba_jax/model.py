@@ -1,7 +1,6 @@
 """The language model: embedding, deep RNN, softmax."""
 
 import jax
-import optax
 
 from zaremba_jax.array_types import (
     DropoutMasks,
@@ -14,8 +13,9 @@ from zaremba_jax.array_types import (
     TokenNLL,
     Tokens,
 )
-from zaremba_jax.config import ModelConfig
+from zaremba_jax.config import ComputeConfig, ModelConfig
 from zaremba_jax.rnn import deep_rnn
+from zaremba_jax.softmax import logits, softmax_nll
 
 
 def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> ModelParams:
@@ -53,6 +53,7 @@ def apply(
     tokens: Tokens,
     state: tuple[LSTMState, ...],
     masks: DropoutMasks | None = None,
+    compute: ComputeConfig = ComputeConfig(),
 ) -> tuple[Logits, tuple[LSTMState, ...]]:
     """Predicts, after each token, the next one.
 
@@ -61,14 +62,27 @@ def apply(
       tokens: ids of a window of text.
       state: one record a layer, from `rnn.zero_state` or from the window before.
       masks: the window's dropout; None evaluates.
+      compute: precision and kernel.
 
     Returns:
       The logits of the next token at every time step, and the state after the last.
     """
-    hidden, state = deep_rnn(params.layers, params.embedding[tokens], state, masks)
-    return hidden @ params.softmax.weights + params.softmax.bias[None, None, :], state
+    hidden, state = deep_rnn(params.layers, params.embedding[tokens], state, masks, compute)
+    return logits(params.softmax, hidden, compute), state
 
 
-def token_nll(logits: Logits, targets: Tokens) -> TokenNLL:
-    """Negative log-likelihood of each target token, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+def token_nll(
+    params: ModelParams,
+    tokens: Tokens,
+    targets: Tokens,
+    state: tuple[LSTMState, ...],
+    masks: DropoutMasks | None = None,
+    compute: ComputeConfig = ComputeConfig(),
+) -> tuple[TokenNLL, tuple[LSTMState, ...]]:
+    """Negative log-likelihood, in nats, of `targets[t]` after the tokens up to t.
+
+    What a softmax of `apply` gives, with fewer passes over the logits; arguments
+    as there.
+    """
+    hidden, state = deep_rnn(params.layers, params.embedding[tokens], state, masks, compute)
+    return softmax_nll(params.softmax, hidden, targets, compute), state

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from zaremba_jax.array_types import Activations, DropoutMasks, LSTMParams, LSTMState
+from zaremba_jax.array_types import Activations, DropoutMasks, LSTMParams, LSTMState, Outputs
 from zaremba_jax.cells import lstm_step, project_inputs
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.lstm_kernel import lstm_layer
 
 
 def zero_state(layers: tuple[LSTMParams, ...], batch_size: int) -> tuple[LSTMState, ...]:
@@ -17,24 +19,31 @@ def zero_state(layers: tuple[LSTMParams, ...], batch_size: int) -> tuple[LSTMSta
 
 
 def unroll_layer(
-    params: LSTMParams, inputs: Activations, state: LSTMState
-) -> tuple[Activations, LSTMState]:
+    params: LSTMParams,
+    inputs: Activations,
+    state: LSTMState,
+    compute: ComputeConfig = ComputeConfig(),
+) -> tuple[Outputs, LSTMState]:
     """Runs one layer over all time steps.
 
     Args:
       params: the layer's weights.
       inputs: D(h[l-1, t]) for every t, dropout already applied.
       state: h[l] and c[l] before the first step.
+      compute: `kernel` chooses between `lstm_kernel.lstm_layer` and the readable scan
+        of `cells.lstm_step`, which compute the same.
 
     Returns:
       h[l, t] for every t, and the state after the last step.
     """
+    if compute.kernel == "xla":
+        return lstm_layer(params, inputs, state, compute.precision)
 
     def step(state, projected):
-        state = lstm_step(params.recurrent_weights, projected, state)
+        state = lstm_step(params.recurrent_weights, projected, state, compute.precision)
         return state, state.hidden
 
-    state, outputs = jax.lax.scan(step, state, project_inputs(params, inputs))
+    state, outputs = jax.lax.scan(step, state, project_inputs(params, inputs, compute.precision))
     return outputs, state
 
 
@@ -43,7 +52,8 @@ def deep_rnn(
     inputs: Activations,
     state: tuple[LSTMState, ...],
     masks: DropoutMasks | None = None,
-) -> tuple[Activations, tuple[LSTMState, ...]]:
+    compute: ComputeConfig = ComputeConfig(),
+) -> tuple[Outputs, tuple[LSTMState, ...]]:
     """Runs all layers over all time steps (Zaremba et al. 2014, section 3.2, figure 2).
 
     A layer runs over the whole window before the next one starts, which
@@ -55,6 +65,7 @@ def deep_rnn(
       inputs: the embedded tokens.
       state: one record a layer.
       masks: factors of the L + 1 dropout sites; None drops nothing.
+      compute: precision and kernel.
 
     Returns:
       The last layer's outputs, dropped out too, and the state after the last step.
@@ -63,7 +74,7 @@ def deep_rnn(
     for depth, (layer, layer_state) in enumerate(zip(layers, state, strict=True)):
         # Eq. 1-6: D masks h[l-1, t] only, never h[l, t-1].
         dropped = inputs if masks is None else inputs * masks.inputs[depth]
-        inputs, layer_state = unroll_layer(layer, dropped, layer_state)
+        inputs, layer_state = unroll_layer(layer, dropped, layer_state, compute)
         final_state.append(layer_state)
     outputs = inputs if masks is None else inputs * masks.output
     return outputs, tuple(final_state)

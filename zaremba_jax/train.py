@@ -18,8 +18,8 @@ from zaremba_jax.array_types import (
     Window,
     Windows,
 )
-from zaremba_jax.config import Config
-from zaremba_jax.model import apply, init_params, token_nll
+from zaremba_jax.config import ComputeConfig, Config
+from zaremba_jax.model import init_params, token_nll
 from zaremba_jax.optimizer import make_optimizer
 from zaremba_jax.regularizers import sample_masks
 from zaremba_jax.rnn import zero_state
@@ -43,6 +43,7 @@ def window_loss(
     window: Window,
     rnn_state: tuple[LSTMState, ...],
     masks: DropoutMasks | None,
+    compute: ComputeConfig = ComputeConfig(),
 ) -> tuple[Scalar, tuple[Scalar, tuple[LSTMState, ...]]]:
     """The loss of a window: nats summed over time and averaged over the batch.
 
@@ -52,8 +53,7 @@ def window_loss(
     Returns:
       The loss, and beside it the mean nats a token and the state after the window.
     """
-    logits, rnn_state = apply(params, window[:-1], rnn_state, masks)
-    nll = token_nll(logits, window[1:])
+    nll, rnn_state = token_nll(params, window[:-1], window[1:], rnn_state, masks, compute)
     return nll.sum(axis=0).mean(), (nll.mean(), rnn_state)
 
 
@@ -79,7 +79,7 @@ def train_step(
     )
     params: Any = state.params
     gradient, (nll, rnn_state) = jax.grad(window_loss, has_aux=True)(
-        params, window, rnn_state, masks
+        params, window, rnn_state, masks, config.compute
     )
     optimizer = make_optimizer(config.train, windows_per_epoch)
     updates, opt_state = optimizer.update(gradient, state.opt_state, params)

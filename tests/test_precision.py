@@ -1,0 +1,55 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zaremba_jax.precision import matmul, weight_gradient
+
+sizes = st.integers(1, 9)
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def rounded(x):
+    return np.asarray(x.astype(jnp.bfloat16), np.float64)
+
+
+@given(sizes, sizes, sizes, sizes)
+def test_bfloat16_rounds_the_operands_and_nothing_else(time, batch, inner, outer):
+    x, weights, g = (
+        normal(0, time, batch, inner),
+        normal(1, inner, outer),
+        normal(2, time, batch, outer),
+    )
+    product, pullback = jax.vjp(lambda x, w: matmul(x, w, "bfloat16"), x, weights)
+    d_x, d_weights = pullback(g)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(product, rounded(x) @ rounded(weights), **tolerance)
+    np.testing.assert_allclose(d_x, rounded(g) @ rounded(weights).T, **tolerance)
+    flat_x, flat_g = rounded(x).reshape(-1, inner), rounded(g).reshape(-1, outer)
+    np.testing.assert_allclose(d_weights, flat_x.T @ flat_g, **tolerance)
+    assert product.dtype == d_x.dtype == d_weights.dtype == jnp.float32
+
+
+def test_sums_longer_than_bfloat16_can_count_keep_every_term():
+    ones = jnp.ones((1, 1000))
+    assert float(matmul(ones, ones.T, "bfloat16")[0, 0]) == 1000
+    total = jax.grad(lambda w: matmul(ones.T, w, "bfloat16").sum())(jnp.zeros((1, 1)))
+    assert float(total[0, 0]) == 1000
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_weight_gradient_sums_outer_products_over_all_leading_axes(dtype):
+    x, g = normal(0, 3, 4, 5).astype(dtype), normal(1, 3, 4, 6).astype(dtype)
+    expected = np.einsum("tbi,tbo->io", np.asarray(x, np.float64), np.asarray(g, np.float64))
+    np.testing.assert_allclose(weight_gradient(x, g), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_float32_leaves_double_precision_as_it_is(float64):
+    x, weights = normal(0, 2, 3).astype(jnp.float64), normal(1, 3, 4).astype(jnp.float64)
+    expected = np.asarray(x) @ np.asarray(weights)
+    np.testing.assert_allclose(matmul(x, weights, "float32"), expected, rtol=1e-14)
