@@ -60,7 +60,7 @@ def _forward(params, inputs, state, precision):
 def _backward(precision, residuals, cotangents):
     params, inputs, state, gates, cells, outputs = residuals
     d_outputs, d_final = cotangents
-    recurrent_weights = operand(params.recurrent_weights, precision).T
+    recurrent_weights = operand(params.recurrent_weights, precision)
 
     def step(carry, now):
         d_hidden, d_cell = carry
@@ -79,7 +79,7 @@ def _backward(precision, residuals, cotangents):
             axis=-1,
         )
         d_gates = operand(d_gates, precision)
-        return (multiply(d_gates, recurrent_weights), d_cell * forget), d_gates
+        return (multiply(d_gates, recurrent_weights, contract=1), d_cell * forget), d_gates
 
     (d_hidden, d_cell), d_gates = jax.lax.scan(
         step,
@@ -94,7 +94,7 @@ def _backward(precision, residuals, cotangents):
         ),
         bias=d_gates.astype(params.bias.dtype).sum(axis=(0, 1)),
     )
-    d_inputs = multiply(d_gates, operand(params.input_weights, precision).T)
+    d_inputs = multiply(d_gates, operand(params.input_weights, precision), contract=1)
     return d_params, d_inputs, LSTMState(hidden=d_hidden, cell=d_cell)
 
 

@@ -20,11 +20,17 @@ def operand(x: Float[Array, "*shape"], precision: Precision) -> Float[Array, "*s
 
 
 def multiply(
-    left: Float[Array, "*any inner"], right: Float[Array, "inner outer"]
+    left: Float[Array, "*any inner"], right: Float[Array, "rows columns"], *, contract: int = 0
 ) -> Float[Array, "*any outer"]:
-    """The product of two operands; of bfloat16, accumulated and returned in float32."""
+    """The product of two operands; of bfloat16, accumulated and returned in float32.
+
+    Contracts the last axis of `left` with axis `contract` of `right`: 0 is
+    `left @ right`, 1 is `left @ right.T`.
+    """
     accumulator = jnp.float32 if left.dtype == jnp.bfloat16 else None
-    return jnp.matmul(left, right, preferred_element_type=accumulator)
+    axes = ((left.ndim - 1,), (contract,))
+    # Neither jnp.matmul nor right.T: on a CPU, both end in float32 copies of bfloat16 operands.
+    return jax.lax.dot_general(left, right, (axes, ((), ())), preferred_element_type=accumulator)
 
 
 def weight_gradient(
@@ -66,7 +72,7 @@ def _matmul_forward(x, weights):
 def _matmul_backward(factors, cotangent):
     x, weights = factors
     cotangent = operand(cotangent, "bfloat16")
-    return multiply(cotangent, weights.T), weight_gradient(x, cotangent)
+    return multiply(cotangent, weights, contract=1), weight_gradient(x, cotangent)
 
 
 _matmul_bfloat16.defvjp(_matmul_forward, _matmul_backward)

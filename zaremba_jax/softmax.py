@@ -74,7 +74,8 @@ def _nll_backward(precision, residuals, cotangent):
         weights=weight_gradient(operand(hidden, precision), d_scores),
         bias=d_scores.astype(params.bias.dtype).sum(axis=0),
     )
-    return d_params, multiply(d_scores, operand(params.weights, precision).T), None
+    d_hidden = multiply(d_scores, operand(params.weights, precision), contract=1)
+    return d_params, d_hidden, None
 
 
 _nll.defvjp(_nll_forward, _nll_backward)
