@@ -47,7 +47,7 @@ def test_logits_and_state_equal_a_plain_loop_over_the_paper_s_equations(example)
 
 def test_gradient_equals_finite_differences_of_the_plain_loop(example):
     params, window, state, masks = example
-    gradient = jax.grad(window_loss, has_aux=True)(params, window, state, masks)[0]
+    gradient = jax.grad(window_loss, has_aux=True)(params, window[:-1], window[1:], state, masks)[0]
     numpy_params, pairs, sites = plain(params, state, masks)
     tokens, targets = np.asarray(window[:-1]), np.asarray(window[1:])
     for leaf, leaf_gradient in zip(
@@ -65,7 +65,7 @@ def test_gradient_equals_finite_differences_of_the_plain_loop(example):
 
 def test_loss_sums_over_time_and_averages_over_the_batch(example):
     params, window, state, masks = example
-    loss, (nll, _) = window_loss(params, window, state, masks)
+    loss, (nll, _) = window_loss(params, window[:-1], window[1:], state, masks)
     numpy_params, pairs, sites = plain(params, state, masks)
     tokens, targets = np.asarray(window[:-1]), np.asarray(window[1:])
     expected = paper_model.loss(numpy_params, tokens, targets, pairs, sites)

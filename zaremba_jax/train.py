@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import (
     DropoutMasks,
     LSTMState,
     ModelParams,
     Scalar,
+    Tokens,
     TrainState,
     Window,
     Windows,
@@ -40,7 +41,8 @@ def init_train_state(config: Config, vocabulary_size: int, windows_per_epoch: in
 
 def window_loss(
     params: ModelParams,
-    window: Window,
+    tokens: Tokens,
+    targets: Tokens,
     rnn_state: tuple[LSTMState, ...],
     masks: DropoutMasks | None,
     compute: ComputeConfig = ComputeConfig(),
@@ -53,7 +55,7 @@ def window_loss(
     Returns:
       The loss, and beside it the mean nats a token and the state after the window.
     """
-    nll, rnn_state = token_nll(params, window[:-1], window[1:], rnn_state, masks, compute)
+    nll, rnn_state = token_nll(params, tokens, targets, rnn_state, masks, compute)
     return nll.sum(axis=0).mean(), (nll.mean(), rnn_state)
 
 
@@ -77,20 +79,38 @@ def train_step(
         config.model.layers,
         key=jax.random.fold_in(state.key, state.step),
     )
-    params: Any = state.params
+    # The rows of all other words have a gradient of zero, which enters neither the norm nor the
+    # update: training the rows in use alone spares passes over the whole embedding.
+    words, tokens = _words_in_use(window[:-1], len(state.params.embedding))
+    rows = state.params.embedding.at[words].get(mode="fill", fill_value=0)
+    params: Any = dataclasses.replace(state.params, embedding=rows)
     gradient, (nll, rnn_state) = jax.grad(window_loss, has_aux=True)(
-        params, window, rnn_state, masks, config.compute
+        params, tokens, window[1:], rnn_state, masks, config.compute
     )
     optimizer = make_optimizer(config.train, windows_per_epoch)
     updates, opt_state = optimizer.update(gradient, state.opt_state, params)
+    params = optax.apply_updates(params, updates)
+    embedding = state.params.embedding.at[words].set(params.embedding, mode="drop")
     next_state = dataclasses.replace(
         state,
-        params=optax.apply_updates(params, updates),
+        params=dataclasses.replace(params, embedding=embedding),
         opt_state=opt_state,
         rnn_state=rnn_state,
         step=state.step + 1,
     )
     return next_state, nll
+
+
+def _words_in_use(tokens: Tokens, vocabulary_size: int) -> tuple[Int[Array, " words"], Tokens]:
+    """The different words of a window, and its tokens as places among them.
+
+    There is room for as many words as tokens; places left over hold an id beyond
+    the vocabulary.
+    """
+    words, places = jnp.unique(
+        tokens, size=tokens.size, fill_value=vocabulary_size, return_inverse=True
+    )
+    return words, places.reshape(tokens.shape)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "count"), donate_argnames="state")
