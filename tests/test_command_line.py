@@ -22,6 +22,9 @@ OTHER = {
     "constant_epochs": 5,
     "decay_divisor": 1.75,
     "clip_norm": 2.5,
+    "precision": "bfloat16",
+    "kernel": "scan",
+    "softmax_tokens": 23,
 }
 
 

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from zaremba_jax.array_types import LSTMParams, LSTMState
 from zaremba_jax.config import ComputeConfig
-from zaremba_jax.lstm_kernel import lstm_layer
+from zaremba_jax.lstm_kernel import lstm_layer, padded_lstm_layer
 from zaremba_jax.rnn import unroll_layer
 
 # The same function up to rounding: of the type, and in bfloat16 of the operands too, where a
@@ -77,6 +77,22 @@ def test_kernel_matches_scan_in_values_and_gradients(
         assert_same(*results, TOLERANCE[dtype, precision])
 
 
+@pytest.mark.parametrize("hidden", [3, 128, 130])
+def test_padding_to_whole_tiles_changes_neither_values_nor_gradients(float64, hidden):
+    (*arguments,), weights = make(4, 2, 3, hidden, "float64")
+
+    def loss(layer, arguments):
+        results = layer(*arguments)
+        products = jax.tree.map(lambda a, b: (a * b).sum(), results, weights)
+        return sum(jax.tree.leaves(products)), results
+
+    padded, plain = (
+        jax.jit(jax.grad(functools.partial(loss, layer), has_aux=True))(arguments)
+        for layer in (padded_lstm_layer, lstm_layer)
+    )
+    assert_same(padded, plain, 1e-12)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_vmap_over_members_equals_each_member_alone(precision):
     members = [make(5, 2, 3, 4), make(5, 2, 3, 4)]
@@ -109,7 +125,7 @@ def test_sharded_batch_equals_the_whole_batch(precision):
 
 
 def test_backward_loop_carries_the_gradients_of_the_state_alone():
-    example, weights = make(7, 2, 3, 5)
+    example, weights = make(7, 2, 3, 128)
     jaxpr = jax.make_jaxpr(functools.partial(values_and_gradients, "xla", "float32"))(
         example, weights
     )
@@ -117,7 +133,8 @@ def test_backward_loop_carries_the_gradients_of_the_state_alone():
         [variable.aval.shape for variable in scan.outvars[: scan.params["num_carry"]]]
         for scan in scans(jaxpr.jaxpr)
     ]
-    assert carried == [[(2, 5), (2, 5)], [(2, 5), (2, 5)]]  # forward, backward
+    forward, backward = [(2, 128), (2, 128)], [(2, 512), (2, 128)]  # h and c; gates and c
+    assert carried == [forward, backward]
 
 
 def scans(jaxpr):

@@ -16,8 +16,9 @@ from zaremba_jax.array_types import Activations, LSTMParams, LSTMState, Outputs
 from zaremba_jax.cells import project_inputs
 from zaremba_jax.precision import Precision, multiply, operand, weight_gradient
 
+_TILE = 128  # units, of a GPU's matrix product
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+
 def lstm_layer(
     params: LSTMParams, inputs: Activations, state: LSTMState, precision: Precision = "float32"
 ) -> tuple[Outputs, LSTMState]:
@@ -35,6 +36,44 @@ def lstm_layer(
     Returns:
       h[l, t] for every t, and the state after the last step.
     """
+    if state.hidden.shape[-1] % _TILE == 0:
+        return _layer(params, inputs, state, precision)
+    # XLA for NVIDIA cuts a small product's contraction into parts of so many rows. Where the
+    # rows do not suffice, it pads a copy of W_h, at every time step.
+    return jax.lax.platform_dependent(
+        params,
+        inputs,
+        state,
+        cuda=lambda *arguments: padded_lstm_layer(*arguments, precision),
+        default=lambda *arguments: _layer(*arguments, precision),
+    )
+
+
+def padded_lstm_layer(
+    params: LSTMParams, inputs: Activations, state: LSTMState, precision: Precision = "float32"
+) -> tuple[Outputs, LSTMState]:
+    """`lstm_layer` with units added up to whole tiles; their weights are 0, so h and c stay 0."""
+    hidden = state.hidden.shape[-1]
+
+    def widen(x: jax.Array) -> jax.Array:
+        blocks = x.reshape(*x.shape[:-1], -1, hidden)  # one a gate
+        padding = [(0, 0)] * (blocks.ndim - 1) + [(0, -hidden % _TILE)]
+        return jnp.pad(blocks, padding).reshape(*x.shape[:-1], -1)
+
+    padded = LSTMParams(
+        input_weights=widen(params.input_weights),
+        recurrent_weights=widen(widen(params.recurrent_weights).T).T,
+        bias=widen(params.bias),
+    )
+    results = _layer(padded, inputs, jax.tree.map(widen, state), precision)
+    # Without the barrier XLA fuses the cut into the next product, for which it has no tiles.
+    return jax.lax.optimization_barrier(jax.tree.map(lambda x: x[..., :hidden], results))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer(
+    params: LSTMParams, inputs: Activations, state: LSTMState, precision: Precision
+) -> tuple[Outputs, LSTMState]:
     return _forward(params, inputs, state, precision)[0]
 
 
@@ -46,28 +85,31 @@ def _forward(params, inputs, state, precision):
         gates = _activate(projected + multiply(hidden, recurrent_weights))
         forget, write, output, update = jnp.split(gates, 4, axis=-1)
         cell = forget * cell + write * update
-        return (operand(output * jnp.tanh(cell), precision), cell), (gates, cell)
+        hidden = operand(output * jnp.tanh(cell), precision)
+        return (hidden, cell), jnp.concatenate([gates, cell], axis=-1)
 
-    # The rounding of h to an operand lives in the carry, and h of every step is formed again
-    # after the loop: fewer kernels and stores a time step.
+    # One array is saved, h is rounded in the carry, and h of every step is formed again after
+    # the loop: fewer kernels and stores a time step.
     initial = operand(state.hidden, precision), state.cell
-    _, (gates, cells) = jax.lax.scan(step, initial, project_inputs(params, inputs, precision))
-    outputs = jnp.split(gates, 4, axis=-1)[2] * jnp.tanh(cells)
+    _, saved = jax.lax.scan(step, initial, project_inputs(params, inputs, precision))
+    _, _, output, _, cells = jnp.split(saved, 5, axis=-1)
+    outputs = output * jnp.tanh(cells)
     final_state = LSTMState(hidden=outputs[-1], cell=cells[-1])
-    return (outputs, final_state), (params, inputs, state, gates, cells, outputs)
+    return (outputs, final_state), (params, inputs, state, saved, outputs)
 
 
 def _backward(precision, residuals, cotangents):
-    params, inputs, state, gates, cells, outputs = residuals
+    params, inputs, state, saved, outputs = residuals
+    *_, cells = jnp.split(saved, 5, axis=-1)
     d_outputs, d_final = cotangents
     recurrent_weights = operand(params.recurrent_weights, precision)
 
     def step(carry, now):
-        d_hidden, d_cell = carry
-        d_output, gates, cell, previous_cell = now
-        forget, write, output, update = jnp.split(gates, 4, axis=-1)
+        d_gates, d_cell = carry
+        d_output, saved, previous_cell = now
+        forget, write, output, update, cell = jnp.split(saved, 5, axis=-1)
         squashed = jnp.tanh(cell)
-        d_hidden = d_hidden + d_output
+        d_hidden = multiply(d_gates, recurrent_weights, contract=1) + d_output
         d_cell = d_cell + d_hidden * output * (1 - squashed * squashed)
         d_gates = jnp.concatenate(
             [
@@ -79,12 +121,15 @@ def _backward(precision, residuals, cotangents):
             axis=-1,
         )
         d_gates = operand(d_gates, precision)
-        return (multiply(d_gates, recurrent_weights, contract=1), d_cell * forget), d_gates
+        return (d_gates, d_cell * forget), d_gates
 
-    (d_hidden, d_cell), d_gates = jax.lax.scan(
+    # A step starts with the product of d_gates of the step after it, zeros at first, and does
+    # not end with its own: a GPU then sums the product's parts in the kernel that uses them.
+    after_last = jnp.zeros(saved.shape[1:-1] + params.bias.shape, params.bias.dtype)
+    (first, d_cell), d_gates = jax.lax.scan(
         step,
-        (d_final.hidden, d_final.cell),
-        (d_outputs, gates, cells, _shifted(state.cell, cells)),
+        (operand(after_last, precision), d_final.cell),
+        (d_outputs.at[-1].add(d_final.hidden), saved, _shifted(state.cell, cells)),
         reverse=True,
     )
     d_params = LSTMParams(
@@ -95,7 +140,8 @@ def _backward(precision, residuals, cotangents):
         bias=d_gates.astype(params.bias.dtype).sum(axis=(0, 1)),
     )
     d_inputs = multiply(d_gates, operand(params.input_weights, precision), contract=1)
-    return d_params, d_inputs, LSTMState(hidden=d_hidden, cell=d_cell)
+    d_state = LSTMState(hidden=multiply(first, recurrent_weights, contract=1), cell=d_cell)
+    return d_params, d_inputs, d_state
 
 
 def _activate(gates: jax.Array) -> jax.Array:
@@ -111,4 +157,4 @@ def _shifted(initial: jax.Array, sequence: jax.Array) -> jax.Array:
     return jnp.concatenate([initial[None], sequence[:-1]])
 
 
-lstm_layer.defvjp(_forward, _backward)
+_layer.defvjp(_forward, _backward)

@@ -1,0 +1,202 @@
+"""One whole training step of the paper's model, in this library and in its peers on jax.
+
+Every contender trains the same network on the same windows: dropout at all L + 1
+sites, the loss summed over time and averaged over the batch, a clipped global
+norm, SGD. `BUILDERS` holds them by name; a builder returns a function that
+trains on all windows once and returns when the device is done.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from experiments.torch_contender import build_torch
+from zaremba_jax.config import Config
+from zaremba_jax.optimizer import make_optimizer
+from zaremba_jax.regularizers import sample_masks
+from zaremba_jax.train import init_train_state, train_windows
+
+Run = Callable[[], None]
+VOCABULARY = 10_000  # of the Penn Treebank
+
+
+def sample_windows(config: Config, count: int) -> np.ndarray:
+    """Random tokens, int32 [count, unroll + 1, batch]."""
+    shape = (count, config.train.unroll + 1, config.train.batch_size)
+    return np.random.default_rng(0).integers(0, VOCABULARY, shape).astype(np.int32)
+
+
+def build_ours(config: Config, windows: np.ndarray, members: int = 1) -> Run:
+    """This library, as `experiments.ptb` runs it; several members by one `vmap`."""
+    text = jnp.asarray(windows)
+    start = functools.partial(init_train_state, config, VOCABULARY, len(windows))
+    train = functools.partial(train_windows, config, windows=text, count=len(windows))
+    states = [start() for _ in range(members)]
+    state = states[0]
+    if members > 1:
+        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        train = jax.jit(jax.vmap(train), donate_argnums=0)
+
+    def run() -> None:
+        nonlocal state
+        state, nll = train(state)
+        jax.block_until_ready((state, nll))
+
+    return run
+
+
+class LinenModel(nn.Module):
+    """The model as a user of flax.linen writes it."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, carries: Any) -> tuple[jax.Array, Any]:
+        """Logits of a window, and the state after it."""
+        size, dtype = self.config.model.hidden_size, self.config.compute.precision
+        dropout = nn.Dropout(self.config.regularizers.dropout, deterministic=False)
+        x = nn.Embed(VOCABULARY, size, dtype=dtype)(tokens)
+        after = []
+        for carry in carries:
+            layer = nn.RNN(nn.OptimizedLSTMCell(size, dtype=dtype), time_major=True)
+            carry, x = layer(dropout(x), initial_carry=carry, return_carry=True)
+            after.append(carry)
+        return nn.Dense(VOCABULARY, dtype=dtype)(dropout(x)).astype(jnp.float32), after
+
+
+def build_linen(config: Config, windows: np.ndarray) -> Run:
+    """`flax.linen.RNN` over `OptimizedLSTMCell`, one jitted step a window."""
+    model, carries = LinenModel(config), _zero_carries(config)
+    key = jax.random.key(config.seed)
+    params = model.init({"params": key, "dropout": key}, jnp.asarray(windows[0, :-1]), carries)
+
+    def loss(params, window, carries, key):
+        logits, carries = model.apply(params, window[:-1], carries, rngs={"dropout": key})
+        return _loss(logits, window[1:]), carries
+
+    return _run_optax(config, windows, params, carries, loss)
+
+
+class NnxModel(nnx.Module):
+    """The model as a user of flax.nnx writes it."""
+
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        size, dtype = config.model.hidden_size, jnp.dtype(config.compute.precision)
+        self.embed = nnx.Embed(VOCABULARY, size, dtype=dtype, rngs=rngs)
+        cells = [
+            nnx.OptimizedLSTMCell(size, size, dtype=dtype, rngs=rngs)
+            for _ in range(config.model.layers)
+        ]
+        self.layers = nnx.List(
+            [nnx.RNN(cell, time_major=True, return_carry=True) for cell in cells]
+        )
+        self.dense = nnx.Linear(size, VOCABULARY, dtype=dtype, rngs=rngs)
+        self.dropout = nnx.Dropout(config.regularizers.dropout)
+
+    def __call__(self, tokens: jax.Array, carries: Any, rngs: nnx.Rngs) -> tuple[jax.Array, Any]:
+        """Logits of a window, and the state after it."""
+        x, after = self.embed(tokens), []
+        for layer, carry in zip(self.layers, carries, strict=True):
+            carry, x = layer(self.dropout(x, rngs=rngs), initial_carry=carry)
+            after.append(carry)
+        return self.dense(self.dropout(x, rngs=rngs)).astype(jnp.float32), after
+
+
+def build_nnx(config: Config, windows: np.ndarray) -> Run:
+    """`flax.nnx.RNN` over `OptimizedLSTMCell`, one jitted step a window."""
+    graph, params, rest = nnx.split(NnxModel(config, nnx.Rngs(config.seed)), nnx.Param, ...)
+
+    def loss(params, window, carries, key):
+        model = nnx.merge(graph, params, rest)
+        logits, carries = model(window[:-1], carries, nnx.Rngs(dropout=key))
+        return _loss(logits, window[1:]), carries
+
+    return _run_optax(config, windows, params, _zero_carries(config), loss)
+
+
+def build_cudnn(config: Config, windows: np.ndarray) -> Run:
+    """`jax.experimental.rnn.lstm`, which binds cuDNN: float32, a layer at a time, our masks."""
+    if jax.default_backend() != "gpu":
+        raise ValueError("--peers=cudnn: needs an NVIDIA GPU; leave it out here")
+    if config.compute.precision != "float32":
+        raise ValueError("--peers=cudnn: has float32 only; add --precision=float32")
+    from jax.experimental import rnn
+
+    size, batch, layers = config.model.hidden_size, config.train.batch_size, config.model.layers
+    shape = (config.train.unroll, batch, size)
+    keys = jax.random.split(jax.random.key(config.seed), layers + 2)
+    params = {
+        "embedding": jax.random.normal(keys[0], (VOCABULARY, size)),
+        "layers": [rnn.init_lstm_weight(key, size, size, 1, False) for key in keys[1:-1]],
+        "weights": jax.random.normal(keys[-1], (size, VOCABULARY)) / np.sqrt(size),
+        "bias": jnp.zeros(VOCABULARY),
+    }
+    lengths = jnp.full(batch, config.train.unroll, jnp.int32)
+
+    def loss(params, window, carries, key):
+        masks = sample_masks(config.regularizers, shape, layers, key=key)
+        x, after = params["embedding"][window[:-1]], []
+        for depth, ((c, h), weights) in enumerate(zip(carries, params["layers"], strict=True)):
+            x = jnp.swapaxes(x if masks is None else x * masks.inputs[depth], 0, 1)
+            x, h, c = rnn.lstm(
+                x, h[None], c[None], weights, lengths, size, size, 1, 0.0, False, None
+            )
+            x = jnp.swapaxes(x, 0, 1)
+            after.append((c[0], h[0]))
+        x = x if masks is None else x * masks.output
+        return _loss(x @ params["weights"] + params["bias"], window[1:]), after
+
+    return _run_optax(config, windows, params, _zero_carries(config), loss)
+
+
+def _zero_carries(config: Config) -> list[tuple[jax.Array, jax.Array]]:
+    """The states c and h of every layer, in the type that flax's cells carry."""
+    shape = (config.train.batch_size, config.model.hidden_size)
+    dtype = config.compute.precision
+    return [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.model.layers)]
+
+
+def _loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return nll.sum(axis=0).mean()
+
+
+def _run_optax(config: Config, windows: np.ndarray, params: Any, carries: Any, loss: Any) -> Run:
+    """Trains by the same optimizer as ours, one jitted step a window, buffers donated."""
+    optimizer = make_optimizer(config.train, len(windows))
+    state = params, optimizer.init(params), carries
+    text, key = list(jnp.asarray(windows)), jax.random.key(config.seed)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state, window, key):
+        params, opt_state, carries = state
+        gradient, carries = jax.grad(loss, has_aux=True)(params, window, carries, key)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, carries
+
+    def run() -> None:
+        nonlocal state, key
+        for window in text:
+            key, mask_key = jax.random.split(key)
+            state = step(state, window, mask_key)
+        jax.block_until_ready(state)
+
+    return run
+
+
+BUILDERS: dict[str, Callable[..., Run]] = {
+    "zaremba_jax": build_ours,
+    "flax": build_linen,
+    "nnx": build_nnx,
+    "torch": functools.partial(build_torch, vocabulary=VOCABULARY),
+    "torch-compile": functools.partial(build_torch, vocabulary=VOCABULARY, compiled=True),
+    "cudnn": build_cudnn,
+}
+PEERS = tuple(name for name in BUILDERS if name != "zaremba_jax")

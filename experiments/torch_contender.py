@@ -1,0 +1,84 @@
+"""The same training step in PyTorch: `torch.nn.LSTM`, on a GPU by cuDNN."""
+
+import contextlib
+from collections.abc import Callable
+
+import numpy as np
+
+from zaremba_jax.config import Config
+
+
+def build_torch(
+    config: Config, windows: np.ndarray, vocabulary: int, compiled: bool = False
+) -> Callable[[], None]:
+    """`torch.nn.LSTM` with its own dropout between layers; bfloat16 by autocast.
+
+    Args:
+      config: sizes, dropout, clipping and precision.
+      windows: tokens, [count, unroll + 1, batch].
+      vocabulary: how many different tokens there are.
+      compiled: the step's forward pass through `torch.compile`.
+
+    Returns:
+      A function that trains on all windows once.
+
+    Raises:
+      ValueError: torch is not installed.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise ValueError(
+            "--peers=torch: torch is not installed; pip install torch, or leave it out"
+        ) from None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(config.seed)
+    torch.set_float32_matmul_precision("high")  # TF32 on NVIDIA, as jax multiplies by default
+    size, layers = config.model.hidden_size, config.model.layers
+    rate = config.regularizers.dropout
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.Embedding(vocabulary, size)
+            self.lstm = torch.nn.LSTM(size, size, layers, dropout=rate)
+            self.softmax = torch.nn.Linear(size, vocabulary)
+            self.dropout = torch.nn.Dropout(rate)
+
+        def forward(self, window, state):
+            hidden, state = self.lstm(self.dropout(self.embedding(window[:-1])), state)
+            logits = self.softmax(self.dropout(hidden)).flatten(0, 1)
+            loss = torch.nn.functional.cross_entropy(
+                logits.float(), window[1:].flatten(), reduction="sum"
+            )
+            return loss, state
+
+    model = Model().to(device)
+    scale = config.model.init_scale
+    for parameter in model.parameters():
+        torch.nn.init.uniform_(parameter, -scale, scale)
+    forward = torch.compile(model) if compiled else model
+    optimizer = torch.optim.SGD(model.parameters(), config.train.learning_rate, fused=True)
+    text = torch.as_tensor(windows, dtype=torch.long, device=device)
+    zeros = torch.zeros(layers, config.train.batch_size, size, device=device)
+    state = zeros, zeros
+    precise = config.compute.precision == "float32"
+
+    def run() -> None:
+        nonlocal state
+        for window in text:
+            with (
+                contextlib.nullcontext()
+                if precise
+                else torch.autocast(device.type, dtype=torch.bfloat16)
+            ):
+                loss, after = forward(window, state)
+            optimizer.zero_grad(set_to_none=True)
+            (loss / config.train.batch_size).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
+            optimizer.step()
+            state = tuple(part.detach() for part in after)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run
