@@ -38,6 +38,8 @@ setup(
         "plots": ["matplotlib>=3.9"],
         "tensorboard": ["tensorboardX>=2.6"],
         "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10", "nbformat>=5.10"],
+        "compilers": ["jax[tpu]>=0.10", "jax-cuda12-plugin>=0.10", "jax-cuda12-pjrt>=0.10"],
+        "peers": ["torch>=2.6"],
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
     },

@@ -17,26 +17,26 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.targets import PTB_VOCABULARY
 from experiments.torch_contender import build_torch
-from zaremba_jax.config import Config
+from zaremba_jax.config import Config, override
 from zaremba_jax.optimizer import make_optimizer
 from zaremba_jax.regularizers import sample_masks
 from zaremba_jax.train import init_train_state, train_windows
 
 Run = Callable[[], None]
-VOCABULARY = 10_000  # of the Penn Treebank
 
 
 def sample_windows(config: Config, count: int) -> np.ndarray:
     """Random tokens, int32 [count, unroll + 1, batch]."""
     shape = (count, config.train.unroll + 1, config.train.batch_size)
-    return np.random.default_rng(0).integers(0, VOCABULARY, shape).astype(np.int32)
+    return np.random.default_rng(0).integers(0, PTB_VOCABULARY, shape).astype(np.int32)
 
 
 def build_ours(config: Config, windows: np.ndarray, members: int = 1) -> Run:
     """This library, as `experiments.ptb` runs it; several members by one `vmap`."""
     text = jnp.asarray(windows)
-    start = functools.partial(init_train_state, config, VOCABULARY, len(windows))
+    start = functools.partial(init_train_state, config, PTB_VOCABULARY, len(windows))
     train = functools.partial(train_windows, config, windows=text, count=len(windows))
     states = [start() for _ in range(members)]
     state = states[0]
@@ -52,6 +52,11 @@ def build_ours(config: Config, windows: np.ndarray, members: int = 1) -> Run:
     return run
 
 
+def build_scan(config: Config, windows: np.ndarray) -> Run:
+    """This library's readable twin: layers by `lax.scan`, differentiated by jax."""
+    return build_ours(override(config, kernel="scan"), windows)
+
+
 class LinenModel(nn.Module):
     """The model as a user of flax.linen writes it."""
 
@@ -62,13 +67,13 @@ class LinenModel(nn.Module):
         """Logits of a window, and the state after it."""
         size, dtype = self.config.model.hidden_size, self.config.compute.precision
         dropout = nn.Dropout(self.config.regularizers.dropout, deterministic=False)
-        x = nn.Embed(VOCABULARY, size, dtype=dtype)(tokens)
+        x = nn.Embed(PTB_VOCABULARY, size, dtype=dtype)(tokens)
         after = []
         for carry in carries:
             layer = nn.RNN(nn.OptimizedLSTMCell(size, dtype=dtype), time_major=True)
             carry, x = layer(dropout(x), initial_carry=carry, return_carry=True)
             after.append(carry)
-        return nn.Dense(VOCABULARY, dtype=dtype)(dropout(x)).astype(jnp.float32), after
+        return nn.Dense(PTB_VOCABULARY, dtype=dtype)(dropout(x)).astype(jnp.float32), after
 
 
 def build_linen(config: Config, windows: np.ndarray) -> Run:
@@ -89,7 +94,7 @@ class NnxModel(nnx.Module):
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
         size, dtype = config.model.hidden_size, jnp.dtype(config.compute.precision)
-        self.embed = nnx.Embed(VOCABULARY, size, dtype=dtype, rngs=rngs)
+        self.embed = nnx.Embed(PTB_VOCABULARY, size, dtype=dtype, rngs=rngs)
         cells = [
             nnx.OptimizedLSTMCell(size, size, dtype=dtype, rngs=rngs)
             for _ in range(config.model.layers)
@@ -97,7 +102,7 @@ class NnxModel(nnx.Module):
         self.layers = nnx.List(
             [nnx.RNN(cell, time_major=True, return_carry=True) for cell in cells]
         )
-        self.dense = nnx.Linear(size, VOCABULARY, dtype=dtype, rngs=rngs)
+        self.dense = nnx.Linear(size, PTB_VOCABULARY, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(config.regularizers.dropout)
 
     def __call__(self, tokens: jax.Array, carries: Any, rngs: nnx.Rngs) -> tuple[jax.Array, Any]:
@@ -133,10 +138,10 @@ def build_cudnn(config: Config, windows: np.ndarray) -> Run:
     shape = (config.train.unroll, batch, size)
     keys = jax.random.split(jax.random.key(config.seed), layers + 2)
     params = {
-        "embedding": jax.random.normal(keys[0], (VOCABULARY, size)),
+        "embedding": jax.random.normal(keys[0], (PTB_VOCABULARY, size)),
         "layers": [rnn.init_lstm_weight(key, size, size, 1, False) for key in keys[1:-1]],
-        "weights": jax.random.normal(keys[-1], (size, VOCABULARY)) / np.sqrt(size),
-        "bias": jnp.zeros(VOCABULARY),
+        "weights": jax.random.normal(keys[-1], (size, PTB_VOCABULARY)) / np.sqrt(size),
+        "bias": jnp.zeros(PTB_VOCABULARY),
     }
     lengths = jnp.full(batch, config.train.unroll, jnp.int32)
 
@@ -145,10 +150,10 @@ def build_cudnn(config: Config, windows: np.ndarray) -> Run:
         x, after = params["embedding"][window[:-1]], []
         for depth, ((c, h), weights) in enumerate(zip(carries, params["layers"], strict=True)):
             x = jnp.swapaxes(x if masks is None else x * masks.inputs[depth], 0, 1)
-            x, h, c = rnn.lstm(
+            results: Any = rnn.lstm(
                 x, h[None], c[None], weights, lengths, size, size, 1, 0.0, False, None
             )
-            x = jnp.swapaxes(x, 0, 1)
+            x, h, c = jnp.swapaxes(results[0], 0, 1), *results[1:]
             after.append((c[0], h[0]))
         x = x if masks is None else x * masks.output
         return _loss(x @ params["weights"] + params["bias"], window[1:]), after
@@ -193,10 +198,10 @@ def _run_optax(config: Config, windows: np.ndarray, params: Any, carries: Any, l
 
 BUILDERS: dict[str, Callable[..., Run]] = {
     "zaremba_jax": build_ours,
+    "scan": build_scan,
     "flax": build_linen,
     "nnx": build_nnx,
-    "torch": functools.partial(build_torch, vocabulary=VOCABULARY),
-    "torch-compile": functools.partial(build_torch, vocabulary=VOCABULARY, compiled=True),
+    "torch": functools.partial(build_torch, vocabulary=PTB_VOCABULARY),
+    "torch-compile": functools.partial(build_torch, vocabulary=PTB_VOCABULARY, compiled=True),
     "cudnn": build_cudnn,
 }
-PEERS = tuple(name for name in BUILDERS if name != "zaremba_jax")

@@ -44,11 +44,12 @@ def summarize(run: Run) -> dict[str, Any]:
         "words_per_second": float(np.median([m["words_per_second"] for m in run.history])),
         "seconds": run.seconds,
         "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "device": _device(),
+        "device": device_name(),
     }
 
 
-def _device() -> str:
+def device_name() -> str:
+    """The accelerator, or the CPU with its cores."""
     device = jax.devices()[0]
     return f"CPU, {os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
 

@@ -46,7 +46,7 @@ def values_and_gradients(kernel, precision, arguments, weights):
     compute = ComputeConfig(kernel=kernel, precision=precision)
 
     def loss(arguments):
-        results = unroll_layer(*arguments, compute)
+        results = unroll_layer(*arguments, compute=compute)
         products = jax.tree.map(lambda a, b: (a * b).sum(), results, weights)
         return sum(jax.tree.leaves(products)), results
 
@@ -70,16 +70,16 @@ def test_kernel_matches_scan_in_values_and_gradients(
 ):
     with jax.enable_x64(dtype == "float64"):
         example = make(time, batch, features, hidden, dtype)
-        results = [
+        fast, readable = (
             jax.jit(functools.partial(values_and_gradients, kernel, precision))(*example)
             for kernel in ("xla", "scan")
-        ]
-        assert_same(*results, TOLERANCE[dtype, precision])
+        )
+        assert_same(fast, readable, TOLERANCE[dtype, precision])
 
 
 @pytest.mark.parametrize("hidden", [3, 128, 130])
 def test_padding_to_whole_tiles_changes_neither_values_nor_gradients(float64, hidden):
-    (*arguments,), weights = make(4, 2, 3, hidden, "float64")
+    arguments, weights = make(4, 2, 3, hidden, "float64")
 
     def loss(layer, arguments):
         results = layer(*arguments)

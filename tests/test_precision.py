@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,11 +29,11 @@ def test_bfloat16_rounds_the_operands_and_nothing_else(time, batch, inner, outer
     )
     product, pullback = jax.vjp(lambda x, w: matmul(x, w, "bfloat16"), x, weights)
     d_x, d_weights = pullback(g)
-    tolerance = {"rtol": 1e-5, "atol": 1e-5}
-    np.testing.assert_allclose(product, rounded(x) @ rounded(weights), **tolerance)
-    np.testing.assert_allclose(d_x, rounded(g) @ rounded(weights).T, **tolerance)
+    assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    assert_close(product, rounded(x) @ rounded(weights))
+    assert_close(d_x, rounded(g) @ rounded(weights).T)
     flat_x, flat_g = rounded(x).reshape(-1, inner), rounded(g).reshape(-1, outer)
-    np.testing.assert_allclose(d_weights, flat_x.T @ flat_g, **tolerance)
+    assert_close(d_weights, flat_x.T @ flat_g)
     assert product.dtype == d_x.dtype == d_weights.dtype == jnp.float32
 
 

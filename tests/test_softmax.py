@@ -88,7 +88,9 @@ def temporary_bytes(tokens, vocabulary, at_once):
     compiled = jax.jit(functools.partial(gradients, fused(compute))).lower(
         params, hidden, targets, weights
     )
-    return compiled.compile().memory_analysis().temp_size_in_bytes
+    memory = compiled.compile().memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes
 
 
 def test_chunked_memory_does_not_grow_with_vocabulary_times_all_tokens():

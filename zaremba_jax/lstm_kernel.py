@@ -44,8 +44,8 @@ def lstm_layer(
         params,
         inputs,
         state,
-        cuda=lambda *arguments: padded_lstm_layer(*arguments, precision),
-        default=lambda *arguments: _layer(*arguments, precision),
+        cuda=functools.partial(padded_lstm_layer, precision=precision),
+        default=functools.partial(_layer, precision=precision),
     )
 
 

@@ -37,13 +37,16 @@ def softmax_nll(
     flat, ids = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     at_once = compute.softmax_tokens
     if at_once == 0 or at_once >= len(ids):
-        return _nll(params, flat, ids, compute.precision).reshape(targets.shape)
+        whole: jax.Array = _nll(params, flat, ids, compute.precision)
+        return whole.reshape(targets.shape)
     padding = -len(ids) % at_once
     chunks = (
         jnp.pad(flat, ((0, padding), (0, 0))).reshape(-1, at_once, flat.shape[-1]),
         jnp.pad(ids, (0, padding)).reshape(-1, at_once),
     )
-    nll = jax.lax.map(jax.checkpoint(lambda chunk: _nll(params, *chunk, compute.precision)), chunks)
+    nll: jax.Array = jax.lax.map(
+        jax.checkpoint(lambda chunk: _nll(params, *chunk, compute.precision)), chunks
+    )
     return nll.reshape(-1)[: len(ids)].reshape(targets.shape)
 
 

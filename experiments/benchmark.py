@@ -1,0 +1,236 @@
+"""Times whole training steps against the peers: `python -m experiments.benchmark`.
+
+Forward, backward, clip and update, dropout on, over the Penn Treebank's vocabulary;
+every contender in turn, in one run.
+"""
+
+import contextlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments import command_line
+from experiments.command_line import FLAGS, config_from_flags, fail
+from experiments.contenders import BUILDERS, Run, sample_windows
+from experiments.floor import products, step_flops
+from experiments.summary import PACKAGES, device_name
+from experiments.timing import alone, interleave, quartiles
+from experiments.workdir import write_json
+from zaremba_jax.config import Config, override, to_dict
+from zaremba_jax.precision import Precision
+
+OURS = "zaremba_jax"
+PRECISIONS = get_args(Precision)
+# What each setting of the scaling curves is set to, all others as the configuration has them.
+SCALES = {
+    "hidden_size": (128, 256, 512, 1024),
+    "batch_size": (5, 10, 20, 40, 80),
+    "unroll": (5, 10, 20, 35, 70),
+    "members": (1, 2, 4, 8),
+}
+
+command_line.define_config_flags()
+flags.DEFINE_list(
+    "peers",
+    None,
+    f"contenders beside ours, of {', '.join(BUILDERS)}, each with :float32 or :bfloat16 behind"
+    " it where not --precision is meant (default: those that can run here)",
+)
+flags.DEFINE_integer("members", 1, "models that ours trains at once", lower_bound=1)
+flags.DEFINE_integer("windows", 4, "training steps a turn", lower_bound=1)
+flags.DEFINE_integer("rounds", 15, "turns of each contender", lower_bound=2)
+flags.DEFINE_string("json", None, "file for the results")
+flags.DEFINE_string("scaling", None, "file for a picture: measure tokens a second over sizes")
+
+
+class Contender(NamedTuple):
+    """Who trains what, and how many models at once."""
+
+    builder: str
+    config: Config
+    members: int = 1
+
+    @property
+    def name(self) -> str:
+        """As `--peers` has it, the precision always said."""
+        return f"{self.builder}:{self.config.compute.precision}"
+
+    def build(self, windows: int) -> Run:
+        """Its function that trains on so many windows."""
+        extra = {"members": self.members} if self.members > 1 else {}
+        return BUILDERS[self.builder](self.config, sample_windows(self.config, windows), **extra)
+
+
+def contenders(config: Config, peers: list[str], members: int) -> list[Contender]:
+    """Ours first, then the peers.
+
+    Raises:
+      ValueError: a peer or its precision is not known, or one is named twice.
+    """
+    found = [Contender(OURS, config, members)]
+    for peer in peers:
+        builder, _, precision = peer.partition(":")
+        for value, known in ((builder, tuple(BUILDERS)), (precision or "float32", PRECISIONS)):
+            if value not in known:
+                raise ValueError(f"--peers={peer}: {value!r} is none of {', '.join(known)}")
+        mine = override(config, precision=precision or config.compute.precision)
+        found.append(Contender(builder, mine))
+    names = [contender.name for contender in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"--peers: {', '.join(twice)} is there twice; name each once")
+    return found
+
+
+def default_peers(config: Config) -> list[str]:
+    """Those that can run here; ours and torch in the other precision too."""
+    (other,) = set(PRECISIONS) - {config.compute.precision}
+    peers = ["scan", "flax", "nnx", f"{OURS}:{other}"]
+    if "torch" in _versions():
+        peers += ["torch", f"torch:{other}"]
+    if jax.default_backend() == "gpu":
+        peers.append("cudnn:float32")
+    return peers
+
+
+def measure(entrants: list[Contender], windows: int, rounds: int) -> dict[str, Any]:
+    """Times everyone in one run.
+
+    Returns:
+      `peak_gflops`, the best rate of a product by precision, and `contenders`: a
+      record each, with quartiles of `step_ms`, `tokens_per_second`, `ratio` (its time
+      a token over the first contender's) and `of_floor` (a step's products at the
+      best rate, over the step).
+    """
+    runs = {entrant.name: entrant.build(windows) for entrant in entrants}
+    sizes = {entrant.config.compute.precision: entrant.config for entrant in entrants}
+    bare = {
+        f"{precision} {name}": product
+        for precision, sized in sizes.items()
+        for name, product in products(sized).items()
+    }
+    seconds = interleave(runs | {name: product.run for name, product in bare.items()}, rounds)
+    rates = {name: product.flops / np.median(seconds[name]) for name, product in bare.items()}
+    peak = {
+        precision: float(max(rate for name, rate in rates.items() if name.startswith(precision)))
+        for precision in sizes
+    }
+
+    def a_token(entrant: Contender) -> np.ndarray:
+        train = entrant.config.train
+        tokens = windows * entrant.members * train.batch_size * train.unroll
+        return seconds[entrant.name] / tokens
+
+    def record(entrant: Contender) -> dict[str, Any]:
+        step = seconds[entrant.name] / windows
+        floor = entrant.members * step_flops(entrant.config)
+        return {
+            "contender": entrant.name,
+            "members": entrant.members,
+            "step_ms": quartiles(1e3 * step),
+            "tokens_per_second": quartiles(1 / a_token(entrant)),
+            "ratio": quartiles(a_token(entrant) / a_token(entrants[0])),
+            "of_floor": quartiles(floor / peak[entrant.config.compute.precision] / step),
+        }
+
+    return {
+        "peak_gflops": {precision: rate / 1e9 for precision, rate in peak.items()},
+        "contenders": [record(entrant) for entrant in entrants],
+    }
+
+
+def scaling(config: Config, peers: list[str], windows: int, rounds: int) -> dict[str, Any]:
+    """Tokens a second of each contender, one setting varied at a time."""
+
+    def at(setting: str, value: int) -> dict[str, Any]:
+        members = value if setting == "members" else 1
+        sized = config if setting == "members" else override(config, **{setting: value})
+        found = measure(contenders(sized, peers, members), windows, rounds)
+        return {record["contender"]: record["tokens_per_second"] for record in found["contenders"]}
+
+    return {
+        setting: {str(value): at(setting, value) for value in values}
+        for setting, values in SCALES.items()
+    }
+
+
+def print_results(console: Console, results: dict[str, Any]) -> None:
+    """Prints a row a contender."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    table.add_column("contender", no_wrap=True)
+    for column in ("step ms", "tokens/s", "ratio", "quartiles", "of floor", "first s", "MB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for record in results["contenders"]:
+        name, ratio = record["contender"], record["ratio"]
+        table.add_row(
+            name if record["members"] == 1 else f"{name} × {record['members']}",
+            f"{record['step_ms'].median:.1f}",
+            f"{record['tokens_per_second'].median:,.0f}",
+            f"{ratio.median:.2f}",
+            f"{ratio.lower:.2f}-{ratio.upper:.2f}",
+            f"{record['of_floor'].median:.0%}",
+            f"{record['first_seconds']:.1f}",
+            f"{record['peak_bytes'] / 1e6:,.0f}",
+        )
+    console.print(table)
+    rates = ", ".join(f"{rate:,.0f} in {p}" for p, rate in results["peak_gflops"].items())
+    console.print(
+        f"{results['config']['name']} on {results['device']}, medians of {results['rounds']}"
+        " rounds. Ratio: time a token over ours. Floor: the step's matrix products at this run's"
+        f" best rate, GFLOP/s: {rates}. First: seconds to the end of the first turn. MB: peak."
+    )
+
+
+def main() -> None:
+    """Measures what the flags ask for, prints it, and writes it down."""
+    console = Console(highlight=False, markup=False)
+    try:
+        config, _ = config_from_flags()
+        peers = default_peers(config) if FLAGS.peers is None else FLAGS.peers
+        entrants = contenders(config, peers, FLAGS.members)
+        needs = []
+        for entrant in entrants:
+            with console.status(f"{entrant.name}, alone"):
+                needs.append(alone(entrant.build, FLAGS.windows)._asdict())
+        with console.status("everyone in turn"):
+            results = measure(entrants, FLAGS.windows, FLAGS.rounds)
+        results["contenders"] = [
+            record | need for record, need in zip(results["contenders"], needs, strict=True)
+        ]
+        results |= {
+            "config": to_dict(config),
+            "windows": FLAGS.windows,
+            "rounds": FLAGS.rounds,
+            "device": device_name(),
+            "versions": _versions(),
+        }
+        print_results(console, results)
+        if FLAGS.scaling:
+            with console.status("scaling"):
+                results["scaling"] = scaling(config, peers, FLAGS.windows, FLAGS.rounds)
+            from experiments.figures import draw_scaling
+
+            draw_scaling(Path(FLAGS.scaling), results)
+        if FLAGS.json:
+            write_json(Path(FLAGS.json), results)
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+def _versions() -> dict[str, str]:
+    """Of Python and of every package that is measured, where it is installed."""
+    found = {"python": platform.python_version()}
+    for package in (*PACKAGES, "torch"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,57 @@
+"""The floor of a training step: its matrix products, at the best rate that this machine reaches."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.targets import PTB_VOCABULARY
+from zaremba_jax.config import Config
+from zaremba_jax.precision import multiply, operand, weight_gradient
+
+_REPEATS = 4
+_SQUARE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}  # large enough for the full rate
+
+
+class Product(NamedTuple):
+    """A matrix product to time: its operations, and what runs them."""
+
+    flops: float
+    run: Callable[[], None]
+
+
+def step_flops(config: Config) -> float:
+    """Operations of one training step's matrix products, forward and backward."""
+    model, train = config.model, config.train
+    weights = model.layers * 8 * model.hidden_size**2 + model.hidden_size * PTB_VOCABULARY
+    return 6.0 * weights * train.batch_size * train.unroll
+
+
+def products(config: Config) -> dict[str, Product]:
+    """The largest products of a step, and a square one that no step has, by name.
+
+    Those of the softmax layer: of its outputs, and of its weights' gradient.
+    """
+    precision, size = config.compute.precision, config.model.hidden_size
+    tokens = config.train.batch_size * config.train.unroll
+    square = _SQUARE[jax.default_backend()]
+
+    def product(
+        function: Callable[[jax.Array, jax.Array], jax.Array],
+        flops: float,
+        *shapes: tuple[int, int],
+    ) -> Product:
+        factors = [operand(jnp.ones(shape), precision) for shape in shapes]
+        compiled = jax.jit(function)
+
+        def run() -> None:
+            jax.block_until_ready([compiled(*factors) for _ in range(_REPEATS)])
+
+        return Product(_REPEATS * flops, run)
+
+    softmax = 2.0 * tokens * size * PTB_VOCABULARY
+    outputs = product(multiply, softmax, (tokens, size), (size, PTB_VOCABULARY))
+    gradient = product(weight_gradient, softmax, (tokens, size), (tokens, PTB_VOCABULARY))
+    largest = product(multiply, 2.0 * square**3, (square, square), (square, square))
+    return {"outputs": outputs, "gradient": gradient, "square": largest}

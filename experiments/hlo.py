@@ -1,0 +1,299 @@
+"""Reads a compiled program's text: its loops, the kernels that they launch, what these move.
+
+The text is that of `jax.stages.Compiled.as_text()`: computations one after the other, an
+instruction a line. A kernel is here whatever a computation has the device start: a fusion, a
+product, a copy; what only names or groups buffers is none.
+"""
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+
+# These name or group buffers; the waiting half of an asynchronous pair is counted at its start.
+_FREE = re.compile(
+    "parameter|constant|tuple|get-tuple-element|bitcast|after-all|opt-barrier|partition-id"
+    "|(copy|slice|async)-done|async-update|while|call|conditional"
+)
+_FREE_CUSTOM_CALLS = frozenset({"AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound"})
+_TRANSFERS = frozenset({"infeed", "outfeed", "send", "recv"})
+_ON_HOST = 5  # the memory space that a layout writes as S(5)
+ON_CHIP = 1  # and the one within the chip, on a TPU
+
+_HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
+_LINE = re.compile(r"\s+(ROOT )?%?([\w.-]+) = (\(.*?\) |\S+ )([a-z][\w-]*)\((.*)")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{[^}]*?(?:S\((\d+)\))?\})?")
+_NAME = re.compile(r"%([\w.-]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """One array that an instruction returns."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    space: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, without what its layout pads."""
+        bits = re.search(r"\d+", self.dtype)
+        return math.prod(self.shape) * (int(bits[0]) if bits else 8) // 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line: `name = results opcode(arguments), attributes`."""
+
+    name: str
+    opcode: str
+    results: tuple[Buffer, ...]
+    operands: tuple[str, ...]
+    arguments: str
+    attributes: str
+    is_root: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all results together, in bytes."""
+        return sum(result.nbytes for result in self.results)
+
+    def attribute(self, name: str) -> str:
+        """The value of an attribute such as `body=%name`; empty where there is none."""
+        found = re.search(rf'\b{name}=[%"]?([^,"\s]+)', self.attributes)
+        return found[1] if found else ""
+
+    def axes(self, name: str) -> list[int]:
+        """The value of an attribute such as `lhs_contracting_dims={1}`."""
+        return [int(axis) for axis in re.findall(r"\d+", self.attribute(name))]
+
+
+Computation = Mapping[str, Instruction]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A while loop.
+
+    Attributes:
+      body: the name of the computation that it repeats.
+      trip_count: how often; None where the program decides as it runs.
+      source: the path of names that traced it.
+      outer: the loops around it, the outermost first.
+    """
+
+    body: str
+    trip_count: int | None
+    source: str
+    outer: tuple["Loop", ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Every computation by its name, its instructions by theirs, in the order they run."""
+
+    computations: Mapping[str, Computation]
+    entry: str
+
+    def instructions(self) -> Iterator[Instruction]:
+        """Every instruction of every computation, those inside of kernels too."""
+        for computation in self.computations.values():
+            yield from computation.values()
+
+    def steps(self, computation: str) -> Iterator[Instruction]:
+        """The instructions that a computation runs, those of the computations it calls too."""
+        for instruction in self.computations[computation].values():
+            yield instruction
+            if instruction.opcode == "call":
+                yield from self.steps(instruction.attribute("to_apply"))
+
+    def loops(self, computation: str = "", outer: tuple[Loop, ...] = ()) -> Iterator[Loop]:
+        """The loops that a computation (the entry by default) runs, and those inside of them."""
+        for step in self.steps(computation or self.entry):
+            if step.opcode == "while":
+                body, source = step.attribute("body"), step.attribute("op_name")
+                loop = Loop(body, self._trip_count(step), source, outer)
+                yield loop
+                yield from self.loops(body, (*outer, loop))
+
+    def unchanged(self, loop: Loop) -> frozenset[str]:
+        """The names, in a loop's body, of the buffers that one pass hands to the next as is."""
+        body = self.computations[loop.body]
+        (root,) = (line for line in body.values() if line.is_root)
+        return frozenset(
+            name
+            for position, name in enumerate(root.operands)
+            if body[name].opcode == "get-tuple-element"
+            and body[body[name].operands[0]].opcode == "parameter"
+            and int(body[name].attribute("index")) == position
+        )
+
+    def kernels(self, computation: str, *, scalars: bool = True) -> list[Instruction]:
+        """What a computation has the device start, the loops within it left out.
+
+        Args:
+          computation: its name, for instance a loop's body.
+          scalars: whether arithmetic on single numbers counts, as it does on a GPU; on a TPU
+            the unit that steps through the program does it.
+        """
+        return [
+            step
+            for step in self.steps(computation)
+            if not _FREE.fullmatch(step.opcode)
+            and step.attribute("custom_call_target") not in _FREE_CUSTOM_CALLS
+            and (scalars or any(result.shape for result in step.results))
+        ]
+
+    def flops(self, kernel: Instruction, scope: Computation) -> Counter[str]:
+        """Operations of a kernel's matrix products, by the type of their right factors.
+
+        Args:
+          kernel: the kernel.
+          scope: the computation in which it stands.
+        """
+        flops: Counter[str] = Counter()
+        for line, around in self._inside(kernel, scope):
+            if line.opcode in ("dot", "convolution"):
+                right = around[line.operands[1]].results[0]
+                terms = _contracted(line, right.shape)
+                flops[right.dtype] += 2 * math.prod(line.results[0].shape) * terms
+        return flops
+
+    def reads(self, kernel: Instruction, scope: Computation) -> dict[str, int]:
+        """Bytes that a kernel reads of each buffer, what it renames followed to its origin.
+
+        Args:
+          kernel: the kernel; of an operand that it slices, the slices count.
+          scope: the computation in which it stands.
+        """
+        reads: Counter[str] = Counter()
+        for position, name in enumerate(kernel.operands):
+            source = origin(scope[name], scope)
+            reads[source.name] += self._bytes_read(kernel, position, source.nbytes)
+        return reads
+
+    def writes(self, kernel: Instruction, scope: Computation) -> list[int]:
+        """Bytes that a kernel writes of each result; of one updated in place, the update."""
+        inside = self.computations.get(kernel.attribute("calls"))
+        if inside is None:
+            return [_bytes_written(kernel, scope)]
+        (root,) = (line for line in inside.values() if line.is_root)
+        makers = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        return [size for maker in makers for size in self.writes(origin(maker, inside), inside)]
+
+    def moves_to_or_from_host(self, computation: str) -> list[str]:
+        """Names of the instructions in which a computation waits for the host, or copies."""
+        return [
+            step.name
+            for step in self.steps(computation)
+            if step.opcode in _TRANSFERS
+            or any(result.space == _ON_HOST for result in step.results)
+            or re.search("callback|host", step.attribute("custom_call_target"), re.IGNORECASE)
+        ]
+
+    def _inside(
+        self, kernel: Instruction, scope: Computation
+    ) -> Iterator[tuple[Instruction, Computation]]:
+        """What a fusion stands for, line by line, or the instruction that is none."""
+        inside = self.computations.get(kernel.attribute("calls"))
+        if inside is None:
+            yield kernel, scope
+        else:
+            for line in inside.values():
+                yield from self._inside(line, inside)
+
+    def _bytes_read(self, user: Instruction, position: int, whole: int) -> int:
+        """Bytes that an instruction reads of the operand at a position."""
+        if user.opcode in ("dynamic-slice", "gather") and position == 0:
+            return user.nbytes
+        if user.opcode == "dynamic-update-slice" and position == 0:
+            return 0
+        inside = self.computations.get(user.attribute("calls"))
+        if inside is None:
+            return whole
+        (parameter,) = (
+            line
+            for line in inside.values()
+            if line.opcode == "parameter" and int(line.arguments) == position
+        )
+        return min(whole, self._bytes_read_of(parameter, inside, whole))
+
+    def _bytes_read_of(self, source: Instruction, scope: Computation, whole: int) -> int:
+        """Bytes that all users of a buffer in a computation read of it."""
+        total = 0
+        for user in scope.values():
+            for position, name in enumerate(user.operands):
+                if name == source.name and user.opcode == "bitcast":
+                    total += self._bytes_read_of(user, scope, whole)
+                elif name == source.name and user.opcode != "tuple":
+                    total += self._bytes_read(user, position, whole)
+        return total
+
+    def _trip_count(self, loop: Instruction) -> int | None:
+        """As the compiler noted it, or the one whole number that the condition compares with."""
+        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
+            return int(known[1])
+        condition = self.computations[loop.attribute("condition")]
+        bounds = {
+            int(line.arguments)
+            for step in condition.values()
+            for line, _ in self._inside(step, condition)
+            if line.opcode == "constant" and line.results[0].dtype == "s32"
+        }
+        return bounds.pop() if len(bounds) == 1 else None
+
+
+def parse(text: str | None) -> Program:
+    """The program in the text of a compiled module.
+
+    Raises:
+      ValueError: there is none, as of compilers that keep theirs to themselves.
+    """
+    if not text:
+        raise ValueError("the compiler gives no text of the program")
+    computations: dict[str, dict[str, Instruction]] = {}
+    entry = ""
+    current: dict[str, Instruction] = {}
+    for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
+        if header := _HEADER.match(line):
+            current = computations.setdefault(header[2], {})
+            entry = header[2] if header[1] else entry
+        elif found := _LINE.match(line):
+            instruction = _instruction(*found.groups())
+            current[instruction.name] = instruction
+    return Program(computations, entry)
+
+
+def _instruction(root: str | None, name: str, results: str, opcode: str, rest: str) -> Instruction:
+    depths = accumulate(({"(": 1, ")": -1}.get(character, 0) for character in rest), initial=1)
+    end = next(place for place, depth in enumerate(depths) if depth == 0)
+    arguments, attributes = rest[: end - 1], rest[end:]
+    buffers = (
+        Buffer(dtype, tuple(int(size) for size in shape.split(",") if size), int(space or 0))
+        for dtype, shape, space in _ARRAY.findall(results)
+    )
+    operands = tuple(_NAME.findall(arguments))
+    return Instruction(name, opcode, tuple(buffers), operands, arguments, attributes, bool(root))
+
+
+def _contracted(product: Instruction, right: tuple[int, ...]) -> int:
+    """Over how many numbers each number of a product's result is summed."""
+    if product.opcode == "dot":
+        return math.prod(right[axis] for axis in product.axes("rhs_contracting_dims"))
+    outputs = product.attribute("dim_labels").split("_")[1].split("-")[0].index("o")
+    return math.prod(right) // right[outputs]
+
+
+def origin(instruction: Instruction, scope: Computation) -> Instruction:
+    """The instruction whose result a chain of bitcasts renames."""
+    while instruction.opcode == "bitcast":
+        instruction = scope[instruction.operands[0]]
+    return instruction
+
+
+def _bytes_written(instruction: Instruction, scope: Computation) -> int:
+    if instruction.opcode == "dynamic-update-slice":
+        return scope[instruction.operands[1]].nbytes
+    return 0 if instruction.opcode == "parameter" else instruction.nbytes

@@ -1,0 +1,93 @@
+"""Fair timing: contenders take turns in one run, and are compared round by round."""
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+
+class Quartiles(NamedTuple):
+    """A median and the spread around it."""
+
+    lower: float
+    median: float
+    upper: float
+
+
+class Alone(NamedTuple):
+    """What a contender needs in a process of its own."""
+
+    first_seconds: float  # to build it, compile it and run it once
+    peak_bytes: int  # beside what the process held before
+
+
+def quartiles(values: Any) -> Quartiles:
+    """The 25th, 50th and 75th percentile."""
+    return Quartiles(*(float(q) for q in np.quantile(np.asarray(values), (0.25, 0.5, 0.75))))
+
+
+def interleave(runs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of every contender in every round, float64 [rounds].
+
+    A noisy neighbour slows whoever has the turn, so that only figures of the same
+    round are to be divided by each other. Every other round goes backwards. Each
+    contender runs once before the first round.
+    """
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds):
+        for name in list(runs)[:: 1 if turn % 2 == 0 else -1]:
+            start = time.perf_counter()
+            runs[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: np.asarray(values) for name, values in seconds.items()}
+
+
+def alone(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:
+    """Builds and runs a contender in a new process, and reports what that took.
+
+    On a CPU the process's resident memory counts, on an accelerator what the
+    framework has taken of its memory.
+
+    Raises:
+      ValueError: the contender cannot run here.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure, (build, *arguments))
+
+
+def _measure(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:
+    jax.devices()
+    with contextlib.suppress(ImportError):
+        importlib.import_module("torch")  # its libraries are not what a step needs
+    before, start = _peak_resident(), time.perf_counter()
+    run = build(*arguments)
+    run()
+    seconds = time.perf_counter() - start
+    run()
+    return Alone(seconds, _peak_on_device() or _peak_resident() - before)
+
+
+def _peak_resident() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _peak_on_device() -> int:
+    """Of jax or of torch, whichever took more; 0 on a CPU."""
+    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    if jax.default_backend() == "gpu":
+        try:
+            import torch
+        except ImportError:
+            return peak
+        peak = max(peak, torch.cuda.max_memory_allocated())
+    return peak

@@ -1,0 +1,154 @@
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from program import ROOT, Outcome, assert_refused
+
+from experiments import figures, timing
+from experiments.floor import products, step_flops
+from zaremba_jax.config import MEDIUM, QUICK, override
+
+SIZES = {"hidden_size": 4, "batch_size": 2, "unroll": 3}
+TINY = override(QUICK, **SIZES)
+FLAGS = (*(f"--{name}={value}" for name, value in SIZES.items()), "--rounds=2", "--windows=2")
+
+
+def benchmark(*flags):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.benchmark", *FLAGS, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """What a benchmark of everything that every machine can run prints, and writes."""
+    path = tmp_path_factory.mktemp("benchmark") / "results.json"
+    outcome = benchmark(
+        "--peers=scan,zaremba_jax:bfloat16,flax,nnx", "--members=2", f"--json={path}"
+    )
+    assert outcome.status == 0, outcome.err
+    return outcome.out, json.loads(path.read_text())
+
+
+def test_every_contender_has_a_row_and_a_record(measured):
+    out, results = measured
+    names = [record["contender"] for record in results["contenders"]]
+    others = ["scan:float32", "zaremba_jax:bfloat16", "flax:float32", "nnx:float32"]
+    assert names == ["zaremba_jax:float32", *others]
+    rows = [line.split()[0] for line in out.splitlines()[1 : len(names) + 1]]
+    assert rows == names
+
+
+def test_record_agrees_with_itself(measured):
+    _, results = measured
+    tokens = SIZES["batch_size"] * SIZES["unroll"]
+    for record in results["contenders"]:
+        lower, median, upper = record["ratio"]
+        assert 0 < lower <= median <= upper
+        assert record["tokens_per_second"][1] == pytest.approx(
+            1e3 * tokens * record["members"] / record["step_ms"][1]
+        )
+        assert 0 < record["of_floor"][1] < 1
+        assert record["first_seconds"] > record["step_ms"][1] / 1e3
+        assert record["peak_bytes"] > 0
+    assert results["contenders"][0]["ratio"] == [1, 1, 1]
+    assert [record["members"] for record in results["contenders"]] == [2, 1, 1, 1, 1]
+    assert results["versions"].keys() >= {"python", "jax", "flax"}
+    assert results["config"]["hidden_size"] == SIZES["hidden_size"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "telling"),
+    [
+        ("--peers=abacus", ("abacus", "flax")),
+        ("--peers=flax:float64", ("float64", "bfloat16")),
+        ("--peers=flax,flax:float32", ("flax:float32", "twice")),
+        ("--peers=cudnn", ("cudnn", "NVIDIA")),
+        ("--dropout=2", ("dropout=2",)),
+        ("--rounds=1", ("rounds",)),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(flag, telling):
+    assert_refused(benchmark(flag), *telling)
+
+
+@pytest.mark.skipif(bool(importlib.util.find_spec("torch")), reason="torch is installed")
+def test_absent_torch_is_named_with_what_installs_it():
+    assert_refused(benchmark("--peers=torch"), "torch", "pip install")
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch")
+def test_torch_is_measured_in_both_precisions(tmp_path):
+    outcome = benchmark("--peers=torch,torch:bfloat16", f"--json={tmp_path / 'results.json'}")
+    assert outcome.status == 0, outcome.err
+    results = json.loads((tmp_path / "results.json").read_text())
+    names = [record["contender"] for record in results["contenders"]]
+    assert names == ["zaremba_jax:float32", "torch:float32", "torch:bfloat16"]
+    assert "torch" in results["versions"]
+
+
+def test_floor_counts_two_operations_a_weight_forward_and_four_backward():
+    weights = 2 * 8 * 650**2 + 650 * 10_000
+    assert step_flops(MEDIUM) == 6 * weights * 35 * 20
+
+
+def test_products_are_those_of_the_softmax_layer():
+    found = products(TINY)
+    assert found["outputs"].flops == found["gradient"].flops == 4 * 2 * 6 * 4 * 10_000
+    for product in found.values():
+        product.run()
+
+
+def test_contenders_take_turns_and_every_other_round_goes_backwards():
+    order = []
+    runs = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    seconds = timing.interleave(runs, rounds=3)
+    assert "".join(order) == "abc" + "abc" + "cba" + "abc"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_turns_are_timed_one_by_one():
+    seconds = timing.interleave({"long": lambda: time.sleep(0.05), "short": lambda: None}, 3)
+    assert min(seconds["long"]) >= 0.05 > max(seconds["short"])
+
+
+def test_quartiles_of_a_known_sample():
+    assert timing.quartiles([5, 1, 2, 4, 3]) == (2, 3, 4)
+
+
+def test_memory_of_a_process_of_its_own_counts_what_it_held():
+    alone = timing.alone(hold, 300)
+    assert 300e6 < alone.peak_bytes < 400e6
+    assert alone.first_seconds > 0
+
+
+def hold(megabytes):
+    """A contender that needs so much memory."""
+    return lambda: np.ones(megabytes * 1_000_000, np.int8).sum()
+
+
+def test_scaling_has_a_panel_a_setting_and_a_line_a_contender(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures.plt, "close", drawn.append)
+    points = {str(x): {name: [x - 1, x, x + 1] for name in ("ours", "theirs")} for x in (2, 4, 8)}
+    results = {
+        "scaling": {"hidden_size": points, "members": points},
+        "config": {"name": "small"},
+        "device": "CPU",
+    }
+    figures.draw_scaling(tmp_path / "scaling.png", results)
+    panels = drawn[0].axes
+    assert [panel.get_xlabel() for panel in panels] == ["hidden size", "members"]
+    for panel in panels:
+        assert [line.get_label() for line in panel.lines] == ["ours", "theirs"]
+        assert [list(line.get_ydata()) for line in panel.lines] == [[2, 4, 8]] * 2
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,187 @@
+"""What compilers for accelerators that are absent make of an epoch of the Penn Treebank.
+
+A target whose compiler is not installed is skipped.
+"""
+
+import dataclasses
+import functools
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from program import ROOT, Outcome, assert_refused
+
+from experiments import hlo
+from experiments.targets import (
+    PTB_VOCABULARY,
+    TARGETS,
+    MissingCompilerError,
+    compile_epoch,
+    is_backward,
+    report,
+    roofline_seconds,
+    temporary_bytes,
+    time_loops,
+    windows_per_epoch,
+)
+from zaremba_jax.config import PRESETS, QUICK, Config, override
+from zaremba_jax.train import init_train_state
+
+# Large and medium in float32 take v5e's compiler minutes, and show nothing that small does not.
+COMBINATIONS = [
+    *(
+        ("h200", name, precision)
+        for name in ("small", "medium", "large")
+        for precision in ("float32", "bfloat16")
+    ),
+    ("v5e", "small", "float32"),
+    ("v5e", "small", "bfloat16"),
+    ("v5e", "medium", "bfloat16"),
+    ("v5e", "large", "bfloat16"),
+]
+# At most, of one layer for one time step: forward, backward.
+KERNELS = {"h200": (4, 5), "v5e": (6, 8)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """One compiled combination, and its program."""
+
+    target: str
+    config: Config
+    compiled: jax.stages.Compiled
+    program: hlo.Program
+
+
+@functools.cache
+def compiled_epoch(target, name, precision):
+    config = override(PRESETS[name], precision=precision)
+    compiled = compile_epoch(config, TARGETS[target])
+    return Epoch(target, config, compiled, hlo.parse(compiled.as_text()))
+
+
+@pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
+def epoch(request):
+    target = TARGETS[request.param[0]]
+    if not target.installed:
+        pytest.skip(f"no compiler for {target.name}: {target.install_command}")
+    return compiled_epoch(*request.param)
+
+
+def run_compile_for(*flags, before=""):
+    """The program in a process of its own, after some Python, without its plugins' own log."""
+    start = "import runpy; runpy.run_module('experiments.compile_for', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{before}\n{start}", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    log = re.compile(r"([IWE]\d{4} |WARNING: All log messages).*\n")
+    return Outcome(done.returncode, done.stdout, log.sub("", done.stderr))
+
+
+@pytest.mark.compilers
+def test_loops_are_the_epoch_and_each_layer_s_time_forward_and_backward(epoch):
+    unroll, count = epoch.config.train.unroll, windows_per_epoch(epoch.config)
+    outer, *inner = epoch.program.loops()
+    assert outer.trip_count == count
+    assert [loop.trip_count for loop in inner] == [unroll] * 2 * epoch.config.model.layers
+    assert sum(map(is_backward, time_loops(epoch.program))) == epoch.config.model.layers
+
+
+@pytest.mark.compilers
+def test_time_step_launches_few_kernels(epoch):
+    found = report(epoch.compiled, epoch.config, TARGETS[epoch.target])
+    forward, backward = KERNELS[epoch.target]
+    assert found.forward_kernels <= forward
+    assert found.backward_kernels <= backward
+
+
+@pytest.mark.compilers
+def test_time_step_copies_no_matrix_of_weights(epoch):
+    bytes_each = 2 if epoch.config.compute.precision == "bfloat16" else 4
+    weights = 4 * epoch.config.model.hidden_size**2 * bytes_each
+    found = report(epoch.compiled, epoch.config, TARGETS[epoch.target])
+    assert found.largest_copy < weights
+
+
+@pytest.mark.compilers
+def test_nothing_is_computed_in_double_precision(epoch):
+    types = {result.dtype for line in epoch.program.instructions() for result in line.results}
+    assert not types & {"f64", "c128"}
+
+
+@pytest.mark.compilers
+def test_epoch_never_waits_for_the_host(epoch):
+    bodies = [loop.body for loop in epoch.program.loops()]
+    for computation in (epoch.program.entry, *bodies):
+        assert epoch.program.moves_to_or_from_host(computation) == []
+
+
+@pytest.mark.compilers
+def test_bfloat16_reaches_the_products_of_the_time_loops(epoch):
+    if epoch.config.compute.precision == "float32":
+        pytest.skip("what float32 multiplies is for the platform to say")
+    for loop in time_loops(epoch.program):
+        body = epoch.program.computations[loop.body]
+        for kernel in epoch.program.kernels(loop.body):
+            assert epoch.program.flops(kernel, body).keys() <= {"bf16"}
+
+
+@pytest.mark.compilers
+def test_temporary_memory_is_gradients_operands_and_logits(epoch):
+    state = jax.eval_shape(lambda: init_train_state(epoch.config, PTB_VOCABULARY, 1))
+    params = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
+    tokens = epoch.config.train.batch_size * epoch.config.train.unroll
+    logits = tokens * PTB_VOCABULARY * jnp.float32.dtype.itemsize
+    assert temporary_bytes(epoch.compiled) < 2 * params + 3 * logits
+
+
+@pytest.mark.compilers
+def test_roofline_is_above_the_time_of_the_products_alone(epoch):
+    target = TARGETS[epoch.target]
+    hidden = epoch.config.model.hidden_size
+    tokens = epoch.config.train.batch_size * epoch.config.train.unroll
+    weights = epoch.config.model.layers * 8 * hidden**2 + hidden * PTB_VOCABULARY
+    flops = 6 * weights * tokens * windows_per_epoch(epoch.config)
+    floor = flops / target.peak_flops[epoch.config.compute.precision]
+    assert floor < roofline_seconds(epoch.program, target) < 100 * floor + 10
+
+
+def test_epochs_of_the_treebank_have_the_windows_that_the_corpus_cuts():
+    counts = [windows_per_epoch(PRESETS[name]) for name in ("small", "medium", "large")]
+    assert counts == [2323, 1327, 1327]
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_missing_compiler_is_named_with_what_installs_it(target):
+    absent = dataclasses.replace(target, package="no_such_compiler")
+    with pytest.raises(MissingCompilerError, match=r"pip install \S+==\d"):
+        compile_epoch(QUICK, absent)
+
+
+def test_program_without_a_compiler_ends_in_one_line():
+    hide = (
+        "from experiments.targets import Target\nTarget.installed = property(lambda target: False)"
+    )
+    assert_refused(run_compile_for("--targets=v5e", before=hide), "v5e", "pip install 'jax[tpu]==")
+
+
+@pytest.mark.parametrize("flag", ["--targets=abacus", "--configs=quick", "--precisions=float64"])
+def test_program_refuses_what_it_does_not_know(flag):
+    assert_refused(run_compile_for(flag), *flag.removeprefix("--").split("="))
+
+
+@pytest.mark.compilers
+@pytest.mark.skipif(not TARGETS["h200"].installed, reason="no compiler for h200")
+def test_program_prints_a_row_for_each_combination():
+    outcome = run_compile_for("--targets=h200", "--configs=small")
+    assert outcome.status == 0
+    rows = [line for line in outcome.out.splitlines() if "h200" in line]
+    assert ["float32" in row for row in rows] == [True, False]
+    assert ["bfloat16" in row for row in rows] == [False, True]
