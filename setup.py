@@ -33,6 +33,7 @@ setup(
             "matplotlib>=3.9",
             "pyright>=1.1.400",
             "pytest>=8.2",
+            "pytest-xdist>=3.6",
             "ruff>=0.12",
         ],
         "plots": ["matplotlib>=3.9"],

@@ -193,15 +193,20 @@ def main() -> None:
     try:
         config, _ = config_from_flags()
         peers = default_peers(config) if FLAGS.peers is None else FLAGS.peers
-        entrants = contenders(config, peers, FLAGS.members)
-        needs = []
-        for entrant in entrants:
+        needs: dict[Contender, dict[str, Any]] = {}
+        for entrant in contenders(config, peers, FLAGS.members):
             with console.status(f"{entrant.name}, alone"):
-                needs.append(alone(entrant.build, FLAGS.windows)._asdict())
+                try:
+                    needs[entrant] = alone(entrant.build, FLAGS.windows)._asdict()
+                except ValueError as error:
+                    if FLAGS.peers is not None:
+                        raise
+                    console.print(f"{entrant.name} is left out: {error}", soft_wrap=True)
         with console.status("everyone in turn"):
-            results = measure(entrants, FLAGS.windows, FLAGS.rounds)
+            results = measure(list(needs), FLAGS.windows, FLAGS.rounds)
         results["contenders"] = [
-            record | need for record, need in zip(results["contenders"], needs, strict=True)
+            record | need
+            for record, need in zip(results["contenders"], needs.values(), strict=True)
         ]
         results |= {
             "config": to_dict(config),
@@ -213,7 +218,8 @@ def main() -> None:
         print_results(console, results)
         if FLAGS.scaling:
             with console.status("scaling"):
-                results["scaling"] = scaling(config, peers, FLAGS.windows, FLAGS.rounds)
+                others = [entrant.name for entrant in needs][1:]
+                results["scaling"] = scaling(config, others, FLAGS.windows, FLAGS.rounds)
             from experiments.figures import draw_scaling
 
             draw_scaling(Path(FLAGS.scaling), results)

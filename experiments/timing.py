@@ -7,6 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -78,7 +79,12 @@ def _measure(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone
 
 
 def _peak_resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux hands ru_maxrss down to a new process, which would start with its parent's peak.
+    (peak,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(peak.split()[1]) * 1024
 
 
 def _peak_on_device() -> int:
@@ -86,7 +92,7 @@ def _peak_on_device() -> int:
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     if jax.default_backend() == "gpu":
         try:
-            import torch
+            import torch  # pyright: ignore[reportMissingImports]
         except ImportError:
             return peak
         peak = max(peak, torch.cuda.max_memory_allocated())

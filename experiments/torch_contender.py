@@ -23,10 +23,10 @@ def build_torch(
       A function that trains on all windows once.
 
     Raises:
-      ValueError: torch is not installed.
+      ValueError: torch is not installed, or cannot do this here.
     """
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(
             "--peers=torch: torch is not installed; pip install torch, or leave it out"
@@ -64,15 +64,22 @@ def build_torch(
     state = zeros, zeros
     precise = config.compute.precision == "float32"
 
+    def loss_of(window, state):
+        with contextlib.nullcontext() if precise else torch.autocast(device.type, torch.bfloat16):
+            return forward(window, state)
+
+    try:
+        loss_of(text[0], state)
+    except RuntimeError as error:  # a CPU for which its library has no LSTM in bfloat16
+        raise ValueError(
+            f"--peers=torch:{config.compute.precision}: torch cannot on this machine"
+            f" ({str(error).splitlines()[0]}); leave it out"
+        ) from None
+
     def run() -> None:
         nonlocal state
         for window in text:
-            with (
-                contextlib.nullcontext()
-                if precise
-                else torch.autocast(device.type, dtype=torch.bfloat16)
-            ):
-                loss, after = forward(window, state)
+            loss, after = loss_of(window, state)
             optimizer.zero_grad(set_to_none=True)
             (loss / config.train.batch_size).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)

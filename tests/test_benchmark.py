@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from program import ROOT, Outcome, assert_refused
 
-from experiments import figures, timing
+from experiments import timing
 from experiments.floor import products, step_flops
 from zaremba_jax.config import MEDIUM, QUICK, override
 
 SIZES = {"hidden_size": 4, "batch_size": 2, "unroll": 3}
 TINY = override(QUICK, **SIZES)
-FLAGS = (*(f"--{name}={value}" for name, value in SIZES.items()), "--rounds=2", "--windows=2")
+FLAGS = (*(f"--{name}={value}" for name, value in SIZES.items()), "--rounds=3", "--windows=2")
 
 
 def benchmark(*flags):
@@ -87,12 +87,16 @@ def test_absent_torch_is_named_with_what_installs_it():
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch")
-def test_torch_is_measured_in_both_precisions(tmp_path):
-    outcome = benchmark("--peers=torch,torch:bfloat16", f"--json={tmp_path / 'results.json'}")
+def test_torch_is_measured_in_every_precision_that_it_has_here(tmp_path):
+    outcome = benchmark(f"--json={tmp_path / 'results.json'}")
     assert outcome.status == 0, outcome.err
     results = json.loads((tmp_path / "results.json").read_text())
-    names = [record["contender"] for record in results["contenders"]]
-    assert names == ["zaremba_jax:float32", "torch:float32", "torch:bfloat16"]
+    names = {record["contender"] for record in results["contenders"]}
+    assert "torch:float32" in names
+    left_out = "torch:bfloat16 is left out" in outcome.out
+    assert left_out != ("torch:bfloat16" in names)
+    if left_out:
+        assert_refused(benchmark("--peers=torch:bfloat16"), "torch:bfloat16", "leave it out")
     assert "torch" in results["versions"]
 
 
@@ -134,21 +138,3 @@ def test_memory_of_a_process_of_its_own_counts_what_it_held():
 def hold(megabytes):
     """A contender that needs so much memory."""
     return lambda: np.ones(megabytes * 1_000_000, np.int8).sum()
-
-
-def test_scaling_has_a_panel_a_setting_and_a_line_a_contender(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(figures.plt, "close", drawn.append)
-    points = {str(x): {name: [x - 1, x, x + 1] for name in ("ours", "theirs")} for x in (2, 4, 8)}
-    results = {
-        "scaling": {"hidden_size": points, "members": points},
-        "config": {"name": "small"},
-        "device": "CPU",
-    }
-    figures.draw_scaling(tmp_path / "scaling.png", results)
-    panels = drawn[0].axes
-    assert [panel.get_xlabel() for panel in panels] == ["hidden size", "members"]
-    for panel in panels:
-        assert [line.get_label() for line in panel.lines] == ["ours", "theirs"]
-        assert [list(line.get_ydata()) for line in panel.lines] == [[2, 4, 8]] * 2
-    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")

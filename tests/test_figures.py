@@ -3,7 +3,7 @@ import struct
 import pytest
 
 from experiments import figures
-from experiments.figures import draw_curves
+from experiments.figures import draw_curves, draw_scaling
 
 HISTORY = [
     {
@@ -26,19 +26,25 @@ CURVES = ["training, dropout on", "validation", "test, final: 80.0"]
 
 
 @pytest.fixture
-def drawn(tmp_path, monkeypatch):
-    """A function that draws a run and gives the file and the figure."""
-    closed = []
+def closed(monkeypatch):
+    """The figures that were closed, kept open to be looked at."""
+    figures_closed = []
     close = figures.plt.close
-    monkeypatch.setattr(figures.plt, "close", closed.append)
+    monkeypatch.setattr(figures.plt, "close", figures_closed.append)
+    yield figures_closed
+    for figure in figures_closed:
+        close(figure)
+
+
+@pytest.fixture
+def drawn(tmp_path, closed):
+    """A function that draws a run and gives the file and the figure."""
 
     def draw(history, **summary):
         draw_curves(tmp_path / "curves.png", history, SUMMARY | summary)
         return tmp_path / "curves.png", closed[-1]
 
-    yield draw
-    for figure in closed:
-        close(figure)
+    return draw
 
 
 def legend(figure):
@@ -103,3 +109,19 @@ def test_axes_say_what_they_show(drawn):
 def test_no_figure_is_left_open(tmp_path):
     draw_curves(tmp_path / "curves.png", HISTORY, SUMMARY)
     assert figures.plt.get_fignums() == []
+
+
+def test_scaling_has_a_panel_a_setting_and_a_line_a_contender(tmp_path, closed):
+    points = {str(x): {name: [x - 1, x, x + 1] for name in ("ours", "theirs")} for x in (2, 4, 8)}
+    results = {
+        "scaling": {"hidden_size": points, "members": points},
+        "config": {"name": "small"},
+        "device": "CPU",
+    }
+    draw_scaling(tmp_path / "scaling.png", results)
+    panels = closed[0].axes
+    assert [panel.get_xlabel() for panel in panels] == ["hidden size", "members"]
+    for panel in panels:
+        assert [line.get_label() for line in panel.lines] == ["ours", "theirs"]
+        assert [list(line.get_ydata()) for line in panel.lines] == [[2, 4, 8]] * 2
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")

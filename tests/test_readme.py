@@ -1,5 +1,6 @@
 """What the README promises is what there is."""
 
+import json
 import re
 import subprocess
 import sys
@@ -50,6 +51,24 @@ def test_ci_runs_the_test_command_as_written():
     assert command in (ROOT / ".ci" / "run").read_text()
     found = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert len(found.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["small", "medium", "large"])
+def test_table_of_speed_is_what_the_benchmark_recorded(name):
+    path = ROOT / "experiments" / "results" / f"benchmark-{name}.json"
+    results = json.loads(path.read_text())
+    (header,) = (line for line in README.splitlines() if line.startswith("| two CPU cores"))
+    column = [cell.strip(" `") for cell in header.split("|")].index(name)
+    for record in results["contenders"]:
+        builder, precision = record["contender"].split(":")
+        (row,) = (
+            line for line in README.splitlines() if line.startswith(f"| `{builder}` | {precision}")
+        )
+        lower, median, upper = record["ratio"]
+        expected = f"{median:.2f} ({lower:.2f}-{upper:.2f})"
+        if record is results["contenders"][0]:
+            expected = f"{record['step_ms'][1]:,.0f} ms, {record['of_floor'][1]:.0%} of floor"
+        assert row.split("|")[column].strip() == expected
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!http|#)([^)]+)\)", README))
