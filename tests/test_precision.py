@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zaremba_jax.precision import matmul, weight_gradient
+from experiments import hlo
+from zaremba_jax.precision import matmul, multiply_rows, operand, weight_gradient
 
 sizes = st.integers(1, 9)
 
@@ -55,3 +56,35 @@ def test_float32_leaves_double_precision_as_it_is(float64):
     x, weights = normal(0, 2, 3).astype(jnp.float64), normal(1, 3, 4).astype(jnp.float64)
     expected = np.asarray(x) @ np.asarray(weights)
     np.testing.assert_allclose(matmul(x, weights, "float32"), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("contract", [0, 1])
+@given(sizes, sizes, sizes)
+def test_product_of_few_rows_is_the_product(precision, contract, batch, inner, outer):
+    rows, weights = (
+        operand(x, precision) for x in (normal(0, batch, inner), normal(1, inner, outer))
+    )
+    stored = weights if contract == 0 else weights.T
+    product = multiply_rows(rows, stored, contract=contract)
+    expected = np.asarray(rows, np.float64) @ np.asarray(weights, np.float64)
+    assert product.dtype == jnp.float32
+    np.testing.assert_allclose(product, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_loop_over_time_turns_no_weights_around():
+    hidden = 64
+
+    @jax.jit
+    def loop(h, weights):
+        return jax.lax.scan(lambda h, _: (jnp.tanh(multiply_rows(h, weights)), None), h, length=5)[
+            0
+        ]
+
+    program = hlo.parse(
+        loop.lower(normal(0, 2, hidden), normal(1, hidden, hidden)).compile().as_text()
+    )
+    (body,) = (loop.body for loop in program.loops())
+    written = [line.results[0] for line in program.kernels(body)]
+    assert written
+    assert all(result.shape != (hidden, hidden) for result in written)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from zaremba_jax.array_types import Activations, LSTMParams, LSTMState, Outputs
 from zaremba_jax.cells import project_inputs
-from zaremba_jax.precision import Precision, multiply, operand, weight_gradient
+from zaremba_jax.precision import Precision, multiply, multiply_rows, operand, weight_gradient
 
 _TILE = 128  # units, of a GPU's matrix product
 
@@ -82,7 +82,7 @@ def _forward(params, inputs, state, precision):
 
     def step(carry, projected):
         hidden, cell = carry
-        gates = _activate(projected + multiply(hidden, recurrent_weights))
+        gates = _activate(projected + multiply_rows(hidden, recurrent_weights))
         forget, write, output, update = jnp.split(gates, 4, axis=-1)
         cell = forget * cell + write * update
         hidden = operand(output * jnp.tanh(cell), precision)
@@ -109,7 +109,7 @@ def _backward(precision, residuals, cotangents):
         d_output, saved, previous_cell = now
         forget, write, output, update, cell = jnp.split(saved, 5, axis=-1)
         squashed = jnp.tanh(cell)
-        d_hidden = multiply(d_gates, recurrent_weights, contract=1) + d_output
+        d_hidden = multiply_rows(d_gates, recurrent_weights, contract=1) + d_output
         d_cell = d_cell + d_hidden * output * (1 - squashed * squashed)
         d_gates = jnp.concatenate(
             [
