@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["zaremba_jax", "experiments"],
+    packages=["zaremba_jax", "zaremba_jax.kernels", "experiments"],
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12",

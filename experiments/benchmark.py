@@ -18,7 +18,7 @@ from rich.table import Table
 
 from experiments import command_line
 from experiments.command_line import FLAGS, config_from_flags, fail
-from experiments.contenders import BUILDERS, Run, sample_windows
+from experiments.contenders import BUILDERS, Run, is_the_papers, sample_windows
 from experiments.floor import products, step_flops
 from experiments.summary import PACKAGES, device_name
 from experiments.timing import alone, interleave, quartiles
@@ -80,6 +80,11 @@ def contenders(config: Config, peers: list[str], members: int) -> list[Contender
         for value, known in ((builder, tuple(BUILDERS)), (precision or "float32", PRECISIONS)):
             if value not in known:
                 raise ValueError(f"--peers={peer}: {value!r} is none of {', '.join(known)}")
+        if builder not in (OURS, "scan") and not is_the_papers(config):
+            raise ValueError(
+                f"--peers={peer}: has the paper's model alone, LSTMs with dropout; leave it out,"
+                f" or the flags of other cells and regularizers"
+            )
         mine = override(config, precision=precision or config.compute.precision)
         found.append(Contender(builder, mine))
     names = [contender.name for contender in found]
@@ -91,6 +96,8 @@ def contenders(config: Config, peers: list[str], members: int) -> list[Contender
 def default_peers(config: Config) -> list[str]:
     """Those that can run here; ours and torch in the other precision too."""
     (other,) = set(PRECISIONS) - {config.compute.precision}
+    if not is_the_papers(config):
+        return ["scan", f"{OURS}:{other}"]
     peers = ["scan", "flax", "nnx", f"{OURS}:{other}"]
     if "torch" in _versions():
         peers += ["torch", f"torch:{other}"]

@@ -11,7 +11,12 @@ from zaremba_jax.config import PRESETS, Config, override, settings
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # --help lists them among the flags of the program
 
-_DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+_DEFINE = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
 
 
 def define_config_flags() -> None:

@@ -19,12 +19,22 @@ from flax import nnx
 
 from experiments.targets import PTB_VOCABULARY
 from experiments.torch_contender import build_torch
-from zaremba_jax.config import Config, override
+from zaremba_jax.config import Config, ModelConfig, RegularizerConfig, override
 from zaremba_jax.optimizer import make_optimizer
-from zaremba_jax.regularizers import sample_masks
+from zaremba_jax.regularizers import active_rates, sample_masks
+from zaremba_jax.rnn import drop
 from zaremba_jax.train import init_train_state, train_windows
 
 Run = Callable[[], None]
+
+
+def is_the_papers(config: Config) -> bool:
+    """Whether cell, regularizers and layout are the paper's, whatever the sizes and rates."""
+    model, regularizers = config.model, config.regularizers
+    plain = ModelConfig(
+        layers=model.layers, hidden_size=model.hidden_size, init_scale=model.init_scale
+    )
+    return (model, regularizers) == (plain, RegularizerConfig(dropout=regularizers.dropout))
 
 
 def sample_windows(config: Config, count: int) -> np.ndarray:
@@ -135,7 +145,6 @@ def build_cudnn(config: Config, windows: np.ndarray) -> Run:
     from jax.experimental import rnn
 
     size, batch, layers = config.model.hidden_size, config.train.batch_size, config.model.layers
-    shape = (config.train.unroll, batch, size)
     keys = jax.random.split(jax.random.key(config.seed), layers + 2)
     params = {
         "embedding": jax.random.normal(keys[0], (PTB_VOCABULARY, size)),
@@ -146,17 +155,18 @@ def build_cudnn(config: Config, windows: np.ndarray) -> Run:
     lengths = jnp.full(batch, config.train.unroll, jnp.int32)
 
     def loss(params, window, carries, key):
-        masks = sample_masks(config.regularizers, shape, layers, key=key)
+        rates = active_rates(config.regularizers)
+        masks = sample_masks(config, rates, window[:-1], PTB_VOCABULARY, key=key)
+        site_masks = masks.inputs or (None,) * layers
         x, after = params["embedding"][window[:-1]], []
-        for depth, ((c, h), weights) in enumerate(zip(carries, params["layers"], strict=True)):
-            x = jnp.swapaxes(x if masks is None else x * masks.inputs[depth], 0, 1)
+        for (c, h), weights, mask in zip(carries, params["layers"], site_masks, strict=True):
+            x = jnp.swapaxes(drop(x, mask), 0, 1)
             results: Any = rnn.lstm(
                 x, h[None], c[None], weights, lengths, size, size, 1, 0.0, False, None
             )
             x, h, c = jnp.swapaxes(results[0], 0, 1), *results[1:]
             after.append((c[0], h[0]))
-        x = x if masks is None else x * masks.output
-        return _loss(x @ params["weights"] + params["bias"], window[1:]), after
+        return _loss(drop(x, masks.output) @ params["weights"] + params["bias"], window[1:]), after
 
     return _run_optax(config, windows, params, _zero_carries(config), loss)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.targets import PTB_VOCABULARY
+from zaremba_jax.cells import CELLS
 from zaremba_jax.config import Config
 from zaremba_jax.precision import multiply, operand, weight_gradient
 
@@ -24,7 +25,9 @@ class Product(NamedTuple):
 def step_flops(config: Config) -> float:
     """Operations of one training step's matrix products, forward and backward."""
     model, train = config.model, config.train
-    weights = model.layers * 8 * model.hidden_size**2 + model.hidden_size * PTB_VOCABULARY
+    hidden, gates = model.hidden_size, CELLS[model.cell].gates
+    inputs = model.features + (model.layers - 1) * hidden  # of all layers
+    weights = gates * hidden * (inputs + model.layers * hidden) + hidden * PTB_VOCABULARY
     return 6.0 * weights * train.batch_size * train.unroll
 
 

@@ -1,5 +1,6 @@
 """Trains the paper's language model: `python -m experiments.ptb --config=medium`."""
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from zaremba_jax.corpus import Corpus, read_corpus
 from zaremba_jax.ptb import load_ptb
 from zaremba_jax.toy_corpus import toy_corpus
 
+_LONGEST_NAME = 200  # of a workdir; file systems allow 255 bytes
 TEXT_FILES = ("train_file", "valid_file", "test_file")
 
 command_line.define_config_flags()
@@ -31,6 +33,9 @@ for split in TEXT_FILES:
 flags.DEFINE_string("workdir", None, "folder of the run (default: runs/, by the configuration)")
 flags.DEFINE_integer("chunk", 20, "windows between two looks of the host", lower_bound=1)
 flags.DEFINE_float("checkpoint_minutes", 10, "save this often within an epoch", lower_bound=0)
+flags.DEFINE_integer(
+    "mc_samples", 0, "evaluate by Monte Carlo dropout too, over so many samples", lower_bound=0
+)
 
 
 def configure() -> tuple[Config, Workdir]:
@@ -55,6 +60,9 @@ def configure() -> tuple[Config, Workdir]:
             f" {config.corpus}; add --corpus=ptb or leave it out"
         )
     name = "-".join([config.name, *(f"{key}={value}" for key, value in changes.items())])
+    if len(name) > _LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        name = f"{name[: _LONGEST_NAME - 17]}-{digest}"
     return config, Workdir(FLAGS.workdir or Path("runs") / name)
 
 
@@ -97,7 +105,8 @@ def main() -> None:
 
 def report(run: Run, workdir: Workdir, console: Console) -> None:
     """Evaluates the trained model; writes its summary and curves, prints its table."""
-    summary = summarize(run)
+    with console.status("evaluating"):
+        summary = summarize(run, FLAGS.mc_samples)
     write_json(workdir.summary, summary)
     print_table(console, summary)
     try:

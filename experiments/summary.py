@@ -14,19 +14,32 @@ from rich.table import Table
 from experiments.training import Run
 from zaremba_jax.config import PAPER_PERPLEXITY, PRESETS, Config, to_dict
 from zaremba_jax.corpus import unigram_perplexity
-from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.evaluate import monte_carlo_nll, perplexity, text_nll
 from zaremba_jax.model import count_params
+from zaremba_jax.regularizers import expected_masks
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def summarize(run: Run) -> dict[str, Any]:
+def summarize(run: Run, mc_samples: int = 0) -> dict[str, Any]:
     """Evaluates the trained model by the reported protocol and gathers the run's record.
 
     Validation and test: one stream, batch 1, state carried from the first token
-    to the last, every token but the first predicted.
+    to the last, every token but the first predicted. With `mc_samples`, the same by
+    Monte Carlo dropout too.
     """
     config, corpus, params = run.config, run.corpus, run.state.params
+    masks = expected_masks(config)
+    unused_key = jax.random.fold_in(run.state.key, run.state.step)  # of the step after the last
+
+    def reported(ids: np.ndarray) -> float:
+        return perplexity(text_nll(params, ids, compute=config.compute, masks=masks))
+
+    def monte_carlo(ids: np.ndarray) -> float | None:
+        if mc_samples == 0:
+            return None
+        return perplexity(monte_carlo_nll(config, params, ids, mc_samples, key=unused_key))
+
     paper_valid, paper_test = _paper_perplexity(config)
     return {
         "name": config.name,
@@ -35,8 +48,11 @@ def summarize(run: Run) -> dict[str, Any]:
         "seed": config.seed,
         "epochs": config.train.epochs,
         "parameters": count_params(params),
-        "valid_perplexity": perplexity(text_nll(params, corpus.valid, compute=config.compute)),
-        "test_perplexity": perplexity(text_nll(params, corpus.test, compute=config.compute)),
+        "valid_perplexity": reported(corpus.valid),
+        "test_perplexity": reported(corpus.test),
+        "mc_samples": mc_samples,
+        "mc_valid_perplexity": monte_carlo(corpus.valid),
+        "mc_test_perplexity": monte_carlo(corpus.test),
         "unigram_perplexity": unigram_perplexity(corpus),
         "floor_perplexity": corpus.floor_perplexity,
         "paper_valid_perplexity": paper_valid,
@@ -70,6 +86,7 @@ def print_table(console: Console, summary: dict[str, Any]) -> None:
     table.add_column("test", justify="right")
     for label, valid, test in (
         ("this run", "valid_perplexity", "test_perplexity"),
+        (f"Monte Carlo, {summary['mc_samples']}", "mc_valid_perplexity", "mc_test_perplexity"),
         ("the paper", "paper_valid_perplexity", "paper_test_perplexity"),
         ("floor of the source", None, "floor_perplexity"),
         ("unigram", None, "unigram_perplexity"),

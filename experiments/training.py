@@ -20,6 +20,7 @@ from zaremba_jax.config import Config, to_dict
 from zaremba_jax.corpus import Corpus, windows
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.optimizer import learning_rate
+from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.train import init_train_state, train_windows
 
 EVALUATION_STREAMS = 20  # of the estimate after each epoch
@@ -188,7 +189,13 @@ def finish_epoch(run: Run) -> None:
     """Estimates the validation perplexity and adds the epoch's record to the history."""
     started = time.monotonic()
     estimate = perplexity(
-        text_nll(run.state.params, run.corpus.valid, EVALUATION_STREAMS, run.config.compute)
+        text_nll(
+            run.state.params,
+            run.corpus.valid,
+            EVALUATION_STREAMS,
+            run.config.compute,
+            expected_masks(run.config),
+        )
     )
     run.seconds += time.monotonic() - started
     metrics = run.progress(run.position[0], len(run.windows))

@@ -12,7 +12,8 @@ install_import_hook(
         for module in (
             "precision",
             "cells",
-            "lstm_kernel",
+            "kernels.lstm",
+            "kernels.any_cell",
             "rnn",
             "softmax",
             "model",

@@ -4,20 +4,23 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from program import ROOT, Outcome, assert_refused
 
 from experiments import timing
+from experiments.contenders import is_the_papers
 from experiments.floor import products, step_flops
 from zaremba_jax.config import MEDIUM, QUICK, override
+from zaremba_jax.train import init_train_state
 
 SIZES = {"hidden_size": 4, "batch_size": 2, "unroll": 3}
 TINY = override(QUICK, **SIZES)
 FLAGS = (*(f"--{name}={value}" for name, value in SIZES.items()), "--rounds=3", "--windows=2")
 
 
-def benchmark(*flags):
+def benchmark(*flags: str) -> Outcome:
     done = subprocess.run(
         [sys.executable, "-m", "experiments.benchmark", *FLAGS, *flags],
         cwd=ROOT,
@@ -73,12 +76,20 @@ def test_record_agrees_with_itself(measured):
         ("--peers=flax:float64", ("float64", "bfloat16")),
         ("--peers=flax,flax:float32", ("flax:float32", "twice")),
         ("--peers=cudnn", ("cudnn", "NVIDIA")),
+        ("--peers=flax --cell=gru", ("flax", "leave it out")),
         ("--dropout=2", ("dropout=2",)),
         ("--rounds=1", ("rounds",)),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_one_line(flag, telling):
-    assert_refused(benchmark(flag), *telling)
+    assert_refused(benchmark(*flag.split()), *telling)
+
+
+@pytest.mark.parametrize("changes", [{"cell": "tanh"}, {"l2": 0.1}, {"tie_weights": True}])
+def test_peers_have_the_paper_s_model_of_any_size_and_no_other(changes):
+    sized = override(QUICK, hidden_size=7, dropout=0.3, unroll=2)
+    assert is_the_papers(sized)
+    assert not is_the_papers(override(sized, **changes))
 
 
 @pytest.mark.skipif(bool(importlib.util.find_spec("torch")), reason="torch is installed")
@@ -103,6 +114,15 @@ def test_torch_is_measured_in_every_precision_that_it_has_here(tmp_path):
 def test_floor_counts_two_operations_a_weight_forward_and_four_backward():
     weights = 2 * 8 * 650**2 + 650 * 10_000
     assert step_flops(MEDIUM) == 6 * weights * 35 * 20
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "tanh"])
+def test_floor_counts_the_weights_that_the_model_multiplies_by(cell):
+    config = override(MEDIUM, cell=cell, layers=3, embedding_size=70)
+    params = jax.eval_shape(lambda: init_train_state(config, 10_000, 1)).params
+    products = [w for p in params.layers for w in (p.input_weights, p.recurrent_weights)]
+    weights = sum(w.size for w in (*products, params.softmax.weights))
+    assert step_flops(config) == 6 * weights * 35 * 20
 
 
 def test_products_are_those_of_the_softmax_layer():

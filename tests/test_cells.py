@@ -1,72 +1,136 @@
+import dataclasses
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import paper_model
 import pytest
-from paper_model import lstm_unit_layer
+from layer_examples import ADMITTED
 
-from zaremba_jax.array_types import LSTMParams, LSTMState
-from zaremba_jax.cells import lstm_step, project_inputs
+from zaremba_jax.array_types import HiddenState, LayerParams, LSTMState, RecurrentMasks
+from zaremba_jax.cells import CELLS, project_inputs, step
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 FEATURES, HIDDEN, BATCH = 3, 5, 4
+GATES = {"lstm": 4, "gru": 3, "tanh": 1}
 
 
-@pytest.fixture
-def layer(float64):
+def make(cell) -> Any:
+    """A layer, an input and a state, random."""
     rng = np.random.default_rng(0)
-    params = LSTMParams(
-        input_weights=jnp.asarray(rng.normal(size=(FEATURES, 4 * HIDDEN))),
-        recurrent_weights=jnp.asarray(rng.normal(size=(HIDDEN, 4 * HIDDEN))),
-        bias=jnp.asarray(rng.normal(size=4 * HIDDEN)),
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape))
+
+    params = LayerParams(
+        input_weights=normal(FEATURES, GATES[cell] * HIDDEN),
+        recurrent_weights=normal(HIDDEN, GATES[cell] * HIDDEN),
+        bias=normal(GATES[cell] * HIDDEN),
+        cell=cell,
     )
-    x, h, c = (jnp.asarray(rng.normal(size=(BATCH, n))) for n in (FEATURES, HIDDEN, HIDDEN))
-    return params, x, LSTMState(hidden=h, cell=c)
+    record = LSTMState if cell == "lstm" else HiddenState
+    parts = [normal(BATCH, HIDDEN) for _ in dataclasses.fields(record)]
+    return params, normal(BATCH, FEATURES), record(*parts)
 
 
-def step(params, x, state):
-    return lstm_step(params.recurrent_weights, project_inputs(params, x), state)
+def advance(params, x, state, **masks) -> Any:
+    return step(params, project_inputs(params, x), state, RecurrentMasks(**masks))
 
 
-def test_step_computes_the_paper_s_equations(layer):
-    params, x, state = layer
-    after = step(params, x, state)
-    numpy_params = jax.tree.map(np.asarray, params)
+def assert_close(actual, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), actual, expected)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_step_computes_the_paper_s_equations(cell, masked):
+    params, x, state = make(cell)
+    rng = np.random.default_rng(1)
+    masks = {name: jnp.asarray(rng.uniform(size=(BATCH, HIDDEN))) for name in ADMITTED[cell]}
+    masks = masks if masked else {}
+    after = advance(params, x, state, **masks)
     for b in range(BATCH):
-        h, c = lstm_unit_layer(numpy_params, x[b], state.hidden[b], state.cell[b])
-        np.testing.assert_allclose(after.hidden[b], h, rtol=1e-12)
-        np.testing.assert_allclose(after.cell[b], c, rtol=1e-12)
+        expected = paper_model.step(
+            jax.tree.map(np.asarray, params),
+            np.asarray(x[b]),
+            tuple(np.asarray(part[b]) for part in vars(state).values()),
+            **{name: np.asarray(mask[b]) for name, mask in masks.items()},
+        )
+        assert_close(tuple(part[b] for part in vars(after).values()), expected)
 
 
-@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.OptimizedLSTMCell])
-def test_step_equals_flax_with_the_same_weights(layer, cell):
-    params, x, state = layer
-    # flax names the update gate g.
-    names = [("f", 0), ("i", 1), ("o", 2), ("g", 3)]
-    parts = {name: slice(k * HIDDEN, (k + 1) * HIDDEN) for name, k in names}
-    weights = {f"i{n}": {"kernel": params.input_weights[:, s]} for n, s in parts.items()} | {
-        f"h{n}": {"kernel": params.recurrent_weights[:, s], "bias": params.bias[s]}
-        for n, s in parts.items()
-    }
-    (c, h), _ = cell(HIDDEN, param_dtype=jnp.float64).apply(
-        {"params": weights}, (state.cell, state.hidden), x
-    )
-    after = step(params, x, state)
-    np.testing.assert_allclose(after.hidden, h, rtol=1e-12)
-    np.testing.assert_allclose(after.cell, c, rtol=1e-12)
+# flax's names of the gates, in our order.
+@pytest.mark.parametrize(
+    ("cell", "flax_cell", "gates"),
+    [
+        ("lstm", nn.LSTMCell, "fiog"),
+        ("lstm", nn.OptimizedLSTMCell, "fiog"),
+        ("gru", nn.GRUCell, "rzn"),
+        ("tanh", nn.SimpleCell, ""),
+    ],
+)
+def test_step_equals_flax_with_the_same_weights(cell, flax_cell, gates):
+    params, x, state = make(cell)
+    biased = "h" if cell == "lstm" else "i"  # the product that flax adds the bias to
+    weights = {}
+    for k, gate in enumerate(gates or [""]):
+        part = slice(k * HIDDEN, (k + 1) * HIDDEN)
+        weights[f"i{gate}"] = {"kernel": params.input_weights[:, part]}
+        weights[f"h{gate}"] = {"kernel": params.recurrent_weights[:, part]}
+        weights[f"{biased}{gate}"]["bias"] = params.bias[part]
+    if cell == "gru":
+        weights["hn"]["bias"] = jnp.zeros(HIDDEN)  # of the past's part of the candidate: not ours
+    carry = (state.cell, state.hidden) if cell == "lstm" else state.hidden
+    after, _ = flax_cell(HIDDEN, param_dtype=jnp.float64).apply({"params": weights}, carry, x)
+    record = LSTMState(*reversed(after)) if cell == "lstm" else HiddenState(after)
+    assert_close(advance(params, x, state), record)
 
 
-def test_projection_serves_one_time_step_and_many_alike(layer):
-    params, x, _ = layer
+def test_projection_serves_one_time_step_and_many_alike():
+    params, x, _ = make("lstm")
     many = project_inputs(params, jnp.stack([x, 2 * x]))
-    np.testing.assert_allclose(many[0], project_inputs(params, x), rtol=1e-12)
-    np.testing.assert_allclose(many[1], project_inputs(params, 2 * x), rtol=1e-12)
+    assert_close(many[0], project_inputs(params, x))
+    assert_close(many[1], project_inputs(params, 2 * x))
 
 
-def test_closed_forget_gate_erases_the_past_and_open_one_keeps_it(layer):
-    params, _, state = layer
-    cut = jnp.zeros_like(params.recurrent_weights)
+def test_closed_forget_gate_erases_the_past_and_open_one_keeps_it():
+    params, _, state = make("lstm")
+    cut = dataclasses.replace(params, recurrent_weights=jnp.zeros_like(params.recurrent_weights))
     # forget, write, output, update
     erase = jnp.repeat(jnp.asarray([-1e3, -1e3, 1e3, 0.0]), HIDDEN)[None, :].repeat(BATCH, 0)
     keep = jnp.repeat(jnp.asarray([1e3, -1e3, 1e3, 0.0]), HIDDEN)[None, :].repeat(BATCH, 0)
-    np.testing.assert_array_equal(lstm_step(cut, erase, state).cell, 0)
-    np.testing.assert_array_equal(lstm_step(cut, keep, state).cell, state.cell)
+    erased, kept = (step(cut, projected, state) for projected in (erase, keep))
+    np.testing.assert_array_equal(vars(erased)["cell"], 0)
+    np.testing.assert_array_equal(vars(kept)["cell"], state.cell)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_zoneout_at_rate_1_freezes_the_state_and_at_rate_0_changes_nothing(cell):
+    params, x, state = make(cell)
+    keeps = [name for name in ADMITTED[cell] if name.startswith("keep")]
+
+    def after(rate):
+        return advance(params, x, state, **dict.fromkeys(keeps, jnp.full((BATCH, HIDDEN), rate)))
+
+    jax.tree.map(np.testing.assert_array_equal, after(1.0), state)
+    assert_close(after(0.0), advance(params, x, state))
+
+
+def test_zoneout_of_h_leaves_c_as_the_cell_computes_it_and_of_c_leaves_h():
+    params, x, state = make("lstm")
+    keep, plain = jnp.ones((BATCH, HIDDEN)), advance(params, x, state)
+    assert_close(advance(params, x, state, keep_hidden=keep), LSTMState(state.hidden, plain.cell))
+    assert_close(advance(params, x, state, keep_cell=keep), LSTMState(plain.hidden, state.cell))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_dropped_update_leaves_what_the_gate_keeps_of_the_old_state(cell):
+    params, x, state = make(cell)
+    after = advance(params, x, state, update=jnp.zeros((BATCH, HIDDEN)))
+    gates = project_inputs(params, x) + state.hidden @ params.recurrent_weights
+    gate, kept = ("cell", 0) if cell == "lstm" else ("hidden", 1)
+    keep = jax.nn.sigmoid(gates[:, kept * HIDDEN : (kept + 1) * HIDDEN])
+    assert_close(getattr(after, gate), keep * getattr(state, gate))

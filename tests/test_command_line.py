@@ -14,7 +14,21 @@ OTHER = {
     "layers": 3,
     "hidden_size": 11,
     "init_scale": 0.25,
+    "cell": "gru",
+    "embedding_size": 11,
+    "tie_weights": True,
     "dropout": 0.35,
+    "hidden_dropout": 0.15,
+    "mask_each": "window",
+    "update_dropout": 0.05,
+    "word_dropout": 0.01,
+    "zoneout_hidden": 0.45,
+    "zoneout_cell": 0.55,
+    "dropconnect": 0.65,
+    "l1": 0.001,
+    "l2": 0.002,
+    "activation_l2": 3.5,
+    "temporal_activation_l2": 4.5,
     "batch_size": 13,
     "unroll": 17,
     "epochs": 19,
@@ -88,13 +102,24 @@ def test_default_workdirs_differ_when_settings_differ(parsed):
 
 
 def test_default_workdir_is_the_same_for_the_same_flags_in_any_order(parsed):
-    line = ["--config=small", *(f"--{name}={value}" for name, value in OTHER.items())]
+    together = OTHER | {"cell": "lstm"}  # of the cells, the one that takes everything
+    line = ["--config=small", *(f"--{name}={value}" for name, value in together.items())]
     parsed(*line)
     workdir = ptb.configure()[1]
     FLAGS.unparse_flags()
     parsed(*reversed(line))
     assert ptb.configure()[1].path == workdir.path
     assert len(workdir.path.name) < 255
+
+
+def test_long_names_of_workdirs_stay_different(parsed):
+    paths = set()
+    for last in ("3.25", "3.5"):
+        parsed(*(f"--{name}={value}" for name, value in OTHER.items() if name != "zoneout_cell"))
+        parsed("--zoneout_cell=0", f"--activation_l2={last}")
+        paths.add(ptb.configure()[1].path)
+        FLAGS.unparse_flags()
+    assert len(paths) == 2
 
 
 def test_workdir_flag_names_the_folder_as_it_is(parsed):

@@ -32,7 +32,12 @@ def test_presets_hold_the_numbers_of_section_4_1(preset, expected):
     assert tuple(flat[name] for name in names) == expected
     assert (flat["name"], flat["corpus"], flat["seed"]) == (preset.name, "ptb", 0)
     assert preset.compute == ComputeConfig(precision="float32", kernel="xla", softmax_tokens=0)
-    assert len(flat) == len(expected) + 3 + 3
+    # Nothing else is on: an LSTM, its sizes equal, dropout alone.
+    others = flat.keys() - {*names, "name", "corpus", "seed", *vars(preset.compute)}
+    assert {name: flat[name] for name in others if flat[name]} == {
+        "cell": "lstm",
+        "mask_each": "step",
+    }
 
 
 def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
@@ -64,12 +69,71 @@ def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
         ("corpus", "wikipedia", "one of toy, ptb, files"),
         ("precision", "float16", "one of float32, bfloat16"),
         ("kernel", "cudnn", "one of xla, scan"),
+        ("cell", "elman", "one of lstm, gru, tanh"),
+        ("embedding_size", -1, "at least 0"),
+        ("tie_weights", 1, "of type bool"),
+        ("tie_weights", "yes", "of type bool"),
+        ("mask_each", "epoch", "one of step, window"),
+        ("hidden_dropout", 1.0, "at least 0 and below 1"),
+        ("update_dropout", 1.0, "at least 0 and below 1"),
+        ("word_dropout", 1.0, "at least 0 and below 1"),
+        ("dropconnect", 1.0, "at least 0 and below 1"),
+        ("zoneout_hidden", 1.5, "at least 0 and at most 1"),
+        ("zoneout_cell", -0.5, "at least 0 and at most 1"),
+        ("l1", -1.0, "at least 0"),
+        ("l2", float("inf"), "finite and at least 0"),
+        ("activation_l2", -1.0, "at least 0"),
+        ("temporal_activation_l2", float("nan"), "finite and at least 0"),
         ("softmax_tokens", -1, "at least 0"),
     ],
 )
 def test_value_outside_its_limits_is_refused_by_name_value_and_reason(name, value, reason):
     with pytest.raises(ValueError, match=f"^{name}={value!r}: must be .*{reason}"):
         override(QUICK, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"tie_weights": True, "embedding_size": 64},
+            "^embedding_size=64: tied weights need it equal to hidden_size=128; set it to 0 or",
+        ),
+        (
+            {"update_dropout": 0.5, "cell": "tanh"},
+            "^update_dropout=0.5: the tanh cell writes no update .*; set it to 0, or take the cell",
+        ),
+        (
+            {"zoneout_cell": 0.5, "cell": "gru"},
+            "^zoneout_cell=0.5: the gru cell has no c .*; use zoneout_hidden, or the cell lstm",
+        ),
+        ({"zoneout_cell": 0.5, "cell": "tanh"}, "^zoneout_cell=0.5: the tanh cell has no c"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_with_a_remedy(changes, reason):
+    with pytest.raises(ValueError, match=reason):
+        override(QUICK, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tie_weights": True},
+        {"tie_weights": True, "embedding_size": 128},
+        {"embedding_size": 64},
+        {"update_dropout": 0.5, "cell": "gru"},
+        {"zoneout_hidden": 1.0, "zoneout_cell": 1.0},
+        {"zoneout_hidden": 0.5, "cell": "tanh"},
+    ],
+)
+def test_settings_that_go_together_are_accepted(changes):
+    flat = to_dict(override(QUICK, **changes))
+    assert flat == to_dict(QUICK) | changes
+
+
+def test_embedding_has_as_many_features_as_the_layers_have_units_unless_told_otherwise():
+    assert override(QUICK, hidden_size=7).model.features == 7
+    assert override(QUICK, hidden_size=7, embedding_size=3).model.features == 3
 
 
 def test_override_changes_what_it_names_and_nothing_else():
@@ -81,7 +145,8 @@ def test_override_changes_what_it_names_and_nothing_else():
 
 def test_every_setting_has_one_name_a_type_and_a_description():
     assert settings().keys() == to_dict(QUICK).keys()
-    assert all(kind in (int, float, str) and text for kind, text in settings().values())
+    assert settings()["tie_weights"][0] is bool
+    assert all(kind in (int, float, str, bool) and text for kind, text in settings().values())
 
 
 def test_configurations_are_frozen_and_equal_by_value():

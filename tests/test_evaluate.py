@@ -6,25 +6,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zaremba_jax import evaluate
-from zaremba_jax.config import ModelConfig
-from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.evaluate import monte_carlo_nll, perplexity, text_nll
 from zaremba_jax.model import apply, init_params
+from zaremba_jax.regularizers import active_rates, drop_weights, expected_masks, sample_masks
 from zaremba_jax.rnn import zero_state
 
-VOCABULARY = 6
-PARAMS = init_params(
-    ModelConfig(layers=2, hidden_size=5, init_scale=0.9), VOCABULARY, key=jax.random.key(0)
-)
+VOCABULARY, UNROLL = 6, 4
+PLAIN = override(QUICK, layers=2, hidden_size=5, init_scale=0.9, unroll=UNROLL, dropout=0.0)
+NOISY = override(PLAIN, dropout=0.5, word_dropout=0.25, zoneout_cell=0.5, dropconnect=0.5, l2=1.0)
+PARAMS = init_params(PLAIN.model, VOCABULARY, key=jax.random.key(0))
 
 
 def make_text(length, seed=0):
     return np.random.default_rng(seed).integers(0, VOCABULARY, length).astype(np.int32)
 
 
-def in_one_go(ids):
+def in_one_go(ids, masks=None):
     """The same predictions by one call of the model over the whole text."""
     column = jnp.asarray(ids)[:, None]
-    logits, _ = apply(PARAMS, column[:-1], zero_state(PARAMS.layers, 1))
+    logits, _ = apply(PARAMS, column[:-1], zero_state(PARAMS.layers, 1), masks)
     log_probabilities = jax.nn.log_softmax(logits)
     return -np.take_along_axis(np.asarray(log_probabilities[:, 0]), ids[1:, None], axis=1)[:, 0]
 
@@ -54,6 +55,74 @@ def test_estimate_counts_every_token_once_in_stretches_of_their_own(length, stre
         in_one_go(ids[start : start + stretch + 1]) for start in range(0, length - 1, stretch)
     ]
     np.testing.assert_allclose(nll, np.concatenate(expected), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("short_windows")
+def test_zoneout_is_evaluated_under_its_expectation():
+    masks = expected_masks(override(PLAIN, zoneout_hidden=0.25, zoneout_cell=0.5))
+    ids = make_text(21)
+    nll = text_nll(PARAMS, ids, masks=masks)
+    np.testing.assert_allclose(nll, in_one_go(ids, masks), rtol=1e-5)
+    assert not np.allclose(nll, text_nll(PARAMS, ids), rtol=1e-2)
+
+
+def sampled(config, ids, samples, key):
+    """Nats of each token under each sample, [samples, N - 1], one window after another."""
+    rates, nll = active_rates(config.regularizers), np.empty((samples, len(ids) - 1))
+    column = jnp.asarray(ids)[:, None]
+    model = jax.jit(apply)
+    for sample in range(samples):
+        state = zero_state(PARAMS.layers, 1)
+        for place, start in enumerate(range(0, len(ids) - 1, UNROLL)):
+            keys = jax.random.split(jax.random.fold_in(key, place), samples)
+            mask_key, weight_key = jax.random.split(keys[sample])
+            inputs = column[start : start + UNROLL]
+            masks = sample_masks(config, rates, inputs, VOCABULARY, key=mask_key)
+            noisy = drop_weights(rates, PARAMS, key=weight_key)
+            logits, state = model(noisy, inputs, state, masks)
+            for t, scores in enumerate(np.asarray(logits[:, 0], np.float64)):
+                probabilities = np.exp(scores) / np.exp(scores).sum()
+                nll[sample, start + t] = -np.log(probabilities[ids[start + t + 1]])
+    return nll
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_monte_carlo_averages_the_probabilities_of_samples_that_each_carry_their_state(samples):
+    ids, key = make_text(3 * UNROLL + 1), jax.random.key(5)
+    nll = monte_carlo_nll(NOISY, PARAMS, ids, samples, key=key)
+    each = sampled(NOISY, ids, samples, key)
+    assert nll.shape == (len(ids) - 1,)
+    np.testing.assert_allclose(nll, -np.log(np.exp(-each).mean(axis=0)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [2, 5, 11])
+@pytest.mark.parametrize("samples", [1, 4])
+def test_monte_carlo_without_noise_is_the_reported_protocol(length, samples):
+    ids = make_text(length)
+    nll = monte_carlo_nll(PLAIN, PARAMS, ids, samples, key=jax.random.key(0))
+    np.testing.assert_allclose(nll, text_nll(PARAMS, ids), rtol=1e-5)
+
+
+def test_monte_carlo_is_decided_by_its_key():
+    ids = make_text(9)
+    first, again, other = (
+        monte_carlo_nll(NOISY, PARAMS, ids, 2, key=jax.random.key(key)) for key in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+@pytest.mark.parametrize(
+    ("length", "samples", "reason"),
+    [
+        (1, 3, "1 tokens has nothing to predict; give at least 2"),
+        (9, 0, "samples=0: nothing to average over; take at least 1"),
+        (9, -2, "samples=-2: nothing to average over"),
+    ],
+)
+def test_monte_carlo_refuses_what_it_cannot_average(length, samples, reason):
+    with pytest.raises(ValueError, match=reason):
+        monte_carlo_nll(NOISY, PARAMS, make_text(length), samples, key=jax.random.key(0))
 
 
 @given(st.integers(2, 60), st.integers(1, 9))

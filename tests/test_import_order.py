@@ -10,7 +10,7 @@ ORDER = [
     {"corpus"},
     {"ptb", "toy_corpus"},
     {"cells"},
-    {"lstm_kernel"},
+    {"kernels"},
     {"regularizers"},
     {"rnn"},
     {"softmax"},
@@ -20,7 +20,8 @@ ORDER = [
     {"evaluate"},
     {"checkpoint"},
 ]
-LIBRARY = sorted((ROOT / "zaremba_jax").glob("*.py"))
+PACKAGE = ROOT / "zaremba_jax"
+LIBRARY = sorted(PACKAGE.rglob("*.py"))
 
 
 def imported(path):
@@ -33,26 +34,36 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def name(path):
+    """A module's name inside the package, as in `kernels.lstm`."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def top(module):
+    """A module's entry in the order: of those in a package, the package."""
+    return module.split(".")[0]
+
+
 def rank(module):
-    (place,) = (place for place, row in enumerate(ORDER) if module in row)
+    (place,) = (place for place, row in enumerate(ORDER) if top(module) in row)
     return place
 
 
 def test_every_module_of_the_library_has_its_place_in_the_order():
-    modules = {path.stem for path in LIBRARY if path.stem != "__init__"}
+    modules = {top(name(path)) for path in LIBRARY} - {"__init__"}
     assert modules == set().union(*ORDER)
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LIBRARY, ids=name)
 def test_library_imports_only_modules_above_and_never_programs_or_flags(path):
-    names = list(imported(path))
-    assert not [name for name in names if name.split(".")[0] in ("experiments", "absl", "tests")]
-    inside = [name.split(".")[1] for name in names if name.startswith("zaremba_jax.")]
+    modules = list(imported(path))
+    assert not [module for module in modules if top(module) in ("experiments", "absl", "tests")]
+    inside = [module.split(".", 1)[1] for module in modules if top(module) == "zaremba_jax"]
     if path.stem != "__init__":
-        assert all(rank(module) < rank(path.stem) for module in inside)
+        assert all(rank(module) < rank(name(path)) for module in inside)
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LIBRARY, ids=name)
 def test_library_never_prints(path):
     calls = (
         node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
@@ -62,8 +73,10 @@ def test_library_never_prints(path):
 
 def test_no_private_jax_api_is_used():
     for folder in ("zaremba_jax", "experiments", "tests"):
-        for path in (ROOT / folder).glob("*.py"):
+        for path in (ROOT / folder).rglob("*.py"):
             private = [
-                name for name in imported(path) if "._src" in name or ".interpreters" in name
+                module
+                for module in imported(path)
+                if "._src" in module or ".interpreters" in module
             ]
             assert not private, f"{path}: {private}"

@@ -1,55 +1,115 @@
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import paper_model
 import pytest
 
-from zaremba_jax.array_types import DropoutMasks, LSTMState
-from zaremba_jax.config import LARGE, MEDIUM, SMALL, ComputeConfig, ModelConfig
-from zaremba_jax.model import apply, count_params, init_params, token_nll
+from zaremba_jax.cells import CELLS
+from zaremba_jax.config import (
+    LARGE,
+    MEDIUM,
+    QUICK,
+    SMALL,
+    ComputeConfig,
+    ModelConfig,
+    override,
+)
+from zaremba_jax.model import apply, count_params, encode, init_params, softmax_of, token_nll
+from zaremba_jax.regularizers import active_rates, drop_weights, expected_masks, sample_masks
+from zaremba_jax.rnn import drop, zero_state
 from zaremba_jax.train import window_loss
 
-CONFIG = ModelConfig(layers=2, hidden_size=3, init_scale=0.8)
-VOCABULARY, TIME, BATCH = 5, 4, 2
+VOCABULARY, TIME, BATCH, HIDDEN = 5, 4, 2, 3
+EVERYTHING = {
+    "dropout": 0.5,
+    "hidden_dropout": 0.25,
+    "word_dropout": 0.25,
+    "zoneout_hidden": 0.5,
+    "dropconnect": 0.25,
+    "l1": 0.1,
+    "l2": 0.05,
+    "activation_l2": 2.0,
+    "temporal_activation_l2": 3.0,
+}
+RUNS = {
+    "paper": {"dropout": 0.5},
+    "lstm": dict(**EVERYTHING, update_dropout=0.5, zoneout_cell=0.25, embedding_size=2),
+    "gru": dict(**EVERYTHING, cell="gru", update_dropout=0.5, tie_weights=True),
+    "tanh": dict(**EVERYTHING, cell="tanh", mask_each="window", embedding_size=4),
+}
 
 
-@pytest.fixture
-def example(float64):
-    """Parameters, a window, a state and masks at which everything matters."""
+@pytest.fixture(params=RUNS)
+def example(request, float64):
+    """A run, and parameters, a window, a state and masks at which everything matters."""
+    small = override(QUICK, layers=2, hidden_size=HIDDEN, init_scale=0.8, unroll=TIME)
+    config = override(small, **RUNS[request.param])
     rng = np.random.default_rng(0)
-    params = init_params(CONFIG, VOCABULARY, key=jax.random.key(0))
+    params = init_params(config.model, VOCABULARY, key=jax.random.key(0))
     window = jnp.asarray(rng.integers(0, VOCABULARY, (TIME + 1, BATCH)), jnp.int32)
-    state = tuple(
-        LSTMState(*(jnp.asarray(rng.normal(size=(BATCH, 3))) for _ in range(2))) for _ in range(2)
+    state = jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(size=x.shape)), zero_state(params.layers, BATCH)
     )
-    *inputs, output = map(jnp.asarray, 2.0 * rng.integers(0, 2, (3, TIME, BATCH, 3)))
-    return params, window, state, DropoutMasks(tuple(inputs), output)
+    rates = active_rates(config.regularizers)
+    masks = sample_masks(config, rates, window[:-1], VOCABULARY, key=jax.random.key(1))
+    return config, params, window, state, masks
 
 
-def plain(params, state, masks):
+def plain(params, window, state, masks):
     """The same as NumPy arrays, in the reference's form."""
-    pairs = [(np.asarray(s.hidden), np.asarray(s.cell)) for s in state]
-    sites = [np.asarray(site) for site in (*masks.inputs, masks.output)]
-    return jax.tree.map(np.array, params), pairs, sites
+    state = [[np.asarray(part) for part in vars(layer).values()] for layer in state]
+    params, window, masks = jax.tree.map(np.array, (params, window, masks))
+    return params, window[:-1], window[1:], state, masks
 
 
-def test_logits_and_state_equal_a_plain_loop_over_the_paper_s_equations(example):
-    params, window, state, masks = example
+def weight_masks(rates, params, key):
+    """What DropConnect multiplies the recurrent weights of each layer by."""
+    dropped = drop_weights(rates, params, key=key)
+    return [
+        np.asarray(a.recurrent_weights / b.recurrent_weights)
+        for a, b in zip(dropped.layers, params.layers, strict=True)
+    ]
+
+
+def test_logits_and_state_equal_a_plain_loop_over_the_papers_equations(example):
+    _, params, window, state, masks = example
     logits, final = apply(params, window[:-1], state, masks)
-    expected, expected_final = paper_model.run(
-        *(plain(params, state, masks)[0], np.asarray(window[:-1])), *plain(params, state, masks)[1:]
-    )
-    np.testing.assert_allclose(logits, expected, rtol=1e-10)
-    for record, (h, c) in zip(final, expected_final, strict=True):
-        np.testing.assert_allclose(record.hidden, h, rtol=1e-10)
-        np.testing.assert_allclose(record.cell, c, rtol=1e-10)
+    numpy_params, tokens, _, numpy_state, numpy_masks = plain(params, window, state, masks)
+    expected = paper_model.run(numpy_params, tokens, numpy_state, numpy_masks)
+    np.testing.assert_allclose(logits, expected.logits, rtol=1e-10)
+    for record, parts in zip(final, expected.state, strict=True):
+        for part, expected_part in zip(vars(record).values(), parts, strict=True):
+            np.testing.assert_allclose(part, expected_part, rtol=1e-10)
 
 
-def test_gradient_equals_finite_differences_of_the_plain_loop(example):
-    params, window, state, masks = example
-    gradient = jax.grad(window_loss, has_aux=True)(params, window[:-1], window[1:], state, masks)[0]
-    numpy_params, pairs, sites = plain(params, state, masks)
-    tokens, targets = np.asarray(window[:-1]), np.asarray(window[1:])
+def test_expectation_of_zoneout_equals_a_plain_loop_in_which_units_remain_in_part():
+    config = override(QUICK, layers=2, hidden_size=HIDDEN, zoneout_hidden=0.25, zoneout_cell=0.5)
+    params = init_params(config.model, VOCABULARY, key=jax.random.key(0))
+    window = jnp.asarray([[0, 1], [2, 3], [4, 0], [1, 1]], jnp.int32)
+    state, masks = zero_state(params.layers, 2), expected_masks(config)
+    logits, _ = apply(params, window[:-1], state, masks)
+    numpy_params, tokens, _, numpy_state, numpy_masks = plain(params, window, state, masks)
+    expected = paper_model.run(numpy_params, tokens, numpy_state, numpy_masks).logits
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(logits, apply(params, window[:-1], state)[0], atol=1e-6)
+
+
+def test_loss_and_gradient_equal_a_plain_loop_and_its_finite_differences(example):
+    config, params, window, state, masks = example
+    rates, key = active_rates(config.regularizers), jax.random.key(2)
+    run = jax.jit(jax.value_and_grad(functools.partial(window_loss, rates=rates), has_aux=True))
+    (loss, (nll, _)), gradient = run(params, window[:-1], window[1:], state, masks, weight_key=key)
+    numpy_params, *data = plain(params, window, state, masks)
+    dropped = weight_masks(rates, params, key)
+
+    def expected(rates=rates):
+        return paper_model.loss(numpy_params, *data, rates=rates, weight_masks=dropped)
+
+    np.testing.assert_allclose(loss, expected(), rtol=1e-10)
+    np.testing.assert_allclose(nll, expected(rates={}) / TIME, rtol=1e-10)
     for leaf, leaf_gradient in zip(
         jax.tree.leaves(numpy_params), jax.tree.leaves(gradient), strict=True
     ):
@@ -57,32 +117,28 @@ def test_gradient_equals_finite_differences_of_the_plain_loop(example):
             value, step = leaf[index], 1e-5
             sides = []
             for leaf[index] in (value + step, value - step):
-                sides.append(paper_model.loss(numpy_params, tokens, targets, pairs, sites))
+                sides.append(expected())
             leaf[index] = value
             difference = (sides[0] - sides[1]) / (2 * step)
             np.testing.assert_allclose(leaf_gradient[index], difference, rtol=1e-5, atol=1e-8)
 
 
-def test_loss_sums_over_time_and_averages_over_the_batch(example):
-    params, window, state, masks = example
-    loss, (nll, _) = window_loss(params, window[:-1], window[1:], state, masks)
-    numpy_params, pairs, sites = plain(params, state, masks)
-    tokens, targets = np.asarray(window[:-1]), np.asarray(window[1:])
-    expected = paper_model.loss(numpy_params, tokens, targets, pairs, sites)
-    np.testing.assert_allclose(loss, expected, rtol=1e-10)
-    np.testing.assert_allclose(nll, expected / TIME, rtol=1e-10)
-
-
-@pytest.mark.parametrize("kernel", ["xla", "scan"])
-def test_token_nll_is_that_of_a_softmax_of_the_logits(example, kernel):
-    params, window, state, masks = example
-    compute = ComputeConfig(kernel=kernel)
-    logits, expected_state = apply(params, window[:-1], state, masks, compute)
-    nll, final = token_nll(params, window[:-1], window[1:], state, masks, compute)
+def test_token_nll_is_that_of_a_softmax_of_the_logits_whatever_the_kernel(example):
+    _, params, window, state, masks = example
+    logits, expected_state = apply(params, window[:-1], state, masks)
+    readable = ComputeConfig(kernel="scan")
+    nll, final = token_nll(params, window[:-1], window[1:], state, masks, readable)
     log_probabilities = jax.nn.log_softmax(logits)
     expected = -jnp.take_along_axis(log_probabilities, window[1:, :, None], axis=-1)[..., 0]
     np.testing.assert_allclose(nll, expected, rtol=1e-10)
-    jax.tree.map(np.testing.assert_array_equal, final, expected_state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), final, expected_state)
+
+
+def test_encoding_holds_the_last_outputs_before_and_after_dropout(example):
+    _, params, window, state, masks = example
+    encoding = encode(params, window[:-1], state, masks)
+    np.testing.assert_array_equal(encoding.outputs[-1], encoding.state[-1].hidden)
+    np.testing.assert_array_equal(encoding.dropped, drop(encoding.outputs, masks.output))
 
 
 @pytest.mark.parametrize(
@@ -91,14 +147,62 @@ def test_token_nll_is_that_of_a_softmax_of_the_logits(example, kernel):
     ids=["small", "medium", "large"],
 )
 def test_presets_have_the_paper_s_numbers_of_parameters(preset, parameters):
+    assert count(preset.model, 10_000) == parameters
+
+
+def count(config, vocabulary_size):
     shapes = jax.eval_shape(
-        lambda key: init_params(preset.model, 10_000, key=key), jax.random.key(0)
+        lambda key: init_params(config, vocabulary_size, key=key), jax.random.key(0)
     )
-    assert count_params(shapes) == parameters
+    return count_params(shapes)
 
 
-def test_every_parameter_starts_uniform_in_the_given_range():
-    config = ModelConfig(layers=2, hidden_size=60, init_scale=0.05)
+@pytest.mark.parametrize(("cell", "gates"), [("lstm", 4), ("gru", 3), ("tanh", 1)])
+@pytest.mark.parametrize("features", [0, 7])
+def test_first_layer_reads_as_many_features_as_the_embedding_has(cell, gates, features):
+    config = ModelConfig(
+        layers=3, hidden_size=10, init_scale=0.1, cell=cell, embedding_size=features
+    )
+    params = init_params(config, 20, key=jax.random.key(0))
+    features = features or 10
+    assert params.embedding.shape == (20, features)
+    assert [p.input_weights.shape[0] for p in params.layers] == [features, 10, 10]
+    assert all(p.cell == cell for p in params.layers)
+    layer = gates * 10 * (10 + 1)
+    inputs = gates * 10 * (features + 10 + 10)
+    assert count_params(params) == 20 * features + 3 * layer + inputs + (10 + 1) * 20
+
+
+def test_tied_softmax_is_the_transposed_embedding_and_counts_once():
+    untied = ModelConfig(layers=1, hidden_size=10, init_scale=0.1)
+    tied = dataclasses.replace(untied, tie_weights=True)
+    assert count(untied, 20) - count(tied, 20) == 10 * 20
+    params = init_params(tied, 20, key=jax.random.key(0))
+    softmax = softmax_of(params)
+    np.testing.assert_array_equal(softmax.weights, params.embedding.T)
+    np.testing.assert_array_equal(softmax.bias, params.softmax.bias)
+
+
+def test_gradient_of_a_tied_embedding_is_the_sum_of_those_of_its_two_uses():
+    config = ModelConfig(layers=1, hidden_size=HIDDEN, init_scale=0.8, tie_weights=True)
+    tied = init_params(config, VOCABULARY, key=jax.random.key(0))
+    untied = dataclasses.replace(tied, softmax=softmax_of(tied))
+    tokens = jnp.asarray([[0, 1], [2, 0]], jnp.int32)
+    state = zero_state(tied.layers, 2)
+
+    def gradient(params):
+        return jax.grad(window_loss, has_aux=True)(params, tokens, tokens, state, None)[0]
+
+    once, twice = jax.jit(gradient)(tied), jax.jit(gradient)(untied)
+    both = twice.embedding + twice.softmax.weights.T
+    np.testing.assert_allclose(once.embedding, both, rtol=1e-5, atol=1e-7)
+    assert np.all(twice.embedding[:3] != 0)
+    assert np.all(twice.softmax.weights != 0)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_parameter_starts_uniform_in_the_given_range(cell):
+    config = ModelConfig(layers=2, hidden_size=60, init_scale=0.05, cell=cell)
     params = init_params(config, 500, key=jax.random.key(0))
     leaves = jax.tree.leaves(params)
     for leaf in leaves:

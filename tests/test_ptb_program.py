@@ -115,8 +115,9 @@ def test_run_needs_no_matplotlib(finished, folder, monkeypatch):
 def test_help_names_every_setting():
     outcome = run("--help")
     assert "\n  --config: <quick|small|medium|large>" in outcome.out
-    for name in to_dict(QUICK).keys() - {"name"}:
-        assert f"\n  --{name}: " in outcome.out
+    for name, value in to_dict(QUICK).items():
+        flag = f"[no]{name}" if isinstance(value, bool) else name
+        assert name == "name" or f"\n  --{flag}: " in outcome.out
 
 
 @pytest.mark.parametrize(

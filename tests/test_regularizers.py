@@ -1,57 +1,339 @@
+import dataclasses
+import itertools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from zaremba_jax.config import RegularizerConfig
-from zaremba_jax.regularizers import sample_masks
+from zaremba_jax.array_types import Masks, RecurrentMasks
+from zaremba_jax.config import QUICK, RegularizerConfig, override
+from zaremba_jax.model import encode, init_params
+from zaremba_jax.regularizers import (
+    active_rates,
+    drop_weights,
+    expected_masks,
+    penalizes_every_word,
+    penalty,
+    sample_masks,
+)
+from zaremba_jax.rnn import zero_state
 
-SHAPE = (11, 7, 13)
+LAYERS, TIME, BATCH, FEATURES, HIDDEN, VOCABULARY = 2, 12, 6, 5, 10, 9
+PLAIN = override(
+    QUICK, layers=LAYERS, hidden_size=HIDDEN, embedding_size=FEATURES, init_scale=0.5, dropout=0.0
+)
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (TIME, BATCH)), jnp.int32)
+PARAMS = init_params(PLAIN.model, VOCABULARY, key=jax.random.key(9))
+# One mask a layer and the last output; the same for the connections through time.
+SITES = [(TIME, BATCH, FEATURES), (TIME, BATCH, HIDDEN), (TIME, BATCH, HIDDEN)]
+STATES = [(TIME, BATCH, HIDDEN)] * LAYERS
+NOISE = {
+    "dropout": SITES,
+    "hidden_dropout": STATES,
+    "update_dropout": STATES,
+    "word_dropout": [(TIME, BATCH, 1)],
+    "zoneout_hidden": STATES,
+    "zoneout_cell": STATES,
+}
+DROPOUT = [name for name in NOISE if name.endswith("dropout")]
 
 
-def masks_of(rate, shape=SHAPE, layers=2, seed=0, step=0):
-    key = jax.random.fold_in(jax.random.key(seed), step)
-    return sample_masks(RegularizerConfig(dropout=rate), shape, layers, key=key)
+def masks_of(settings=None, key=0, tokens=TOKENS):
+    config = override(PLAIN, **settings or {})
+    rates = active_rates(config.regularizers)
+    return sample_masks(config, rates, tokens, VOCABULARY, key=jax.random.key(key))
 
 
-def test_rate_zero_is_no_mask():
-    assert masks_of(0.0) is None
+def parts(masks):
+    """Every array of the masks by the setting that it belongs to."""
+    recurrent = masks.recurrent or ()
+    found = {
+        "word_dropout": [masks.words],
+        "dropout": [*(masks.inputs or ()), masks.output],
+        "hidden_dropout": [layer.hidden for layer in recurrent],
+        "update_dropout": [layer.update for layer in recurrent],
+        "zoneout_hidden": [layer.keep_hidden for layer in recurrent],
+        "zoneout_cell": [layer.keep_cell for layer in recurrent],
+    }
+    found = {name: [np.asarray(x) for x in xs if x is not None] for name, xs in found.items()}
+    return {name: xs for name, xs in found.items() if xs}
 
 
-@given(st.floats(0.01, 0.95), st.integers(1, 4))
-def test_each_site_of_layers_plus_one_holds_zeros_and_the_inverse_of_the_kept_share(rate, layers):
-    masks = masks_of(rate, layers=layers)
+def assert_equal(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def test_every_rate_of_zero_is_no_mask_no_weight_dropped_and_no_penalty():
+    rates = active_rates(RegularizerConfig(dropout=0.0))
+    assert rates == {}
+    assert masks_of() == Masks()
+    assert masks_of({"mask_each": "window"}) == Masks()
+    assert drop_weights(rates, PARAMS, key=None) is PARAMS
+    assert expected_masks(PLAIN) is None
+    assert float(penalty(rates, PARAMS, jnp.ones((1, 1, 1)), jnp.ones((1, 1, 1)))) == 0
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_a_method_has_masks_at_its_own_sites_alone(name):
+    found = parts(masks_of({name: 0.5}))
+    assert {name: [x.shape for x in xs] for name, xs in found.items()} == {name: NOISE[name]}
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_turning_a_method_on_leaves_the_masks_of_all_others_as_they_were(name):
+    others = dict.fromkeys(NOISE.keys() - {name}, 0.5)
+    with_it, without = (parts(masks_of(settings)) for settings in (others | {name: 0.25}, others))
+    assert with_it.keys() == NOISE.keys()
+    del with_it[name]
+    assert_equal(with_it, without)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("name", DROPOUT)
+def test_a_dropout_mask_holds_zeros_and_the_inverse_of_the_kept_share_and_averages_to_one(
+    name, rate
+):
+    for mask in parts(masks_of({name: rate}))[name]:
+        np.testing.assert_allclose(mask[mask != 0], 1 / (1 - rate), rtol=1e-6)
+        units = mask.size if name != "word_dropout" else VOCABULARY * BATCH
+        deviation = np.sqrt(rate / (1 - rate) / units)
+        assert abs(float(mask.mean()) - 1) < 5 * deviation
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("name", ["zoneout_hidden", "zoneout_cell"])
+def test_a_zoneout_mask_holds_a_one_for_a_share_of_units_that_equals_the_rate(name, rate):
+    for mask in parts(masks_of({name: rate}))[name]:
+        assert set(np.unique(mask)) == {0, 1}
+        assert abs(mask.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / mask.size)
+
+
+def test_zoneout_at_rate_1_keeps_every_unit():
+    assert all(np.all(x == 1) for x in parts(masks_of({"zoneout_hidden": 1.0}))["zoneout_hidden"])
+
+
+def test_one_key_gives_every_mask_again_and_another_key_others():
+    rates = dict.fromkeys(NOISE, 0.5)
+    first, again, other = (parts(masks_of(rates, key)) for key in (0, 0, 1))
+    assert_equal(first, again)
+    same = jax.tree.leaves(jax.tree.map(np.array_equal, first, other))
+    assert len(same) == sum(map(len, NOISE.values()))
+    assert not any(same)
+
+
+def test_masks_differ_between_methods_layers_time_steps_and_streams():
+    masks = parts(masks_of(dict.fromkeys(NOISE, 0.5)))
+    del masks["word_dropout"]
+    patterns = [x != 0 for xs in masks.values() for x in xs if x.shape == STATES[0]]
+    assert len(patterns) == 2 + 4 * LAYERS
+    assert len({p.tobytes() for p in patterns}) == len(patterns)
+    for pattern in patterns:
+        rows = pattern.reshape(-1, HIDDEN)  # one a time step and stream
+        assert len({row.tobytes() for row in rows}) > 0.9 * len(rows)
+
+
+@pytest.mark.parametrize("name", ["dropout", "hidden_dropout", "update_dropout"])
+def test_variational_masks_are_one_for_all_time_steps_and_differ_between_windows(name):
+    settings = {name: 0.5, "mask_each": "window"}
+    first, second = (parts(masks_of(settings, key))[name] for key in (0, 1))
+    for a, b, shape in zip(first, second, NOISE[name], strict=True):
+        assert a.shape == (1, *shape[1:])
+        assert not np.array_equal(a, b)
+        assert len({stream.tobytes() for stream in a[0]}) == BATCH
+
+
+@pytest.mark.parametrize("mask_each", ["step", "window"])
+def test_zoneout_draws_for_every_time_step_whatever_the_dropout_masks_do(mask_each):
+    (mask, _) = parts(masks_of({"zoneout_hidden": 0.5, "mask_each": mask_each}))["zoneout_hidden"]
+    assert len({row.tobytes() for row in mask}) == TIME
+
+
+@pytest.mark.parametrize("mask_each", ["step", "window"])
+def test_word_dropout_drops_a_word_wherever_it_occurs_in_a_stream_and_streams_differ(mask_each):
+    (mask,) = parts(masks_of({"word_dropout": 0.5, "mask_each": mask_each}))["word_dropout"]
+    factor = [{} for _ in range(BATCH)]
+    for (t, b), word in np.ndenumerate(np.asarray(TOKENS)):
+        assert factor[b].setdefault(int(word), mask[t, b, 0]) == mask[t, b, 0]
+    shared = [
+        (one[word], other[word])
+        for one, other in itertools.pairwise(factor)
+        for word in one.keys() & other.keys()
+    ]
+    assert any(a != b for a, b in shared)
+    assert any(a == b for a, b in shared)
+
+
+def test_word_dropout_does_not_depend_on_where_words_stand():
+    (mask,) = parts(masks_of({"word_dropout": 0.5}))["word_dropout"]
+    (turned,) = parts(masks_of({"word_dropout": 0.5}, tokens=TOKENS[::-1]))["word_dropout"]
+    np.testing.assert_array_equal(turned, mask[::-1])
+
+
+@pytest.mark.parametrize("sites", ["dropout", "dropout and hidden_dropout"])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_information_is_corrupted_layers_plus_one_times_and_once_more_a_step_by_hidden_dropout(
+    layers, sites
+):
+    """Zaremba et al. (2014), section 3.2: L + 1 times however far in the past it entered.
+
+    The tanh cell at zero is linear with slope 1, so that doubling every mask doubles what
+    travels a path once for each mask on it.
+    """
+    steps = 4
+    through_time = {"hidden_dropout": 0.5} if sites != "dropout" else {}
+    config = override(PLAIN, layers=layers, cell="tanh", dropout=0.5, **through_time)
+    params = init_params(config.model, steps, key=jax.random.key(0))
+    at_zero = dataclasses.replace(
+        params,
+        embedding=jnp.zeros_like(params.embedding),
+        layers=tuple(dataclasses.replace(p, bias=jnp.zeros_like(p.bias)) for p in params.layers),
+    )
+    tokens = jnp.arange(steps, dtype=jnp.int32)[:, None]  # a word of its own at each step
+    rates = active_rates(config.regularizers)
+    masks = sample_masks(config, rates, tokens, steps, key=jax.random.key(1))
+
+    @jax.jit
+    def influence(embedding, factor):
+        """Of the input at one time step on the dropped output at another, [later, earlier]."""
+        full = jax.tree.map(lambda mask: jnp.full_like(mask, factor), masks)
+
+        def dropped(embedding):
+            changed = dataclasses.replace(at_zero, embedding=embedding)
+            encoding = encode(changed, tokens, zero_state(changed.layers, 1), full)
+            return encoding.dropped[:, 0].sum(axis=-1)
+
+        return jax.jacrev(dropped)(embedding).sum(axis=-1)
+
+    once, doubled = (influence(at_zero.embedding, factor) for factor in (1.0, 2.0))
+    for earlier in range(steps):
+        for later in range(earlier, steps):
+            passed = layers + 1 + (later - earlier if through_time else 0)
+            np.testing.assert_array_equal(
+                doubled[later, earlier], 2.0**passed * once[later, earlier]
+            )
+            assert once[later, earlier] != 0
+
+
+def test_zoneout_is_evaluated_by_its_expectation():
+    config = override(PLAIN, zoneout_hidden=0.25, zoneout_cell=0.5, dropout=0.5)
+    masks = expected_masks(config)
     assert masks is not None
-    assert len(masks.inputs) == layers
-    for site in (*masks.inputs, masks.output):
-        assert site.shape == SHAPE
-        values = np.unique(site)
-        assert np.isclose(values[:, None], [0, 1 / (1 - rate)], rtol=1e-6).any(axis=1).all()
+    assert masks.recurrent is not None
+    assert (masks.words, masks.inputs, masks.output) == (None, None, None)
+    assert len(masks.recurrent) == LAYERS
+    for layer in masks.recurrent:
+        assert (layer.hidden, layer.update) == (None, None)
+        np.testing.assert_array_equal(layer.keep_hidden, [[[0.25]]])
+        np.testing.assert_array_equal(layer.keep_cell, [[[0.5]]])
+    only_hidden = expected_masks(override(PLAIN, zoneout_hidden=0.25))
+    assert only_hidden is not None
+    assert only_hidden.recurrent == (RecurrentMasks(keep_hidden=jnp.full((1, 1, 1), 0.25)),) * 2
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.65])
-def test_masks_average_to_one(rate):
-    masks = masks_of(rate, shape=(50, 40, 100))
-    assert masks is not None
-    for site in (*masks.inputs, masks.output):
-        deviation = np.sqrt(rate / (1 - rate) / site.size)
-        assert abs(float(site.mean()) - 1) < 5 * deviation
+@pytest.mark.parametrize("cell", ["lstm", "gru", "tanh"])
+def test_zoneout_at_rate_1_freezes_the_state(cell):
+    cell_too = {"zoneout_cell": 1.0} if cell == "lstm" else {}
+    config = override(PLAIN, cell=cell, zoneout_hidden=1.0, **cell_too)
+    params = init_params(config.model, VOCABULARY, key=jax.random.key(0))
+    rng = np.random.default_rng(0)
+    state = jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), zero_state(params.layers, BATCH)
+    )
+    masks = sample_masks(
+        config, active_rates(config.regularizers), TOKENS, VOCABULARY, key=jax.random.key(0)
+    )
+    encoding = jax.jit(encode)(params, TOKENS, state, masks)
+    assert_equal(encoding.state, state)
+    assert_equal(encoding.outputs, np.broadcast_to(state[-1].hidden, encoding.outputs.shape))
 
 
-def test_masks_differ_between_sites_layers_steps_time_and_examples():
-    first, second = masks_of(0.5, step=0), masks_of(0.5, step=1)
-    assert first is not None
-    assert second is not None
-    sites = [np.asarray(site) for m in (first, second) for site in (*m.inputs, m.output)]
-    slices = [site.reshape(-1) for site in sites]
-    assert len({s.tobytes() for s in slices}) == len(slices) == 6
-    rows = sites[0].reshape(-1, SHAPE[-1])  # one a time step and example
-    assert len({row.tobytes() for row in rows}) > 0.9 * len(rows)
+def test_dropconnect_masks_each_recurrent_weight_and_nothing_else():
+    rate = 0.25
+    dropped = drop_weights({"dropconnect": rate}, PARAMS, key=jax.random.key(0))
+    patterns = []
+    for layer, original in zip(dropped.layers, PARAMS.layers, strict=True):
+        factor = np.asarray(layer.recurrent_weights / original.recurrent_weights)
+        np.testing.assert_allclose(factor[factor != 0], 1 / (1 - rate), rtol=1e-6)
+        share = np.mean(factor == 0)
+        assert abs(share - rate) < 5 * np.sqrt(rate * (1 - rate) / factor.size)
+        patterns.append(factor != 0)
+    assert not np.array_equal(*patterns)
+    restored = tuple(
+        dataclasses.replace(layer, recurrent_weights=original.recurrent_weights)
+        for layer, original in zip(dropped.layers, PARAMS.layers, strict=True)
+    )
+    assert_equal(dataclasses.replace(dropped, layers=restored), PARAMS)
 
 
-def test_one_key_and_one_step_give_every_mask_again():
-    first, again, other = masks_of(0.3), masks_of(0.3), masks_of(0.3, seed=1)
-    jax.tree.map(np.testing.assert_array_equal, first, again)
-    same = jax.tree.map(lambda a, b: bool((a == b).all()), first, other)
-    assert not any(jax.tree.leaves(same))
+def test_dropconnect_is_decided_by_its_key_and_refused_without_one():
+    rates = {"dropconnect": 0.5}
+    first, again, other = (
+        drop_weights(rates, PARAMS, key=jax.random.key(key)).layers for key in (0, 0, 1)
+    )
+    assert_equal(first, again)
+    assert not np.array_equal(first[0].recurrent_weights, other[0].recurrent_weights)
+    with pytest.raises(ValueError, match="dropconnect is on and has no key"):
+        drop_weights(rates, PARAMS, key=None)
+
+
+def gradient_of_penalty(**rates):
+    outputs = jnp.zeros((TIME, BATCH, HIDDEN))
+    return jax.grad(lambda params: penalty(rates, params, outputs, outputs))(PARAMS)
+
+
+@pytest.mark.parametrize(("l1", "l2"), [(0.3, 0.0), (0.0, 0.2), (0.3, 0.2)])
+def test_elastic_net_pulls_every_weight_by_l1_sign_and_twice_l2_and_no_bias(l1, l2):
+    rates = {name: rate for name, rate in (("l1", l1), ("l2", l2)) if rate}
+
+    def expected(path, leaf):
+        if path[-1].name == "bias":
+            return np.zeros_like(leaf)
+        return l1 * np.sign(leaf) + 2 * l2 * np.asarray(leaf)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        gradient_of_penalty(**rates),
+        jax.tree_util.tree_map_with_path(expected, PARAMS),
+    )
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_elastic_net_is_the_l1_part_and_the_l2_part_over_all_weights_a_tied_one_once(tied):
+    model = override(PLAIN, embedding_size=0, tie_weights=tied).model
+    params = init_params(model, VOCABULARY, key=jax.random.key(0))
+    nothing = jnp.zeros((1, 1, 1))
+
+    def total(**rates):
+        return float(penalty(rates, params, nothing, nothing))
+
+    weights = np.concatenate([np.ravel(x) for x in jax.tree.leaves(params) if x.ndim == 2])
+    np.testing.assert_allclose(total(l1=0.5), 0.5 * np.abs(weights).sum(), rtol=1e-6)
+    np.testing.assert_allclose(total(l2=0.25), 0.25 * (weights**2).sum(), rtol=1e-6)
+    np.testing.assert_allclose(total(l1=0.5, l2=0.25), total(l1=0.5) + total(l2=0.25), rtol=1e-6)
+
+
+def test_penalties_on_activations_are_of_the_dropped_output_and_of_the_raw_output_s_change():
+    rng = np.random.default_rng(0)
+    outputs, dropped = rng.normal(size=(2, TIME, BATCH, HIDDEN)).astype(np.float32)
+    size = BATCH * HIDDEN
+
+    def total(**rates):
+        return float(penalty(rates, PARAMS, jnp.asarray(outputs), jnp.asarray(dropped)))
+
+    np.testing.assert_allclose(total(activation_l2=2.0), 2 * (dropped**2).sum() / size, rtol=1e-5)
+    change = outputs[1:] - outputs[:-1]
+    np.testing.assert_allclose(
+        total(temporal_activation_l2=3.0), 3 * (change**2).sum() / size, rtol=1e-5
+    )
+
+
+def test_a_single_time_step_has_no_change_to_penalize():
+    one = jnp.ones((1, BATCH, HIDDEN))
+    assert float(penalty({"temporal_activation_l2": 3.0}, PARAMS, one, one)) == 0
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(RegularizerConfig)])
+def test_only_penalties_on_weights_reach_words_that_a_window_lacks(name):
+    if name != "mask_each":
+        assert penalizes_every_word({name: 0.1}) == (name in ("l1", "l2"))

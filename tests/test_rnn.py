@@ -1,40 +1,63 @@
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from layer_examples import ADMITTED
 
-from zaremba_jax.array_types import DropoutMasks, LSTMParams, LSTMState
-from zaremba_jax.cells import lstm_step, project_inputs
-from zaremba_jax.rnn import deep_rnn, unroll_layer, zero_state
+from zaremba_jax.array_types import (
+    CellName,
+    HiddenState,
+    LayerParams,
+    LSTMState,
+    Masks,
+    RecurrentMasks,
+)
+from zaremba_jax.cells import CELLS, project_inputs, step
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.rnn import deep_rnn, drop, unroll_layer, zero_state
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-HIDDEN = 4
+FEATURES, HIDDEN = 3, 4
 
 
-def make(layers=2, time=6, batch=3, seed=0):
-    """Layers, inputs, a state and masks, all random, float64."""
-    rng = np.random.default_rng(seed)
+def make(layers=2, time=6, batch=3, cell: CellName = "lstm") -> Any:
+    """Layers, inputs, a state and masks of all kinds, random, float64."""
+    rng = np.random.default_rng(0)
 
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape))
 
+    def factors(size=HIDDEN):
+        return jnp.asarray(2.0 * rng.integers(0, 2, (time, batch, size)))
+
+    gates, record = CELLS[cell].gates * HIDDEN, CELLS[cell].state
+    sizes = (FEATURES,) + (HIDDEN,) * (layers - 1)
     params = tuple(
-        LSTMParams(
-            input_weights=normal(HIDDEN, 4 * HIDDEN),
-            recurrent_weights=normal(HIDDEN, 4 * HIDDEN),
-            bias=normal(4 * HIDDEN),
+        LayerParams(
+            input_weights=normal(size, gates),
+            recurrent_weights=normal(HIDDEN, gates),
+            bias=normal(gates),
+            cell=cell,
         )
-        for _ in range(layers)
+        for size in sizes
     )
     state = tuple(
-        LSTMState(hidden=normal(batch, HIDDEN), cell=normal(batch, HIDDEN)) for _ in range(layers)
+        record(*(normal(batch, HIDDEN) for _ in record.__annotations__)) for _ in range(layers)
     )
-    sites = 2.0 * rng.integers(0, 2, (layers + 1, time, batch, HIDDEN))
-    *inputs, output = map(jnp.asarray, sites)
-    return params, normal(time, batch, HIDDEN), state, DropoutMasks(tuple(inputs), output)
+    masks = Masks(
+        inputs=tuple(map(factors, sizes)),
+        recurrent=tuple(
+            RecurrentMasks(**{name: factors() / 2 for name in ADMITTED[cell]})
+            for _ in range(layers)
+        ),
+    )
+    return params, normal(time, batch, FEATURES), state, masks
 
 
 def assert_close(actual, expected):
@@ -43,47 +66,53 @@ def assert_close(actual, expected):
     )
 
 
-@settings(max_examples=8)
-@given(st.integers(1, 3), st.integers(1, 7), st.integers(1, 3), st.booleans())
-def test_layer_major_scan_equals_stepping_all_layers_in_a_loop(layers, time, batch, masked):
+@settings(max_examples=2)
+@example(2, 3, 2, "lstm", "xla", True)
+@example(3, 4, 1, "gru", "xla", True)
+@example(2, 3, 2, "tanh", "scan", True)
+@example(2, 3, 2, "gru", "xla", False)
+@given(
+    *(st.integers(1, 3), st.integers(1, 7), st.integers(1, 3)),
+    *(st.sampled_from(list(CELLS)), st.sampled_from(["xla", "scan"]), st.booleans()),
+)
+def test_layer_major_order_equals_stepping_all_layers_in_a_loop(
+    layers, time, batch, cell, kernel, masked
+):
     with jax.enable_x64(True):  # hypothesis and function-scoped fixtures do not mix
-        params, inputs, state, masks = make(layers, time, batch)
-        outputs, final = deep_rnn(params, inputs, state, masks if masked else None)
+        params, inputs, state, masks = make(layers, time, batch, cell)
+        masks = masks if masked else Masks()
+        outputs, final = deep_rnn(params, inputs, state, masks, ComputeConfig(kernel=kernel))
         looped, current = [], list(state)
         for t in range(time):
             x = inputs[t]
             for depth, layer in enumerate(params):
-                x = x * masks.inputs[depth][t] if masked else x
-                projected = project_inputs(layer, x)
-                current[depth] = lstm_step(layer.recurrent_weights, projected, current[depth])
+                x = x * masks.inputs[depth][t] if masks.inputs else x
+                now = masks.recurrent[depth] if masks.recurrent else RecurrentMasks()
+                now = jax.tree.map(lambda mask, t=t: mask[t], now)
+                current[depth] = step(layer, project_inputs(layer, x), current[depth], now)
                 x = current[depth].hidden
-            looped.append(x * masks.output[t] if masked else x)
+            looped.append(x)
         assert_close(outputs, jnp.stack(looped))
         assert_close(final, tuple(current))
 
 
-@settings(max_examples=5)
-@given(st.integers(1, 6), st.integers(1, 6))
-def test_two_windows_with_carried_state_equal_one_long_window(first, second):
-    with jax.enable_x64(True):
-        params, inputs, state, masks = make(time=first + second)
-        whole, final = deep_rnn(params, inputs, state, masks)
-        cut_masks = [
-            jax.tree.map(lambda m, s=s: m[s], masks) for s in (slice(first), slice(first, None))
-        ]
-        start, between = deep_rnn(params, inputs[:first], state, cut_masks[0])
-        end, last = deep_rnn(params, inputs[first:], between, cut_masks[1])
-        assert_close(jnp.concatenate([start, end]), whole)
-        assert_close(last, final)
+@pytest.mark.parametrize(("first", "second", "cell"), [(1, 4, "lstm"), (3, 2, "gru")])
+def test_two_windows_with_carried_state_equal_one_long_window(first, second, cell):
+    params, inputs, state, masks = make(time=first + second, cell=cell)
+    whole, final = deep_rnn(params, inputs, state, masks)
+    cut_masks = [
+        jax.tree.map(lambda m, s=s: m[s], masks) for s in (slice(first), slice(first, None))
+    ]
+    start, between = deep_rnn(params, inputs[:first], state, cut_masks[0])
+    end, last = deep_rnn(params, inputs[first:], between, cut_masks[1])
+    assert_close(jnp.concatenate([start, end]), whole)
+    assert_close(last, final)
 
 
 def test_dropout_never_touches_the_recurrent_path():
     params, inputs, state, masks = make()
-    nothing_enters = DropoutMasks(
-        inputs=tuple(map(jnp.zeros_like, masks.inputs)), output=jnp.zeros_like(masks.output)
-    )
-    outputs, final = deep_rnn(params, inputs, state, nothing_enters)
-    np.testing.assert_array_equal(outputs, 0)
+    nothing_enters = Masks(inputs=tuple(map(jnp.zeros_like, masks.inputs)))
+    _, final = deep_rnn(params, inputs, state, nothing_enters)
     for layer, before, after in zip(params, state, final, strict=True):
         h, c = np.asarray(before.hidden), np.asarray(before.cell)
         for _ in range(len(inputs)):
@@ -95,39 +124,66 @@ def test_dropout_never_touches_the_recurrent_path():
         assert not np.allclose(after.hidden, before.hidden)
 
 
-def test_each_input_mask_enters_its_own_layer_and_the_output_mask_none():
+def test_masks_of_a_layer_touch_it_and_those_above_it_alone():
     params, inputs, state, masks = make()
 
-    def final_states(changed):
+    def final_states(changed) -> Any:
         return deep_rnn(params, inputs, state, changed)[1]
 
     base = final_states(masks)
-    for depth in range(2):
-        changed_inputs = list(masks.inputs)
-        changed_inputs[depth] = 2 - changed_inputs[depth]
-        changed = final_states(DropoutMasks(tuple(changed_inputs), masks.output))
-        differs = [not np.array_equal(a.cell, b.cell) for a, b in zip(base, changed, strict=True)]
-        assert differs == [below >= depth for below in range(2)]
-    assert_close(final_states(DropoutMasks(masks.inputs, 2 - masks.output)), base)
+    for kind in ("inputs", "recurrent"):
+        for depth in range(2):
+            changed = list(getattr(masks, kind))
+            changed[depth] = jax.tree.map(lambda mask: 1.5 - mask, changed[depth])
+            states = final_states(dataclasses.replace(masks, **{kind: tuple(changed)}))
+            differs = [
+                not np.array_equal(a.cell, b.cell) for a, b in zip(base, states, strict=True)
+            ]
+            assert differs == [below >= depth for below in range(2)]
 
 
-def test_masks_of_ones_equal_no_masks():
+def test_outputs_are_raw_whatever_the_output_mask():
     params, inputs, state, masks = make()
-    ones = jax.tree.map(jnp.ones_like, masks)
-    assert_close(deep_rnn(params, inputs, state, ones), deep_rnn(params, inputs, state))
+    dropped = dataclasses.replace(masks, output=jnp.zeros((6, 3, HIDDEN)))
+    assert_close(deep_rnn(params, inputs, state, dropped), deep_rnn(params, inputs, state, masks))
 
 
-def test_zero_state_has_a_record_a_layer_of_the_weights_type():
-    params, *_ = make(layers=3)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("kernel", ["xla", "scan"])
+def test_masks_that_change_nothing_equal_no_masks(cell, kernel):
+    params, inputs, state, masks = make(cell=cell)
+    neutral = {"keep_hidden": 0.0, "keep_cell": 0.0}
+    names = ADMITTED[cell]
+    layer = RecurrentMasks(**{n: jnp.full((1, 1, 1), neutral.get(n, 1.0)) for n in names})
+    ones = Masks(inputs=jax.tree.map(jnp.ones_like, masks.inputs), recurrent=(layer, layer))
+    compute = ComputeConfig(kernel=kernel)
+    assert_close(
+        deep_rnn(params, inputs, state, ones, compute),
+        deep_rnn(params, inputs, state, None, compute),
+    )
+
+
+def test_drop_multiplies_by_its_mask_and_none_drops_nothing():
+    x = jnp.arange(12.0).reshape(2, 2, 3)
+    mask = jnp.asarray([[[2.0, 0.0, 2.0]]])
+    np.testing.assert_array_equal(drop(x, mask)[1, 1], [18, 0, 22])
+    np.testing.assert_array_equal(drop(x, None), x)
+
+
+@pytest.mark.parametrize(
+    ("cell", "record"), [("lstm", LSTMState), ("gru", HiddenState), ("tanh", HiddenState)]
+)
+def test_zero_state_has_a_record_a_layer_of_the_weights_type(cell, record):
+    params, *_ = make(layers=3, cell=cell)
     state = zero_state(params, batch_size=5)
-    assert len(state) == 3
-    for record in state:
-        np.testing.assert_array_equal(record.hidden, np.zeros((5, HIDDEN)))
-        np.testing.assert_array_equal(record.cell, np.zeros((5, HIDDEN)))
-        assert record.cell.dtype == jnp.float64
+    assert [type(layer) for layer in state] == [record] * 3
+    for part in jax.tree.leaves(state):
+        np.testing.assert_array_equal(part, np.zeros((5, HIDDEN)))
+        assert part.dtype == jnp.float64
 
 
-def test_last_output_of_a_layer_is_its_final_hidden_state():
-    params, inputs, state, _ = make()
+@pytest.mark.parametrize("cell", CELLS)
+def test_last_output_of_a_layer_is_its_final_hidden_state(cell):
+    params, inputs, state, _ = make(cell=cell)
     outputs, final = unroll_layer(params[0], inputs, state[0])
     np.testing.assert_array_equal(outputs[-1], final.hidden)

@@ -21,7 +21,7 @@ from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.train import init_train_state
 
 CORPUS = make_corpus("ours", list("abcaba") * 5, list("abc") * 4, list("cba") * 6)
-TINY = override(QUICK, layers=1, hidden_size=4, batch_size=2, unroll=5)
+TINY = override(QUICK, layers=2, hidden_size=4, batch_size=2, unroll=5)
 COMPUTE = {field.name for field in dataclasses.fields(ComputeConfig)}
 HISTORY = [{"words_per_second": speed} for speed in (1.0, 500.0, 400.0)]
 
@@ -48,8 +48,10 @@ def test_paper_s_figures_belong_to_its_preset_whatever_the_seed(seed):
 @pytest.mark.parametrize("name", sorted(settings().keys() - COMPUTE - {"name", "seed"}))
 def test_paper_s_figures_belong_to_no_other_setting(name):
     value = to_dict(SMALL)[name]
-    other = {"corpus": "toy", "dropout": 0.5}.get(name) or (
-        value + 1 if isinstance(value, int) else 2 * float(value)
+    words = {"corpus": "toy", "cell": "gru", "mask_each": "window"}
+    numbers = {"tie_weights": True, "embedding_size": 7, "decay_divisor": 4.0}
+    other = (words | numbers).get(name) or (
+        value + 1 if isinstance(value, int) else float(value) / 2 or 0.5
     )
     assert paper_figures(summary_of(override(SMALL, **{name: other}))) == (None, None)
 
@@ -71,9 +73,31 @@ def test_figures_are_those_of_the_reported_protocol():
     params = init_train_state(TINY, len(CORPUS.vocabulary), 1).params
     assert summary["valid_perplexity"] == perplexity(text_nll(params, CORPUS.valid, streams=1))
     assert summary["test_perplexity"] == perplexity(text_nll(params, CORPUS.test, streams=1))
+    assert summary["mc_test_perplexity"] is None
     assert summary["unigram_perplexity"] == unigram_perplexity(CORPUS)
     assert summary["floor_perplexity"] is None
-    assert summary["parameters"] == (3 * 4) + (2 * 4 * 16 + 16) + (4 * 3 + 3)
+    assert summary["parameters"] == (3 * 4) + 2 * (2 * 4 * 16 + 16) + (4 * 3 + 3)
+
+
+def test_monte_carlo_averages_over_noise_and_equals_the_protocol_without_any():
+    without = override(TINY, dropout=0.0)
+    text = windows(CORPUS.train, TINY.train.batch_size, TINY.train.unroll)
+
+    def summary(config):
+        state = init_train_state(config, len(CORPUS.vocabulary), len(text))
+        run = Run(config, CORPUS, jnp.asarray(text), state, history=HISTORY)
+        return summarize(run, mc_samples=3)
+
+    same, noisy = summary(without), summary(override(TINY, dropout=0.5))
+    assert same["mc_test_perplexity"] == pytest.approx(same["test_perplexity"], rel=1e-5)
+    assert same["mc_valid_perplexity"] == pytest.approx(same["valid_perplexity"], rel=1e-5)
+    assert noisy["mc_test_perplexity"] != pytest.approx(noisy["test_perplexity"], rel=1e-5)
+    assert noisy == summary(override(TINY, dropout=0.5))
+
+
+def test_zoneout_is_evaluated_by_its_expectation():
+    frozen = summary_of(override(TINY, zoneout_hidden=1.0, zoneout_cell=1.0))
+    assert frozen["test_perplexity"] != summary_of(TINY)["test_perplexity"]
 
 
 def test_speed_is_the_median_epoch_s_so_that_compilation_does_not_count():
@@ -95,6 +119,9 @@ def rows(**figures):
         "valid_perplexity": 90.126,
         "test_perplexity": 80.25,
         "unigram_perplexity": 700.5,
+        "mc_samples": 8,
+        "mc_valid_perplexity": None,
+        "mc_test_perplexity": None,
         "paper_valid_perplexity": None,
         "paper_test_perplexity": None,
         "floor_perplexity": None,
@@ -111,9 +138,14 @@ def test_table_leaves_out_what_has_no_figure():
 
 def test_table_shows_what_the_run_is_to_be_read_against():
     assert rows(
-        paper_valid_perplexity=120.7, paper_test_perplexity=114.5, floor_perplexity=31.2
+        mc_valid_perplexity=89.0,
+        mc_test_perplexity=79.5,
+        paper_valid_perplexity=120.7,
+        paper_test_perplexity=114.5,
+        floor_perplexity=31.2,
     ) == {
         "this run": ("90.13", "80.25"),
+        "Monte Carlo, 8": ("89.00", "79.50"),
         "the paper": ("120.70", "114.50"),
         "floor of the source": ("", "31.20"),
         "unigram": ("", "700.50"),

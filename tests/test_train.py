@@ -10,14 +10,25 @@ import pytest
 from zaremba_jax import train
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.corpus import windows
+from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, train_step, train_windows, window_loss
 
 VOCABULARY = 7
 CONFIG = override(QUICK, layers=2, hidden_size=6, batch_size=3, unroll=4, epochs=9, dropout=0.5)
+NOISE = {
+    "dropout": 0.5,
+    "hidden_dropout": 0.5,
+    "update_dropout": 0.5,
+    "word_dropout": 0.5,
+    "zoneout_hidden": 0.5,
+    "zoneout_cell": 0.5,
+    "dropconnect": 0.5,
+}
+PENALTIES = {"l1": 1e-3, "l2": 1e-2, "activation_l2": 1.0, "temporal_activation_l2": 1.0}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def text():
     ids = np.random.default_rng(0).integers(0, VOCABULARY, 3 * 4 * 5 + 3).astype(np.int32)
     return jnp.asarray(windows(ids, CONFIG.train.batch_size, CONFIG.train.unroll))
@@ -36,13 +47,25 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, values(one), values(other))
 
 
-def test_step_subtracts_the_clipped_gradient_times_the_rate(text):
-    config = override(CONFIG, clip_norm=0.1, learning_rate=0.5, dropout=0.0)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dropout": 0.5},
+        NOISE | PENALTIES,
+        {"dropout": 0.5, "mask_each": "window", "cell": "gru", "tie_weights": True},
+    ],
+    ids=["dropout", "everything", "tied"],
+)
+def test_step_subtracts_the_clipped_gradient_times_the_rate(text, settings):
+    config = override(CONFIG, clip_norm=0.1, learning_rate=0.5, **settings)
     before = fresh(text, config)
-    step = jax.jit(functools.partial(train_step, config, len(text)))
-    after, nll = step(before, text[0])
-    gradient, (expected_nll, rnn_state) = jax.jit(jax.grad(window_loss, has_aux=True))(
-        before.params, text[0][:-1], text[0][1:], before.rnn_state, None
+    after, nll = jax.jit(functools.partial(train_step, config, len(text)))(before, text[0])
+    rates = active_rates(config.regularizers)
+    mask_key, weight_key = jax.random.split(jax.random.fold_in(before.key, 0))
+    masks = sample_masks(config, rates, text[0][:-1], VOCABULARY, key=mask_key)
+    loss = functools.partial(window_loss, rates=rates)
+    gradient, (expected_nll, rnn_state) = jax.jit(jax.grad(loss, has_aux=True))(
+        *(before.params, text[0][:-1], text[0][1:], before.rnn_state, masks), weight_key=weight_key
     )
     scale = 0.5 * 0.1 / optax.tree.norm(gradient)
     jax.tree.map(
@@ -57,7 +80,7 @@ def test_step_subtracts_the_clipped_gradient_times_the_rate(text):
 
 
 def assert_close_trees(one, other):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, other)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, other)
 
 
 def test_chunks_of_any_length_give_the_same_run(text):
@@ -113,24 +136,99 @@ def test_seed_decides_initial_values_and_masks(text):
     assert not np.array_equal(different_masks.params.embedding, first.params.embedding)
 
 
-def test_each_step_has_masks_of_its_own(text):
-    config = override(CONFIG, learning_rate=1e-30)
-    # Both are the first window of an epoch, so that only the masks can differ.
+@pytest.fixture(scope="module")
+def noisy_nll(text):
+    """Nats of one and the same window, first of an epoch, at any step and under any rates."""
+    config = override(CONFIG, **NOISE)
     state = fresh(text, config)
-    losses = []
     jitted = jax.jit(functools.partial(train_step, config, len(text)))
-    for step in (0, len(text)):
-        at = dataclasses.replace(jax.tree.map(jnp.copy, state), step=jnp.asarray(step, jnp.int32))
-        losses.append(float(jitted(at, text[0])[1]))
-    assert losses[0] != losses[1]
+
+    def nll(epoch, **rates):
+        step = jnp.asarray(epoch * len(text), jnp.int32)
+        at = dataclasses.replace(state, step=step)
+        return float(jitted(at, text[0], dict.fromkeys(NOISE, 0.0) | rates)[1])
+
+    rnn_state = zero_state(state.params.layers, 3)
+    plain = window_loss(state.params, text[0][:-1], text[0][1:], rnn_state, None)[1][0]
+    return nll, float(plain)
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_each_step_has_noise_of_its_own(noisy_nll, name):
+    nll, plain = noisy_nll
+    rates = {name: NOISE[name]}
+    assert nll(0, **rates) == nll(0, **rates)
+    assert len({nll(0, **rates), nll(1, **rates), nll(2, **rates), plain}) == 4
+
+
+def test_a_traced_rate_of_zero_is_no_noise(noisy_nll):
+    nll, plain = noisy_nll
+    np.testing.assert_allclose(nll(0), plain, rtol=1e-6)
+
+
+def test_penalty_moves_words_that_a_window_lacks_and_is_in_no_reported_nats(text):
+    rates = {"l1": 0.01, "l2": 0.1}
+    config = override(CONFIG, dropout=0.0, clip_norm=1e6, learning_rate=0.5, **rates)
+    window = text[0] % 3  # words 3 to 6 are absent
+    before = fresh(text, config)
+    penalized = jax.jit(functools.partial(train_step, config, len(text)))
+    after, nll = penalized(before, window)
+    absent = np.asarray(before.params.embedding[3:])
+    pull = 0.01 * np.sign(absent) + 2 * 0.1 * absent
+    np.testing.assert_allclose(after.params.embedding[3:], absent - 0.5 * pull, rtol=1e-4)
+    free = override(config, l1=0.0, l2=0.0)
+    plain, plain_nll = jax.jit(functools.partial(train_step, free, len(text)))(before, window)
+    np.testing.assert_array_equal(plain.params.embedding[3:], absent)
+    np.testing.assert_allclose(nll, plain_nll, rtol=1e-6)
+    # All rows of the embedding are trained at once here, and those in use alone there.
+    all_rows, _ = penalized(before, window, {"l1": 0.0, "l2": 0.0})
+    assert_close_trees(all_rows.params, plain.params)
+
+
+def test_dropped_weights_are_the_same_at_every_time_step_and_in_every_stream(text):
+    config = override(CONFIG, dropout=0.0, dropconnect=0.5)
+    state = fresh(text, config)
+    step = jax.jit(functools.partial(train_step, config, len(text)))
+    _, nll = step(state, text[0])
+    _, weight_key = jax.random.split(jax.random.fold_in(state.key, 0))
+    noisy = drop_weights({"dropconnect": 0.5}, state.params, key=weight_key)
+    # One time step and one stream after another, all with these weights.
+    column, total = jax.jit(window_loss), 0.0
+    for stream in range(3):
+        rnn_state = zero_state(noisy.layers, 1)
+        for t in range(4):
+            tokens, targets = (text[0][k : k + 1, stream : stream + 1] for k in (t, t + 1))
+            _, (mean, rnn_state) = column(noisy, tokens, targets, rnn_state, None)
+            total += float(mean)
+    np.testing.assert_allclose(nll, total / 12, rtol=1e-5)
+
+
+def test_members_under_rates_of_their_own_equal_runs_whose_configurations_say_so(text):
+    config = override(CONFIG, l2=1e-3)
+    members = [{"dropout": 0.25, "l2": 1e-3}, {"dropout": 0.5, "l2": 1e-2}]
+    states = [fresh(text, config)] * 2
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    rates = {name: jnp.asarray([m[name] for m in members]) for name in members[0]}
+    together, nll = jax.vmap(lambda state, rates: train_windows(config, state, text, 3, rates))(
+        stacked, rates
+    )
+    for i, member in enumerate(members):
+        own = override(config, **member)
+        alone, expected = train_windows(own, fresh(text, own), text, 3)
+        np.testing.assert_allclose(nll[i], expected, rtol=1e-5)
+        mine = jax.tree.map(lambda x, i=i: x[i], together.params)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), mine, alone.params
+        )
+    assert not np.allclose(nll[0], nll[1])
 
 
 def test_nothing_is_compiled_again_between_epochs(text, monkeypatch):
     traced = []
 
-    def counting(*args):
+    def counting(*args, **rates):
         traced.append(args)
-        return train_step(*args)
+        return train_step(*args, **rates)
 
     monkeypatch.setattr(train, "train_step", counting)
     config = override(CONFIG, seed=123)  # not compiled by another test

@@ -1,10 +1,14 @@
 """The shape vocabulary and the records that the other modules pass to each other.
 
 Time comes first everywhere: a window of text is `[time, batch]`, a layer's
-sequence of activations is `[time, batch, features]`. The four gates of an LSTM
-lie side by side on one axis of size `gates = 4 * hidden`, in the order
-f, i, o, u (forget, input, output, update), the three sigmoids contiguous.
+sequence of activations is `[time, batch, features]`. The gates of a cell lie side
+by side on one axis: of an LSTM `gates = 4 * hidden`, in the order f, i, o, u
+(forget, input, output, update), the three sigmoids contiguous; of a GRU
+`3 * hidden`, in the order r, z, n (reset, update gate, candidate); of the tanh
+cell `hidden`.
 """
+
+from typing import Literal
 
 import optax
 from flax import struct
@@ -20,6 +24,9 @@ TokenNLL = Float[Array, "time batch"]
 Scalar = Float[Array, ""]
 Step = Int[Array, ""]
 Key = PRNGKeyArray
+# A factor for every unit at every time step; an axis of size 1 serves all its places alike.
+Mask = Float[Array, "#time #batch #hidden"]
+CellName = Literal["lstm", "gru", "tanh"]
 
 
 @struct.dataclass
@@ -31,12 +38,24 @@ class LSTMState:
 
 
 @struct.dataclass
-class LSTMParams:
-    """One LSTM layer: the affine maps T of its four gates, side by side as f, i, o, u."""
+class HiddenState:
+    """What a GRU or a tanh layer remembers between time steps."""
+
+    hidden: Float[Array, "batch hidden"]
+
+
+LayerState = LSTMState | HiddenState
+RNNState = tuple[LayerState, ...]
+
+
+@struct.dataclass
+class LayerParams:
+    """One recurrent layer: the affine maps T of its gates, side by side, and its kind of cell."""
 
     input_weights: Float[Array, "features gates"]
     recurrent_weights: Float[Array, "hidden gates"]
     bias: Float[Array, " gates"]
+    cell: CellName = struct.field(pytree_node=False, default="lstm")
 
 
 @struct.dataclass
@@ -48,23 +67,49 @@ class SoftmaxParams:
 
 
 @struct.dataclass
+class TiedSoftmaxParams:
+    """A softmax layer whose weights are the transposed embedding."""
+
+    bias: Float[Array, " vocabulary"]
+
+
+@struct.dataclass
 class ModelParams:
     """Every trained number of the language model; `layers[0]` reads the embedding."""
 
     embedding: Float[Array, "vocabulary features"]
-    layers: tuple[LSTMParams, ...]
-    softmax: SoftmaxParams
+    layers: tuple[LayerParams, ...]
+    softmax: SoftmaxParams | TiedSoftmaxParams
 
 
 @struct.dataclass
-class DropoutMasks:
-    """The factors of one window at its L + 1 dropout sites: 0, or 1 / (1 - rate).
+class RecurrentMasks:
+    """What touches a layer's connections through time; None where nothing does.
 
-    `inputs[l]` multiplies the input of layer l, `output` the last layer's output.
+    `hidden` multiplies h[t-1] where it enters the gates, `update` what the cell
+    writes into its state. `keep_hidden` and `keep_cell` are the parts of h[t] and
+    c[t] that remain those of the step before.
     """
 
-    inputs: tuple[Activations, ...]
-    output: Activations
+    hidden: Mask | None = None
+    update: Mask | None = None
+    keep_hidden: Mask | None = None
+    keep_cell: Mask | None = None
+
+
+@struct.dataclass
+class Masks:
+    """The noise of one window; None where there is none.
+
+    `words` multiplies the embedding of each token, `inputs[l]` the input of layer l,
+    `output` the last layer's output: with `inputs`, the paper's L + 1 dropout sites.
+    A dropout mask holds 0 and 1 / (1 - rate).
+    """
+
+    words: Float[Array, "time batch 1"] | None = None
+    inputs: tuple[Mask, ...] | None = None
+    output: Mask | None = None
+    recurrent: tuple[RecurrentMasks, ...] | None = None
 
 
 @struct.dataclass
@@ -77,6 +122,6 @@ class TrainState:
 
     params: ModelParams
     opt_state: optax.OptState
-    rnn_state: tuple[LSTMState, ...]
+    rnn_state: RNNState
     step: Step
     key: Key

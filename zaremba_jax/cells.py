@@ -1,15 +1,32 @@
-"""One pure step of a recurrent cell, and the affine map of its inputs."""
+"""The recurrent cells: one pure step of each, and the affine map of their inputs.
+
+A layer's gates are sums of two products: `projected`, of the inputs, and
+`recurrent`, of h[t-1]. A cell's equations turn both into the next state.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from zaremba_jax.array_types import LSTMParams, LSTMState
+from zaremba_jax.array_types import (
+    CellName,
+    HiddenState,
+    LayerParams,
+    LayerState,
+    LSTMState,
+    RecurrentMasks,
+)
 from zaremba_jax.precision import Precision, matmul
+
+_NOTHING = RecurrentMasks()
 
 
 def project_inputs(
-    params: LSTMParams, inputs: Float[Array, "*any features"], precision: Precision = "float32"
+    params: LayerParams, inputs: Float[Array, "*any features"], precision: Precision = "float32"
 ) -> Float[Array, "*any gates"]:
     """The part of every gate that does not depend on the past: `D(h[l-1]) @ W_x + b`.
 
@@ -19,30 +36,141 @@ def project_inputs(
     return matmul(inputs, params.input_weights, precision) + bias
 
 
-def lstm_step(
-    recurrent_weights: Float[Array, "hidden gates"],
+def step(
+    params: LayerParams,
     projected: Float[Array, "batch gates"],
-    state: LSTMState,
+    state: LayerState,
+    masks: RecurrentMasks = _NOTHING,
     precision: Precision = "float32",
-) -> LSTMState:
-    """One time step of an LSTM layer (Zaremba et al. 2014, section 3.1).
+) -> LayerState:
+    """One time step of a layer.
 
-    With z = projected + h[t-1] @ W_h cut into four parts z_f, z_i, z_o, z_u:
+    Args:
+      params: the layer; its cell names the equations.
+      projected: the inputs' part of the gates at this step, from `project_inputs`.
+        Dropout has touched it already.
+      state: of the step before.
+      masks: what touches the connections through time at this step, [batch, hidden]
+        each. By default nothing does, which is the paper's point.
+      precision: of the operands of the matrix product.
+
+    Returns:
+      The state after this step.
+
+    Raises:
+      ValueError: a mask for what this kind of cell does not have.
+    """
+    recurrent = matmul(drop_hidden(state, masks), params.recurrent_weights, precision)
+    return advance(params.cell, projected, recurrent, state, masks)
+
+
+def drop_hidden(state: LayerState, masks: RecurrentMasks) -> Float[Array, "*any hidden"]:
+    """h[t-1] as it enters the gates."""
+    return _times(state.hidden, masks.hidden)
+
+
+def advance(
+    cell: CellName,
+    projected: Float[Array, "batch gates"],
+    recurrent: Float[Array, "batch gates"],
+    state: LayerState,
+    masks: RecurrentMasks = _NOTHING,
+) -> LayerState:
+    """A step but for its matrix product: the cell's equations, then zoneout.
+
+    Zoneout (Krueger et al. 2017, section 3.2) keeps units as they were; what the
+    cell computed for the others does not depend on which these are.
+    """
+    new = CELLS[cell].equations(projected, recurrent, state, masks.update)
+    if masks.keep_hidden is not None:
+        kept = _blend(state.hidden, new.hidden, masks.keep_hidden)
+        new = dataclasses.replace(new, hidden=kept)
+    if masks.keep_cell is not None:
+        if not (isinstance(state, LSTMState) and isinstance(new, LSTMState)):
+            raise ValueError(f"keep_cell: the {cell} cell has no c beside its h; leave it out")
+        new = dataclasses.replace(new, cell=_blend(state.cell, new.cell, masks.keep_cell))
+    return new
+
+
+def lstm(
+    projected: Float[Array, "batch gates"],
+    recurrent: Float[Array, "batch gates"],
+    state: LSTMState,
+    update_mask: Float[Array, "#batch #hidden"] | None = None,
+) -> LSTMState:
+    """The LSTM (Zaremba et al. 2014, section 3.1).
+
+    With z = projected + recurrent cut into four parts z_f, z_i, z_o, z_u:
 
         f = sigmoid(z_f)    o = sigmoid(z_o)    c[t] = f * c[t-1] + i * u
         i = sigmoid(z_i)    u = tanh(z_u)       h[t] = o * tanh(c[t])
 
-    Args:
-      recurrent_weights: W_h; gate order f, i, o, u.
-      projected: the inputs' part of the gates at this step, from `project_inputs`.
-        Dropout has touched it already; nothing here drops h[t-1] or c[t-1].
-      state: h[t-1] and c[t-1].
-      precision: of the operands of the matrix product.
-
-    Returns:
-      h[t] and c[t].
+    `update_mask` multiplies u (Semeniuta et al. 2016, equation 12).
     """
-    gates = projected + matmul(state.hidden, recurrent_weights, precision)
-    forget, write, output, update = jnp.split(gates, 4, axis=-1)
-    cell = jax.nn.sigmoid(forget) * state.cell + jax.nn.sigmoid(write) * jnp.tanh(update)
+    forget, write, output, update = jnp.split(projected + recurrent, 4, axis=-1)
+    update = _times(jnp.tanh(update), update_mask)
+    cell = jax.nn.sigmoid(forget) * state.cell + jax.nn.sigmoid(write) * update
     return LSTMState(hidden=jax.nn.sigmoid(output) * jnp.tanh(cell), cell=cell)
+
+
+def gru(
+    projected: Float[Array, "batch gates"],
+    recurrent: Float[Array, "batch gates"],
+    state: HiddenState,
+    update_mask: Float[Array, "#batch #hidden"] | None = None,
+) -> HiddenState:
+    """The gated recurrent unit (Cho et al. 2014), its reset gate behind the matrix product.
+
+    With projected and recurrent cut into three parts x and a, for r, z and n:
+
+        r = sigmoid(x_r + a_r)    n = tanh(x_n + r * a_n)
+        z = sigmoid(x_z + a_z)    h[t] = (1 - z) * n + z * h[t-1]
+
+    As cuDNN and Flax place the reset gate, so that one product serves all gates; one
+    bias a gate, in x. `update_mask` multiplies n (Semeniuta et al. 2016, section 3.2).
+    """
+    reset, keep, candidate = jnp.split(projected, 3, axis=-1)
+    past_reset, past_keep, past_candidate = jnp.split(recurrent, 3, axis=-1)
+    reset = jax.nn.sigmoid(reset + past_reset)
+    keep = jax.nn.sigmoid(keep + past_keep)
+    update = _times(jnp.tanh(candidate + reset * past_candidate), update_mask)
+    return HiddenState(hidden=_blend(state.hidden, update, keep))
+
+
+def tanh(
+    projected: Float[Array, "batch gates"],
+    recurrent: Float[Array, "batch gates"],
+    state: HiddenState,
+    update_mask: Float[Array, "#batch #hidden"] | None = None,
+) -> HiddenState:
+    """The plain recurrent cell (Elman 1990): h[t] = tanh(projected + recurrent).
+
+    Raises:
+      ValueError: an `update_mask`, which has no place where no state is kept.
+    """
+    if update_mask is not None:
+        raise ValueError("update: the tanh cell writes no update; leave its mask out")
+    return HiddenState(hidden=jnp.tanh(projected + recurrent))
+
+
+class Cell(NamedTuple):
+    """What the layers need to know of a kind of cell."""
+
+    gates: int  # parts of the axis of its gates
+    state: Callable[..., LayerState]  # its record
+    equations: Callable[..., Any]
+
+
+CELLS: dict[CellName, Cell] = {
+    "lstm": Cell(4, LSTMState, lstm),
+    "gru": Cell(3, HiddenState, gru),
+    "tanh": Cell(1, HiddenState, tanh),
+}
+
+
+def _times(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    return x if mask is None else x * mask
+
+
+def _blend(old: jax.Array, new: jax.Array, keep: jax.Array) -> jax.Array:
+    return keep * old + (1 - keep) * new

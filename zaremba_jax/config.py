@@ -9,6 +9,7 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from zaremba_jax.array_types import CellName
 from zaremba_jax.precision import Precision
 
 
@@ -18,9 +19,10 @@ def _setting(
     at_least: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    at_most: float | None = None,
     default: Any = dataclasses.MISSING,
 ) -> Any:
-    limits = {"at_least": at_least, "above": above, "below": below}
+    limits = {"at_least": at_least, "above": above, "below": below, "at_most": at_most}
     return dataclasses.field(default=default, metadata={"description": description, **limits})
 
 
@@ -40,9 +42,9 @@ def _check(name: str, value: Any, kind: Any, limits: Any) -> None:
             raise ValueError(f"{name}={value!r}: must be one of {', '.join(get_args(kind))}")
         return
     accepted = (int, float) if kind is float else (kind,)
-    if isinstance(value, bool) or not isinstance(value, accepted):
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
         raise ValueError(f"{name}={value!r}: must be of type {kind.__name__}")
-    if kind is str:
+    if kind in (str, bool):
         return
     within = math.isfinite(value)
     bounds = [] if within else ["finite"]
@@ -55,6 +57,9 @@ def _check(name: str, value: Any, kind: Any, limits: Any) -> None:
     if limits["below"] is not None:
         bounds.append(f"below {limits['below']}")
         within = within and value < limits["below"]
+    if limits["at_most"] is not None:
+        bounds.append(f"at most {limits['at_most']}")
+        within = within and value <= limits["at_most"]
     if not within:
         raise ValueError(f"{name}={value}: must be {' and '.join(bounds)}")
 
@@ -66,6 +71,30 @@ class ModelConfig(_Validated):
     layers: int = _setting("LSTM layers", at_least=1)
     hidden_size: int = _setting("units of each layer and of the embedding", at_least=1)
     init_scale: float = _setting("every parameter starts uniform in ± this", above=0)
+    cell: CellName = _setting("kind of recurrent cell: lstm, gru or tanh", default="lstm")
+    embedding_size: int = _setting(
+        "features of a word's embedding; 0: as many as hidden_size", at_least=0, default=0
+    )
+    tie_weights: bool = _setting(
+        "the softmax reads the embedding's weights (Press & Wolf 2017)", default=False
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.tie_weights and self.features != self.hidden_size:
+            raise ValueError(
+                f"embedding_size={self.embedding_size}: tied weights need it equal to"
+                f" hidden_size={self.hidden_size}; set it to 0 or turn tie_weights off"
+            )
+
+    @property
+    def features(self) -> int:
+        """Size of the embedding, the input of the first layer."""
+        return self.embedding_size or self.hidden_size
+
+
+def _strength(description: str, **limits: float) -> Any:
+    return _setting(description, at_least=0, default=0.0, **limits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +103,41 @@ class RegularizerConfig(_Validated):
 
     dropout: float = _setting(
         "probability that a unit of a non-recurrent connection is dropped", at_least=0, below=1
+    )
+    hidden_dropout: float = _strength(
+        "probability that a unit of h[t-1] is dropped where it enters the gates",
+        below=1,
+    )
+    mask_each: Literal["step", "window"] = _setting(
+        "step: dropout masks for each time step; window: one for a window's every step"
+        " (variational, Gal & Ghahramani 2016)",
+        default="step",
+    )
+    update_dropout: float = _strength(
+        "probability that a unit of the cell's update is dropped (Semeniuta et al. 2016)",
+        below=1,
+    )
+    word_dropout: float = _strength(
+        "probability that a word is dropped wherever it occurs (Gal & Ghahramani 2016)",
+        below=1,
+    )
+    zoneout_hidden: float = _strength(
+        "probability that a unit of h stays as it was (Krueger et al. 2017)", at_most=1
+    )
+    zoneout_cell: float = _strength(
+        "probability that a unit of c stays as it was (Krueger et al. 2017)", at_most=1
+    )
+    dropconnect: float = _strength(
+        "probability that a recurrent weight is dropped for a window (Wan et al. 2013)",
+        below=1,
+    )
+    l1: float = _strength("penalty: times the sum of the weights' absolute values")
+    l2: float = _strength("penalty: times the sum of the weights' squares")
+    activation_l2: float = _strength(
+        "penalty on the square of the last layer's output, dropped out (Merity et al. 2018)",
+    )
+    temporal_activation_l2: float = _strength(
+        "penalty on the square of its change from step to step (Merity et al. 2018)",
     )
 
 
@@ -122,6 +186,20 @@ class Config(_Validated):
     regularizers: RegularizerConfig
     train: TrainConfig
     compute: ComputeConfig = ComputeConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        cell, regularizers = self.model.cell, self.regularizers
+        if regularizers.update_dropout and cell == "tanh":
+            raise ValueError(
+                f"update_dropout={regularizers.update_dropout}: the tanh cell writes no update"
+                " into a state that it keeps; set it to 0, or take the cell lstm or gru"
+            )
+        if regularizers.zoneout_cell and cell != "lstm":
+            raise ValueError(
+                f"zoneout_cell={regularizers.zoneout_cell}: the {cell} cell has no c beside its h;"
+                " use zoneout_hidden, or the cell lstm"
+            )
 
 
 _SECTIONS = {

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zaremba_jax.array_types import LSTMState, ModelParams, TokenNLL, Tokens
-from zaremba_jax.config import ComputeConfig
+from zaremba_jax.array_types import Key, Masks, ModelParams, RNNState, TokenNLL, Tokens
+from zaremba_jax.config import ComputeConfig, Config
 from zaremba_jax.model import token_nll
+from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 from zaremba_jax.rnn import zero_state
 
 TOKENS_AT_ONCE = 512
@@ -19,11 +20,12 @@ def window_nll(
     params: ModelParams,
     inputs: Tokens,
     targets: Tokens,
-    state: tuple[LSTMState, ...],
+    state: RNNState,
     compute: ComputeConfig,
-) -> tuple[TokenNLL, tuple[LSTMState, ...]]:
+    masks: Masks | None = None,
+) -> tuple[TokenNLL, RNNState]:
     """Nats of each target, and the state after the window."""
-    return token_nll(params, inputs, targets, state, compute=compute)
+    return token_nll(params, inputs, targets, state, masks, compute)
 
 
 def text_nll(
@@ -31,6 +33,7 @@ def text_nll(
     ids: np.ndarray,
     streams: int = 1,
     compute: ComputeConfig = ComputeConfig(),
+    masks: Masks | None = None,
 ) -> np.ndarray:
     """Nats of every token of a text but the first, each predicted once.
 
@@ -44,6 +47,7 @@ def text_nll(
       ids: the text, [N] with N at least 2.
       streams: how many stretches.
       compute: precision and kernel.
+      masks: of `regularizers.expected_masks`, for a model trained with zoneout.
 
     Returns:
       float32 [N - 1], in the order of the text.
@@ -51,9 +55,7 @@ def text_nll(
     Raises:
       ValueError: the text has no token to predict.
     """
-    predictions = len(ids) - 1
-    if predictions < 1:
-        raise ValueError(f"a text of {len(ids)} tokens has nothing to predict; give at least 2")
+    predictions = _count_predictions(ids)
     unroll = max(TOKENS_AT_ONCE // streams, 1)
     length = -(-predictions // streams)  # of a stretch, rounded up
     count = -(-length // unroll)
@@ -66,9 +68,79 @@ def text_nll(
     state = zero_state(params.layers, streams)
     results = []
     for inputs, targets in zip(columns(ids[:-1]), columns(ids[1:]), strict=True):
-        nll, state = window_nll(params, jnp.asarray(inputs), jnp.asarray(targets), state, compute)
+        nll, state = window_nll(
+            params, jnp.asarray(inputs), jnp.asarray(targets), state, compute, masks
+        )
         results.append(nll)
     return np.concatenate(results)[:length].T.reshape(-1)[:predictions]
+
+
+def monte_carlo_nll(
+    config: Config, params: ModelParams, ids: np.ndarray, samples: int, *, key: Key
+) -> np.ndarray:
+    """Nats of every token of a text but the first under noise that is left on and averaged over.
+
+    Monte Carlo dropout (Gal & Ghahramani 2016, section 4.1): each sample reads the text
+    in one stream as in training, with fresh masks and dropped weights every
+    `config.train.unroll` steps and a state of its own; the probabilities of the samples
+    are averaged for each token.
+
+    Args:
+      config: the run, of which the regularizers and the unroll matter here.
+      params: the model.
+      ids: the text, [N] with N at least 2.
+      samples: how many to average over.
+      key: decides the noise of all of them.
+
+    Returns:
+      float32 [N - 1], in the order of the text.
+
+    Raises:
+      ValueError: the text has no token to predict, or there is no sample.
+    """
+    if samples < 1:
+        raise ValueError(f"samples={samples}: nothing to average over; take at least 1")
+    predictions, unroll = _count_predictions(ids), config.train.unroll
+    padding = (0, -predictions % unroll)
+    inputs, targets = (
+        np.pad(tokens, padding).reshape(-1, unroll, 1) for tokens in (ids[:-1], ids[1:])
+    )
+    state = zero_state(params.layers, batch_size=1)
+    states = jax.tree.map(lambda x: jnp.broadcast_to(x, (samples, *x.shape)), state)
+    results = []
+    for place, window in enumerate(zip(inputs, targets, strict=True)):
+        keys = jax.random.split(jax.random.fold_in(key, place), samples)
+        nll, states = _sampled_window_nll(config, params, *map(jnp.asarray, window), states, keys)
+        results.append(nll)
+    return np.concatenate(results)[:predictions]
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _sampled_window_nll(
+    config: Config,
+    params: ModelParams,
+    inputs: Tokens,
+    targets: Tokens,
+    states: RNNState,
+    keys: jax.Array,
+) -> tuple[jax.Array, RNNState]:
+    """Nats [time] of a mixture of samples of one stream, and their states [samples, …]."""
+    rates = active_rates(config.regularizers)
+
+    def sample(state: RNNState, key: Key) -> tuple[TokenNLL, RNNState]:
+        mask_key, weight_key = jax.random.split(key)
+        masks = sample_masks(config, rates, inputs, len(params.embedding), key=mask_key)
+        noisy = drop_weights(rates, params, key=weight_key)
+        return token_nll(noisy, inputs, targets, state, masks, config.compute)
+
+    nll, states = jax.vmap(sample)(states, keys)
+    return jnp.log(len(nll)) - jax.nn.logsumexp(-nll[..., 0], axis=0), states
+
+
+def _count_predictions(ids: np.ndarray) -> int:
+    if len(ids) < 2:
+        raise ValueError(f"a text of {len(ids)} tokens has nothing to predict; give at least 2")
+    return len(ids) - 1
 
 
 def perplexity(nll: np.ndarray) -> float:

@@ -1,20 +1,25 @@
 """The language model: embedding, deep RNN, softmax."""
 
+from typing import NamedTuple
+
 import jax
 
 from zaremba_jax.array_types import (
-    DropoutMasks,
     Key,
+    LayerParams,
     Logits,
-    LSTMParams,
-    LSTMState,
+    Masks,
     ModelParams,
+    Outputs,
+    RNNState,
     SoftmaxParams,
+    TiedSoftmaxParams,
     TokenNLL,
     Tokens,
 )
+from zaremba_jax.cells import CELLS
 from zaremba_jax.config import ComputeConfig, ModelConfig
-from zaremba_jax.rnn import deep_rnn
+from zaremba_jax.rnn import deep_rnn, drop
 from zaremba_jax.softmax import logits, softmax_nll
 
 
@@ -26,19 +31,25 @@ def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> Model
         scale = config.init_scale
         return jax.random.uniform(next(keys), shape, minval=-scale, maxval=scale)
 
-    hidden, gates = config.hidden_size, 4 * config.hidden_size
+    features, hidden = config.features, config.hidden_size
+    gates = CELLS[config.cell].gates * hidden
     return ModelParams(
-        embedding=uniform(vocabulary_size, hidden),
+        embedding=uniform(vocabulary_size, features),
         layers=tuple(
-            LSTMParams(
-                input_weights=uniform(hidden, gates),
+            LayerParams(
+                input_weights=uniform(hidden if depth else features, gates),
                 recurrent_weights=uniform(hidden, gates),
                 bias=uniform(gates),
+                cell=config.cell,
             )
-            for _ in range(config.layers)
+            for depth in range(config.layers)
         ),
-        softmax=SoftmaxParams(
-            weights=uniform(hidden, vocabulary_size), bias=uniform(vocabulary_size)
+        softmax=(
+            TiedSoftmaxParams(bias=uniform(vocabulary_size))
+            if config.tie_weights
+            else SoftmaxParams(
+                weights=uniform(hidden, vocabulary_size), bias=uniform(vocabulary_size)
+            )
         ),
     )
 
@@ -48,41 +59,71 @@ def count_params(params: ModelParams) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+class Encoding(NamedTuple):
+    """What the network makes of a window before it predicts."""
+
+    outputs: Outputs  # h[t] of the last layer
+    dropped: Outputs  # D(h[t]), which the softmax reads
+    state: RNNState  # after the last step
+
+
+def encode(
+    params: ModelParams,
+    tokens: Tokens,
+    state: RNNState,
+    masks: Masks | None = None,
+    compute: ComputeConfig = ComputeConfig(),
+) -> Encoding:
+    """All but the softmax; arguments as of `apply`."""
+    masks = masks or Masks()
+    inputs = drop(params.embedding[tokens], masks.words)
+    outputs, state = deep_rnn(params.layers, inputs, state, masks, compute)
+    return Encoding(outputs, drop(outputs, masks.output), state)
+
+
 def apply(
     params: ModelParams,
     tokens: Tokens,
-    state: tuple[LSTMState, ...],
-    masks: DropoutMasks | None = None,
+    state: RNNState,
+    masks: Masks | None = None,
     compute: ComputeConfig = ComputeConfig(),
-) -> tuple[Logits, tuple[LSTMState, ...]]:
+) -> tuple[Logits, RNNState]:
     """Predicts, after each token, the next one.
 
     Args:
       params: the model.
       tokens: ids of a window of text.
       state: one record a layer, from `rnn.zero_state` or from the window before.
-      masks: the window's dropout; None evaluates.
+      masks: the window's noise; None evaluates (with zoneout,
+        `regularizers.expected_masks` does).
       compute: precision and kernel.
 
     Returns:
       The logits of the next token at every time step, and the state after the last.
     """
-    hidden, state = deep_rnn(params.layers, params.embedding[tokens], state, masks, compute)
-    return logits(params.softmax, hidden, compute), state
+    encoding = encode(params, tokens, state, masks, compute)
+    return logits(softmax_of(params), encoding.dropped, compute), encoding.state
 
 
 def token_nll(
     params: ModelParams,
     tokens: Tokens,
     targets: Tokens,
-    state: tuple[LSTMState, ...],
-    masks: DropoutMasks | None = None,
+    state: RNNState,
+    masks: Masks | None = None,
     compute: ComputeConfig = ComputeConfig(),
-) -> tuple[TokenNLL, tuple[LSTMState, ...]]:
+) -> tuple[TokenNLL, RNNState]:
     """Negative log-likelihood, in nats, of `targets[t]` after the tokens up to t.
 
     What a softmax of `apply` gives, with fewer passes over the logits; arguments
     as there.
     """
-    hidden, state = deep_rnn(params.layers, params.embedding[tokens], state, masks, compute)
-    return softmax_nll(params.softmax, hidden, targets, compute), state
+    encoding = encode(params, tokens, state, masks, compute)
+    return softmax_nll(softmax_of(params), encoding.dropped, targets, compute), encoding.state
+
+
+def softmax_of(params: ModelParams) -> SoftmaxParams:
+    """The softmax layer; tied weights are the embedding's (Press & Wolf 2017)."""
+    if isinstance(params.softmax, SoftmaxParams):
+        return params.softmax
+    return SoftmaxParams(weights=params.embedding.T, bias=params.softmax.bias)

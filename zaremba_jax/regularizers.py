@@ -1,36 +1,178 @@
-"""Dropout on the non-recurrent connections: the paper's regularizer."""
+"""Every regularizer, through three hooks: masks, dropped weights, and a penalty on the loss.
+
+The paper's own, dropout on the non-recurrent connections, is `dropout` under
+`mask_each="step"`. The others are those that it names or is compared to; all combine.
+A rate of 0 is off. `Rates` are what of a configuration is on, as plain numbers or as
+traced ones, so that models with different rates can train side by side under `vmap`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 
-from zaremba_jax.array_types import Activations, DropoutMasks, Key
-from zaremba_jax.config import RegularizerConfig
+from zaremba_jax.array_types import (
+    Key,
+    LayerParams,
+    Mask,
+    Masks,
+    ModelParams,
+    Outputs,
+    RecurrentMasks,
+    Scalar,
+    SoftmaxParams,
+    Tokens,
+)
+from zaremba_jax.config import Config, RegularizerConfig
+
+Rates = Mapping[str, float | Scalar]
+
+
+def active_rates(config: RegularizerConfig) -> Rates:
+    """The strength of every method that is on, by the name of its setting."""
+    values = dataclasses.asdict(config)
+    return {name: x for name, x in values.items() if isinstance(x, int | float) and x > 0}
 
 
 def sample_masks(
-    config: RegularizerConfig, shape: tuple[int, int, int], layers: int, *, key: Key
-) -> DropoutMasks | None:
-    """All dropout masks of one window (the operator D of Zaremba et al. 2014, section 3.2).
+    config: Config, rates: Rates, tokens: Tokens, vocabulary_size: int, *, key: Key
+) -> Masks:
+    """All noise of one window but that on its weights; nothing random is drawn elsewhere.
 
-    Every unit of every site at every time step is kept independently with
-    probability 1 - rate and then scaled by 1 / (1 - rate), so that a mask's
-    expectation is 1 and evaluation needs no rescaling.
+    `dropout` (the operator D of Zaremba et al. 2014, section 3.2): a unit of a layer's
+    input, or of the last output, is kept with probability 1 - rate and then scaled by
+    1 / (1 - rate), so that a mask's expectation is 1 and evaluation needs no rescaling.
+    Likewise `hidden_dropout` on h[t-1] (with a mask for each step, the ordinary dropout
+    that the paper argues against; with one for the window and `dropout` beside it, that
+    of Gal & Ghahramani 2016), `update_dropout` on what a cell writes (Semeniuta et al.
+    2016), and `word_dropout` on all occurrences of a word in a stream's window at once
+    (Gal & Ghahramani 2016, section 4.2). `zoneout_hidden` and `zoneout_cell` are the
+    probabilities that a unit stays as it was (Krueger et al. 2017).
 
     Args:
-      config: `config.dropout` is the rate.
-      shape: (time, batch, features) of a site.
-      layers: the number of layers L; there are L + 1 sites.
+      config: the sizes, and `mask_each`: a mask for each time step, or one for the window.
+      rates: what is on, from `active_rates`.
+      tokens: the window's input.
+      vocabulary_size: how many different tokens there are.
       key: the window's own key; the same key gives the same masks.
 
     Returns:
-      The masks, or None where the rate is 0.
+      The masks; what is off is None. Each method draws from keys of its own, so that
+      turning one on leaves the masks of the others as they were.
     """
-    if config.dropout == 0:
-        return None
-    keep = 1 - config.dropout
+    (time, batch), layers = tokens.shape, config.model.layers
+    features, hidden = config.model.features, config.model.hidden_size
+    steps = time if config.regularizers.mask_each == "step" else 1
+    keys = iter(jax.random.split(key, 5 * layers + 2))
 
-    def mask(site_key: Key) -> Activations:
+    def dropped(name: str, *shape: int) -> jax.Array | None:
+        site_key = next(keys)
+        if name not in rates:
+            return None
+        keep = 1 - rates[name]
         return jnp.where(jax.random.bernoulli(site_key, keep, shape), 1 / keep, 0.0)
 
-    *inputs, output = map(mask, jax.random.split(key, layers + 1))
-    return DropoutMasks(inputs=tuple(inputs), output=output)
+    def kept(name: str) -> Mask | None:
+        site_key, shape = next(keys), (time, batch, hidden)
+        if name not in rates:
+            return None
+        return jnp.where(jax.random.bernoulli(site_key, rates[name], shape), 1.0, 0.0)
+
+    sizes = (features,) + (hidden,) * (layers - 1)
+    inputs = tuple(dropped("dropout", steps, batch, size) for size in sizes)
+    output = dropped("dropout", steps, batch, hidden)
+    words = dropped("word_dropout", vocabulary_size, batch)
+    recurrent = tuple(
+        RecurrentMasks(
+            hidden=dropped("hidden_dropout", steps, batch, hidden),
+            update=dropped("update_dropout", steps, batch, hidden),
+            keep_hidden=kept("zoneout_hidden"),
+            keep_cell=kept("zoneout_cell"),
+        )
+        for _ in range(layers)
+    )
+    return Masks(
+        words=None if words is None else words[tokens, jnp.arange(batch)[None, :]][..., None],
+        inputs=None if output is None else cast(tuple[Mask, ...], inputs),
+        output=output,
+        recurrent=recurrent if jax.tree.leaves(recurrent) else None,
+    )
+
+
+def expected_masks(config: Config) -> Masks | None:
+    """The masks of evaluation: None, or zoneout's expectation (Krueger et al. 2017)."""
+    rates = active_rates(config.regularizers)
+    keep = {
+        f"keep_{part}": jnp.full((1, 1, 1), rates[f"zoneout_{part}"])
+        for part in ("hidden", "cell")
+        if f"zoneout_{part}" in rates
+    }
+    return Masks(recurrent=(RecurrentMasks(**keep),) * config.model.layers) if keep else None
+
+
+def drop_weights(rates: Rates, params: ModelParams, *, key: Key | None) -> ModelParams:
+    """DropConnect on the recurrent weights (Wan et al. 2013; as in Merity et al. 2018).
+
+    Each weight from h[t-1] is kept with probability 1 - `dropconnect` and scaled by the
+    inverse, the same at all time steps of the window and in all its streams.
+
+    Raises:
+      ValueError: `dropconnect` is on and there is no key to draw from.
+    """
+    if "dropconnect" not in rates:
+        return params
+    if key is None:
+        raise ValueError("dropconnect is on and has no key to draw from; give one")
+    keep = 1 - rates["dropconnect"]
+
+    def drop(layer: LayerParams, layer_key: Key) -> LayerParams:
+        weights = layer.recurrent_weights
+        kept = jax.random.bernoulli(layer_key, keep, weights.shape)
+        dropped = jnp.where(kept, weights / keep, 0).astype(weights.dtype)
+        return dataclasses.replace(layer, recurrent_weights=dropped)
+
+    keys = jax.random.split(key, len(params.layers))
+    return dataclasses.replace(params, layers=tuple(map(drop, params.layers, keys)))
+
+
+def penalty(rates: Rates, params: ModelParams, outputs: Outputs, dropped: Outputs) -> Scalar:
+    """What is added to a window's loss, which is summed over time and averaged over the batch.
+
+        l1 * sum |w|  +  l2 * sum w^2           over all weights w; both: the elastic net
+        activation_l2 * D(h[t])^2               (Zou & Hastie 2005)
+        temporal_activation_l2 * (h[t] - h[t-1])^2
+
+    The last two (Merity et al. 2018, section 4.6) are of the last layer's outputs, summed
+    over time and averaged over batch and units. Biases are no weights.
+
+    Args:
+      rates: what is on, from `active_rates`.
+      params: the model.
+      outputs: h[t] of the last layer.
+      dropped: D(h[t]).
+    """
+    total = jnp.zeros((), outputs.dtype)
+    for name, size in (("l1", jnp.abs), ("l2", jnp.square)):
+        if name in rates:
+            total += rates[name] * sum(size(w).sum() for w in _weights(params))
+    for name, activations in (
+        ("activation_l2", dropped),
+        ("temporal_activation_l2", outputs[1:] - outputs[:-1]),
+    ):
+        if name in rates:
+            total += rates[name] * jnp.square(activations).mean(axis=(1, 2)).sum()
+    return total
+
+
+def penalizes_every_word(rates: Rates) -> bool:
+    """Whether words that a window lacks have a gradient all the same."""
+    return "l1" in rates or "l2" in rates
+
+
+def _weights(params: ModelParams) -> list[jax.Array]:
+    """Every matrix of the model, a tied one once."""
+    layers = [w for p in params.layers for w in (p.input_weights, p.recurrent_weights)]
+    softmax = [params.softmax.weights] if isinstance(params.softmax, SoftmaxParams) else []
+    return [params.embedding, *layers, *softmax]

@@ -1,59 +1,81 @@
-"""The deep recurrent network: layers outside, time inside, masks on layer inputs only."""
+"""The deep recurrent network: layers outside, time inside, dropout on layer inputs only."""
 
 import jax
 import jax.numpy as jnp
 
-from zaremba_jax.array_types import Activations, DropoutMasks, LSTMParams, LSTMState, Outputs
-from zaremba_jax.cells import lstm_step, project_inputs
+from zaremba_jax.array_types import (
+    Activations,
+    LayerParams,
+    LayerState,
+    LSTMState,
+    Mask,
+    Masks,
+    Outputs,
+    RecurrentMasks,
+    RNNState,
+)
+from zaremba_jax.cells import CELLS, project_inputs, step
 from zaremba_jax.config import ComputeConfig
-from zaremba_jax.lstm_kernel import lstm_layer
+from zaremba_jax.kernels.any_cell import cell_layer
+from zaremba_jax.kernels.lstm import lstm_layer
 
 
-def zero_state(layers: tuple[LSTMParams, ...], batch_size: int) -> tuple[LSTMState, ...]:
+def zero_state(layers: tuple[LayerParams, ...], batch_size: int) -> RNNState:
     """The state before the first token, one record a layer: all zeros."""
 
-    def zeros(layer: LSTMParams) -> jax.Array:
-        return jnp.zeros((batch_size, layer.recurrent_weights.shape[0]), layer.bias.dtype)
+    def zeros(layer: LayerParams) -> LayerState:
+        record = CELLS[layer.cell].state
+        shape = (batch_size, layer.recurrent_weights.shape[0])
+        return record(*(jnp.zeros(shape, layer.bias.dtype) for _ in record.__annotations__))
 
-    return tuple(LSTMState(hidden=zeros(layer), cell=zeros(layer)) for layer in layers)
+    return tuple(map(zeros, layers))
 
 
 def unroll_layer(
-    params: LSTMParams,
+    params: LayerParams,
     inputs: Activations,
-    state: LSTMState,
+    state: LayerState,
+    masks: RecurrentMasks | None = None,
     compute: ComputeConfig = ComputeConfig(),
-) -> tuple[Outputs, LSTMState]:
+) -> tuple[Outputs, LayerState]:
     """Runs one layer over all time steps.
 
     Args:
-      params: the layer's weights.
+      params: the layer's weights and its kind of cell.
       inputs: D(h[l-1, t]) for every t, dropout already applied.
-      state: h[l] and c[l] before the first step.
-      compute: `kernel` chooses between `lstm_kernel.lstm_layer` and the readable scan
-        of `cells.lstm_step`, which compute the same.
+      state: of the layer before the first step.
+      masks: what touches its connections through time; None: nothing.
+      compute: `kernel` chooses between the layers of `kernels` and the readable scan of
+        `cells.step`, which compute the same.
 
     Returns:
       h[l, t] for every t, and the state after the last step.
     """
     if compute.kernel == "xla":
-        return lstm_layer(params, inputs, state, compute.precision)
+        if isinstance(state, LSTMState) and masks is None:
+            return lstm_layer(params, inputs, state, compute.precision)
+        return cell_layer(params, inputs, state, masks or RecurrentMasks(), compute.precision)
+    every_step = jax.tree.map(
+        lambda mask: jnp.broadcast_to(mask, (len(inputs), *mask.shape[1:])),
+        masks or RecurrentMasks(),
+    )
 
-    def step(state, projected):
-        state = lstm_step(params.recurrent_weights, projected, state, compute.precision)
+    def readable(state, now):
+        state = step(params, now[0], state, now[1], compute.precision)
         return state, state.hidden
 
-    state, outputs = jax.lax.scan(step, state, project_inputs(params, inputs, compute.precision))
+    projected = project_inputs(params, inputs, compute.precision)
+    state, outputs = jax.lax.scan(readable, state, (projected, every_step))
     return outputs, state
 
 
 def deep_rnn(
-    layers: tuple[LSTMParams, ...],
+    layers: tuple[LayerParams, ...],
     inputs: Activations,
-    state: tuple[LSTMState, ...],
-    masks: DropoutMasks | None = None,
+    state: RNNState,
+    masks: Masks | None = None,
     compute: ComputeConfig = ComputeConfig(),
-) -> tuple[Outputs, tuple[LSTMState, ...]]:
+) -> tuple[Outputs, RNNState]:
     """Runs all layers over all time steps (Zaremba et al. 2014, section 3.2, figure 2).
 
     A layer runs over the whole window before the next one starts, which
@@ -64,17 +86,25 @@ def deep_rnn(
       layers: the weights, bottom layer first.
       inputs: the embedded tokens.
       state: one record a layer.
-      masks: factors of the L + 1 dropout sites; None drops nothing.
+      masks: the window's noise, of which `output` is the caller's to apply; None: none.
       compute: precision and kernel.
 
     Returns:
-      The last layer's outputs, dropped out too, and the state after the last step.
+      The last layer's outputs, and the state after the last step.
     """
+    masks, nothing = masks or Masks(), (None,) * len(layers)
     final_state = []
-    for depth, (layer, layer_state) in enumerate(zip(layers, state, strict=True)):
+    for layer, layer_state, mask, through_time in zip(
+        layers, state, masks.inputs or nothing, masks.recurrent or nothing, strict=True
+    ):
         # Eq. 1-6: D masks h[l-1, t] only, never h[l, t-1].
-        dropped = inputs if masks is None else inputs * masks.inputs[depth]
-        inputs, layer_state = unroll_layer(layer, dropped, layer_state, compute)
+        inputs, layer_state = unroll_layer(
+            layer, drop(inputs, mask), layer_state, through_time, compute
+        )
         final_state.append(layer_state)
-    outputs = inputs if masks is None else inputs * masks.output
-    return outputs, tuple(final_state)
+    return inputs, tuple(final_state)
+
+
+def drop(x: Activations, mask: Mask | None) -> Activations:
+    """The operator D at one site; None drops nothing."""
+    return x if mask is None else x * mask

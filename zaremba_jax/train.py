@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import (
-    DropoutMasks,
-    LSTMState,
+    Key,
+    Masks,
     ModelParams,
+    RNNState,
     Scalar,
     Tokens,
     TrainState,
@@ -20,10 +21,18 @@ from zaremba_jax.array_types import (
     Windows,
 )
 from zaremba_jax.config import ComputeConfig, Config
-from zaremba_jax.model import init_params, token_nll
+from zaremba_jax.model import encode, init_params, softmax_of
 from zaremba_jax.optimizer import make_optimizer
-from zaremba_jax.regularizers import sample_masks
+from zaremba_jax.regularizers import (
+    Rates,
+    active_rates,
+    drop_weights,
+    penalizes_every_word,
+    penalty,
+    sample_masks,
+)
 from zaremba_jax.rnn import zero_state
+from zaremba_jax.softmax import softmax_nll
 
 
 def init_train_state(config: Config, vocabulary_size: int, windows_per_epoch: int) -> TrainState:
@@ -43,60 +52,85 @@ def window_loss(
     params: ModelParams,
     tokens: Tokens,
     targets: Tokens,
-    rnn_state: tuple[LSTMState, ...],
-    masks: DropoutMasks | None,
+    rnn_state: RNNState,
+    masks: Masks | None,
     compute: ComputeConfig = ComputeConfig(),
-) -> tuple[Scalar, tuple[Scalar, tuple[LSTMState, ...]]]:
-    """The loss of a window: nats summed over time and averaged over the batch.
+    rates: Rates | None = None,
+    weight_key: Key | None = None,
+) -> tuple[Scalar, tuple[Scalar, RNNState]]:
+    """The loss of a window: nats summed over time and averaged over the batch, and the penalty.
 
     The sum over time is what makes a rate of 1 and a clip at 5 mean what they
     mean in section 4.1; a mean over both would take steps `unroll` times smaller.
 
+    Args:
+      params: the model.
+      tokens: the window's input.
+      targets: what follows each token.
+      rnn_state: before the window.
+      masks: the window's noise.
+      compute: precision and kernel.
+      rates: of the regularizers on weights and activations; None: none.
+      weight_key: what `regularizers.drop_weights` draws from, needed where it is on.
+
     Returns:
-      The loss, and beside it the mean nats a token and the state after the window.
+      The loss, and beside it the mean nats a token, without the penalty, and the state
+      after the window.
     """
-    nll, rnn_state = token_nll(params, tokens, targets, rnn_state, masks, compute)
-    return nll.sum(axis=0).mean(), (nll.mean(), rnn_state)
+    rates = rates or {}
+    noisy = drop_weights(rates, params, key=weight_key)
+    encoding = encode(noisy, tokens, rnn_state, masks, compute)
+    nll = softmax_nll(softmax_of(noisy), encoding.dropped, targets, compute)
+    loss = nll.sum(axis=0).mean() + penalty(rates, params, encoding.outputs, encoding.dropped)
+    return loss, (nll.mean(), encoding.state)
 
 
 def train_step(
-    config: Config, windows_per_epoch: int, state: TrainState, window: Window
+    config: Config,
+    windows_per_epoch: int,
+    state: TrainState,
+    window: Window,
+    rates: Rates | None = None,
 ) -> tuple[TrainState, Scalar]:
     """One window forward and backward, and one update of the parameters.
 
     The recurrent state is carried from window to window as data, so that no
     gradient flows across, and is zero again at the first window of each epoch.
 
+    Args:
+      config: the run.
+      windows_per_epoch: how many windows an epoch has.
+      state: where the run stands.
+      window: tokens of the inputs and, one step on, of the targets.
+      rates: of regularizers that are on in `config`, in place of its own.
+
     Returns:
       The next state, and the mean nats a token of this window, dropout on.
     """
     epoch_starts = state.step % windows_per_epoch == 0
     rnn_state = jax.tree.map(lambda x: jnp.where(epoch_starts, 0, x), state.rnn_state)
-    time, batch = window.shape[0] - 1, window.shape[1]
-    masks = sample_masks(
-        config.regularizers,
-        (time, batch, config.model.hidden_size),
-        config.model.layers,
-        key=jax.random.fold_in(state.key, state.step),
-    )
-    # The rows of all other words have a gradient of zero, which enters neither the norm nor the
-    # update: training the rows in use alone spares passes over the whole embedding.
-    words, tokens = _words_in_use(window[:-1], len(state.params.embedding))
-    rows = state.params.embedding.at[words].get(mode="fill", fill_value=0)
-    params: Any = dataclasses.replace(state.params, embedding=rows)
+    rates = {**active_rates(config.regularizers), **(rates or {})}
+    tokens, vocabulary_size = window[:-1], len(state.params.embedding)
+    mask_key, weight_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+    masks = sample_masks(config, rates, tokens, vocabulary_size, key=mask_key)
+    params, words = state.params, None
+    if not config.model.tie_weights and not penalizes_every_word(rates):
+        # The rows of all other words have a gradient of zero, which enters neither the norm nor
+        # the update: training the rows in use alone spares passes over the whole embedding.
+        words, tokens = _words_in_use(tokens, vocabulary_size)
+        rows = params.embedding.at[words].get(mode="fill", fill_value=0)
+        params = dataclasses.replace(params, embedding=rows)
     gradient, (nll, rnn_state) = jax.grad(window_loss, has_aux=True)(
-        params, tokens, window[1:], rnn_state, masks, config.compute
+        params, tokens, window[1:], rnn_state, masks, config.compute, rates, weight_key
     )
     optimizer = make_optimizer(config.train, windows_per_epoch)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, params)
-    params = optax.apply_updates(params, updates)
-    embedding = state.params.embedding.at[words].set(params.embedding, mode="drop")
+    updates, opt_state = optimizer.update(gradient, state.opt_state, cast(Any, params))
+    params = cast(ModelParams, optax.apply_updates(cast(Any, params), updates))
+    if words is not None:
+        embedding = state.params.embedding.at[words].set(params.embedding, mode="drop")
+        params = dataclasses.replace(params, embedding=embedding)
     next_state = dataclasses.replace(
-        state,
-        params=dataclasses.replace(params, embedding=embedding),
-        opt_state=opt_state,
-        rnn_state=rnn_state,
-        step=state.step + 1,
+        state, params=params, opt_state=opt_state, rnn_state=rnn_state, step=state.step + 1
     )
     return next_state, nll
 
@@ -115,7 +149,11 @@ def _words_in_use(tokens: Tokens, vocabulary_size: int) -> tuple[Int[Array, " wo
 
 @functools.partial(jax.jit, static_argnames=("config", "count"), donate_argnames="state")
 def train_windows(
-    config: Config, state: TrainState, windows: Windows, count: int
+    config: Config,
+    state: TrainState,
+    windows: Windows,
+    count: int,
+    rates: Rates | None = None,
 ) -> tuple[TrainState, Float[Array, " count"]]:
     """Trains on the next `count` windows without leaving the device.
 
@@ -125,11 +163,12 @@ def train_windows(
       windows: all windows of an epoch, from `corpus.windows`; `state.step` tells
         which comes next, and the first follows the last.
       count: how many; compiled in.
+      rates: of regularizers that are on in `config`, in place of its own; not compiled in,
+        so that `vmap` can give each of many models its own.
 
     Returns:
       The state after them, and the mean nats a token of each window, dropout on.
     """
     upcoming = (state.step + jnp.arange(count)) % len(windows)
-    return jax.lax.scan(
-        functools.partial(train_step, config, len(windows)), state, windows[upcoming]
-    )
+    step = functools.partial(train_step, config, len(windows), rates=rates)
+    return jax.lax.scan(step, state, windows[upcoming])

@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from zaremba_jax.array_types import Activations, LSTMParams, LSTMState, Outputs
+from zaremba_jax.array_types import Activations, LayerParams, LSTMState, Outputs
 from zaremba_jax.cells import project_inputs
 from zaremba_jax.precision import Precision, multiply, multiply_rows, operand, weight_gradient
 
@@ -20,11 +20,11 @@ _TILE = 128  # units, of a GPU's matrix product
 
 
 def lstm_layer(
-    params: LSTMParams, inputs: Activations, state: LSTMState, precision: Precision = "float32"
+    params: LayerParams, inputs: Activations, state: LSTMState, precision: Precision = "float32"
 ) -> tuple[Outputs, LSTMState]:
     """Runs one layer over all time steps (Zaremba et al. 2014, section 3.1).
 
-    Equal to a scan of `cells.lstm_step` in values and gradients, those of the
+    Equal to a scan of `cells.step` in values and gradients, those of the
     initial state included. Reverse-mode differentiation only.
 
     Args:
@@ -50,7 +50,7 @@ def lstm_layer(
 
 
 def padded_lstm_layer(
-    params: LSTMParams, inputs: Activations, state: LSTMState, precision: Precision = "float32"
+    params: LayerParams, inputs: Activations, state: LSTMState, precision: Precision = "float32"
 ) -> tuple[Outputs, LSTMState]:
     """`lstm_layer` with units added up to whole tiles; their weights are 0, so h and c stay 0."""
     hidden = state.hidden.shape[-1]
@@ -60,7 +60,7 @@ def padded_lstm_layer(
         padding = [(0, 0)] * (blocks.ndim - 1) + [(0, -hidden % _TILE)]
         return jnp.pad(blocks, padding).reshape(*x.shape[:-1], -1)
 
-    padded = LSTMParams(
+    padded = LayerParams(
         input_weights=widen(params.input_weights),
         recurrent_weights=widen(widen(params.recurrent_weights).T).T,
         bias=widen(params.bias),
@@ -72,7 +72,7 @@ def padded_lstm_layer(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _layer(
-    params: LSTMParams, inputs: Activations, state: LSTMState, precision: Precision
+    params: LayerParams, inputs: Activations, state: LSTMState, precision: Precision
 ) -> tuple[Outputs, LSTMState]:
     return _forward(params, inputs, state, precision)[0]
 
@@ -132,7 +132,7 @@ def _backward(precision, residuals, cotangents):
         (d_outputs.at[-1].add(d_final.hidden), saved, _shifted(state.cell, cells)),
         reverse=True,
     )
-    d_params = LSTMParams(
+    d_params = LayerParams(
         input_weights=weight_gradient(operand(inputs, precision), d_gates),
         recurrent_weights=weight_gradient(
             operand(_shifted(state.hidden, outputs), precision), d_gates

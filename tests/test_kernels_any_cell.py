@@ -1,0 +1,94 @@
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from layer_examples import (
+    ADMITTED,
+    assert_kernel_matches_scan,
+    assert_same,
+    carried,
+    make,
+    of_layer,
+    values_and_gradients,
+)
+
+from zaremba_jax.array_types import RecurrentMasks
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.kernels.any_cell import cell_layer
+from zaremba_jax.kernels.lstm import lstm_layer
+
+COMBINATIONS = [
+    (cell, names)
+    for cell, admitted in ADMITTED.items()
+    for count in range(len(admitted) + 1)
+    for names in itertools.combinations(admitted, count)
+]
+
+
+@pytest.mark.parametrize(("cell", "names"), COMBINATIONS)
+def test_kernel_matches_scan_in_values_and_gradients_under_any_masks(float64, cell, names):
+    layer = make(2, 2, 3, 5, "float64", cell, names)
+    with jax.disable_jit():  # whose operations serve all combinations
+        fast, readable = (
+            values_and_gradients(ComputeConfig(kernel=kernel), *layer) for kernel in ("xla", "scan")
+        )
+    assert_same(fast, readable, 1e-10)
+
+
+@pytest.mark.parametrize("cell", ["gru", "tanh"])
+def test_kernel_matches_scan_without_masks(float64, cell):
+    assert_kernel_matches_scan(make(4, 2, 3, 5, "float64", cell), "float64")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", ADMITTED)
+def test_kernel_matches_scan_in_single_precision_and_of_bfloat16_operands(cell, precision):
+    everything = make(5, 3, 4, 6, "float32", cell, ADMITTED[cell])
+    assert_kernel_matches_scan(everything, "float32", precision)
+
+
+@settings(max_examples=2)
+@example("lstm", 1, 1, 1, 1)
+@example("gru", 1, 1, 1, 1)
+@example("tanh", 9, 1, 17, 2)
+@given(
+    st.sampled_from(list(ADMITTED)),
+    *(st.integers(1, 9), st.integers(1, 5), st.integers(1, 17), st.integers(1, 17)),
+)
+def test_kernel_matches_scan_at_any_sizes(cell, time, batch, features, hidden):
+    with jax.enable_x64(True):
+        sizes = time, batch, features, hidden
+        assert_kernel_matches_scan(make(*sizes, "float64", cell, ADMITTED[cell]), "float64")
+
+
+def test_lstm_without_masks_equals_the_kernel_of_its_own(float64):
+    arguments, _, weights = make(4, 2, 3, 5, "float64")
+    layers = functools.partial(cell_layer, masks=RecurrentMasks()), lstm_layer
+    run = jax.jit(lambda: [of_layer(layer, arguments, weights) for layer in layers])
+    general, special = run()
+    assert_same(general, special, 1e-10)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_vmap_over_members_equals_each_member_alone(cell):
+    members = [make(5, 2, 3, 4, cell=cell, names=ADMITTED[cell])] * 2
+    members[1] = jax.tree.map(lambda x: x / 2, members[1])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    run = functools.partial(values_and_gradients, ComputeConfig())
+    together = jax.jit(jax.vmap(run))(*stacked)
+    alone = jax.jit(run)
+    for i, member in enumerate(members):
+        assert_same(jax.tree.map(lambda x, i=i: x[i], together), alone(*member), 1e-5)
+
+
+@pytest.mark.parametrize("cell", ADMITTED)
+def test_backward_loop_carries_the_gradients_of_the_state_alone(cell):
+    (params, inputs, state), masks, weights = make(7, 2, 3, 5, cell=cell, names=ADMITTED[cell])
+    of_the_state = [(2, 5) for _ in dataclasses.fields(state)]
+    forward, backward = carried(((params, inputs, state), masks, weights))
+    assert forward == backward == of_the_state

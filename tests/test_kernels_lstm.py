@@ -1,0 +1,106 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from layer_examples import (
+    TOLERANCE,
+    assert_kernel_matches_scan,
+    assert_same,
+    carried,
+    make,
+    of_layer,
+    values_and_gradients,
+)
+
+from zaremba_jax import rnn
+from zaremba_jax.array_types import LSTMState
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.kernels.lstm import lstm_layer, padded_lstm_layer
+from zaremba_jax.rnn import unroll_layer
+
+
+@pytest.mark.parametrize(("dtype", "precision"), TOLERANCE)
+@settings(max_examples=2)
+@example(1, 1, 1, 1)
+@example(9, 1, 17, 2)
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 17), st.integers(1, 17))
+def test_kernel_matches_scan_in_values_and_gradients(
+    dtype, precision, time, batch, features, hidden
+):
+    with jax.enable_x64(dtype == "float64"):
+        layer = make(time, batch, features, hidden, dtype)
+        assert_kernel_matches_scan(layer, dtype, precision)
+
+
+@pytest.mark.parametrize("hidden", [3, 128, 130])
+def test_padding_to_whole_tiles_changes_neither_values_nor_gradients(float64, hidden):
+    arguments, _, weights = make(4, 2, 3, hidden, "float64")
+    layers = padded_lstm_layer, lstm_layer
+    run = jax.jit(lambda *args: [of_layer(layer, *args) for layer in layers])
+    padded, plain = run(arguments, weights)
+    assert_same(padded, plain, 1e-12)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_vmap_over_members_equals_each_member_alone(precision):
+    members = [make(5, 2, 3, 4), make(5, 2, 3, 4)]
+    members[1] = jax.tree.map(lambda x: -2 * x, members[1])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    run = functools.partial(values_and_gradients, ComputeConfig(precision=precision))
+    together, alone = jax.jit(jax.vmap(run))(*stacked), jax.jit(run)
+    for i, member in enumerate(members):
+        assert_same(jax.tree.map(lambda x, i=i: x[i], together), alone(*member), 1e-5)
+
+
+def test_donated_buffers_change_nothing():
+    layer, _, weights = make(4, 2, 3, 5)
+    run = functools.partial(of_layer, lstm_layer)
+    expected = jax.jit(run)(layer, weights)
+    donated = jax.jit(run, donate_argnums=0)(jax.tree.map(jnp.copy, layer), weights)
+    assert_same(donated, expected, 1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_sharded_batch_equals_the_whole_batch(precision):
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    (params, inputs, state), _, weights = make(4, 2 * len(jax.devices()), 3, 5)
+    by_batch = NamedSharding(mesh, P(None, "data")), NamedSharding(mesh, P("data"))
+    sharded = (params, jax.device_put(inputs, by_batch[0]), jax.device_put(state, by_batch[1]))
+    run = jax.jit(functools.partial(of_layer, functools.partial(lstm_layer, precision=precision)))
+    tolerance = TOLERANCE["float32", precision]
+    assert_same(run(sharded, weights), run((params, inputs, state), weights), tolerance)
+
+
+def test_backward_loop_carries_the_gradients_of_the_state_alone():
+    forward, backward = [(2, 128), (2, 128)], [(2, 512), (2, 128)]  # h and c; gates and c
+    assert carried(make(7, 2, 3, 128)) == [forward, backward]
+
+
+def test_gates_saturate_without_overflow():
+    (params, inputs, state), *_ = make(3, 2, 4, 5)
+    params = jax.tree.map(lambda x: 1e30 * x, params)
+    assert isinstance(state, LSTMState)
+    results = lstm_layer(params, inputs, state)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(results))
+
+
+def test_lstm_takes_this_kernel_where_nothing_touches_its_connections_through_time(monkeypatch):
+    taken = []
+
+    def recorded(name):
+        original = getattr(rnn, name)
+        monkeypatch.setattr(rnn, name, lambda *args: taken.append(name) or original(*args))
+
+    recorded("lstm_layer")
+    recorded("cell_layer")
+    arguments, masks, _ = make(2, 1, 2, 3, names=["hidden"])
+    for compute in (ComputeConfig(), ComputeConfig(kernel="scan")):
+        unroll_layer(*arguments, None, compute)
+        unroll_layer(*arguments, masks, compute)
+    assert taken == ["lstm_layer", "cell_layer"]

@@ -1,0 +1,106 @@
+"""A layer of any cell, with any masks, by a backward pass that is half written by hand.
+
+As in `kernels.lstm`, the backward loop carries the gradients of the state alone, and
+the gradient of each weight is one matrix product after it. What lies between, the
+cell's equations at one time step, jax differentiates.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs, RecurrentMasks
+from zaremba_jax.cells import advance, drop_hidden, project_inputs
+from zaremba_jax.precision import Precision, multiply, multiply_rows, operand, weight_gradient
+
+
+def cell_layer(
+    params: LayerParams,
+    inputs: Activations,
+    state: LayerState,
+    masks: RecurrentMasks,
+    precision: Precision = "float32",
+) -> tuple[Outputs, LayerState]:
+    """Runs one layer over all time steps.
+
+    Equal to a scan of `cells.step` in values and gradients, those of the initial state
+    included; masks have no gradient. Reverse-mode differentiation only.
+
+    Args:
+      params: the layer's weights and its kind of cell.
+      inputs: D(h[l-1, t]) for every t, dropout already applied; at least one step.
+      state: before the first step.
+      masks: over all time steps.
+      precision: of the operands of matrix products; everything else keeps its type.
+
+    Returns:
+      h[l, t] for every t, and the state after the last step.
+    """
+    every_step = jax.tree.map(lambda m: jnp.broadcast_to(m, (len(inputs), *m.shape[1:])), masks)
+    return _layer(params, inputs, state, every_step, precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _layer(
+    params: LayerParams,
+    inputs: Activations,
+    state: LayerState,
+    masks: RecurrentMasks,
+    precision: Precision,
+) -> tuple[Outputs, LayerState]:
+    return _forward(params, inputs, state, masks, precision)[0]
+
+
+def _forward(params, inputs, state, masks, precision):
+    weights = operand(params.recurrent_weights, precision)
+
+    def step(state, now):
+        projected, masks = now
+        recurrent = multiply_rows(operand(drop_hidden(state, masks), precision), weights)
+        after = advance(params.cell, projected, recurrent, state, masks)
+        return after, (recurrent, state, after.hidden)
+
+    projected = project_inputs(params, inputs, precision)
+    final_state, (recurrent, before, outputs) = jax.lax.scan(step, state, (projected, masks))
+    return (outputs, final_state), (params, inputs, masks, projected, recurrent, before)
+
+
+def _backward(precision, residuals, cotangents):
+    params, inputs, masks, projected, recurrent, before = residuals
+    d_outputs, d_final = cotangents
+    weights = operand(params.recurrent_weights, precision)
+
+    def step(d_state, now):
+        d_output, projected, recurrent, before, masks = now
+
+        def equations(projected, recurrent, before):
+            return advance(params.cell, projected, recurrent, before, masks)
+
+        _, pull_back = jax.vjp(equations, projected, recurrent, before)
+        d_projected, d_recurrent, d_before = pull_back(_add_hidden(d_state, d_output))
+        d_gates = operand(d_recurrent, precision)
+        d_hidden = multiply_rows(d_gates, weights, contract=1)
+        d_hidden = d_hidden if masks.hidden is None else d_hidden * masks.hidden
+        return _add_hidden(d_before, d_hidden), (d_projected, d_gates)
+
+    d_state, (d_projected, d_gates) = jax.lax.scan(
+        step, d_final, (d_outputs, projected, recurrent, before, masks), reverse=True
+    )
+    d_inputs_gates = operand(d_projected, precision)
+    d_params = dataclasses.replace(
+        params,
+        input_weights=weight_gradient(operand(inputs, precision), d_inputs_gates),
+        recurrent_weights=weight_gradient(operand(drop_hidden(before, masks), precision), d_gates),
+        bias=d_projected.sum(axis=(0, 1)),
+    )
+    d_inputs = multiply(d_inputs_gates, operand(params.input_weights, precision), contract=1)
+    return d_params, d_inputs, d_state, None
+
+
+def _add_hidden(state: LayerState, hidden: jax.Array) -> LayerState:
+    return dataclasses.replace(state, hidden=state.hidden + hidden)
+
+
+_layer.defvjp(_forward, _backward)
