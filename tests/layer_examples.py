@@ -102,10 +102,17 @@ def assert_same(actual, expected, tolerance):
 
 
 def carried(example):
-    """Shapes of what each loop of the kernel, forward and backward, carries."""
+    """Shapes of what each loop of the kernel, forward and backward, carries.
+
+    A loop returns what it carries as its body does, and all else with an axis of time.
+    """
     run = functools.partial(values_and_gradients, ComputeConfig())
     return [
-        [variable.aval.shape for variable in scan.outvars[: scan.params["num_carry"]]]
+        [
+            result.aval.shape
+            for result, of_body in zip(scan.outvars, scan.params["jaxpr"].out_avals, strict=True)
+            if result.aval.shape == of_body.shape
+        ]
         for scan in scans(jax.make_jaxpr(run)(*example).jaxpr)
     ]
 
