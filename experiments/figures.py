@@ -1,9 +1,11 @@
-"""Figures of runs and of benchmarks. Drawn with matplotlib, which the extra `plots` brings."""
+"""Figures of runs, benchmarks and the ablation, by matplotlib, which the extra `plots` brings."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("agg")
 
@@ -63,5 +65,97 @@ def draw_scaling(path: Path, results: dict[str, Any]) -> None:
     figure.suptitle(
         f"training, {results['config']['name']} but for one setting, {results['device']}"
     )
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+_COLORS = {
+    "none": "black",
+    "l2": "tab:green",
+    "l1": "tab:olive",
+    "elastic_net": "tab:cyan",
+    "dropconnect": "tab:purple",
+    "ordinary": "tab:red",
+    "variational": "tab:orange",
+    "non_recurrent": "tab:blue",
+}
+
+
+def draw_language_modelling(path: Path, results: dict[str, Any]) -> None:
+    """Validation perplexity over epochs at the chosen rates, a panel a cell, a line a method."""
+    language, titles = results["language_modelling"], results["titles"]
+    figure, panels = plt.subplots(
+        1,
+        len(language),
+        sharey=True,
+        squeeze=False,
+        figsize=(3.6 * len(language) + 2.4, 4.4),
+        layout="constrained",
+    )
+    for panel, (cell, methods) in zip(panels[0], language.items(), strict=True):
+        for method, record in methods.items():
+            if record["chosen"] is None:
+                continue
+            curves = np.array(record["curves"])
+            panel.plot(
+                range(1, curves.shape[1] + 1),
+                curves.mean(axis=0),
+                color=_COLORS[method],
+                linewidth=2.5 if method in ("none", "non_recurrent") else 1.2,
+                label=titles[method],
+            )
+        panel.set(xlabel="epoch", yscale="log", title=cell)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
+    _focus(panels[0], language)
+    panels[0][0].set_ylabel("validation perplexity, mean over seeds")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _focus(panels: Iterable[Any], language: dict[str, Any]) -> None:
+    """Leaves the first epochs, in which all fall alike, out of sight."""
+    records = [record for methods in language.values() for record in methods.values()]
+    curves = [np.mean(record["curves"], axis=0) for record in records if record["curves"]]
+    if not curves:
+        return
+    low = min(curve.min() for curve in curves)
+    high = max(curve[len(curve) // 3 :].max() for curve in curves)
+    for panel in panels:
+        panel.set_ylim(0.97 * low, 1.03 * high)
+
+
+def draw_memory(path: Path, results: dict[str, Any]) -> None:
+    """Share of symbols named right over the lag, a panel a cell: mean and range of the seeds."""
+    memory = results["memory"]
+    figure, panels = plt.subplots(
+        1,
+        len(memory["cells"]),
+        sharey=True,
+        squeeze=False,
+        figsize=(4.2 * len(memory["cells"]) + 1, 4.2),
+        layout="constrained",
+    )
+    styles = (("black", "-", "o"), ("tab:red", "-", "s"), ("tab:blue", "--", "^"))
+    notes = {"tanh": "tanh cell: its memory is h", "lstm": "LSTM: its memory is c, beside h"}
+    for panel, (cell, found) in zip(panels[0], memory["cells"].items(), strict=True):
+        lags = [np.sqrt(first * last) for first, last in found["bins"]]
+        for (name, record), (color, line, marker) in zip(
+            found["methods"].items(), styles, strict=True
+        ):
+            accuracy = np.array(record["accuracy"])
+            panel.plot(lags, accuracy.mean(axis=0), line, color=color, marker=marker, label=name)
+            panel.fill_between(
+                lags, accuracy.min(axis=0), accuracy.max(axis=0), color=color, alpha=0.15, lw=0
+            )
+        panel.axhline(memory["chance"], color="gray", linestyle=":", label="chance")
+        panel.set(xscale="log", ylim=(0, 1.04), title=notes[cell], xlabel="steps since the symbol")
+        panel.xaxis.set_major_formatter("{x:g}")
+    panels[0][0].set_ylabel("symbols named right, without noise")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -1,0 +1,253 @@
+"""Compares every regularizer on every cell: `python -m experiments.ablation`.
+
+Language modelling, memory, and how often information is corrupted; ends with `report.md`,
+its figures, and `results.json`.
+"""
+
+import dataclasses
+import functools
+import itertools
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from experiments import ablation_language, command_line, recall
+from experiments.ablation_report import language_table, report
+from experiments.command_line import FLAGS, fail
+from experiments.corruption import corruption_table
+from experiments.summary import PACKAGES, device_name
+from experiments.workdir import write_json
+from zaremba_jax.array_types import CellName
+from zaremba_jax.cells import CELLS
+from zaremba_jax.config import QUICK, Config, override, to_dict
+from zaremba_jax.corpus import Corpus
+from zaremba_jax.ptb import load_ptb
+from zaremba_jax.toy_corpus import toy_corpus
+
+LAGS_COUNTED = (1, 10, 100)
+
+_CHOICES = {"methods": list(ablation_language.METHODS), "cells": list(CELLS)}
+for _name, _known in _CHOICES.items():
+    flags.DEFINE_list(_name, _known, f"{_name} to compare, with commas between them")
+    flags.register_validator(
+        _name,
+        lambda values, known=frozenset(_known): bool(values) and set(values) <= known,
+        message=f"name some of {', '.join(_known)}",
+    )
+flags.DEFINE_enum("corpus", "toy", ["toy", "ptb"], "the built-in corpus, or the Penn Treebank")
+flags.DEFINE_string("data_dir", None, "folder with the three ptb.*.txt files (default: download)")
+flags.DEFINE_string("workdir", "runs/ablation", "folder of the report")
+flags.DEFINE_integer("seeds", 3, "runs of each candidate, side by side", lower_bound=1)
+flags.DEFINE_integer("rates", 3, "candidates of each method", lower_bound=1, upper_bound=3)
+flags.DEFINE_integer("train_tokens", 8000, "first tokens of the training text", lower_bound=2)
+flags.DEFINE_integer("layers", 1, "layers of the language models", lower_bound=1)
+flags.DEFINE_integer("hidden_size", 64, "units of each of their layers", lower_bound=1)
+flags.DEFINE_integer("epochs", 10, "passes over their text", lower_bound=1)
+flags.DEFINE_integer("memory_steps", 400, "batches of the memory task; 0: none", lower_bound=0)
+flags.DEFINE_integer("memory_lags", 100, "longest time to remember", lower_bound=2)
+flags.DEFINE_float("memory_rate", 0.5, "its dropout rate", lower_bound=0.01, upper_bound=0.99)
+
+
+def configure() -> tuple[Config, Corpus]:
+    """The configuration that all language models share, and their texts.
+
+    Raises:
+      ValueError: the flags do not go together.
+      OSError: the corpus or the working directory cannot be used.
+    """
+    if FLAGS.data_dir and FLAGS.corpus != "ptb":
+        raise ValueError(
+            f"--data_dir={FLAGS.data_dir}: holds the Penn Treebank, and this run reads the"
+            " built-in corpus; add --corpus=ptb or leave it out"
+        )
+    config = override(
+        QUICK,
+        name="ablation",
+        corpus=FLAGS.corpus,
+        dropout=0.0,
+        layers=FLAGS.layers,
+        hidden_size=FLAGS.hidden_size,
+        batch_size=8,
+        epochs=FLAGS.epochs,
+        constant_epochs=FLAGS.epochs // 2,
+        decay_divisor=1.5,
+    )
+    needed = config.train.batch_size * (config.train.unroll + 1)
+    if FLAGS.train_tokens < needed:
+        raise ValueError(
+            f"--train_tokens={FLAGS.train_tokens}: cannot fill {config.train.batch_size} streams"
+            f" of {config.train.unroll} + 1; give at least {needed}"
+        )
+    Path(FLAGS.workdir).mkdir(parents=True, exist_ok=True)
+    whole = toy_corpus(valid_tokens=ablation_language.VALIDATION_TOKENS)
+    if FLAGS.corpus == "ptb":
+        whole = load_ptb(FLAGS.data_dir)
+    return config, dataclasses.replace(whole, train=whole.train[: FLAGS.train_tokens])
+
+
+class Watch:
+    """A bar on a terminal, a line for each finished part anywhere; stops what runs on Ctrl-C."""
+
+    def __init__(self, console: Console):
+        self._console, self._stopped = console, threading.Event()
+        self._started = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("compiling", total=None)
+
+    def __enter__(self) -> "Watch":
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is not None:
+            self._stopped.set()
+        self._bar.stop()
+
+    def expect(self, steps: int) -> None:
+        """Says how often `advance` will be called."""
+        self._bar.update(self._task, total=steps)
+
+    def advance(self, description: str) -> None:
+        """Takes note that a bit of the work is done."""
+        if self._stopped.is_set():
+            raise RuntimeError("stopped")
+        self._bar.update(self._task, advance=1, description=description)
+
+    def done(self, part: str) -> None:
+        """Says that a part is finished."""
+        seconds = time.monotonic() - self._started
+        self._console.print(f"{seconds:6.1f} s  {part}", soft_wrap=True)
+
+
+class Job(NamedTuple):
+    """A part of the work that needs no other."""
+
+    part: str  # "language_modelling" or "memory"
+    cell: CellName
+    run: Callable[[], dict[str, Any]]
+
+
+def plan(config: Config, corpus: Corpus, watch: Callable[[str], None]) -> list[Job]:
+    """All programs, the longest first."""
+    found = []
+    for group, cell in itertools.product(ablation_language.groups(FLAGS.methods), _cells()):
+        run = functools.partial(
+            ablation_language.compare,
+            *(config, corpus, cell, group),
+            seeds=FLAGS.seeds,
+            count=FLAGS.rates,
+            watch=watch,
+        )
+        found.append(Job("language_modelling", cell, run))
+    for cell in recall.SETTINGS if FLAGS.memory_steps else ():
+        run = functools.partial(
+            recall.measure,
+            cell,
+            rate=FLAGS.memory_rate,
+            lags=FLAGS.memory_lags,
+            steps=FLAGS.memory_steps,
+            seeds=FLAGS.seeds,
+            watch=watch,
+        )
+        found.append(Job("memory", cell, run))
+    return found
+
+
+def work(config: Config, corpus: Corpus, console: Console) -> dict[str, dict[str, Any]]:
+    """Runs every job, as many at a time as there are cores; results by part and cell."""
+    found: dict[str, Any] = {"language_modelling": {cell: {} for cell in _cells()}, "memory": {}}
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Watch(console) as watch:
+        todo = plan(config, corpus, watch.advance)
+        steps = {"language_modelling": FLAGS.epochs, "memory": recall.CHUNKS}
+        watch.expect(sum(steps[job.part] for job in todo))
+        futures = {pool.submit(job.run): job for job in todo}
+        try:
+            for future in as_completed(futures):
+                job = futures[future]
+                found[job.part][job.cell] = found[job.part].get(job.cell, {}) | future.result()
+                watch.done(f"{job.part.replace('_', ' ')}, {job.cell}")
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    for cell, records in found["language_modelling"].items():
+        found["language_modelling"][cell] = {
+            name: records[name] for name in ablation_language.METHODS if name in records
+        }
+    return found
+
+
+def _cells() -> list[CellName]:
+    return [cell for cell in CELLS if cell in FLAGS.cells]
+
+
+def gather(config: Config, corpus: Corpus, console: Console) -> dict[str, Any]:
+    """Everything that the report says."""
+    started = time.monotonic()
+    found = work(config, corpus, console)
+    return {
+        "config": to_dict(config),
+        "corpus": corpus.name,
+        "floor_perplexity": corpus.floor_perplexity,
+        "train_tokens": len(corpus.train),
+        "seeds": FLAGS.seeds,
+        "learning_rates": ablation_language.LEARNING_RATES,
+        "titles": {name: method.title for name, method in ablation_language.METHODS.items()},
+        "language_modelling": found["language_modelling"],
+        "memory": {
+            "rate": FLAGS.memory_rate,
+            "steps": FLAGS.memory_steps,
+            "lags": FLAGS.memory_lags,
+            "symbols": recall.SYMBOLS,
+            "chance": 1 / recall.SYMBOLS,
+            "settings": recall.SETTINGS,
+            "cells": {cell: found["memory"][cell] for cell in recall.SETTINGS if found["memory"]},
+        },
+        "corruption": {"layers": 2, "masks": corruption_table(LAGS_COUNTED, layers=2)},
+        "seconds": time.monotonic() - started,
+        "device": device_name(),
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+    }
+
+
+def main() -> None:
+    """Measures, and writes the report."""
+    console = Console(highlight=False, markup=False)
+    folder = Path(FLAGS.workdir)
+    try:
+        config, corpus = configure()
+        results = gather(config, corpus, console)
+        write_json(folder / "results.json", results)
+        (folder / "report.md").write_text(report(results), encoding="utf-8")
+    except (ValueError, OSError) as error:
+        fail(error)
+    try:
+        from experiments.figures import draw_language_modelling, draw_memory
+    except ImportError:
+        console.print("no figures without matplotlib: pip install 'zaremba-jax[plots]'")
+    else:
+        draw_language_modelling(folder / "language_modelling.png", results)
+        if results["memory"]["cells"]:
+            draw_memory(folder / "memory.png", results)
+    console.print(Markdown(language_table(results)))
+    console.print(f"the report is {folder / 'report.md'}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,219 @@
+"""The ablation's language models: every regularizer on every cell, all on the same terms.
+
+The seeds and candidates of all methods of a cell train side by side in one program, in
+which every method's settings are on and most members' rates are 0. Only the variational
+masks, one for a window, need a program of their own.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from zaremba_jax.array_types import CellName, ModelParams, Scalar, TrainState, Windows
+from zaremba_jax.config import Config, override
+from zaremba_jax.corpus import Corpus, windows
+from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.model import token_nll
+from zaremba_jax.regularizers import Rates
+from zaremba_jax.rnn import zero_state
+from zaremba_jax.train import init_train_state, train_windows
+
+VALIDATION_STREAMS, VALIDATION_TOKENS = 20, 2020  # 5 windows; tokens of the built-in corpus
+DROP, SHRINK = (0.3, 0.5, 0.65), (3e-4, 1e-3, 3e-3)  # candidates of rates and of penalties
+# Of the first half of the epochs, for all methods alike; at 1 the plain cell is erratic.
+LEARNING_RATES: dict[CellName, float] = {"lstm": 1.0, "gru": 0.5, "tanh": 0.2}
+
+
+class Method(NamedTuple):
+    """A regularizer: its name for people, and the values of its settings, side by side."""
+
+    title: str
+    grid: Mapping[str, tuple[float, ...]]
+    mask_each: str = "step"
+
+    def candidates(self, count: int) -> list[dict[str, float]]:
+        """The first so many; a single empty one where there is nothing to choose."""
+        rows = zip(*(values[:count] for values in self.grid.values()), strict=True)
+        return [dict(zip(self.grid, row, strict=True)) for row in rows] or [{}]
+
+
+METHODS = {
+    "none": Method("no regularization", {}),
+    "l2": Method("L2", {"l2": (1e-3, 3e-3, 1e-2)}),
+    "l1": Method("L1", {"l1": SHRINK}),
+    "elastic_net": Method("elastic net", {"l1": SHRINK, "l2": SHRINK}),
+    "dropconnect": Method("DropConnect", {"dropconnect": DROP}),
+    "ordinary": Method("ordinary dropout", {"dropout": DROP, "hidden_dropout": DROP}),
+    "variational": Method(
+        "variational dropout", {"dropout": DROP, "hidden_dropout": DROP}, mask_each="window"
+    ),
+    "non_recurrent": Method("non-recurrent dropout", {"dropout": DROP}),
+}
+
+
+@struct.dataclass
+class Member:
+    """A model in training, and what it was after the epoch that validated best."""
+
+    state: TrainState
+    best: ModelParams
+    best_nll: Scalar
+
+
+def groups(methods: Sequence[str]) -> list[list[str]]:
+    """The methods that can share a program: those whose masks change alike."""
+    kinds = ("step", "window")
+    split = [
+        [name for name, method in METHODS.items() if name in methods and method.mask_each == kind]
+        for kind in kinds
+    ]
+    return [group for group in split if group]
+
+
+def compare(
+    base: Config,
+    corpus: Corpus,
+    cell: CellName,
+    group: Sequence[str],
+    *,
+    seeds: int,
+    count: int,
+    watch: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """Trains one of `groups` in one program, chooses by validation, and only then tests.
+
+    Args:
+      base: the configuration of all, but for the cell's learning rate and the regularizers.
+      corpus: the texts.
+      cell: of all models.
+      group: names of `METHODS`.
+      seeds: runs of each candidate, from `base.seed` on.
+      count: candidates of each method.
+      watch: is told after each epoch what has been trained.
+
+    Returns:
+      For each method a record as of `choose_and_test`.
+    """
+    text = jnp.asarray(windows(corpus.train, base.train.batch_size, base.train.unroll))
+    valid = jnp.asarray(windows(corpus.valid, VALIDATION_STREAMS, base.train.unroll))
+    candidates = {name: METHODS[name].candidates(count) for name in group}
+    every = [rates for mine in candidates.values() for rates in mine]
+    used = dict(setting for rates in every for setting in rates.items())
+    shared = {"cell": cell, "learning_rate": LEARNING_RATES[cell]}
+    config = override(base, mask_each=METHODS[group[0]].mask_each, **(shared | used))
+    rates = {
+        setting: jnp.repeat(jnp.array([r.get(setting, 0.0) for r in every]), seeds)
+        for setting in used
+    }
+    models = _init(config, len(corpus.vocabulary), len(text), seeds, copies=len(every))
+    curves = []
+    for epoch in range(config.train.epochs):
+        models, nll = train_epoch(config, models, rates, text, valid)
+        curves.append(np.asarray(nll, np.float64))
+        watch(f"{cell}: {', '.join(group)}; epoch {epoch + 1}")
+    with np.errstate(over="ignore"):
+        curve = np.exp(np.stack(curves, axis=-1)).reshape(len(every), seeds, -1)
+    best = jax.tree.map(lambda x: x.reshape(-1, seeds, *x.shape[1:]), models.best)
+    found, start = {}, 0
+    for name, mine in candidates.items():
+        place = slice(start, start + len(mine))
+        params = jax.tree.map(lambda x, place=place: x[place], best)
+        found[name] = choose_and_test(mine, curve[place], params, corpus.test)
+        start = place.stop
+    return found
+
+
+def _init(config: Config, vocabulary_size: int, count: int, seeds: int, copies: int) -> Member:
+    """Models of every seed, all of them as many times over as there are candidates."""
+
+    def member(seed: int) -> Member:
+        state = init_train_state(override(config, seed=seed), vocabulary_size, count)
+        return Member(state, state.params, jnp.array(jnp.inf))
+
+    members = [member(config.seed + seed) for seed in range(seeds)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves * copies), *members)
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="members")
+def train_epoch(
+    config: Config, members: Member, rates: Rates, text: Windows, valid: Windows
+) -> tuple[Member, jax.Array]:
+    """Trains all members over the text, each at its own rates.
+
+    Returns:
+      The members, and the validation nats a token of each.
+    """
+
+    def train(member: Member, rates: Rates) -> tuple[Member, Scalar]:
+        state, _ = train_windows(config, member.state, text, len(text), rates)
+        nll = validation_nll(state.params, valid)
+        best = jax.tree.map(
+            lambda new, old: jnp.where(nll < member.best_nll, new, old), state.params, member.best
+        )
+        return Member(state, best, jnp.fmin(nll, member.best_nll)), nll
+
+    return jax.vmap(train)(members, rates)
+
+
+def validation_nll(params: ModelParams, text: Windows) -> Scalar:
+    """Mean nats a token, dropout off, of a text that is cut into streams and windows."""
+
+    def read(state, window):
+        nll, state = token_nll(params, window[:-1], window[1:], state)
+        return state, nll.mean()
+
+    state = zero_state(params.layers, text.shape[-1])
+    return jax.lax.scan(read, state, text)[1].mean()
+
+
+def choose(valid: np.ndarray) -> int | None:
+    """The candidate of the lowest validation perplexity, the mean over seeds of their best epochs.
+
+    Args:
+      valid: perplexities, [candidates, seeds, epochs].
+
+    Returns:
+      Its place; None where each candidate has a seed that was not finite once.
+    """
+    finite = np.isfinite(valid).all(axis=(1, 2))
+    if not finite.any():
+        return None
+    return int(np.where(finite, valid.min(axis=2).mean(axis=1), np.inf).argmin())
+
+
+def choose_and_test(
+    candidates: list[dict[str, float]], valid: np.ndarray, best: Any, test: np.ndarray
+) -> dict[str, Any]:
+    """Chooses a candidate, and reads the test text with it alone.
+
+    Args:
+      candidates: the rates of each.
+      valid: perplexities, [candidates, seeds, epochs].
+      best: `ModelParams` of the epochs that validated best, leaves [candidates, seeds, ...].
+      test: the text.
+
+    Returns:
+      `candidates` with the rates, the validation perplexity, and how many seeds
+      `diverged`; the place of the `chosen` one; its validation `curves` by seed and
+      epoch; its `test` perplexity by seed.
+    """
+    diverged = (~np.isfinite(valid)).any(axis=2).sum(axis=1).tolist()
+    lowest = valid.min(axis=2).mean(axis=1).tolist()
+    chosen, tests = choose(valid), []
+    for seed in range(0 if chosen is None else valid.shape[1]):
+        params = jax.tree.map(lambda x, seed=seed: x[chosen, seed], best)
+        tests.append(perplexity(text_nll(params, test)))
+    return {
+        "candidates": [
+            {"rates": rates, "validation": None if lost else low, "diverged": lost}
+            for rates, low, lost in zip(candidates, lowest, diverged, strict=True)
+        ],
+        "chosen": chosen,
+        "curves": [] if chosen is None else valid[chosen].round(3).tolist(),
+        "test": tests,
+    }

@@ -1,0 +1,142 @@
+"""The ablation's report as Markdown, from its results alone."""
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+
+def report(results: dict[str, Any]) -> str:
+    """The whole text: language modelling, memory, corruption, and how it was measured."""
+    parts = ["# What each regularizer does", *_language(results)]
+    if results["memory"]["cells"]:
+        parts += _memory(results["memory"])
+    parts += [*_corruption(results), *_setting(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def language_table(results: dict[str, Any]) -> str:
+    """Test perplexity of each method on each cell, at the chosen rate."""
+    language, titles = results["language_modelling"], results["titles"]
+    rows = []
+    for method in next(iter(language.values())):
+        records = [methods[method] for methods in language.values()]
+        rows.append([titles[method], *map(_test_cell, records)])
+    floor = results["floor_perplexity"]
+    if floor is not None:
+        rows.append(["floor of the source", *[f"{floor:.1f}"] * len(language)])
+    return _table(["test perplexity (rate)", *language], rows)
+
+
+def memory_table(cells: dict[str, Any]) -> str:
+    """Share of symbols named right in bins of the lag, the mean over seeds."""
+    some = next(iter(cells.values()))
+    names = [str(a) if a == b else f"{a}-{b}" for a, b in some["bins"]]
+    rows = [
+        [cell, method, *map(_mean, zip(*record["accuracy"], strict=True)), _mean(record["nats"])]
+        for cell, found in cells.items()
+        for method, record in found["methods"].items()
+    ]
+    return _table(["cell", "steps ago:", *names, "nats in training"], rows)
+
+
+def _language(results: dict[str, Any]) -> list[str]:
+    records = [
+        (cell, results["titles"][method], record)
+        for cell, methods in results["language_modelling"].items()
+        for method, record in methods.items()
+    ]
+    lost = [
+        f"{cell}, {title}, {_rates(candidate['rates'])}: {candidate['diverged']}"
+        for cell, title, record in records
+        for candidate in record["candidates"]
+        if candidate["diverged"]
+    ]
+    chosen = "\n".join(
+        f"| {cell} | {title} | {_tried(record)} |" for cell, title, record in records
+    )
+    parts = [
+        "## Language modelling",
+        "Mean ± standard deviation over seeds; in brackets the rate that validation chose, of an"
+        " elastic net that of both parts.",
+        language_table(results),
+        "![validation perplexity over epochs](language_modelling.png)",
+        "Every candidate. The test text was read with the chosen ones only.",
+        f"| cell | method | rate: validation perplexity |\n|---|---|---|\n{chosen}",
+    ]
+    if lost:
+        parts.append("Seeds whose loss was not finite, none of them averaged: " + "; ".join(lost))
+    return parts
+
+
+def _memory(memory: dict[str, Any]) -> list[str]:
+    return [
+        "## Memory",
+        f"One of {memory['symbols']} symbols, then noise of the same symbols; k steps later the"
+        " first has to be named. That is asked with chance 1 / (k + 1), every order of magnitude"
+        " of k about as often."
+        f" Dropout rate {memory['rate']:g}, {memory['steps']} batches by Adam; accuracy on fresh"
+        f" sequences without noise, chance {memory['chance']:.3f}.",
+        memory_table(memory["cells"]),
+        "![accuracy over lag](memory.png)",
+        "Mean and range of the seeds. The tanh cell keeps everything in h, of which ordinary"
+        " dropout reaches all. The LSTM has c beside it, which dropout of h[t-1] does not touch."
+        " Nats in training are those of an answer at its end, with the noise on.",
+    ]
+
+
+def _corruption(results: dict[str, Any]) -> list[str]:
+    found = results["corruption"]
+    rows = [[name, *map(str, counts.values())] for name, counts in found["masks"].items()]
+    header = ["masks on the way", *(f"{lag} steps" for lag in next(iter(found["masks"].values())))]
+    return [
+        "## How often information is corrupted",
+        f"Counted from the masks of a network of L = {found['layers']} layers, between an input"
+        " and the output so many steps later. The paper: L + 1 times, however many steps.",
+        _table(header, rows),
+    ]
+
+
+def _setting(results: dict[str, Any]) -> list[str]:
+    config, versions = results["config"], results["versions"]
+    rates = ", ".join(f"{cell} {rate:g}" for cell, rate in results["learning_rates"].items())
+    return [
+        "## Setting",
+        f"{results['corpus']} corpus, its first {results['train_tokens']:,} training tokens;"
+        f" {config['layers']} × {config['hidden_size']} units, {config['epochs']} epochs,"
+        f" {results['seeds']} seeds. First learning rate, for all methods alike: {rates}. Each"
+        " model is taken after the epoch that validated best. All else is in results.json.",
+        f"{results['seconds']:.0f} s on {results['device']}; "
+        + ", ".join(f"{name} {number}" for name, number in versions.items()),
+    ]
+
+
+def _test_cell(record: dict[str, Any]) -> str:
+    if record["chosen"] is None:
+        return "not finite"
+    tests = record["test"]
+    spread = f" ± {statistics.stdev(tests):.1f}" if len(tests) > 1 else ""
+    rates = _rates(record["candidates"][record["chosen"]]["rates"])
+    return f"{statistics.mean(tests):.1f}{spread}" + (f" ({rates})" if rates else "")
+
+
+def _tried(record: dict[str, Any]) -> str:
+    def tried(candidate: dict[str, Any]) -> str:
+        rates, found = _rates(candidate["rates"]), candidate["validation"]
+        figure = "not finite" if found is None else f"{found:.1f}"
+        return f"{rates}: {figure}" if rates else figure
+
+    return ", ".join(map(tried, record["candidates"]))
+
+
+def _mean(values: Iterable[float]) -> str:
+    return f"{statistics.mean(values):.2f}"
+
+
+def _rates(rates: dict[str, float]) -> str:
+    """A number where all settings have the same."""
+    return " and ".join(f"{rate:g}" for rate in dict.fromkeys(rates.values()))
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,61 @@
+"""How many masks touch what travels through a network, counted from the masks themselves."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zaremba_jax.array_types import Masks
+from zaremba_jax.config import QUICK, Config, override
+from zaremba_jax.model import init_params
+from zaremba_jax.regularizers import active_rates, sample_masks
+from zaremba_jax.rnn import deep_rnn, drop, zero_state
+
+
+def count_masks(config: Config, lag: int) -> np.ndarray:
+    """Masks between the embedded input at a step and the dropped output some steps later.
+
+    At zero input, bias and state the tanh cell is linear. Where every mask that
+    `sample_masks` makes is replaced by twos, the derivative of the output with respect
+    to the input grows by 2 for each mask on the way, whatever way it takes.
+
+    Args:
+      config: which masks there are; the cell has to be tanh.
+      lag: the longest number of steps between input and output.
+
+    Returns:
+      The counts at lags 0 to `lag`.
+    """
+    tokens = jnp.zeros((lag + 1, 1), jnp.int32)
+    rates = active_rates(config.regularizers)
+    masks = sample_masks(config, rates, tokens, 1, key=jax.random.key(0))
+    ratio = _sensitivity(config, masks, 2.0) / _sensitivity(config, masks, 1.0)
+    return np.log2(ratio)[::-1]
+
+
+def _sensitivity(config: Config, masks: Masks, value: float) -> np.ndarray:
+    """Norm of the last output's derivative with respect to the input at each step."""
+    masks = jax.tree.map(lambda mask: jnp.full_like(mask, value), masks)
+    layers = init_params(config.model, 1, key=jax.random.key(1)).layers
+    layers = tuple(dataclasses.replace(p, bias=jnp.zeros_like(p.bias)) for p in layers)
+    steps = config.train.unroll
+
+    def last_output(inputs):
+        outputs, _ = deep_rnn(layers, inputs, zero_state(layers, 1), masks)
+        return drop(outputs, masks.output)[-1].sum()
+
+    gradient = jax.grad(last_output)(jnp.zeros((steps, 1, config.model.features)))
+    return np.linalg.norm(np.asarray(gradient, np.float64), axis=(1, 2))
+
+
+def corruption_table(lags: tuple[int, ...], layers: int = 2) -> dict[str, dict[str, int]]:
+    """Counts by method and lag, of networks of some layers."""
+    size = {"cell": "tanh", "hidden_size": 16, "layers": layers, "init_scale": 0.4}
+    longest = max(lags)
+    found = {}
+    for name, hidden in (("ordinary dropout", 0.5), ("non-recurrent dropout", 0.0)):
+        config = override(QUICK, **size, unroll=longest + 1, dropout=0.5, hidden_dropout=hidden)
+        counts = count_masks(config, longest)
+        found[name] = {str(lag): round(counts[lag]) for lag in lags}
+    return found

@@ -1,0 +1,178 @@
+"""Delayed recall: the first symbol of a sequence has to be named k steps later.
+
+What figures 2 and 3 of Zaremba et al. (2014) draw, as a task: the steps between are
+noise of the same symbols, so that between the symbol and the question all that a
+network has is its memory.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Bool
+
+from zaremba_jax.array_types import CellName, Key, Masks, ModelParams, Scalar, Step, Tokens
+from zaremba_jax.config import QUICK, Config, override
+from zaremba_jax.model import apply, init_params, token_nll
+from zaremba_jax.regularizers import Rates, sample_masks
+from zaremba_jax.rnn import zero_state
+
+SYMBOLS = 8
+QUESTION = SYMBOLS  # the token after which the symbol has to be named
+VOCABULARY_SIZE = SYMBOLS + 1
+CHUNKS = 10  # looks of the host during training
+TEST_SEQUENCES = 2000
+
+METHODS = {
+    "no dropout": (0.0, 0.0),
+    "ordinary dropout": (1.0, 1.0),
+    "non-recurrent dropout": (1.0, 0.0),
+}  # `dropout` and `hidden_dropout` in units of the rate
+# Sizes with which each cell learns the task without dropout.
+SETTINGS: dict[CellName, dict[str, Any]] = {
+    "tanh": {"hidden_size": 128, "init_scale": 0.1, "learning_rate": 0.003},
+    "lstm": {"hidden_size": 64, "init_scale": 0.3, "learning_rate": 0.01},
+}
+
+
+class Sequences(NamedTuple):
+    """What is read, what has to be named, and where."""
+
+    tokens: Tokens
+    targets: Tokens  # the first symbol, at every step
+    asked: Bool[Array, "time batch"]
+
+
+@struct.dataclass
+class Learner:
+    """A network while it learns the task."""
+
+    params: ModelParams
+    opt_state: optax.OptState
+    step: Step
+    key: Key
+
+
+def task_config(cell: CellName, lags: int, **changes: int | float) -> Config:
+    """One layer that reads whole sequences; both dropouts on, at rates that are given apart."""
+    settings = {"layers": 1, "batch_size": 32, "clip_norm": 1.0, "unroll": lags + 1}
+    settings |= {"dropout": 0.5, "hidden_dropout": 0.5}
+    return override(QUICK, cell=cell, **(settings | SETTINGS[cell] | changes))
+
+
+def sample_sequences(lags: int, batch_size: int, *, key: Key) -> Sequences:
+    """Draws sequences of lags + 1 steps; at lag k the question comes with chance 1 / (k + 1).
+
+    So every order of magnitude of the lag is asked for about as often.
+    """
+    noise_key, ask_key = jax.random.split(key)
+    shape = (lags + 1, batch_size)
+    symbols = jax.random.randint(noise_key, shape, 0, SYMBOLS)
+    lag = jnp.arange(lags + 1, dtype=jnp.float32)[:, None]
+    asked = jax.random.bernoulli(ask_key, 1 / (lag + 1), shape) & (lag > 0)
+    tokens = jnp.where(asked, QUESTION, symbols)
+    return Sequences(tokens, jnp.broadcast_to(symbols[:1], shape), asked)
+
+
+def answer_loss(params: ModelParams, sequences: Sequences, masks: Masks | None) -> Scalar:
+    """Mean nats of an answer; nothing else counts."""
+    state = zero_state(params.layers, sequences.tokens.shape[1])
+    nll, _ = token_nll(params, sequences.tokens, sequences.targets, state, masks)
+    return jnp.where(sequences.asked, nll, 0).sum() / sequences.asked.sum(dtype=nll.dtype)
+
+
+def init_learner(config: Config, seed: jax.Array) -> Learner:
+    """A network that has seen nothing; the seed decides all that it will see."""
+    init_key, key = jax.random.split(jax.random.key(seed))
+    params: Any = init_params(config.model, VOCABULARY_SIZE, key=init_key)
+    opt_state = _optimizer(config).init(params)
+    return Learner(params, opt_state, jnp.zeros((), jnp.int32), key)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "count"))
+def learn(config: Config, learners: Learner, rates: Rates, count: int) -> tuple[Learner, Array]:
+    """Trains each learner at its own rates on `count` fresh batches; also the loss of each."""
+
+    def step(rates: Rates, learner: Learner, _: None) -> tuple[Learner, Scalar]:
+        key = jax.random.fold_in(learner.key, learner.step)
+        data_key, mask_key = jax.random.split(key)
+        lags, batch_size = config.train.unroll - 1, config.train.batch_size
+        sequences = sample_sequences(lags, batch_size, key=data_key)
+        masks = sample_masks(config, rates, sequences.tokens, VOCABULARY_SIZE, key=mask_key)
+        params: Any = learner.params
+        loss, gradient = jax.value_and_grad(answer_loss)(params, sequences, masks)
+        updates, opt_state = _optimizer(config).update(gradient, learner.opt_state, params)
+        params = optax.apply_updates(params, updates)
+        return Learner(params, opt_state, learner.step + 1, learner.key), loss
+
+    def train(learner: Learner, rates: Rates) -> tuple[Learner, Array]:
+        return jax.lax.scan(functools.partial(step, rates), learner, None, count)
+
+    return jax.vmap(train)(learners, rates)
+
+
+@jax.jit
+def right_answers(params: ModelParams, sequences: Sequences) -> Bool[Array, "members time batch"]:
+    """Where each member, without noise, would name the symbol."""
+
+    def right(params: ModelParams) -> Array:
+        state = zero_state(params.layers, sequences.tokens.shape[1])
+        logits, _ = apply(params, sequences.tokens, state)
+        return logits.argmax(axis=-1) == sequences.targets
+
+    return jax.vmap(right)(params)
+
+
+def measure(
+    cell: CellName, *, rate: float, lags: int, steps: int, seeds: int, watch: Callable[[str], None]
+) -> dict[str, Any]:
+    """Trains all methods and seeds side by side and examines them on fresh sequences.
+
+    Returns:
+      `bins`, first and last lag of each; by method the `accuracy` of each seed in each
+      bin, and the `nats` of an answer at the end of training, dropout on, of each seed.
+    """
+    config = task_config(cell, lags)
+    units = np.repeat(np.array(list(METHODS.values()), np.float32), seeds, axis=0)
+    rates = dict(zip(("dropout", "hidden_dropout"), jnp.asarray(rate * units.T), strict=True))
+    numbers = jnp.tile(jnp.arange(seeds), len(METHODS))
+    learners = jax.vmap(functools.partial(init_learner, config))(numbers)
+    count = -(-steps // CHUNKS)
+    losses = np.zeros((len(numbers), count))
+    for chunk in range(CHUNKS):
+        learners, loss = learn(config, learners, rates, count)
+        losses = np.asarray(loss, np.float64)
+        watch(f"memory: {cell}, step {count * (chunk + 1)}")
+    sequences = sample_sequences(lags, TEST_SEQUENCES, key=jax.random.key(2**32 - 1))
+    asked = np.asarray(sequences.asked)
+    right, bins = np.asarray(right_answers(learners.params, sequences)) & asked, lag_bins(lags)
+    accuracy = np.stack(
+        [right[:, a : b + 1].sum((1, 2)) / asked[a : b + 1].sum() for a, b in bins], axis=-1
+    )
+    return {
+        "bins": bins,
+        "methods": {
+            name: {
+                "accuracy": accuracy[seeds * place :][:seeds].round(4).tolist(),
+                "nats": losses[seeds * place :][:seeds].mean(axis=1).round(4).tolist(),
+            }
+            for place, name in enumerate(METHODS)
+        },
+    }
+
+
+def lag_bins(lags: int) -> list[tuple[int, int]]:
+    """First and last lag of bins of about equal width on a logarithmic scale."""
+    edges = sorted({round(edge) for edge in np.geomspace(1, lags + 1, 12).tolist()})
+    return [(start, end - 1) for start, end in itertools.pairwise(edges)]
+
+
+def _optimizer(config: Config) -> optax.GradientTransformation:
+    clip, rate = config.train.clip_norm, config.train.learning_rate
+    return optax.chain(optax.clip_by_global_norm(clip), optax.adam(rate))

@@ -1,0 +1,220 @@
+"""The ablation from end to end at a tiny size, and the laws that make it fair."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from program import ROOT, Outcome, assert_refused
+
+from experiments import ablation_language, recall
+from experiments.ablation_language import METHODS, choose, choose_and_test, compare, groups
+from experiments.ablation_report import language_table, memory_table, report
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.toy_corpus import toy_corpus
+
+TINY = ("--train_tokens=400", "--hidden_size=4", "--epochs=2", "--seeds=2", "--rates=2")
+FILES = {"report.md", "results.json", "language_modelling.png", "memory.png"}
+PROGRAM = """
+import contextlib, io, json, sys
+from unittest import mock
+from experiments import ablation, command_line, recall
+
+recall.TEST_SEQUENCES, recall.SETTINGS = 50, {"tanh": {"hidden_size": 4}}
+outcomes = []
+for flags in json.loads(sys.stdin.read()):
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            with mock.patch.object(sys, "argv", ["ablation", *flags]):
+                command_line.run(ablation.main)
+        except SystemExit as stop:
+            status = stop.code or 0
+    command_line.FLAGS.unparse_flags()
+    outcomes.append((status, out.getvalue(), err.getvalue()))
+print(json.dumps(outcomes))
+"""  # flags of its own: the other programs' bear the same names
+
+
+def run(*lines, cwd):
+    """The program on each list of flags, all in one other process."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        input=json.dumps(lines),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [Outcome(*outcome) for outcome in json.loads(done.stdout)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run on one cell: its folder, its results, what it said."""
+    folder = tmp_path_factory.mktemp("ablation")
+    memory = ("--memory_steps=10", "--memory_lags=3")
+    (outcome,) = run((f"--workdir={folder}", *TINY, "--cells=tanh", *memory), cwd=folder)
+    assert outcome.status == 0, outcome.err
+    return folder, json.loads((folder / "results.json").read_text()), outcome
+
+
+def test_run_leaves_its_report_and_figures(finished):
+    folder, _, outcome = finished
+    assert {path.name for path in folder.iterdir()} == FILES
+    for name in ("language_modelling.png", "memory.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+        assert f"({name})" in (folder / "report.md").read_text()
+    assert "non-recurrent dropout" in outcome.out
+
+
+def test_every_method_has_as_many_candidates_seeds_and_epochs(finished):
+    _, results, _ = finished
+    assert list(results["language_modelling"]["tanh"]) == list(METHODS)
+    for name, record in results["language_modelling"]["tanh"].items():
+        assert len(record["candidates"]) == (1 if name == "none" else 2)
+        assert np.shape(record["curves"]) == (2, 2)
+        assert len(record["test"]) == 2
+        assert min(record["test"]) > results["floor_perplexity"]
+
+
+def test_memory_has_every_method_seed_and_bin(finished):
+    _, results, _ = finished
+    found = results["memory"]["cells"]["tanh"]
+    assert found["bins"] == [[1, 1], [2, 2], [3, 3]]
+    assert list(found["methods"]) == list(recall.METHODS)
+    for record in found["methods"].values():
+        accuracy = np.array(record["accuracy"])
+        assert accuracy.shape == (2, 3)
+        assert ((accuracy >= 0) & (accuracy <= 1)).all()
+        assert np.isfinite(record["nats"]).all()
+
+
+def test_report_is_made_of_the_results_alone(finished):
+    folder, results, _ = finished
+    assert report(results) == (folder / "report.md").read_text()
+
+
+def test_corruption_is_in_the_report(finished):
+    folder, _, _ = finished
+    text = (folder / "report.md").read_text()
+    assert "| ordinary dropout | 4 | 13 | 103 |" in text
+    assert "| non-recurrent dropout | 3 | 3 | 3 |" in text
+
+
+def test_member_trains_in_company_as_it_does_alone(finished):
+    _, results, _ = finished
+    corpus = toy_corpus(valid_tokens=ablation_language.VALIDATION_TOKENS)
+    corpus.train.resize(400, refcheck=False)
+    base = override(
+        QUICK,
+        **{"dropout": 0.0, "layers": 1, "hidden_size": 4, "batch_size": 8, "epochs": 2},
+        **{"constant_epochs": 1, "decay_divisor": 1.5},
+    )
+    alone = compare(
+        base, corpus, "tanh", ["non_recurrent"], seeds=2, count=2, watch=lambda _: None
+    )["non_recurrent"]
+    company = results["language_modelling"]["tanh"]["non_recurrent"]
+    assert alone["chosen"] == company["chosen"]
+    np.testing.assert_allclose(alone["curves"], company["curves"], rtol=1e-4)
+    np.testing.assert_allclose(alone["test"], company["test"], rtol=1e-4)
+
+
+def test_choice_is_of_the_lowest_mean_of_the_best_epochs():
+    valid = np.array([[[9, 3], [9, 5]], [[2, 9], [8, 9]], [[4.5, 4], [4, 3.5]]])
+    assert choose(valid) == 2
+
+
+def test_candidate_with_a_seed_that_diverged_is_never_chosen():
+    valid = np.array([[[1, np.nan], [1, 1]], [[7, 7], [7, 7]], [[1, np.inf], [1, 1]]])
+    assert choose(valid) == 1
+    assert choose(valid[[0, 2]]) is None
+
+
+def test_test_text_is_read_with_the_chosen_candidate_alone(monkeypatch):
+    read = []
+
+    def text_nll(params, text):
+        read.append(params["name"])
+        return np.zeros(1)
+
+    monkeypatch.setattr(ablation_language, "text_nll", text_nll)
+    names = {"name": np.array([["a0", "a1"], ["b0", "b1"]])}
+    valid = np.array([[[5.0], [5.0]], [[3.0], [4.0]]])
+    record = choose_and_test([{"l2": 1.0}, {"l2": 2.0}], valid, names, np.zeros(2))
+    assert read == ["b0", "b1"]
+    assert record["chosen"] == 1
+    assert [x["validation"] for x in record["candidates"]] == [5.0, 3.5]
+
+
+def test_seeds_that_diverged_are_counted_and_not_averaged():
+    valid = np.array([[[np.nan], [2.0]]])
+    record = choose_and_test([{"l2": 1.0}], valid, {}, np.zeros(2))
+    assert record["candidates"] == [{"rates": {"l2": 1.0}, "validation": None, "diverged": 1}]
+    assert (record["chosen"], record["test"], record["curves"]) == (None, [], [])
+
+
+def test_every_method_has_the_same_number_of_candidates():
+    sizes = {len(values) for method in METHODS.values() for values in method.grid.values()}
+    assert sizes == {3}
+
+
+def test_only_masks_for_a_window_are_in_a_program_of_their_own():
+    assert groups(["non_recurrent", "variational", "none"]) == [
+        ["none", "non_recurrent"],
+        ["variational"],
+    ]
+
+
+def test_table_has_mean_deviation_rate_and_floor():
+    chosen = {"candidates": [{"rates": {"l1": 0.1, "l2": 0.1}}], "chosen": 0, "test": [3.0, 5.0]}
+    lost = {"candidates": [{"rates": {"l2": 0.1}}], "chosen": None, "test": []}
+    results = {
+        "language_modelling": {"gru": {"elastic_net": chosen, "l2": lost}},
+        "titles": {"elastic_net": "elastic net", "l2": "L2"},
+        "floor_perplexity": 2.04,
+    }
+    assert language_table(results).splitlines()[2:] == [
+        "| elastic net | 4.0 ± 1.4 (0.1) |",
+        "| L2 | not finite |",
+        "| floor of the source | 2.0 |",
+    ]
+
+
+def test_memory_table_has_a_column_a_bin():
+    methods = {"no dropout": {"accuracy": [[1.0, 0.5], [0.5, 0.25]], "nats": [0.5, 0.7]}}
+    table = memory_table({"tanh": {"bins": [(1, 1), (2, 4)], "methods": methods}})
+    assert "| 1 | 2-4 | nats" in table.splitlines()[0]
+    assert table.splitlines()[2] == "| tanh | no dropout | 0.75 | 0.38 | 0.60 |"
+
+
+MISTAKES = {
+    "--methods=l3": "non_recurrent",
+    "--methods=": "non_recurrent",
+    "--cells=rnn": "lstm, gru, tanh",
+    "--seeds=0": "seeds",
+    "--rates=4": "rates",
+    "--train_tokens=100": "168",
+    "--memory_rate=1": "memory_rate",
+    "--data_dir=ptb": "--corpus=ptb",
+    "--corpus=files": "corpus",
+    "--workdir=a_file": "a_file",
+}
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("refused")
+    (folder / "a_file").touch()
+    outcomes = dict(zip(MISTAKES, run(*([flag] for flag in MISTAKES), cwd=folder), strict=True))
+    assert not [path for path in folder.rglob("*") if path.is_file() and path.name != "a_file"]
+    return outcomes
+
+
+@pytest.mark.parametrize("flag", MISTAKES)
+def test_mistake_is_refused_in_one_line(refused, flag):
+    assert_refused(refused[flag], MISTAKES[flag])
