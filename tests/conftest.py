@@ -21,6 +21,7 @@ install_import_hook(
             "optimizer",
             "train",
             "evaluate",
+            "ensemble",
         )
     ],
     "beartype.beartype",

@@ -18,6 +18,7 @@ ORDER = [
     {"optimizer"},
     {"train"},
     {"evaluate"},
+    {"ensemble"},
     {"checkpoint"},
 ]
 PACKAGE = ROOT / "zaremba_jax"

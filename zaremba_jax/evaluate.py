@@ -1,6 +1,7 @@
 """Negative log-likelihood of a whole text, and its perplexity. Dropout is off."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 from zaremba_jax.rnn import zero_state
 
 TOKENS_AT_ONCE = 512
+Reader = Callable[[Tokens, Tokens, RNNState], tuple[jax.Array, RNNState]]
 
 
 @functools.partial(jax.jit, static_argnames="compute")
@@ -55,6 +57,26 @@ def text_nll(
     Raises:
       ValueError: the text has no token to predict.
     """
+
+    def read(inputs: Tokens, targets: Tokens, state: RNNState) -> tuple[TokenNLL, RNNState]:
+        return window_nll(params, inputs, targets, state, compute, masks)
+
+    return read_text(read, ids, streams, zero_state(params.layers, streams))
+
+
+def read_text(read: Reader, ids: np.ndarray, streams: int, state: RNNState) -> np.ndarray:
+    """What `text_nll` returns, by a function that reads one window after another.
+
+    Args:
+      read: the nats of a window's targets, [..., time, streams], and the state after it,
+        from inputs, targets and the state before.
+      ids: the text.
+      streams: how many stretches.
+      state: before the first window.
+
+    Returns:
+      float32 [..., N - 1].
+    """
     predictions = _count_predictions(ids)
     unroll = max(TOKENS_AT_ONCE // streams, 1)
     length = -(-predictions // streams)  # of a stretch, rounded up
@@ -65,14 +87,12 @@ def text_nll(
         padded = np.pad(stretches, ((0, 0), (0, count * unroll - length)))
         return padded.T.reshape(count, unroll, streams)
 
-    state = zero_state(params.layers, streams)
     results = []
     for inputs, targets in zip(columns(ids[:-1]), columns(ids[1:]), strict=True):
-        nll, state = window_nll(
-            params, jnp.asarray(inputs), jnp.asarray(targets), state, compute, masks
-        )
+        nll, state = read(jnp.asarray(inputs), jnp.asarray(targets), state)
         results.append(nll)
-    return np.concatenate(results)[:length].T.reshape(-1)[:predictions]
+    stretches = np.concatenate(results, axis=-2)[..., :length, :].swapaxes(-2, -1)
+    return stretches.reshape(*stretches.shape[:-2], -1)[..., :predictions]
 
 
 def monte_carlo_nll(

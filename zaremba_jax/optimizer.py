@@ -17,13 +17,18 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     return config.learning_rate / config.decay_divisor ** max(epoch - config.constant_epochs, 0)
 
 
-def make_optimizer(config: TrainConfig, windows_per_epoch: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: TrainConfig, windows_per_epoch: int, first_rate: ArrayLike | None = None
+) -> optax.GradientTransformation:
     """Plain SGD after clipping: a gradient longer than `clip_norm` is scaled down to it.
 
     The norm is taken over all parameters together, of the gradient of the loss
-    summed over time steps and averaged over the batch.
+    summed over time steps and averaged over the batch. `first_rate` replaces that of
+    the first epochs, and all later ones in proportion.
     """
     rates = jnp.array([learning_rate(config, epoch + 1) for epoch in range(config.epochs)])
+    if first_rate is not None:
+        rates = rates * (first_rate / config.learning_rate)
 
     def schedule(step: ArrayLike) -> jax.Array:
         epoch = jnp.floor_divide(step, windows_per_epoch)

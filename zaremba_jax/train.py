@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt
 
 from zaremba_jax.array_types import (
     Key,
@@ -34,10 +34,17 @@ from zaremba_jax.regularizers import (
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.softmax import softmax_nll
 
+StreamWeights = Float[Array, " batch"]
 
-def init_train_state(config: Config, vocabulary_size: int, windows_per_epoch: int) -> TrainState:
-    """The state before the first window; `config.seed` decides all of it."""
-    init_key, mask_key = jax.random.split(jax.random.key(config.seed))
+
+def init_train_state(
+    config: Config,
+    vocabulary_size: int,
+    windows_per_epoch: int,
+    seed: Int[Array, ""] | UInt[Array, ""] | None = None,
+) -> TrainState:
+    """The state before the first window; `config.seed`, or `seed`, decides all of it."""
+    init_key, mask_key = jax.random.split(jax.random.key(config.seed if seed is None else seed))
     params: Any = init_params(config.model, vocabulary_size, key=init_key)
     return TrainState(
         params=params,
@@ -57,6 +64,7 @@ def window_loss(
     compute: ComputeConfig = ComputeConfig(),
     rates: Rates | None = None,
     weight_key: Key | None = None,
+    stream_weights: StreamWeights | None = None,
 ) -> tuple[Scalar, tuple[Scalar, RNNState]]:
     """The loss of a window: nats summed over time and averaged over the batch, and the penalty.
 
@@ -72,6 +80,7 @@ def window_loss(
       compute: precision and kernel.
       rates: of the regularizers on weights and activations; None: none.
       weight_key: what `regularizers.drop_weights` draws from, needed where it is on.
+      stream_weights: of each stream in the means over the batch; None: all alike.
 
     Returns:
       The loss, and beside it the mean nats a token, without the penalty, and the state
@@ -81,7 +90,12 @@ def window_loss(
     noisy = drop_weights(rates, params, key=weight_key)
     encoding = encode(noisy, tokens, rnn_state, masks, compute)
     nll = softmax_nll(softmax_of(noisy), encoding.dropped, targets, compute)
-    loss = nll.sum(axis=0).mean() + penalty(rates, params, encoding.outputs, encoding.dropped)
+    activations = encoding.outputs, encoding.dropped
+    if stream_weights is not None:
+        nll *= stream_weights[None, :]
+        root = jnp.sqrt(stream_weights)[None, :, None]  # what is penalized are squares
+        activations = tuple(root * x for x in activations)
+    loss = nll.sum(axis=0).mean() + penalty(rates, params, *activations)
     return loss, (nll.mean(), encoding.state)
 
 
@@ -91,6 +105,7 @@ def train_step(
     state: TrainState,
     window: Window,
     rates: Rates | None = None,
+    data_axis: str | None = None,
 ) -> tuple[TrainState, Scalar]:
     """One window forward and backward, and one update of the parameters.
 
@@ -102,7 +117,10 @@ def train_step(
       windows_per_epoch: how many windows an epoch has.
       state: where the run stands.
       window: tokens of the inputs and, one step on, of the targets.
-      rates: of regularizers that are on in `config`, in place of its own.
+      rates: of regularizers that are on in `config`, in place of its own; and
+        `learning_rate`, that of the first epochs.
+      data_axis: inside of `jax.shard_map`, the axis of the mesh over whose devices the
+        streams are divided; `state.rnn_state` is this device's part, the window is whole.
 
     Returns:
       The next state, and the mean nats a token of this window, dropout on.
@@ -120,10 +138,26 @@ def train_step(
         words, tokens = _words_in_use(tokens, vocabulary_size)
         rows = params.embedding.at[words].get(mode="fill", fill_value=0)
         params = dataclasses.replace(params, embedding=rows)
+    targets, stream_weights = window[1:], None
+    if data_axis is not None:
+        # Masks and words in use are the whole window's on every device, so that they are those
+        # of a run on one.
+        tokens, targets, masks = own_streams((tokens, targets, masks), data_axis)
+        stream_weights = _stream_weights(config.train.batch_size, data_axis)
     gradient, (nll, rnn_state) = jax.grad(window_loss, has_aux=True)(
-        params, tokens, window[1:], rnn_state, masks, config.compute, rates, weight_key
+        params,
+        tokens,
+        targets,
+        rnn_state,
+        masks,
+        config.compute,
+        rates,
+        weight_key,
+        stream_weights,
     )
-    optimizer = make_optimizer(config.train, windows_per_epoch)
+    if data_axis is not None:
+        gradient, nll = jax.lax.pmean((gradient, nll), data_axis)
+    optimizer = make_optimizer(config.train, windows_per_epoch, rates.get("learning_rate"))
     updates, opt_state = optimizer.update(gradient, state.opt_state, cast(Any, params))
     params = cast(ModelParams, optax.apply_updates(cast(Any, params), updates))
     if words is not None:
@@ -133,6 +167,33 @@ def train_step(
         state, params=params, opt_state=opt_state, rnn_state=rnn_state, step=state.step + 1
     )
     return next_state, nll
+
+
+def padded_streams(batch_size: int, devices: int) -> int:
+    """The streams, and as many without weight as make them a multiple of the devices."""
+    return -(-batch_size // devices) * devices
+
+
+def own_streams(tree: Any, data_axis: str) -> Any:
+    """This device's part of arrays `[…, batch, …]` with the batch second, padded by zeros."""
+    devices, place = jax.lax.axis_size(data_axis), jax.lax.axis_index(data_axis)
+
+    def cut(x: jax.Array) -> jax.Array:
+        size = padded_streams(x.shape[1], devices) // devices
+        padding = [(0, 0)] * x.ndim
+        padding[1] = (0, size * devices - x.shape[1])
+        return jax.lax.dynamic_slice_in_dim(jnp.pad(x, padding), place * size, size, axis=1)
+
+    return jax.tree.map(cut, tree)
+
+
+def _stream_weights(batch_size: int, data_axis: str) -> StreamWeights | None:
+    """Of this device's streams, so that means over devices are means over the batch."""
+    padded = padded_streams(batch_size, jax.lax.axis_size(data_axis))
+    if padded == batch_size:
+        return None
+    weights = own_streams(jnp.full((1, batch_size), padded / batch_size), data_axis)
+    return weights[0]
 
 
 def _words_in_use(tokens: Tokens, vocabulary_size: int) -> tuple[Int[Array, " words"], Tokens]:
@@ -147,13 +208,16 @@ def _words_in_use(tokens: Tokens, vocabulary_size: int) -> tuple[Int[Array, " wo
     return words, places.reshape(tokens.shape)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "count"), donate_argnames="state")
+@functools.partial(
+    jax.jit, static_argnames=("config", "count", "data_axis"), donate_argnames="state"
+)
 def train_windows(
     config: Config,
     state: TrainState,
     windows: Windows,
     count: int,
     rates: Rates | None = None,
+    data_axis: str | None = None,
 ) -> tuple[TrainState, Float[Array, " count"]]:
     """Trains on the next `count` windows without leaving the device.
 
@@ -163,12 +227,13 @@ def train_windows(
       windows: all windows of an epoch, from `corpus.windows`; `state.step` tells
         which comes next, and the first follows the last.
       count: how many; compiled in.
-      rates: of regularizers that are on in `config`, in place of its own; not compiled in,
-        so that `vmap` can give each of many models its own.
+      rates: as of `train_step`; not compiled in, so that `vmap` can give each of many
+        models its own.
+      data_axis: as of `train_step`.
 
     Returns:
       The state after them, and the mean nats a token of each window, dropout on.
     """
     upcoming = (state.step + jnp.arange(count)) % len(windows)
-    step = functools.partial(train_step, config, len(windows), rates=rates)
+    step = functools.partial(train_step, config, len(windows), rates=rates, data_axis=data_axis)
     return jax.lax.scan(step, state, windows[upcoming])

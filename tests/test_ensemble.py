@@ -1,0 +1,189 @@
+"""A member of an ensemble is that model alone; a mixture is the mean of probabilities."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from zaremba_jax.config import QUICK, ComputeConfig, override
+from zaremba_jax.corpus import windows
+from zaremba_jax.ensemble import (
+    chunk_sizes,
+    finite_members,
+    init_members,
+    make_mesh,
+    members_nll,
+    members_that_fit,
+    mixture_nll,
+    mixture_perplexities,
+    subsets,
+    train_members,
+)
+from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.train import init_train_state, train_windows
+
+VOCABULARY = 7
+CONFIG = override(QUICK, layers=1, hidden_size=6, batch_size=3, unroll=4, epochs=9, dropout=0.5)
+SEEDS = (4, 5, 2**32 - 1)
+MESH = make_mesh(jax.devices()[:1])
+IDS = np.random.default_rng(0).integers(0, VOCABULARY, 3 * 4 * 5 + 3).astype(np.int32)
+TEXT = jnp.asarray(windows(IDS, CONFIG.train.batch_size, CONFIG.train.unroll))
+COUNT = len(TEXT) + 2  # over the end of an epoch
+
+
+def alone(seed, config=CONFIG):
+    state = init_train_state(config, VOCABULARY, len(TEXT), jnp.asarray(seed, jnp.uint32))
+    return train_windows(config, state, TEXT, COUNT)
+
+
+def together(seeds, config=CONFIG, rates=None, mesh=MESH):
+    states = init_members(config, VOCABULARY, len(TEXT), seeds, mesh)
+    return train_members(config, states, TEXT, COUNT, mesh, rates)
+
+
+def member(states, place):
+    return jax.tree.map(lambda x: x[place], states)
+
+
+def numbers(state):
+    return dataclasses.replace(state, key=jax.random.key_data(state.key))
+
+
+def assert_close(one, other, rtol=1e-4):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6),
+        numbers(one),
+        numbers(other),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return together(SEEDS)
+
+
+def test_members_start_as_their_seeds_do_to_the_bit():
+    states = init_members(CONFIG, VOCABULARY, len(TEXT), SEEDS, MESH)
+    for place, seed in enumerate(SEEDS):
+        expected = init_train_state(override(CONFIG, seed=seed), VOCABULARY, len(TEXT))
+        jax.tree.map(
+            np.testing.assert_array_equal, numbers(member(states, place)), numbers(expected)
+        )
+
+
+def test_member_of_an_ensemble_is_the_same_run_as_that_member_alone(trained):
+    states, nll = trained
+    for place, seed in enumerate(SEEDS):
+        state, expected = alone(seed)
+        np.testing.assert_allclose(nll[place], expected, rtol=1e-5)
+        assert_close(member(states, place), state)
+    # With other masks than its own it is not.
+    assert not np.allclose(nll[0], nll[1], rtol=1e-3)
+
+
+def test_ensemble_of_one_is_the_single_run_to_the_bit():
+    states, nll = together(SEEDS[:1])
+    state, expected = alone(SEEDS[0])
+    np.testing.assert_array_equal(nll[0], expected)
+    jax.tree.map(np.testing.assert_array_equal, numbers(member(states, 0)), numbers(state))
+
+
+def test_permuting_members_permutes_the_results_and_changes_nothing_else(trained):
+    states, nll = together(SEEDS[::-1])
+    np.testing.assert_allclose(nll[::-1], trained[1], rtol=1e-6)
+    assert_close(jax.tree.map(lambda x: x[::-1], states), trained[0], rtol=1e-5)
+
+
+def test_members_can_differ_in_rates_so_that_a_sweep_is_an_ensemble():
+    rates = {"dropout": jnp.array([0.5, 0.8]), "learning_rate": jnp.array([1.0, 0.25])}
+    states, nll = together((3, 3), rates=rates)
+    for place, config in enumerate((CONFIG, override(CONFIG, dropout=0.8, learning_rate=0.25))):
+        state, expected = alone(3, config)
+        np.testing.assert_allclose(nll[place], expected, rtol=1e-5)
+        assert_close(member(states, place), state)
+
+
+@pytest.mark.parametrize("streams", [1, 4])
+def test_every_member_is_evaluated_as_it_is_alone(trained, streams):
+    params = trained[0].params
+    nll = members_nll(params, IDS, streams, ComputeConfig(), None, MESH)
+    assert nll.shape == (len(SEEDS), len(IDS) - 1)
+    for place in range(len(SEEDS)):
+        expected = text_nll(member(params, place), IDS, streams)
+        np.testing.assert_allclose(nll[place], expected, rtol=1e-5)
+
+
+def test_mixture_averages_probabilities_and_neither_logits_nor_logarithms():
+    probabilities = np.array([[0.5, 0.1, 1e-30], [0.25, 0.9, 0.5]])
+    mixture = mixture_nll(-np.log(probabilities))
+    np.testing.assert_allclose(mixture, -np.log(probabilities.mean(axis=0)), rtol=1e-12)
+    far = np.array([[2000.0, 1.0], [2001.0, 1.0]])  # probabilities that underflow
+    expected = [2000 - np.log((1 + np.exp(-1)) / 2), 1.0]
+    np.testing.assert_allclose(mixture_nll(far), expected, rtol=1e-12)
+
+
+NLL = st.tuples(st.integers(1, 6), st.integers(1, 8)).flatmap(
+    lambda shape: arrays(np.float32, shape, elements=st.floats(0, 500, width=32))
+)
+
+
+@given(NLL)
+def test_mixture_s_cross_entropy_is_never_above_the_mean_of_its_members(nll):
+    bound = nll.mean(dtype=np.float64)
+    assert mixture_nll(nll).mean() <= bound + 1e-9 * (1 + bound)
+    assert (mixture_nll(nll) >= nll.min(axis=0) - 1e-9).all()
+    np.testing.assert_allclose(mixture_nll(nll[::-1]), mixture_nll(nll), rtol=1e-12)
+
+
+def test_mixtures_of_one_are_the_singles_and_of_all_the_mixture(trained):
+    nll = members_nll(trained[0].params, IDS, 1, ComputeConfig(), None, MESH)
+    singles = [perplexity(text_nll(member(trained[0].params, i), IDS)) for i in range(3)]
+    np.testing.assert_allclose(mixture_perplexities(nll, 1), singles, rtol=1e-5)
+    (whole,) = mixture_perplexities(nll, 3)
+    assert whole == perplexity(mixture_nll(nll)) < np.mean(singles)
+
+
+def test_subsets_are_all_there_are_or_so_many_different_ones():
+    assert subsets(4, 2) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    drawn = subsets(38, 10)
+    assert len(set(drawn)) == len(drawn) == 100
+    assert all(len(set(subset)) == 10 for subset in drawn)
+    assert {place for subset in drawn for place in subset} == set(range(38))
+    assert subsets(38, 10) == drawn
+
+
+@pytest.mark.parametrize("size", [0, 4])
+def test_mixture_of_more_members_than_there_are_is_refused(size):
+    with pytest.raises(ValueError, match=f"a mixture of {size}: there are 3 members; take 1 to 3"):
+        subsets(3, size)
+
+
+def test_member_with_a_number_that_is_not_finite_is_found(trained):
+    params = trained[0].params
+    broken = params.softmax.replace(bias=params.softmax.bias.at[1, 2].set(jnp.nan))
+    assert finite_members(params).tolist() == [True] * 3
+    assert finite_members(params.replace(softmax=broken)).tolist() == [True, False, True]
+
+
+def test_chunks_hold_all_members_and_as_many_on_every_device():
+    assert chunk_sizes(10, 4, MESH) == (4, 4, 2)
+    assert chunk_sizes(2, 4, MESH) == (2,)
+    assert chunk_sizes(3, 1, MESH) == (1, 1, 1)
+
+
+def test_members_that_fit_leave_room_for_what_training_one_needs():
+    config = override(CONFIG, hidden_size=64, batch_size=20, unroll=20)
+    text = jnp.zeros((3, 21, 20), jnp.int32)
+    state = jax.eval_shape(lambda: init_train_state(config, 1000, 3))
+    memory = train_windows.lower(config, state, text, 3).compile().memory_analysis()
+    assert memory is not None
+    needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    assert members_that_fit(config, 1000, 8, needed // 2) == 1
+    for bytes_there in (4 * needed, 8 * needed):
+        assert 2 <= members_that_fit(config, 1000, 8, bytes_there) <= bytes_there / needed
+    assert members_that_fit(config, 1000, 8, 10**12) == 8

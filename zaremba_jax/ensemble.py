@@ -1,0 +1,304 @@
+"""Many models in one program: members on a leading axis, over a mesh of devices; mixtures.
+
+Zaremba et al. (2014), section 4.1: the best results are averages of the probabilities
+of models that differ in their seed alone. The mesh has two axes: members are spread
+over `member` and have nothing to say to each other; the streams of a batch are spread
+over `data`, which costs one reduction of the gradient a step.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Shaped, UInt
+
+from zaremba_jax.array_types import Masks, ModelParams, RNNState, Tokens, TrainState, Windows
+from zaremba_jax.config import ComputeConfig, Config
+from zaremba_jax.evaluate import perplexity, read_text
+from zaremba_jax.model import token_nll
+from zaremba_jax.regularizers import Rates
+from zaremba_jax.rnn import zero_state
+from zaremba_jax.train import init_train_state, padded_streams, train_windows
+
+MEMBER, DATA = "member", "data"
+_EVERY_MEMBER, _REPLICATED = PartitionSpec(MEMBER), PartitionSpec()
+
+MemberRates = Mapping[str, Array]
+MemberNLL = Float[np.ndarray, "members predictions"]
+
+
+def make_mesh(devices: Sequence[jax.Device], data: int = 1) -> Mesh:
+    """A mesh of all these devices, `data` of them for the batch of a member.
+
+    Raises:
+      ValueError: the devices cannot be divided so.
+    """
+    if len(devices) % data:
+        raise ValueError(
+            f"data_parallel={data}: does not divide the {len(devices)} devices; give a divisor"
+        )
+    return Mesh(np.array(devices).reshape(-1, data), (MEMBER, DATA))
+
+
+def chunk_sizes(members: int, at_once: int, mesh: Mesh) -> tuple[int, ...]:
+    """How many members are trained together, one chunk after another.
+
+    A chunk has `at_once` members a device of the mesh's `member` axis, the last one
+    perhaps fewer, on every device as many. The sizes may add up to more than `members`;
+    what is more is padding.
+    """
+    devices = mesh.shape[MEMBER]
+    whole, rest = divmod(-(-members // devices), at_once)
+    return (at_once * devices,) * whole + (rest * devices,) * (rest > 0)
+
+
+def members_that_fit(config: Config, vocabulary_size: int, resident: int, memory: int) -> int:
+    """How many members a device of so many bytes can train at once, at least one.
+
+    The parameters of `resident` members stay on it. A member at work needs its gradient
+    and update, the scores of a window and what is made of them, and what the layers
+    keep for the way back.
+    """
+    train, model = config.train, config.model
+    state = jax.eval_shape(functools.partial(init_train_state, config, vocabulary_size, 1))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    tokens = train.batch_size * train.unroll
+    scores = 3 * min(config.compute.softmax_tokens or tokens, tokens) * vocabulary_size
+    activations = 20 * model.layers * tokens * model.hidden_size
+    at_work = 4 * (2 * parameters + scores + activations)
+    free = int(0.9 * memory) - 4 * parameters * resident
+    return max(1, min(resident, free // at_work))
+
+
+def init_members(
+    config: Config, vocabulary_size: int, windows_per_epoch: int, seeds: Sequence[int], mesh: Mesh
+) -> TrainState:
+    """The states before the first window, stacked; a member's is that of its seed alone.
+
+    Args:
+      config: the run, whose own seed does not matter.
+      vocabulary_size: how many different tokens there are.
+      windows_per_epoch: how many windows an epoch has.
+      seeds: one a member, a multiple of the devices on the mesh's `member` axis.
+      mesh: of `make_mesh`.
+    """
+    return _init(np.array(seeds, np.uint32), config, vocabulary_size, windows_per_epoch, mesh)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _init(
+    seeds: UInt[Array, " members"],
+    config: Config,
+    vocabulary_size: int,
+    windows_per_epoch: int,
+    mesh: Mesh,
+) -> TrainState:
+    streams = _own_streams(config, mesh)
+
+    def start(seed: jax.Array) -> TrainState:
+        state = init_train_state(config, vocabulary_size, windows_per_epoch, seed)
+        return dataclasses.replace(state, rnn_state=zero_state(state.params.layers, streams))
+
+    return _spread(_each(start), mesh, (_EVERY_MEMBER,), _state_specs(MEMBER))(seeds)
+
+
+def spread_streams(config: Config, state: TrainState, mesh: Mesh) -> TrainState:
+    """One model's state before its first window, for `train_spread`."""
+    streams = _own_streams(config, mesh)
+
+    def start(state: TrainState) -> TrainState:
+        return dataclasses.replace(state, rnn_state=zero_state(state.params.layers, streams))
+
+    return jax.jit(_spread(start, mesh, (_REPLICATED,), _state_specs()))(state)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "count", "mesh"), donate_argnames="states")
+def train_members(
+    config: Config,
+    states: TrainState,
+    windows: Windows,
+    count: int,
+    mesh: Mesh,
+    rates: MemberRates | None = None,
+) -> tuple[TrainState, Float[Array, "members count"]]:
+    """Trains every member on the next `count` windows, as `train.train_windows` does one.
+
+    The same masks as those of the member alone, the same numbers up to rounding; where
+    a device has one member, it runs that very program.
+
+    Args:
+      config: the run; compiled in.
+      states: of `init_members`; their buffers are given up to the result.
+      windows: all windows of an epoch.
+      count: how many to train on; compiled in.
+      mesh: of `make_mesh`; compiled in.
+      rates: in place of the configuration's, `[members]` each, as of `train.train_step`.
+
+    Returns:
+      The states after them, and the mean nats a token of each window.
+    """
+
+    def train(windows: Windows, states: TrainState, rates: MemberRates | None) -> Any:
+        alone = _train_alone(config, windows, count, mesh)
+        return _each(alone)(states, rates)
+
+    specs = _state_specs(MEMBER)
+    return _spread(train, mesh, (_REPLICATED, specs, _EVERY_MEMBER), (specs, _EVERY_MEMBER))(
+        windows, states, rates
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("config", "count", "mesh"), donate_argnames="state")
+def train_spread(
+    config: Config, state: TrainState, windows: Windows, count: int, mesh: Mesh
+) -> tuple[TrainState, Float[Array, " count"]]:
+    """`train.train_windows` of one model, the streams of its batch spread over the mesh."""
+
+    def train(windows: Windows, state: TrainState) -> Any:
+        return _train_alone(config, windows, count, mesh)(state)
+
+    specs = _state_specs()
+    return _spread(train, mesh, (_REPLICATED, specs), (specs, _REPLICATED))(windows, state)
+
+
+def members_nll(
+    params: ModelParams,
+    ids: np.ndarray,
+    streams: int,
+    compute: ComputeConfig,
+    masks: Masks | None,
+    mesh: Mesh,
+) -> MemberNLL:
+    """`evaluate.text_nll` of every member at once; arguments as there, `params` stacked.
+
+    A window of logits exists at a time; what is kept of a token is one number a member,
+    from which `mixture_nll` makes any mixture.
+    """
+
+    def read(inputs: Tokens, targets: Tokens, state: RNNState) -> Any:
+        nll, state = _window_nll(params, inputs, targets, state, masks, compute, mesh)
+        return fetch(nll), state
+
+    return read_text(read, ids, streams, _zero_states(params, streams, mesh))
+
+
+@functools.partial(jax.jit, static_argnames=("streams", "mesh"))
+def _zero_states(params: ModelParams, streams: int, mesh: Mesh) -> RNNState:
+    def start(params: ModelParams) -> RNNState:
+        return zero_state(params.layers, streams)
+
+    return _spread(_each(start), mesh, (_EVERY_MEMBER,), _EVERY_MEMBER)(params)
+
+
+@functools.partial(jax.jit, static_argnames=("compute", "mesh"))
+def _window_nll(
+    params: ModelParams,
+    inputs: Tokens,
+    targets: Tokens,
+    states: RNNState,
+    masks: Masks | None,
+    compute: ComputeConfig,
+    mesh: Mesh,
+) -> tuple[Float[Array, "members time batch"], RNNState]:
+    def read(inputs: Tokens, targets: Tokens, masks: Masks | None, params: Any, states: Any):
+        def alone(params: ModelParams, state: RNNState):
+            return token_nll(params, inputs, targets, state, masks, compute)
+
+        return _each(alone)(params, states)
+
+    specs = (_REPLICATED,) * 3 + (_EVERY_MEMBER,) * 2
+    return _spread(read, mesh, specs, _EVERY_MEMBER)(inputs, targets, masks, params, states)
+
+
+@jax.jit
+def finite_members(params: ModelParams) -> Bool[Array, " members"]:
+    """Whether every number of a member is finite."""
+    leaves = [jnp.isfinite(leaf).all(axis=range(1, leaf.ndim)) for leaf in jax.tree.leaves(params)]
+    return jnp.stack(leaves).all(axis=0)
+
+
+def fetch(x: Shaped[Array, "..."]) -> Shaped[np.ndarray, "..."]:
+    """The whole of an array, wherever its parts are, on every host that asks for it."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def mixture_nll(nll: MemberNLL) -> Float[np.ndarray, " predictions"]:
+    """Nats of each token under the mean of the members' probabilities (section 4.1).
+
+    -log mean exp(-nll), in float64, from the largest probability down so that none is
+    lost.
+    """
+    nll = nll.astype(np.float64)
+    least = nll.min(axis=0)
+    return least - np.log(np.exp(least[None, :] - nll).mean(axis=0))
+
+
+def subsets(members: int, size: int, draws: int = 100) -> list[tuple[int, ...]]:
+    """Different sets of so many members: all there are, or so many drawn at random.
+
+    Raises:
+      ValueError: there are not so many members.
+    """
+    if not 0 < size <= members:
+        raise ValueError(f"a mixture of {size}: there are {members} members; take 1 to {members}")
+    if math.comb(members, size) <= draws:
+        return list(itertools.combinations(range(members), size))
+    source, drawn = np.random.default_rng(size), set()
+    while len(drawn) < draws:
+        drawn.add(tuple(sorted(source.choice(members, size, replace=False).tolist())))
+    return sorted(drawn)
+
+
+def mixture_perplexities(nll: MemberNLL, size: int) -> Float[np.ndarray, " subsets"]:
+    """Perplexity of the mixture of each of the `subsets` of so many members."""
+    chosen = subsets(len(nll), size)
+    return np.array([perplexity(mixture_nll(nll[list(subset)])) for subset in chosen])
+
+
+def _train_alone(config: Config, windows: Windows, count: int, mesh: Mesh) -> Callable[..., Any]:
+    """`train_windows` of one member, as a device of the mesh runs it."""
+    data_axis = DATA if mesh.shape[DATA] > 1 else None
+
+    def train(state: TrainState, rates: Rates | None = None) -> Any:
+        return train_windows(config, state, windows, count, rates, data_axis)
+
+    return train
+
+
+def _own_streams(config: Config, mesh: Mesh) -> int:
+    devices = mesh.shape[DATA]
+    return padded_streams(config.train.batch_size, devices) // devices
+
+
+def _state_specs(*axes: str) -> TrainState:
+    """Where the parts of a state lie, all but the streams' behind the same leading axes."""
+    lead: Any = PartitionSpec(*axes)
+    streams: Any = PartitionSpec(*axes, DATA)
+    return TrainState(params=lead, opt_state=lead, rnn_state=streams, step=lead, key=lead)
+
+
+def _spread(function: Callable[..., Any], mesh: Mesh, inputs: Any, outputs: Any) -> Any:
+    # Gradients are reduced by hand: a check of what is replicated would reduce them again.
+    return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+
+
+def _each(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`vmap`; for one member, the function itself, which compiles to the single model's program."""
+
+    def call(*arguments: Any) -> Any:
+        if len(jax.tree.leaves(arguments)[0]) > 1:
+            return jax.vmap(function)(*arguments)
+        alone = jax.tree.map(lambda x: x[0], arguments)
+        return jax.tree.map(lambda x: x[None], function(*alone))
+
+    return call
