@@ -45,6 +45,42 @@ def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, An
     plt.close(figure)
 
 
+def draw_mixtures(path: Path, summary: dict[str, Any]) -> None:
+    """Perplexity over the number of members averaged, with the spread over subsets."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    mixtures = summary["mixtures"]
+    for name, label in (("valid", "validation"), ("test", "test")):
+        points = axes.errorbar(
+            [mixture["members"] for mixture in mixtures],
+            [mixture[f"{name}_perplexity"] for mixture in mixtures],
+            [mixture[f"{name}_spread"] for mixture in mixtures],
+            marker=".",
+            capsize=3,
+            label=label,
+        )
+        paper = {m["members"]: m[f"paper_{name}_perplexity"] for m in mixtures}
+        known = {members: figure for members, figure in paper.items() if figure is not None}
+        if known:
+            color = points.lines[0].get_color()
+            axes.plot(*zip(*known.items(), strict=True), "x", color=color, label=f"{label}, paper")
+    if summary["floor_perplexity"] is not None:
+        axes.axhline(
+            summary["floor_perplexity"], color="black", linestyle=":", label="floor of the source"
+        )
+    axes.set(
+        xscale="log",
+        xlabel="models averaged",
+        ylabel="perplexity",
+        title=f"{summary['corpus']}, {summary['name']}",
+    )
+    sizes = [mixture["members"] for mixture in mixtures]
+    axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
 def draw_scaling(path: Path, results: dict[str, Any]) -> None:
     """Tokens a second over each setting that a benchmark varied, a panel each."""
     scaling = results["scaling"]

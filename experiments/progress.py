@@ -43,12 +43,16 @@ class EpochProgress:
         )
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        """Prints the line of a finished epoch."""
+        """Prints the line of a finished epoch, of an ensemble with its best and worst member."""
+        spread = ""
+        if "valid_perplexity_best" in metrics:
+            best, worst = (metrics[f"valid_perplexity_{which}"] for which in ("best", "worst"))
+            spread = f"  best {best:8.2f}  worst {worst:8.2f}"
         self._console.print(
             f"epoch {metrics['epoch']:>2}/{self._epochs}"
             f"  rate {metrics['learning_rate']:<7.4g}"
             f"  train {metrics['train_perplexity']:8.2f}"
-            f"  valid {metrics['valid_perplexity_estimate']:8.2f}"
+            f"  valid {metrics['valid_perplexity_estimate']:8.2f}{spread}"
             f"  {metrics['words_per_second']:>9,.0f} words/s"
             f"  {metrics['seconds']:6.1f} s",
             soft_wrap=True,

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.training import Run
-from zaremba_jax.config import PAPER_PERPLEXITY, PRESETS, Config, to_dict
+from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, to_dict
 from zaremba_jax.corpus import unigram_perplexity
 from zaremba_jax.evaluate import monte_carlo_nll, perplexity, text_nll
 from zaremba_jax.model import count_params
@@ -28,7 +28,7 @@ def summarize(run: Run, mc_samples: int = 0) -> dict[str, Any]:
     to the last, every token but the first predicted. With `mc_samples`, the same by
     Monte Carlo dropout too.
     """
-    config, corpus, params = run.config, run.corpus, run.state.params
+    config, corpus, params = run.config, run.corpus, run.params
     masks = expected_masks(config)
     unused_key = jax.random.fold_in(run.state.key, run.state.step)  # of the step after the last
 
@@ -40,7 +40,7 @@ def summarize(run: Run, mc_samples: int = 0) -> dict[str, Any]:
             return None
         return perplexity(monte_carlo_nll(config, params, ids, mc_samples, key=unused_key))
 
-    paper_valid, paper_test = _paper_perplexity(config)
+    paper_valid, paper_test = paper_perplexity(config)
     return {
         "name": config.name,
         "corpus": corpus.name,
@@ -59,9 +59,14 @@ def summarize(run: Run, mc_samples: int = 0) -> dict[str, Any]:
         "paper_test_perplexity": paper_test,
         "words_per_second": float(np.median([m["words_per_second"] for m in run.history])),
         "seconds": run.seconds,
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "device": device_name(),
+        **environment(),
     }
+
+
+def environment() -> dict[str, Any]:
+    """What the figures of a record depend on beside its configuration."""
+    versions = {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
+    return {"versions": versions, "device": device_name()}
 
 
 def device_name() -> str:
@@ -70,12 +75,12 @@ def device_name() -> str:
     return f"CPU, {os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
 
 
-def _paper_perplexity(config: Config) -> tuple[float | None, float | None]:
+def paper_perplexity(config: Config, members: int = 1) -> tuple[float | None, float | None]:
     """Validation and test figures, if the run is one of the paper's, on whatever seed."""
     preset = PRESETS[config.name]
     if dataclasses.replace(config, seed=preset.seed, compute=preset.compute) != preset:
         return None, None
-    return PAPER_PERPLEXITY.get(config.name, (None, None))
+    return PAPER_PERPLEXITIES.get(config.name, {}).get(members, (None, None))
 
 
 def print_table(console: Console, summary: dict[str, Any]) -> None:

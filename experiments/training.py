@@ -5,19 +5,22 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
 from experiments.progress import EpochProgress
 from experiments.workdir import Workdir, write_json_lines
 from zaremba_jax import checkpoint
-from zaremba_jax.array_types import TrainState, Windows
+from zaremba_jax.array_types import ModelParams, Windows
 from zaremba_jax.config import Config, to_dict
 from zaremba_jax.corpus import Corpus, windows
+from zaremba_jax.ensemble import fetch, init_spread, make_mesh, train_spread
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.optimizer import learning_rate
 from zaremba_jax.regularizers import expected_masks
@@ -37,19 +40,36 @@ class Run:
     config: Config
     corpus: Corpus
     windows: Windows
-    state: TrainState
+    state: Any  # a `TrainState`
     step: int = 0  # windows trained on, as in `state`
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # a record an epoch
-    epoch_nll: float = 0.0  # sum over this epoch's windows so far of their mean nats a token
+    epoch_nll: Any = 0.0  # sum over this epoch's windows so far of their mean nats a token
     epoch_seconds: float = 0.0  # spent training in this epoch so far
     seconds: float = 0.0  # spent training and evaluating since the run first began
+    mesh: Mesh | None = None  # of the devices that share the batch, if there are several
 
     @property
     def position(self) -> tuple[int, int]:
         """Whole epochs behind, and windows since."""
         return divmod(self.step, len(self.windows))
 
-    def progress(self, epoch: int, windows: int) -> dict[str, float]:
+    @property
+    def layout(self) -> dict[str, Any]:
+        """How the state is cut up for the devices, where that decides its shape."""
+        return {"streams": self.state.rnn_state[0].hidden.shape[0]}
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the state, by the names of fields."""
+        return {name: getattr(self, name) for name in _KEPT}
+
+    @property
+    def params(self) -> ModelParams:
+        """The model, on a single device."""
+        params = self.state.params
+        return params if self.mesh is None else jax.tree.map(fetch, params)
+
+    def progress(self, epoch: int, windows: int) -> dict[str, Any]:
         """Learning rate, training perplexity and speed over an epoch's first windows."""
         train = self.config.train
         words = windows * train.batch_size * train.unroll
@@ -59,6 +79,35 @@ class Run:
             "train_perplexity": float(np.exp(self.epoch_nll / windows)),
             "words_per_second": words / self.epoch_seconds,
         }
+
+    def train(self, count: int) -> None:
+        """Trains on the next windows, checks what came of it, and adds to `epoch_nll`.
+
+        Raises:
+          NonFiniteLossError: a window's perplexity, or a parameter after them, is not finite.
+        """
+        if self.mesh is None:
+            self.state, window_nll = train_windows(self.config, self.state, self.windows, count)
+        else:
+            self.state, window_nll = train_spread(
+                self.config, self.state, self.windows, count, self.mesh
+            )
+        nll = np.asarray(window_nll, np.float64)
+        leaves = jax.tree.leaves(self.state.params)
+        _check_finite(self, nll, all(jnp.isfinite(leaf).all() for leaf in leaves))
+        self.epoch_nll += float(nll.sum())
+
+    def estimate(self) -> dict[str, Any]:
+        """The validation perplexity by the faster protocol, as it is recorded."""
+        masks = expected_masks(self.config)
+        nll = text_nll(
+            self.params, self.corpus.valid, EVALUATION_STREAMS, self.config.compute, masks
+        )
+        return {"valid_perplexity_estimate": perplexity(nll)}
+
+    def end_epoch(self) -> None:
+        """Makes the sums ready for the next epoch."""
+        self.epoch_nll = self.epoch_seconds = 0.0
 
 
 class InterruptedRunError(Exception):
@@ -73,33 +122,56 @@ class InterruptedRunError(Exception):
         self.status = 128 + number
 
 
+RunT = TypeVar("RunT", bound=Run)
 _KEPT = ("step", "history", "epoch_nll", "epoch_seconds", "seconds")
 
 
-def start_or_resume(config: Config, corpus: Corpus, workdir: Workdir, console: Console) -> Run:
-    """The newest whole checkpoint of the working directory, or a new run.
+def new_run(config: Config, corpus: Corpus, data_parallel: int = 1) -> Run:
+    """A run before its first window, the streams of its batch on so many devices.
 
     Raises:
-      ValueError: the text is too short, the checkpoint is of another text, or every
-        checkpoint is damaged.
+      ValueError: the text is too short, or there are not so many devices.
     """
     text = windows(corpus.train, config.train.batch_size, config.train.unroll)
-    state = init_train_state(config, len(corpus.vocabulary), len(text))
-    run = Run(config, corpus, jnp.asarray(text), state)
+    if data_parallel == 1:
+        state = init_train_state(config, len(corpus.vocabulary), len(text))
+        return Run(config, corpus, jnp.asarray(text), state)
+    devices = jax.devices()
+    if data_parallel > len(devices):
+        raise ValueError(
+            f"data_parallel={data_parallel}: there are {len(devices)} devices; give at most that"
+        )
+    mesh = make_mesh(devices[:data_parallel], data_parallel)
+    state = init_spread(config, len(corpus.vocabulary), len(text), mesh)
+    return Run(config, corpus, on_every_device(text, mesh), state, mesh=mesh)
+
+
+def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
+    """The run where the newest whole checkpoint of the working directory has it.
+
+    Raises:
+      ValueError: the checkpoint is of another text, or for other devices, or every
+        checkpoint is damaged.
+    """
 
     def check(record: dict[str, Any]) -> None:
-        if record["corpus_sha256"] != corpus.fingerprint:
+        if record["corpus_sha256"] != run.corpus.fingerprint:
             raise ValueError(
                 f"{workdir.path}: holds a run on another text; name another --workdir, or give"
                 " the text of that run"
             )
+        if (there := record.get("layout", run.layout)) != run.layout:
+            raise ValueError(
+                f"{workdir.path}: holds a run that was spread over other devices, {there} there,"
+                f" {run.layout} here; give as many devices again, or name another --workdir"
+            )
 
-    restored = checkpoint.restore(workdir.checkpoints, state, check)
+    restored = checkpoint.restore(workdir.checkpoints, run.state, check)
     if restored is None:
         return run
     for path in restored.damaged:
         console.print(f"{path} was damaged: going on from the one before", soft_wrap=True)
-    kept = {name: restored.record[name] for name in _KEPT}
+    kept = {name: restored.record[name] for name in run.kept}
     run = dataclasses.replace(run, state=restored.state, **kept)
     epoch, window = run.position
     console.print(f"resuming {workdir.path} after epoch {epoch}, window {window}", soft_wrap=True)
@@ -135,12 +207,14 @@ def train(
             if epoch_ends:
                 finish_epoch(run)
                 progress.epoch(run.history[-1])
-            if epoch_ends or received or time.monotonic() - saved > 60 * checkpoint_minutes:
-                checkpoint.save(workdir.checkpoints, run.state, _record(run))
+            due = epoch_ends or time.monotonic() - saved > 60 * checkpoint_minutes
+            number, due = _largest(received[0] if received else 0, due)
+            if number or due:
+                checkpoint.save(workdir.checkpoints, run.step, run.state, _record(run))
                 write_json_lines(workdir.metrics, run.history)
                 saved = time.monotonic()
-                if received:  # in here, so that what is said to be saved is
-                    raise InterruptedRunError(run, workdir, received[0])
+                if number:  # in here, so that what is said to be saved is
+                    raise InterruptedRunError(run, workdir, number)
 
 
 def train_chunk(run: Run, chunk: int) -> dict[str, float]:
@@ -150,57 +224,55 @@ def train_chunk(run: Run, chunk: int) -> dict[str, float]:
       `run.progress` of the epoch so far.
 
     Raises:
-      NonFiniteLossError: a window's perplexity, or a parameter after them, is not finite.
+      NonFiniteLossError: as `Run.train`.
     """
     started = time.monotonic()
     epoch, window = run.position
     count = min(chunk, len(run.windows) - window)
-    run.state, window_nll = train_windows(run.config, run.state, run.windows, count)
-    nll = np.asarray(window_nll, np.float64)
-    _check_finite(run, nll)
+    run.train(count)
     elapsed = time.monotonic() - started
     run.step += count
     run.seconds += elapsed
     run.epoch_seconds += elapsed
-    run.epoch_nll += float(nll.sum())
     return run.progress(epoch + 1, window + count)
 
 
-def _check_finite(run: Run, nll: np.ndarray) -> None:
-    """Refuses a chunk's losses, and parameters that would make the next loss not finite."""
+def first_problem(nll: np.ndarray, params_finite: bool) -> tuple[int, str] | None:
+    """What is wrong with a chunk's losses, or with the parameters after it, and at which window."""
     with np.errstate(over="ignore"):
         finite = np.isfinite(np.exp(nll))
     if not finite.all():
         bad = int(np.argmin(finite))
-        problem = f"the loss became {nll[bad]:.4g}"
-    elif not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(run.state.params)):
-        bad = len(nll) - 1
-        problem = "a parameter became infinite or no number"
-    else:
-        return
-    epoch, window = run.position
-    raise NonFiniteLossError(
-        f"{problem} at step {run.step + bad + 1} (epoch {epoch + 1}, window {window + bad + 1});"
-        " the last checkpoint before it is kept; try a lower --learning_rate or --clip_norm"
-    )
+        return bad, f"the loss became {nll[bad]:.4g}"
+    if not params_finite:
+        return len(nll) - 1, "a parameter became infinite or no number"
+    return None
+
+
+def place(run: Run, window: int) -> str:
+    """Where the window is that comes so many after the last one trained on."""
+    epoch, before = run.position
+    return f"step {run.step + window + 1} (epoch {epoch + 1}, window {before + window + 1})"
+
+
+def _check_finite(run: Run, nll: np.ndarray, params_finite: bool) -> None:
+    found = first_problem(nll, params_finite)
+    if found is not None:
+        bad, problem = found
+        raise NonFiniteLossError(
+            f"{problem} at {place(run, bad)}; the last checkpoint before it is kept;"
+            " try a lower --learning_rate or --clip_norm"
+        )
 
 
 def finish_epoch(run: Run) -> None:
     """Estimates the validation perplexity and adds the epoch's record to the history."""
     started = time.monotonic()
-    estimate = perplexity(
-        text_nll(
-            run.state.params,
-            run.corpus.valid,
-            EVALUATION_STREAMS,
-            run.config.compute,
-            expected_masks(run.config),
-        )
-    )
+    estimate = run.estimate()
     run.seconds += time.monotonic() - started
     metrics = run.progress(run.position[0], len(run.windows))
-    run.history.append(metrics | {"valid_perplexity_estimate": estimate, "seconds": run.seconds})
-    run.epoch_nll = run.epoch_seconds = 0.0
+    run.history.append(metrics | estimate | {"seconds": run.seconds})
+    run.end_epoch()
 
 
 def _record(run: Run) -> dict[str, Any]:
@@ -208,8 +280,21 @@ def _record(run: Run) -> dict[str, Any]:
         "config": to_dict(run.config),
         "vocabulary_sha256": run.corpus.vocabulary.fingerprint,
         "corpus_sha256": run.corpus.fingerprint,
-        **{name: getattr(run, name) for name in _KEPT},
+        "layout": run.layout,
+        **run.kept,
     }
+
+
+def on_every_device(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """The same on all devices of a mesh, those of other hosts included."""
+    return jax.device_put(array, NamedSharding(mesh, PartitionSpec()))
+
+
+def _largest(*numbers: int) -> list[int]:
+    """Each number's largest over the hosts, which so decide alike."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    return multihost_utils.process_allgather(np.array(numbers)).max(axis=0).tolist()
 
 
 @contextmanager

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from zaremba_jax.config import Config, to_dict
 
 
@@ -18,9 +20,14 @@ class Workdir:
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
         self.curves = self.path / "curves.png"
+        self.mixtures = self.path / "mixtures.png"
 
-    def check(self, config: Config) -> None:
+    def check(self, config: Config, **more: Any) -> None:
         """Refuses a directory that cannot hold this run, before anything is written.
+
+        Args:
+          config: of the run.
+          more: settings of the run beside it.
 
         Raises:
           ValueError: it holds a run of another configuration.
@@ -37,7 +44,7 @@ class Workdir:
                 f"{self.config}: is damaged; remove it if the run in {self.path} is this one,"
                 " or name another --workdir"
             ) from None
-        wanted = to_dict(config)
+        wanted = to_dict(config) | more
         differing = [
             f"{name} ({found.get(name)} there, {wanted.get(name)} here)"
             for name in sorted(found.keys() | wanted.keys())
@@ -49,10 +56,10 @@ class Workdir:
                 " name another --workdir, or give the same flags again to resume it"
             )
 
-    def create(self, config: Config) -> None:
-        """Makes the directory and writes `config.json`."""
+    def create(self, config: Config, **more: Any) -> None:
+        """Makes the directory and writes `config.json`; arguments as of `check`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.config, to_dict(config))
+        write_json(self.config, to_dict(config) | more)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -66,6 +73,8 @@ def write_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    if jax.process_index() > 0:  # of several hosts, the first writes
+        return
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)

@@ -1,4 +1,4 @@
-"""Runs of `python -m experiments.ptb` on a text so small that they take a second."""
+"""Runs of the programs that train on a text so small that they take a second."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,8 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
@@ -53,12 +54,12 @@ def write_texts(folder: Path) -> None:
         (folder / name).write_text("".join(f"{line}\n" for line in words))
 
 
-def start(*flags: str, cwd: Path) -> subprocess.Popen[str]:
+def start(*flags: str, cwd: Path, program: ModuleType = ptb, **env: str) -> subprocess.Popen[str]:
     """The program as a user starts it, its output in pipes."""
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.ptb", *flags],
+        [sys.executable, "-m", program.__name__, *flags],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -71,16 +72,16 @@ def run_process(*flags: str, cwd: Path) -> Outcome:
     return Outcome(process.returncode, out, err)
 
 
-def run(*flags: str) -> Outcome:
+def run(*flags: str, program: ModuleType = ptb) -> Outcome:
     """The same in this process and its working directory, which saves the start-up."""
     out, err = io.StringIO(), io.StringIO()
     with (
-        mock.patch.object(sys, "argv", ["experiments.ptb", *flags]),
+        mock.patch.object(sys, "argv", [program.__name__, *flags]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as stop,
     ):
-        command_line.run(ptb.main)
+        command_line.run(program.main)
     command_line.FLAGS.unparse_flags()
     status = stop.value.code or 0
     assert isinstance(status, int)
@@ -103,7 +104,7 @@ def content(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def metrics(workdir: Path) -> list[dict[str, float]]:
+def metrics(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -125,6 +126,6 @@ def assert_same_run(workdir: Path, other: Path) -> None:
     assert untimed(metrics(workdir)) == untimed(metrics(other))
 
 
-def untimed(lines: list[dict[str, float]]) -> list[dict[str, float]]:
+def untimed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     timings = {"seconds", "words_per_second"}
     return [{name: line[name] for name in line.keys() - timings} for line in lines]

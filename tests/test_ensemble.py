@@ -1,6 +1,10 @@
 """A member of an ensemble is that model alone; a mixture is the mean of probabilities."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +20,7 @@ from zaremba_jax.ensemble import (
     chunk_sizes,
     finite_members,
     init_members,
+    init_spread,
     make_mesh,
     members_nll,
     members_that_fit,
@@ -23,6 +28,7 @@ from zaremba_jax.ensemble import (
     mixture_perplexities,
     subsets,
     train_members,
+    train_spread,
 )
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.train import init_train_state, train_windows
@@ -55,11 +61,7 @@ def numbers(state):
 
 
 def assert_close(one, other, rtol=1e-4):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6),
-        numbers(one),
-        numbers(other),
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), one, other)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_member_of_an_ensemble_is_the_same_run_as_that_member_alone(trained):
     for place, seed in enumerate(SEEDS):
         state, expected = alone(seed)
         np.testing.assert_allclose(nll[place], expected, rtol=1e-5)
-        assert_close(member(states, place), state)
+        assert_close(member(states, place).params, state.params)
     # With other masks than its own it is not.
     assert not np.allclose(nll[0], nll[1], rtol=1e-3)
 
@@ -96,7 +98,7 @@ def test_ensemble_of_one_is_the_single_run_to_the_bit():
 def test_permuting_members_permutes_the_results_and_changes_nothing_else(trained):
     states, nll = together(SEEDS[::-1])
     np.testing.assert_allclose(nll[::-1], trained[1], rtol=1e-6)
-    assert_close(jax.tree.map(lambda x: x[::-1], states), trained[0], rtol=1e-5)
+    assert_close(jax.tree.map(lambda x: x[::-1], states.params), trained[0].params, rtol=1e-5)
 
 
 def test_members_can_differ_in_rates_so_that_a_sweep_is_an_ensemble():
@@ -105,7 +107,7 @@ def test_members_can_differ_in_rates_so_that_a_sweep_is_an_ensemble():
     for place, config in enumerate((CONFIG, override(CONFIG, dropout=0.8, learning_rate=0.25))):
         state, expected = alone(3, config)
         np.testing.assert_allclose(nll[place], expected, rtol=1e-5)
-        assert_close(member(states, place), state)
+        assert_close(member(states, place).params, state.params)
 
 
 @pytest.mark.parametrize("streams", [1, 4])
@@ -187,3 +189,71 @@ def test_members_that_fit_leave_room_for_what_training_one_needs():
     for bytes_there in (4 * needed, 8 * needed):
         assert 2 <= members_that_fit(config, 1000, 8, bytes_there) <= bytes_there / needed
     assert members_that_fit(config, 1000, 8, 10**12) == 8
+
+
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
+EVERYTHING = {
+    "batch_size": 3,
+    "word_dropout": 0.1,
+    "dropconnect": 0.2,
+    "hidden_dropout": 0.1,
+    "zoneout_hidden": 0.1,
+    "activation_l2": 0.5,
+    "temporal_activation_l2": 0.5,
+}
+
+
+def spread(mesh, config, count=3):
+    """Members 4 and 5, padded, on a mesh: both after a few windows, and what was compiled."""
+    seeds = range(4, 4 + sum(chunk_sizes(2, 1, mesh)))
+    states = init_members(config, VOCABULARY, len(TEXT), seeds, mesh)
+    compiled = train_members.lower(config, states, TEXT, count, mesh).compile()
+    states, nll = train_members(config, states, TEXT, count, mesh)
+    loss = members_nll(states.params, IDS, 1, ComputeConfig(), None, mesh)
+    return nll[:2], states, loss[:2], compiled.as_text()
+
+
+def on_eight_devices():
+    """What `test_spread_…` runs where there are eight devices."""
+    config = override(CONFIG, **EVERYTHING)
+    expected = []
+    for seed in (4, 5):
+        state = init_train_state(config, VOCABULARY, len(TEXT), jnp.asarray(seed, jnp.uint32))
+        expected.append(train_windows(config, state, TEXT, 3))
+    # Eight members of which six are padding; four of two devices each, on which the three
+    # streams are padded to four.
+    for data, allowed in ((1, ()), (2, ("all-reduce",))):
+        nll, states, loss, program = spread(make_mesh(jax.devices(), data), config)
+        assert {name for name in COLLECTIVES if name in program} == set(allowed)
+        for place, (state, alone_nll) in enumerate(expected):
+            np.testing.assert_allclose(nll[place], alone_nll, rtol=1e-5)
+            assert_close(member(states, place).params, state.params)
+            alone_loss = text_nll(state.params, IDS)
+            np.testing.assert_allclose(loss[place], alone_loss, rtol=1e-4)
+    mesh = make_mesh(jax.devices()[:2], 2)
+    state = init_spread(override(config, seed=5), VOCABULARY, len(TEXT), mesh)
+    state, nll = train_spread(override(config, seed=5), state, TEXT, 3, mesh)
+    np.testing.assert_allclose(nll, expected[1][1], rtol=1e-5)
+    assert_close(state.params, expected[1][0].params)
+
+
+def test_spread_over_devices_is_as_on_one_and_only_a_gradient_is_ever_reduced():
+    done = subprocess.run(
+        [sys.executable, "-c", "import test_ensemble; test_ensemble.on_eight_devices()"],
+        cwd=Path(__file__).parent,
+        env=os.environ
+        | {
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_devices_that_cannot_be_divided_are_refused():
+    with pytest.raises(ValueError, match="data_parallel=2: does not divide the 1 devices; give a"):
+        make_mesh(jax.devices()[:1], 2)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
-from zaremba_jax.array_types import TrainState
-
+# One model's, or those of the chunks of an ensemble.
+State = Any
 KEPT = 2  # the newest, and one to fall back to
 DIGEST = "checksums.json"  # written last: the newest checkpoint without it was cut off
 
@@ -25,20 +27,22 @@ class DamagedCheckpointError(ValueError):
 class Restored:
     """A checkpoint read back; `damaged` names the newer ones, which could not be read."""
 
-    state: TrainState
+    state: State
     record: dict[str, Any]
     damaged: tuple[str, ...]
 
 
-def save(directory: str | Path, state: TrainState, record: dict[str, Any]) -> None:
+def save(directory: str | Path, step: int, state: State, record: dict[str, Any]) -> None:
     """Writes a checkpoint, all of it or nothing, and removes all but the newest two.
+
+    Every host of a run takes part and writes what it has, in a directory that all see.
 
     Args:
       directory: where the checkpoints of the run lie; made where it is missing.
-      state: where the run stands; the checkpoint is named after `state.step`.
+      step: what the checkpoint is named after, higher than those before it.
+      state: where the run stands.
       record: what belongs to the run beside the state, as JSON.
     """
-    step = int(state.step)
     with _manager(directory) as manager:
         manager.save(
             step,
@@ -47,14 +51,16 @@ def save(directory: str | Path, state: TrainState, record: dict[str, Any]) -> No
             ),
             force=True,
         )
-    folder = Path(directory, str(step))
-    partial = folder / f"{DIGEST}.partial"
-    partial.write_text(json.dumps(_checksums(folder)))
-    os.replace(partial, folder / DIGEST)
+    if jax.process_index() == 0:
+        folder = Path(directory, str(step))
+        partial = folder / f"{DIGEST}.partial"
+        partial.write_text(json.dumps(_checksums(folder)))
+        os.replace(partial, folder / DIGEST)
+    _wait_for_all("saved")
 
 
 def restore(
-    directory: str | Path, like: TrainState, check: Callable[[dict[str, Any]], None]
+    directory: str | Path, like: State, check: Callable[[dict[str, Any]], None]
 ) -> Restored | None:
     """Reads the newest checkpoint that is whole, and removes the damaged ones after it.
 
@@ -83,6 +89,7 @@ def restore(
             )
         newest = max(whole, default=-1)
         found = _read(manager, newest, like, check) if whole else None
+        _wait_for_all("read")
         for step in steps:
             if step > newest:  # so that the run can save it again
                 manager.delete(step)
@@ -95,15 +102,17 @@ def restore(
 def _read(
     manager: ocp.CheckpointManager,
     step: int,
-    like: TrainState,
+    like: State,
     check: Callable[[dict[str, Any]], None],
-) -> tuple[TrainState, dict[str, Any]]:
+) -> tuple[State, dict[str, Any]]:
     record = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
     check(record)
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
     stored = ocp.args.StandardRestore(shapes)
     state = manager.restore(step, args=ocp.args.Composite(state=stored))["state"]
-    return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key)), record
+    # Under jit, so that keys that are spread over hosts stay so.
+    wrap = jax.jit(jax.random.wrap_key_data)
+    return jax.tree.map(lambda x, y: wrap(x) if _is_key(y) else x, state, like), record
 
 
 def _checksums(folder: Path) -> dict[str, int]:
@@ -122,11 +131,21 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
+def _wait_for_all(event: str) -> None:
+    """Until every host is as far as this one."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(event)
+
+
 def _manager(directory: str | Path) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
     return ocp.CheckpointManager(Path(directory).absolute(), options=options)
 
 
-def _storable(state: TrainState) -> TrainState:
-    """The state with its key as plain numbers."""
-    return dataclasses.replace(state, key=jax.random.key_data(state.key))
+def _storable(state: State) -> State:
+    """The state with its keys as plain numbers."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
+
+
+def _is_key(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

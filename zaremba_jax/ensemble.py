@@ -31,11 +31,11 @@ from zaremba_jax.train import init_train_state, padded_streams, train_windows
 MEMBER, DATA = "member", "data"
 _EVERY_MEMBER, _REPLICATED = PartitionSpec(MEMBER), PartitionSpec()
 
-MemberRates = Mapping[str, Array]
+MemberRates = Mapping[str, jax.Array]
 MemberNLL = Float[np.ndarray, "members predictions"]
 
 
-def make_mesh(devices: Sequence[jax.Device], data: int = 1) -> Mesh:
+def make_mesh(devices: Sequence[Any], data: int = 1) -> Mesh:
     """A mesh of all these devices, `data` of them for the batch of a member.
 
     Raises:
@@ -101,23 +101,18 @@ def _init(
     windows_per_epoch: int,
     mesh: Mesh,
 ) -> TrainState:
-    streams = _own_streams(config, mesh)
-
-    def start(seed: jax.Array) -> TrainState:
-        state = init_train_state(config, vocabulary_size, windows_per_epoch, seed)
-        return dataclasses.replace(state, rnn_state=zero_state(state.params.layers, streams))
-
+    start = _starter(config, vocabulary_size, windows_per_epoch, mesh)
     return _spread(_each(start), mesh, (_EVERY_MEMBER,), _state_specs(MEMBER))(seeds)
 
 
-def spread_streams(config: Config, state: TrainState, mesh: Mesh) -> TrainState:
-    """One model's state before its first window, for `train_spread`."""
-    streams = _own_streams(config, mesh)
-
-    def start(state: TrainState) -> TrainState:
-        return dataclasses.replace(state, rnn_state=zero_state(state.params.layers, streams))
-
-    return jax.jit(_spread(start, mesh, (_REPLICATED,), _state_specs()))(state)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def init_spread(
+    config: Config, vocabulary_size: int, windows_per_epoch: int, mesh: Mesh
+) -> TrainState:
+    """One model's state before its first window, for `train_spread`; arguments as above."""
+    start = _starter(config, vocabulary_size, windows_per_epoch, mesh)
+    seed = jnp.uint32(config.seed)
+    return _spread(start, mesh, (_REPLICATED,), _state_specs())(seed)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "count", "mesh"), donate_argnames="states")
@@ -275,9 +270,18 @@ def _train_alone(config: Config, windows: Windows, count: int, mesh: Mesh) -> Ca
     return train
 
 
-def _own_streams(config: Config, mesh: Mesh) -> int:
+def _starter(
+    config: Config, vocabulary_size: int, windows_per_epoch: int, mesh: Mesh
+) -> Callable[[jax.Array], TrainState]:
+    """What makes the state of a seed, with the streams of one device."""
     devices = mesh.shape[DATA]
-    return padded_streams(config.train.batch_size, devices) // devices
+    streams = padded_streams(config.train.batch_size, devices) // devices
+
+    def start(seed: jax.Array) -> TrainState:
+        state = init_train_state(config, vocabulary_size, windows_per_epoch, seed)
+        return dataclasses.replace(state, rnn_state=zero_state(state.params.layers, streams))
+
+    return start
 
 
 def _state_specs(*axes: str) -> TrainState:

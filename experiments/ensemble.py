@@ -1,0 +1,175 @@
+"""Trains many models and averages them: `python -m experiments.ensemble --config=small`."""
+
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from experiments import command_line, run_flags
+from experiments.command_line import FLAGS, fail
+from experiments.members import (
+    EnsembleRun,
+    config_of,
+    default_at_once,
+    named_runs,
+    new_ensemble,
+    run_of,
+)
+from experiments.mixtures import member_record, print_mixtures, sizes_for, summarize_mixtures
+from experiments.run_flags import (
+    TEXT_FILES,
+    configure,
+    default_workdir,
+    join_hosts,
+    load_corpus,
+)
+from experiments.training import InterruptedRunError, NonFiniteLossError, resume, train
+from experiments.workdir import Workdir, write_json
+from zaremba_jax.config import settings
+from zaremba_jax.ensemble import make_mesh
+from zaremba_jax.evaluate import text_nll
+from zaremba_jax.regularizers import expected_masks
+
+flags.adopt_module_key_flags(run_flags)
+flags.DEFINE_integer("members", 10, "models, with seeds from --seed on", lower_bound=1)
+flags.DEFINE_list(
+    "sizes", None, "how many members to average, with commas (default: 1,2,5,10,38 and all)"
+)
+flags.DEFINE_integer(
+    "members_at_once",
+    None,
+    "members that a device trains together (default: by its memory; a CPU one)",
+    lower_bound=1,
+)
+flags.DEFINE_list("from", None, "folders of finished runs of experiments.ptb to average instead")
+
+
+def main() -> None:
+    """Trains an ensemble or takes finished runs, and reports what averaging makes of them."""
+    try:
+        if FLAGS["from"].value:
+            return report(*average_runs(FLAGS["from"].value))
+        run, workdir, console = prepare()
+    except (ValueError, OSError) as error:
+        fail(error)
+    try:
+        train(
+            run,
+            workdir,
+            console,
+            chunk=FLAGS.chunk,
+            checkpoint_minutes=FLAGS.checkpoint_minutes,
+        )
+    except (NonFiniteLossError, OSError) as error:
+        fail(error, status=1)
+    except InterruptedRunError as stop:
+        console.print(stop, soft_wrap=True)
+        sys.exit(stop.status)
+    with console.status("evaluating"):
+        summary = evaluate(run)
+    report(summary, workdir, console)
+
+
+def prepare() -> tuple[EnsembleRun, Workdir, Console]:
+    """The ensemble that the flags ask for, where its folder has it.
+
+    Raises:
+      ValueError: the flags do not go together, or not with the folder.
+    """
+    asked_sizes(FLAGS.members)
+    config, workdir = configure(members=FLAGS.members)
+    console = join_hosts()
+    mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
+    at_once = FLAGS.members_at_once or default_at_once(
+        config, len(corpus.vocabulary), FLAGS.members, mesh
+    )
+    more = {"members": FLAGS.members, "members_at_once": at_once}
+    workdir.check(config, **more)
+    run = new_ensemble(config, corpus, FLAGS.members, at_once, mesh, console)
+    run = resume(run, workdir, console)
+    workdir.create(config, **more)
+    return run, workdir, console
+
+
+def evaluate(run: EnsembleRun) -> dict[str, Any]:
+    """The record of a trained ensemble, without the members that diverged."""
+    valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
+    sizes = sizes_for(asked_sizes(run.members), len(run.live))
+    members = [
+        {"seed": run.seed(member), "excluded": run.excluded.get(str(member))}
+        | (member_record(valid[member], test[member]) if member in run.live else {})
+        for member in range(run.members)
+    ]
+    summary = summarize_mixtures(run.config, run.corpus, valid[run.live], test[run.live], sizes)
+    return summary | {"members": members, "seconds": run.seconds}
+
+
+def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
+    """The record of a mixture of finished runs, one model in memory at a time.
+
+    Raises:
+      ValueError: the flags do not go together, or a run is not there, not finished, or was
+        trained on another text.
+    """
+    own = [name for name in (*settings(), "members", "members_at_once") if _is_given(name)]
+    if own:
+        raise ValueError(f"--from: the runs bring their own --{', --'.join(own)}; leave it out")
+    asked, folders = asked_sizes(len(paths)), named_runs(paths)
+    configs = [config_of(folder) for folder in folders]
+    workdir = default_workdir("mixture", *(folder.path.name for folder in folders))
+    if configs[0].corpus == "files" and not all(FLAGS[name].value for name in TEXT_FILES):
+        raise ValueError(f"--from={paths[0]}: has its own text; give --{', --'.join(TEXT_FILES)}")
+    console, corpus = join_hosts(), load_corpus(configs[0])
+    valid, test, members = [], [], []
+    for folder, config in zip(folders, configs, strict=True):
+        with console.status(f"evaluating {folder.path}"):
+            params, masks = run_of(folder, corpus).params, expected_masks(config)
+            for kept, ids in ((valid, corpus.valid), (test, corpus.test)):
+                kept.append(text_nll(params, ids, compute=config.compute, masks=masks))
+        members.append({"run": str(folder.path), **member_record(valid[-1], test[-1])})
+    sizes = sizes_for(asked, len(paths))
+    summary = summarize_mixtures(configs[0], corpus, np.stack(valid), np.stack(test), sizes)
+    workdir.path.mkdir(parents=True, exist_ok=True)
+    return summary | {"members": members}, workdir, console
+
+
+def _is_given(name: str) -> bool:
+    return name in FLAGS and FLAGS[name].present > 0
+
+
+def asked_sizes(members: int) -> list[int] | None:
+    """What `--sizes` asks for.
+
+    Raises:
+      ValueError: it is no list of numbers, or there are not so many members.
+    """
+    if FLAGS.sizes is None:
+        return None
+    for size in FLAGS.sizes:
+        if not size.isdecimal() or not 0 < int(size) <= members:
+            raise ValueError(f"--sizes={size}: there are {members} members; give numbers from 1 on")
+    return [int(size) for size in FLAGS.sizes]
+
+
+def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
+    """Writes the summary and the picture, prints the table."""
+    write_json(workdir.summary, summary)
+    print_mixtures(console, summary)
+    for member in summary["members"]:
+        if member.get("excluded"):
+            console.print(f"without seed {member['seed']}: {member['excluded']}", soft_wrap=True)
+    try:
+        from experiments.figures import draw_mixtures
+    except ImportError:
+        console.print("no mixtures.png without matplotlib: pip install 'zaremba-jax[plots]'")
+    else:
+        if jax.process_index() == 0:
+            draw_mixtures(workdir.mixtures, summary)
+    console.print(f"all of it is in {workdir.path}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

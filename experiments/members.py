@@ -1,0 +1,231 @@
+"""The host's side of an ensemble: chunks, members that diverge and are left out, other runs."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+
+from experiments.training import (
+    EVALUATION_STREAMS,
+    NonFiniteLossError,
+    Run,
+    first_problem,
+    new_run,
+    on_every_device,
+    place,
+    resume,
+)
+from experiments.workdir import Workdir
+from zaremba_jax.config import PRESETS, Config, override
+from zaremba_jax.corpus import Corpus, windows
+from zaremba_jax.ensemble import (
+    MEMBER,
+    MemberNLL,
+    chunk_sizes,
+    fetch,
+    finite_members,
+    init_members,
+    members_nll,
+    members_that_fit,
+    train_members,
+)
+from zaremba_jax.evaluate import perplexity
+from zaremba_jax.optimizer import learning_rate
+from zaremba_jax.regularizers import expected_masks
+
+_SEEDS = 2**32
+
+
+@dataclasses.dataclass
+class EnsembleRun(Run):
+    """Members with seeds one after another, of which `config` has the first.
+
+    `state` is a tuple of the stacked states of each chunk, `epoch_nll` a list over members.
+    """
+
+    members: int = 1
+    excluded: dict[str, str] = dataclasses.field(default_factory=dict)  # by member: what happened
+    console: Console = dataclasses.field(default_factory=Console)
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """How members and streams are cut up for the devices."""
+        shapes = [state.rnn_state[0].hidden.shape for state in self.state]
+        return {"chunks": [shape[0] for shape in shapes], "streams": shapes[0][1]}
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """With those that are left out."""
+        return super().kept | {"excluded": self.excluded}
+
+    @property
+    def live(self) -> list[int]:
+        """The members that have not diverged."""
+        return [member for member in range(self.members) if str(member) not in self.excluded]
+
+    def seed(self, member: int) -> int:
+        """What decides a member's initial values and masks."""
+        return self.config.seed + member
+
+    def progress(self, epoch: int, windows: int) -> dict[str, Any]:
+        """As of one model, the training perplexity that of every member and their mean."""
+        train = self.config.train
+        words = self.members * windows * train.batch_size * train.unroll
+        each = [float(np.exp(nll / windows)) for nll in self.epoch_nll]
+        return {
+            "epoch": epoch,
+            "learning_rate": learning_rate(train, epoch),
+            "train_perplexity": float(np.mean([each[member] for member in self.live])),
+            "train_perplexities": self._of_live(each),
+            "words_per_second": words / self.epoch_seconds,
+        }
+
+    def train(self, count: int) -> None:
+        """Trains all members on the next windows; one that diverges is left out from then on.
+
+        Raises:
+          NonFiniteLossError: there is none left.
+        """
+        assert self.mesh is not None
+        states, losses, finite = [], [], []
+        for state in self.state:
+            state, nll = train_members(self.config, state, self.windows, count, self.mesh)
+            states.append(state)
+            losses.append(fetch(nll))
+            finite.append(fetch(finite_members(state.params)))
+        self.state = tuple(states)
+        nll, all_finite = np.concatenate(losses).astype(np.float64), np.concatenate(finite)
+        for member in self.live:
+            found = first_problem(nll[member], all_finite[member])
+            if found is not None:
+                self._exclude(member, f"{found[1]} at {place(self, found[0])}")
+        for member in self.live:
+            self.epoch_nll[member] += float(nll[member].sum())
+
+    def _exclude(self, member: int, reason: str) -> None:
+        self.excluded[str(member)] = reason
+        self.epoch_nll[member] = 0.0
+        said = f"member {member} (seed {self.seed(member)}): {reason}"
+        if not self.live:
+            raise NonFiniteLossError(
+                f"{said}, the last of {self.members} members; the last checkpoint before it is"
+                " kept; try a lower --learning_rate or --clip_norm"
+            )
+        self.console.print(f"{said}; excluded from here on", soft_wrap=True)
+
+    def nll(self, ids: np.ndarray, streams: int = 1) -> MemberNLL:
+        """Nats of every token of a text but the first, of every member, excluded ones too."""
+        assert self.mesh is not None
+        masks, compute = expected_masks(self.config), self.config.compute
+        return np.concatenate(
+            [
+                members_nll(state.params, ids, streams, compute, masks, self.mesh)
+                for state in self.state
+            ]
+        )[: self.members]
+
+    def estimate(self) -> dict[str, Any]:
+        """The validation perplexity by the faster protocol: mean, best, worst, and each."""
+        each = list(map(perplexity, self.nll(self.corpus.valid, EVALUATION_STREAMS)))
+        live = [each[member] for member in self.live]
+        return {
+            "valid_perplexity_estimate": float(np.mean(live)),
+            "valid_perplexity_best": min(live),
+            "valid_perplexity_worst": max(live),
+            "valid_perplexity_estimates": self._of_live(each),
+        }
+
+    def end_epoch(self) -> None:
+        """Makes the sums ready for the next epoch."""
+        self.epoch_nll, self.epoch_seconds = [0.0] * self.members, 0.0
+
+    def _of_live(self, each: list[float]) -> list[float | None]:
+        live = set(self.live)
+        return [value if member in live else None for member, value in enumerate(each)]
+
+
+def default_at_once(config: Config, vocabulary_size: int, members: int, mesh: Mesh) -> int:
+    """How many members a device trains together: as its memory has it, on a CPU one.
+
+    Members have weights of their own, so that a CPU, busy with one, gains nothing.
+    """
+    memory = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+    if memory is None:
+        return 1
+    resident = -(-members // mesh.shape[MEMBER])
+    return members_that_fit(config, vocabulary_size, resident, memory)
+
+
+def new_ensemble(
+    config: Config, corpus: Corpus, members: int, at_once: int, mesh: Mesh, console: Console
+) -> EnsembleRun:
+    """An ensemble before its first window; `at_once` members on each device.
+
+    Raises:
+      ValueError: the text is too short, or there are not so many seeds.
+    """
+    override(config, seed=config.seed + members - 1)
+    text = windows(corpus.train, config.train.batch_size, config.train.unroll)
+    states, first = [], config.seed
+    for size in chunk_sizes(members, at_once, mesh):
+        seeds = [seed % _SEEDS for seed in range(first, first + size)]
+        shared = override(config, seed=0)  # so that all chunks are made by one program
+        states.append(init_members(shared, len(corpus.vocabulary), len(text), seeds, mesh))
+        first += size
+    return EnsembleRun(
+        config,
+        corpus,
+        on_every_device(text, mesh),
+        tuple(states),
+        epoch_nll=[0.0] * members,
+        mesh=mesh,
+        members=members,
+        console=console,
+    )
+
+
+def config_of(workdir: Workdir) -> Config:
+    """The configuration of a run of one model that lies in a folder.
+
+    Raises:
+      ValueError: there is none.
+    """
+    try:
+        flat = dict(json.loads(workdir.config.read_text()))
+        return override(PRESETS[flat.pop("name")], **flat)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{workdir.path}: holds no run of experiments.ptb ({error}); name the --workdir of one"
+        ) from None
+
+
+def run_of(workdir: Workdir, corpus: Corpus) -> Run:
+    """The trained model that lies in a folder.
+
+    Raises:
+      ValueError: it was trained on another text, or not to the end, or is damaged.
+    """
+    run = resume(new_run(config_of(workdir), corpus), workdir, Console(quiet=True))
+    total = run.config.train.epochs * len(run.windows)
+    if run.step < total:
+        raise ValueError(
+            f"{workdir.path}: has trained on {run.step} of {total} windows; give its command"
+            " again to finish it, or leave it out"
+        )
+    return run
+
+
+def named_runs(paths: list[str]) -> list[Workdir]:
+    """The folders of `--from`.
+
+    Raises:
+      ValueError: one is named twice.
+    """
+    resolved = [Path(path).resolve() for path in paths]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError(f"--from={','.join(paths)}: a run is there twice; name each once")
+    return [Workdir(path) for path in paths]

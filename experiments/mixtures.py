@@ -1,0 +1,94 @@
+"""Perplexity over the number of members that are averaged: the record and the table."""
+
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments.summary import environment, paper_perplexity
+from zaremba_jax.config import Config, to_dict
+from zaremba_jax.corpus import Corpus, unigram_perplexity
+from zaremba_jax.ensemble import MemberNLL, mixture_perplexities
+from zaremba_jax.evaluate import perplexity
+
+DEFAULT_SIZES = (1, 2, 5, 10, 38)  # the paper's
+
+
+def sizes_for(asked: list[int] | None, members: int) -> list[int]:
+    """How many members to average, up to all there are, which are always among them."""
+    return sorted({min(size, members) for size in (*(asked or DEFAULT_SIZES), members)})
+
+
+def summarize_mixtures(
+    config: Config, corpus: Corpus, valid: MemberNLL, test: MemberNLL, sizes: list[int]
+) -> dict[str, Any]:
+    """The record of all mixtures; a row of `valid` and `test` a member that takes part.
+
+    Args:
+      config: of the members, of which the first's decides what of the paper to compare to.
+      corpus: what was read.
+      valid: nats of every token of the validation text.
+      test: and of the test text.
+      sizes: how many members to average.
+    """
+
+    def mixture(size: int) -> dict[str, Any]:
+        measured = {
+            name: mixture_perplexities(nll, size)
+            for name, nll in (("valid", valid), ("test", test))
+        }
+        paper = paper_perplexity(config, size)
+        return {
+            "members": size,
+            "subsets": len(measured["test"]),
+            **{f"{name}_perplexity": float(p.mean()) for name, p in measured.items()},
+            **{f"{name}_spread": float(p.std()) for name, p in measured.items()},
+            "paper_valid_perplexity": paper[0],
+            "paper_test_perplexity": paper[1],
+        }
+
+    return {
+        "name": config.name,
+        "corpus": corpus.name,
+        "config": to_dict(config),
+        "mixtures": [mixture(size) for size in sizes],
+        "unigram_perplexity": unigram_perplexity(corpus),
+        "floor_perplexity": corpus.floor_perplexity,
+        **environment(),
+    }
+
+
+def member_record(valid: np.ndarray, test: np.ndarray) -> dict[str, float]:
+    """The final perplexities of one member."""
+    return {"valid_perplexity": perplexity(valid), "test_perplexity": perplexity(test)}
+
+
+def print_mixtures(console: Console, summary: dict[str, Any]) -> None:
+    """Prints a row a mixture, with the standard deviation over subsets, beside the paper's."""
+    table = Table(title=f"Perplexity: {summary['corpus']}, {summary['name']}")
+    table.add_column("averaged")
+    for column in ("validation", "test"):
+        table.add_column(column, justify="right")
+    mixtures = summary["mixtures"]
+    paper = any(mixture["paper_test_perplexity"] is not None for mixture in mixtures)
+    if paper:
+        table.add_column("the paper's", justify="right")
+    for mixture in mixtures:
+        several = mixture["subsets"] > 1
+        cells = [
+            f"{mixture[f'{name}_perplexity']:.2f}"
+            + (f" ± {mixture[f'{name}_spread']:.2f}" if several else "")
+            for name in ("valid", "test")
+        ]
+        if paper and mixture["paper_test_perplexity"] is not None:
+            figures = (mixture["paper_valid_perplexity"], mixture["paper_test_perplexity"])
+            cells.append(" / ".join(f"{figure:.1f}" for figure in figures))
+        table.add_row(str(mixture["members"]), *cells)
+    for label, name in (
+        ("floor of the source", "floor_perplexity"),
+        ("unigram", "unigram_perplexity"),
+    ):
+        if summary[name] is not None:
+            table.add_row(label, "", f"{summary[name]:.2f}")
+    console.print(table)

@@ -1,0 +1,116 @@
+"""What the programs that train share of their command lines: settings, text, folder, devices."""
+
+import hashlib
+from pathlib import Path
+
+import jax
+from absl import flags
+from rich.console import Console
+
+from experiments import command_line
+from experiments.command_line import FLAGS, config_from_flags
+from experiments.workdir import Workdir
+from zaremba_jax.config import Config, override
+from zaremba_jax.corpus import Corpus, read_corpus
+from zaremba_jax.ptb import load_ptb
+from zaremba_jax.toy_corpus import toy_corpus
+
+_LONGEST_NAME = 200  # of a workdir; file systems allow 255 bytes
+TEXT_FILES = ("train_file", "valid_file", "test_file")
+_CLUSTER = "cluster"
+
+command_line.define_config_flags()
+flags.DEFINE_string("data_dir", None, "folder with the three ptb.*.txt files (default: download)")
+for split in TEXT_FILES:
+    flags.DEFINE_string(split, None, "your own text, UTF-8, one sentence a line; give all three")
+flags.DEFINE_string("workdir", None, "folder of the run (default: runs/, by the configuration)")
+flags.DEFINE_integer("chunk", 20, "windows between two looks of the host", lower_bound=1)
+flags.DEFINE_float("checkpoint_minutes", 10, "save this often within an epoch", lower_bound=0)
+flags.DEFINE_integer(
+    "data_parallel", 1, "devices that share the streams of a model's batch", lower_bound=1
+)
+flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    f"HOST:PORT of process 0, for a run on several hosts; or {_CLUSTER}: ask the cluster",
+)
+flags.DEFINE_integer("num_processes", None, "processes of the run", lower_bound=1)
+flags.DEFINE_integer("process_id", None, "which of them this is, from 0", lower_bound=0)
+
+
+def join_hosts() -> Console:
+    """Joins the other processes of the run, if there are any; before anything asks for a device.
+
+    Returns:
+      The console, which says nothing but on process 0.
+
+    Raises:
+      ValueError: the flags do not go together.
+    """
+    address, numbers = FLAGS.coordinator_address, (FLAGS.num_processes, FLAGS.process_id)
+    if address is None and numbers != (None, None):
+        raise ValueError("--num_processes, --process_id: give --coordinator_address=HOST:PORT too")
+    if address == _CLUSTER:
+        if numbers != (None, None):
+            raise ValueError(f"--coordinator_address={_CLUSTER}: knows the processes; give no more")
+        jax.distributed.initialize()
+    elif address is not None:
+        count, place = numbers
+        if count is None or place is None or place >= count:
+            raise ValueError(
+                f"--coordinator_address={address}: needs --num_processes and, below it,"
+                " --process_id"
+            )
+        jax.distributed.initialize(address, count, place)
+    return Console(
+        highlight=False, markup=False, quiet=address is not None and jax.process_index() > 0
+    )
+
+
+def configure(**more: object) -> tuple[Config, Workdir]:
+    """The configuration and the working directory that the flags ask for.
+
+    Args:
+      more: settings that a program has beside the configuration's and that the default
+        directory is named after too.
+
+    Raises:
+      ValueError: the flags do not go together.
+    """
+    config, changes = config_from_flags()
+    own_text = [FLAGS[name].value for name in TEXT_FILES]
+    if any(own_text):
+        if not all(own_text):
+            raise ValueError("--train_file, --valid_file and --test_file go together: give all")
+        if changes.setdefault("corpus", "files") != "files":
+            raise ValueError(f"--corpus={config.corpus}: leave it out when --train_file is given")
+        config = override(config, corpus="files")
+    elif config.corpus == "files":
+        raise ValueError("--corpus=files: give --train_file, --valid_file and --test_file")
+    if FLAGS.data_dir and config.corpus != "ptb":
+        raise ValueError(
+            f"--data_dir={FLAGS.data_dir}: holds the Penn Treebank, and this run reads"
+            f" {config.corpus}; add --corpus=ptb or leave it out"
+        )
+    named = changes | more
+    return config, default_workdir(config.name, *(f"{key}={named[key]}" for key in named))
+
+
+def default_workdir(*parts: str) -> Workdir:
+    """The folder of `--workdir`, or one under `runs/` that is named after the parts."""
+    name = "-".join(parts)
+    if len(name) > _LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        name = f"{name[: _LONGEST_NAME - 17]}-{digest}"
+    return Workdir(FLAGS.workdir or Path("runs") / name)
+
+
+def load_corpus(config: Config) -> Corpus:
+    """Reads, downloads or makes the text."""
+    if config.corpus == "toy":
+        return toy_corpus()
+    if config.corpus == "ptb":
+        return load_ptb(FLAGS.data_dir)
+    return read_corpus(
+        Path(FLAGS.train_file).name, *(str(FLAGS[name].value) for name in TEXT_FILES)
+    )

@@ -1,0 +1,226 @@
+"""The program of ensembles: members, mixtures, resumption, divergence, mistakes."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import program
+import pytest
+from program import (
+    TEXT,
+    WINDOWS,
+    assert_refused,
+    content,
+    metrics,
+    untimed,
+    write_texts,
+)
+
+from experiments import ensemble, members
+
+CHUNK = 17  # divides an epoch, so that one program is compiled
+SINGLE = [f"--chunk={CHUNK}" if f.startswith("--chunk") else f for f in program.FLAGS]
+FLAGS = (*SINGLE, "--members=3", "--sizes=1,2")
+
+
+def run(*flags):
+    return program.run(*flags, program=ensemble)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with the three texts."""
+    write_texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of an ensemble that was never interrupted, and what the program said."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_texts(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        outcome = run(*FLAGS, "--workdir=run")
+    assert outcome.status == 0, outcome.err
+    return folder, outcome
+
+
+@pytest.fixture
+def after_chunk(monkeypatch):
+    """A function that has something done to a member's losses, calls counted from 1."""
+    todo = {}
+    train_members, calls = members.train_members, itertools.count(1)
+
+    def changed(*args):
+        states, nll = train_members(*args)
+        change = todo.get(next(calls), lambda *result: result)
+        return change(states, nll)
+
+    monkeypatch.setattr(members, "train_members", changed)
+    return todo.__setitem__
+
+
+def summary_of(workdir):
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def stored(workdir):
+    """The numbers of the newest checkpoint."""
+    newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    with ocp.StandardCheckpointer() as reader:
+        return jax.tree.map(np.asarray, reader.restore(newest / "state"))
+
+
+def assert_same_ensemble(workdir, other):
+    jax.tree.map(np.testing.assert_array_equal, stored(workdir), stored(other))
+    assert untimed(metrics(workdir)) == untimed(metrics(other))
+    mine, theirs = summary_of(workdir), summary_of(other)
+    assert mine["mixtures"] == theirs["mixtures"]
+    assert mine["members"] == theirs["members"]
+
+
+def test_ensemble_leaves_all_its_files_and_a_line_an_epoch(finished):
+    folder, outcome = finished
+    assert {path.name for path in (folder / "run").iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "mixtures.png",
+        "checkpoints",
+    }
+    config = json.loads((folder / "run" / "config.json").read_text())
+    assert (config["members"], config["members_at_once"], config["seed"]) == (3, 1, 0)
+    for number, line in enumerate(metrics(folder / "run"), 1):
+        each = line["valid_perplexity_estimates"]
+        assert len(each) == 3
+        assert line["valid_perplexity_best"] == min(each) < max(each)
+        assert line["valid_perplexity_worst"] == max(each)
+        assert line["valid_perplexity_estimate"] == pytest.approx(np.mean(each))
+        said = outcome.out.splitlines()[number - 1]
+        assert said.startswith(f"epoch  {number}/2")
+        assert f"best {min(each):8.2f}  worst {max(each):8.2f}" in said
+
+
+def test_mixtures_of_one_are_the_mean_of_singles_and_more_members_are_better(finished):
+    folder, outcome = finished
+    summary = summary_of(folder / "run")
+    rows, each = summary["mixtures"], summary["members"]
+    assert [row["members"] for row in rows] == [1, 2, 3]
+    assert [row["subsets"] for row in rows] == [3, 3, 1]
+    for name in ("valid_perplexity", "test_perplexity"):
+        singles = [member[name] for member in each]
+        assert rows[0][name] == pytest.approx(np.mean(singles))
+        assert rows[0][name] > rows[1][name] > rows[2][name] > 1
+    assert f"{rows[1]['test_perplexity']:.2f} ± {rows[1]['test_spread']:.2f}" in outcome.out
+    assert outcome.out.splitlines()[-1] == "all of it is in run"
+
+
+def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(finished, folder):
+    summary = summary_of(finished[0] / "run")
+    for seed in (0, 1):
+        assert program.run(*SINGLE, f"--seed={seed}", f"--workdir=seed{seed}").status == 0
+        alone = summary_of(folder / f"seed{seed}")
+        member = summary["members"][seed]
+        assert member["seed"] == seed
+        for name in ("valid_perplexity", "test_perplexity"):
+            assert member[name] == pytest.approx(alone[name], rel=1e-5)
+    pair = run("--from=seed0,seed1", *TEXT, "--workdir=pair")
+    assert pair.status == 0, pair.err
+    mixture = summary_of(folder / "pair")
+    assert [row["members"] for row in mixture["mixtures"]] == [1, 2]
+    assert [member["run"] for member in mixture["members"]] == ["seed0", "seed1"]
+    # The same from the ensemble's members, among the subsets of two.
+    again = run(*SINGLE, "--members=2", "--workdir=two")
+    assert again.status == 0
+    for name in ("valid_perplexity", "test_perplexity"):
+        expected = [row[name] for row in summary_of(folder / "two")["mixtures"]]
+        assert [row[name] for row in mixture["mixtures"]] == pytest.approx(expected, rel=1e-5)
+    (folder / "train.txt").write_text("a b c d e f g h\n" * 200)
+    assert_refused(run("--from=seed0,seed1", *TEXT), "seed0: holds a run on another text")
+
+
+def test_interrupted_ensemble_ends_as_one_never_interrupted_to_the_bit(
+    finished, folder, after_chunk
+):
+    def ctrl_c(states, nll):
+        os.kill(os.getpid(), signal.SIGINT)
+        return states, nll
+
+    after_chunk(3 * 2 + 2, ctrl_c)  # the second member of the third chunk
+    stopped = run(*FLAGS, "--workdir=run")
+    assert stopped.status == 128 + signal.SIGINT
+    assert f"window {3 * CHUNK} of {WINDOWS}; saved in run" in stopped.out
+    resumed = run(*FLAGS, "--workdir=run")
+    assert resumed.status == 0
+    assert f"resuming run after epoch 0, window {3 * CHUNK}" in resumed.out
+    assert_same_ensemble(folder / "run", finished[0] / "run")
+
+
+def test_member_that_diverges_is_said_and_excluded_and_stays_so(finished, folder, after_chunk):
+    after_chunk(3 * 8 + 2, lambda states, nll: (states, nll.at[0, 4].set(jnp.nan)))
+    outcome = run(*FLAGS, "--workdir=run")
+    assert outcome.status == 0
+    reason = f"the loss became nan at step {WINDOWS + CHUNK + 5} (epoch 2, window {CHUNK + 5})"
+    assert f"member 1 (seed 1): {reason}; excluded from here on" in outcome.out
+    assert f"without seed 1: {reason}" in outcome.out
+    first, second = metrics(folder / "run")
+    assert None not in first["valid_perplexity_estimates"]
+    assert second["valid_perplexity_estimates"][1] is second["train_perplexities"][1] is None
+    whole, summary = summary_of(finished[0] / "run"), summary_of(folder / "run")
+    assert [row["members"] for row in summary["mixtures"]] == [1, 2]
+    assert summary["members"][1] == {"seed": 1, "excluded": reason}
+    for member in (0, 2):
+        assert summary["members"][member] == whole["members"][member]
+    before = content(folder)
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert content(folder) == before
+
+
+def test_ensemble_whose_members_all_diverge_fails_and_keeps_its_last_checkpoint(folder):
+    flags = ("--learning_rate=1e30", "--clip_norm=1e30", "--workdir=run")
+    outcome = run(*FLAGS, *flags)
+    assert_refused(outcome, "the last of 3 members", "try a lower --learning_rate", status=1)
+    assert "member 0 (seed 0): the loss became" in outcome.out
+    assert not (folder / "run" / "summary.json").exists()
+
+
+BAD_FLAGS = [
+    (["--members=0"], ["members=0", "see --help"]),
+    (["--members_at_once=0"], ["members_at_once=0", "see --help"]),
+    (["--members=3", "--sizes=1,4"], ["--sizes=4: there are 3 members; give numbers from 1 on"]),
+    (["--sizes=two"], ["--sizes=two", "give numbers"]),
+    (["--seed=4294967295", "--members=2"], ["seed=4294967296", "below 4294967296"]),
+    (["--data_parallel=7"], ["data_parallel=7: does not divide the 1 devices"]),
+    (["--process_id=0"], ["--num_processes, --process_id: give --coordinator_address"]),
+    (["--coordinator_address=a:1"], ["--coordinator_address=a:1: needs --num_processes and"]),
+    (["--from=absent"], ["absent: holds no run of experiments.ptb", "name the --workdir of one"]),
+    (["--from=a,./a"], ["--from=a,./a: a run is there twice"]),
+    (["--from=a,b", "--members=2"], ["--from: the runs bring their own --members; leave it out"]),
+    (["--from=a,b", "--sizes=3"], ["--sizes=3: there are 2 members"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "telling"), BAD_FLAGS, ids=[" ".join(flags) for flags, _ in BAD_FLAGS]
+)
+def test_bad_flag_is_refused_and_nothing_is_written(folder, flags, telling):
+    before = content(folder)
+    assert_refused(run(*flags), *telling)
+    assert content(folder) == before
+
+
+def test_folder_of_other_members_is_refused_naming_both_values(finished, folder):
+    shutil.copytree(finished[0] / "run", "run")
+    before = content(folder)
+    outcome = run(*SINGLE, "--members=4", "--members_at_once=2", "--workdir=run")
+    assert_refused(outcome, "members (3 there, 4 here), members_at_once (1 there, 2 here);")
+    assert_refused(run("--from=run", *TEXT), "run: holds no run of experiments.ptb")
+    assert content(folder) == before
