@@ -210,7 +210,7 @@ def spread(mesh, config, count=3):
     compiled = train_members.lower(config, states, TEXT, count, mesh).compile()
     states, nll = train_members(config, states, TEXT, count, mesh)
     loss = members_nll(states.params, IDS, 1, ComputeConfig(), None, mesh)
-    return nll[:2], states, loss[:2], compiled.as_text()
+    return nll[:2], states, loss[:2], str(compiled.as_text())
 
 
 def on_eight_devices():
