@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import time
 
 import jax
 import jax.numpy as jnp
@@ -224,3 +226,55 @@ def test_folder_of_other_members_is_refused_naming_both_values(finished, folder)
     assert_refused(outcome, "members (3 there, 4 here), members_at_once (1 there, 2 here);")
     assert_refused(run("--from=run", *TEXT), "run: holds no run of experiments.ptb")
     assert content(folder) == before
+
+
+def assert_same_perplexities(records, expected):
+    for record, other in zip(records, expected, strict=True):
+        for name in ("valid_perplexity", "test_perplexity"):
+            assert record[name] == pytest.approx(other[name], rel=1e-5)
+
+
+def test_one_model_with_its_batch_on_two_devices_is_the_same_run(finished, folder):
+    flags = (*SINGLE, "--data_parallel=2", "--workdir=spread")
+    devices = "--xla_force_host_platform_device_count=2"
+    with program.start(*flags, cwd=folder, JAX_PLATFORMS="cpu", XLA_FLAGS=devices) as process:
+        _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    member = summary_of(finished[0] / "run")["members"][0]
+    assert_same_perplexities([summary_of(folder / "spread")], [member])
+    assert_refused(program.run(*SINGLE, "--data_parallel=2"), "data_parallel=2: there are 1 dev")
+
+
+def on_two_hosts(folder, *flags):
+    """Two processes that train one member each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    shared = (f"--coordinator_address={address}", "--num_processes=2", *flags)
+    return [
+        program.start(
+            *(*SINGLE, "--members=2", "--workdir=run", f"--process_id={place}", *shared),
+            cwd=folder,
+            program=ensemble,
+            JAX_PLATFORMS="cpu",
+        )
+        for place in (0, 1)
+    ]
+
+
+def test_run_on_two_hosts_that_is_killed_on_one_resumes_and_ends_as_on_one_host(finished, folder):
+    hosts = on_two_hosts(folder, "--checkpoint_minutes=0")
+    deadline = time.monotonic() + 200
+    while not (folder / "run" / "checkpoints" / str(3 * CHUNK)).exists():
+        assert [host.poll() for host in hosts] == [None, None], hosts[0].communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for host in reversed(hosts):  # the other cannot go on alone
+        host.kill()
+        host.communicate(timeout=100)
+    assert not (folder / "run" / "summary.json").exists()
+    results = [host.communicate(timeout=200) for host in on_two_hosts(folder)]
+    assert "resuming run after epoch " in results[0][0], results[0][1]
+    assert "epoch" not in results[1][0]
+    summary = summary_of(folder / "run")
+    assert_same_perplexities(summary["members"], summary_of(finished[0] / "run")["members"][:2])
