@@ -1,5 +1,7 @@
 """Strict settings for every test: shapes and types checked, nothing promoted silently."""
 
+import os
+
 import jax
 import pytest
 from hypothesis import settings
@@ -26,6 +28,17 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
+
+
+def pytest_configure(config):
+    """Spares the compiler's optimizations, those of programs that tests start too.
+
+    What is slow or looks at optimized programs is asked for by its marker, and keeps them.
+    """
+    if config.option.markexpr not in ("slow", "compilers"):
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        jax.config.update("jax_disable_most_optimizations", True)
+
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("repeatable")

@@ -42,6 +42,7 @@ def measured(tmp_path_factory):
     return outcome.out, json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_every_contender_has_a_row_and_a_record(measured):
     out, results = measured
     names = [record["contender"] for record in results["contenders"]]
@@ -51,6 +52,7 @@ def test_every_contender_has_a_row_and_a_record(measured):
     assert rows == names
 
 
+@pytest.mark.slow
 def test_record_agrees_with_itself(measured):
     _, results = measured
     tokens = SIZES["batch_size"] * SIZES["unroll"]
@@ -151,7 +153,7 @@ def test_quartiles_of_a_known_sample():
 
 def test_memory_of_a_process_of_its_own_counts_what_it_held():
     alone = timing.alone(hold, 300)
-    assert 300e6 < alone.peak_bytes < 400e6
+    assert 290e6 < alone.peak_bytes < 400e6  # it may reuse what starting up has given back
     assert alone.first_seconds > 0
 
 

@@ -237,6 +237,7 @@ def on_eight_devices():
     assert_close(state.params, expected[1][0].params)
 
 
+@pytest.mark.slow
 def test_spread_over_devices_is_as_on_one_and_only_a_gradient_is_ever_reduced():
     done = subprocess.run(
         [sys.executable, "-c", "import test_ensemble; test_ensemble.on_eight_devices()"],

@@ -234,6 +234,7 @@ def assert_same_perplexities(records, expected):
             assert record[name] == pytest.approx(other[name], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_model_with_its_batch_on_two_devices_is_the_same_run(finished, folder):
     flags = (*SINGLE, "--data_parallel=2", "--workdir=spread")
     devices = "--xla_force_host_platform_device_count=2"
@@ -262,6 +263,7 @@ def on_two_hosts(folder, *flags):
     ]
 
 
+@pytest.mark.slow
 def test_run_on_two_hosts_that_is_killed_on_one_resumes_and_ends_as_on_one_host(finished, folder):
     hosts = on_two_hosts(folder, "--checkpoint_minutes=0")
     deadline = time.monotonic() + 200
