@@ -1,6 +1,5 @@
 """Trains many models and averages them: `python -m experiments.ensemble --config=small`."""
 
-import sys
 from typing import Any
 
 import jax
@@ -25,8 +24,9 @@ from experiments.run_flags import (
     default_workdir,
     join_hosts,
     load_corpus,
+    train_to_the_end,
 )
-from experiments.training import InterruptedRunError, NonFiniteLossError, resume, train
+from experiments.training import resume
 from experiments.workdir import Workdir, write_json
 from zaremba_jax.config import settings
 from zaremba_jax.ensemble import make_mesh
@@ -55,19 +55,7 @@ def main() -> None:
         run, workdir, console = prepare()
     except (ValueError, OSError) as error:
         fail(error)
-    try:
-        train(
-            run,
-            workdir,
-            console,
-            chunk=FLAGS.chunk,
-            checkpoint_minutes=FLAGS.checkpoint_minutes,
-        )
-    except (NonFiniteLossError, OSError) as error:
-        fail(error, status=1)
-    except InterruptedRunError as stop:
-        console.print(stop, soft_wrap=True)
-        sys.exit(stop.status)
+    train_to_the_end(run, workdir, console)
     with console.status("evaluating"):
         summary = evaluate(run)
     report(summary, workdir, console)

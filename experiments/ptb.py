@@ -1,21 +1,16 @@
 """Trains the paper's language model: `python -m experiments.ptb --config=medium`."""
 
-import sys
-
 from absl import flags
 from rich.console import Console
 
 from experiments import command_line, run_flags
 from experiments.command_line import FLAGS, fail
-from experiments.run_flags import configure, join_hosts, load_corpus
+from experiments.run_flags import configure, join_hosts, load_corpus, train_to_the_end
 from experiments.summary import print_table, summarize
 from experiments.training import (
-    InterruptedRunError,
-    NonFiniteLossError,
     Run,
     new_run,
     resume,
-    train,
 )
 from experiments.workdir import Workdir, write_json
 
@@ -36,19 +31,7 @@ def main() -> None:
         workdir.create(config)
     except (ValueError, OSError) as error:
         fail(error)
-    try:
-        train(
-            run,
-            workdir,
-            console,
-            chunk=FLAGS.chunk,
-            checkpoint_minutes=FLAGS.checkpoint_minutes,
-        )
-    except (NonFiniteLossError, OSError) as error:
-        fail(error, status=1)
-    except InterruptedRunError as stop:
-        console.print(stop, soft_wrap=True)
-        sys.exit(stop.status)
+    train_to_the_end(run, workdir, console)
     report(run, workdir, console)
 
 

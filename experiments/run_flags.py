@@ -1,6 +1,7 @@
-"""What the programs that train share of their command lines: settings, text, folder, devices."""
+"""What the programs that train share: settings, text, folder, devices, and how they end."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import jax
@@ -8,7 +9,8 @@ from absl import flags
 from rich.console import Console
 
 from experiments import command_line
-from experiments.command_line import FLAGS, config_from_flags
+from experiments.command_line import FLAGS, config_from_flags, fail
+from experiments.training import InterruptedRunError, NonFiniteLossError, Run, train
 from experiments.workdir import Workdir
 from zaremba_jax.config import Config, override
 from zaremba_jax.corpus import Corpus, read_corpus
@@ -114,3 +116,20 @@ def load_corpus(config: Config) -> Corpus:
     return read_corpus(
         Path(FLAGS.train_file).name, *(str(FLAGS[name].value) for name in TEXT_FILES)
     )
+
+
+def train_to_the_end(run: Run, workdir: Workdir, console: Console) -> None:
+    """Trains as the flags say; a signal or a loss that is not finite ends the program."""
+    try:
+        train(
+            run,
+            workdir,
+            console,
+            chunk=FLAGS.chunk,
+            checkpoint_minutes=FLAGS.checkpoint_minutes,
+        )
+    except (NonFiniteLossError, OSError) as error:
+        fail(error, status=1)
+    except InterruptedRunError as stop:
+        console.print(stop, soft_wrap=True)
+        sys.exit(stop.status)
