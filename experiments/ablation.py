@@ -8,12 +8,10 @@ import dataclasses
 import functools
 import itertools
 import os
-import platform
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +24,7 @@ from experiments import ablation_language, command_line, recall
 from experiments.ablation_report import language_table, report
 from experiments.command_line import FLAGS, fail
 from experiments.corruption import corruption_table
-from experiments.summary import PACKAGES, device_name
+from experiments.summary import environment
 from experiments.workdir import write_json
 from zaremba_jax.array_types import CellName
 from zaremba_jax.cells import CELLS
@@ -221,8 +219,7 @@ def gather(config: Config, corpus: Corpus, console: Console) -> dict[str, Any]:
         },
         "corruption": {"layers": 2, "masks": corruption_table(LAGS_COUNTED, layers=2)},
         "seconds": time.monotonic() - started,
-        "device": device_name(),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        **environment(),
     }
 
 

@@ -51,14 +51,14 @@ def unroll_layer(
     Returns:
       h[l, t] for every t, and the state after the last step.
     """
-    if compute.kernel == "xla":
-        if isinstance(state, LSTMState) and masks is None:
-            return lstm_layer(params, inputs, state, compute.precision)
-        return cell_layer(params, inputs, state, masks or RecurrentMasks(), compute.precision)
+    if compute.kernel == "xla" and isinstance(state, LSTMState) and masks is None:
+        return lstm_layer(params, inputs, state, compute.precision)
     every_step = jax.tree.map(
         lambda mask: jnp.broadcast_to(mask, (len(inputs), *mask.shape[1:])),
         masks or RecurrentMasks(),
     )
+    if compute.kernel == "xla":
+        return cell_layer(params, inputs, state, every_step, compute.precision)
 
     def readable(state, now):
         state = step(params, now[0], state, now[1], compute.precision)

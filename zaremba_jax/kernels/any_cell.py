@@ -9,7 +9,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 
 from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs, RecurrentMasks
 from zaremba_jax.cells import advance, drop_hidden, project_inputs
@@ -32,14 +31,13 @@ def cell_layer(
       params: the layer's weights and its kind of cell.
       inputs: D(h[l-1, t]) for every t, dropout already applied; at least one step.
       state: before the first step.
-      masks: over all time steps.
+      masks: over all time steps, each with an axis of as many.
       precision: of the operands of matrix products; everything else keeps its type.
 
     Returns:
       h[l, t] for every t, and the state after the last step.
     """
-    every_step = jax.tree.map(lambda m: jnp.broadcast_to(m, (len(inputs), *m.shape[1:])), masks)
-    return _layer(params, inputs, state, every_step, precision)
+    return _layer(params, inputs, state, masks, precision)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
