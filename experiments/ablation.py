@@ -7,7 +7,6 @@ its figures, and `results.json`.
 import dataclasses
 import functools
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from experiments import ablation_language, command_line, recall
 from experiments.ablation_report import language_table, report
 from experiments.command_line import FLAGS, fail
 from experiments.corruption import corruption_table
-from experiments.summary import environment
+from experiments.summary import cores, environment
 from experiments.workdir import write_json
 from zaremba_jax.array_types import CellName
 from zaremba_jax.cells import CELLS
@@ -172,7 +171,7 @@ def plan(config: Config, corpus: Corpus, watch: Callable[[str], None]) -> list[J
 def work(config: Config, corpus: Corpus, console: Console) -> dict[str, dict[str, Any]]:
     """Runs every job, as many at a time as there are cores; results by part and cell."""
     found: dict[str, Any] = {"language_modelling": {cell: {} for cell in _cells()}, "memory": {}}
-    with ThreadPoolExecutor(os.cpu_count()) as pool, Watch(console) as watch:
+    with ThreadPoolExecutor(cores()) as pool, Watch(console) as watch:
         todo = plan(config, corpus, watch.advance)
         steps = {"language_modelling": FLAGS.epochs, "memory": recall.CHUNKS}
         watch.expect(sum(steps[job.part] for job in todo))

@@ -70,9 +70,16 @@ def environment() -> dict[str, Any]:
 
 
 def device_name() -> str:
-    """The accelerator, or the CPU with its cores."""
+    """The accelerator, or the CPU with the cores at hand."""
     device = jax.devices()[0]
-    return f"CPU, {os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
+    return f"CPU, {cores()} cores" if device.platform == "cpu" else device.device_kind
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def paper_perplexity(config: Config, members: int = 1) -> tuple[float | None, float | None]:
