@@ -33,9 +33,14 @@ def config_from_flags() -> tuple[Config, dict[str, int | float | str]]:
     Raises:
       ValueError: a setting is outside its limits.
     """
-    given = {name: FLAGS[name].value for name in settings() if name != "name"}
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes = changes_from_flags()
     return override(PRESETS[FLAGS.config], **changes), changes
+
+
+def changes_from_flags() -> dict[str, int | float | str]:
+    """The settings that flags give, by name."""
+    given = {name: FLAGS[name].value for name in settings() if name != "name"}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def fail(error: object, status: int = 2) -> NoReturn:

@@ -7,8 +7,9 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import command_line, run_flags
+from experiments import command_line, member_flags, run_flags
 from experiments.command_line import FLAGS, fail
+from experiments.member_flags import asked_sizes
 from experiments.members import (
     EnsembleRun,
     config_of,
@@ -17,7 +18,13 @@ from experiments.members import (
     new_ensemble,
     run_of,
 )
-from experiments.mixtures import member_record, print_mixtures, sizes_for, summarize_mixtures
+from experiments.mixtures import (
+    member_record,
+    print_mixtures,
+    sizes_for,
+    summarize_members,
+    summarize_mixtures,
+)
 from experiments.run_flags import (
     TEXT_FILES,
     configure,
@@ -33,17 +40,10 @@ from zaremba_jax.ensemble import make_mesh
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.regularizers import expected_masks
 
+DEFAULT_MEMBERS = 10
+
 flags.adopt_module_key_flags(run_flags)
-flags.DEFINE_integer("members", 10, "models, with seeds from --seed on", lower_bound=1)
-flags.DEFINE_list(
-    "sizes", None, "how many members to average, with commas (default: 1,2,5,10,38 and all)"
-)
-flags.DEFINE_integer(
-    "members_at_once",
-    None,
-    "members that a device trains together (default: by its memory; a CPU one)",
-    lower_bound=1,
-)
+flags.adopt_module_key_flags(member_flags)
 flags.DEFINE_list("from", None, "folders of finished runs of experiments.ptb to average instead")
 
 
@@ -57,7 +57,9 @@ def main() -> None:
         fail(error)
     train_to_the_end(run, workdir, console)
     with console.status("evaluating"):
-        summary = evaluate(run)
+        valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
+        sizes = sizes_for(asked_sizes(run.members), len(run.live))
+        summary = summarize_members(run, valid, test, sizes)
     report(summary, workdir, console)
 
 
@@ -67,32 +69,20 @@ def prepare() -> tuple[EnsembleRun, Workdir, Console]:
     Raises:
       ValueError: the flags do not go together, or not with the folder.
     """
-    asked_sizes(FLAGS.members)
-    config, workdir = configure(members=FLAGS.members)
+    members = FLAGS.members or DEFAULT_MEMBERS
+    asked_sizes(members)
+    config, workdir = configure(members=members)
     console = join_hosts()
     mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
     at_once = FLAGS.members_at_once or default_at_once(
-        config, len(corpus.vocabulary), FLAGS.members, mesh
+        config, len(corpus.vocabulary), members, mesh
     )
-    more = {"members": FLAGS.members, "members_at_once": at_once}
+    more = {"members": members, "members_at_once": at_once}
     workdir.check(config, **more)
-    run = new_ensemble(config, corpus, FLAGS.members, at_once, mesh, console)
+    run = new_ensemble(config, corpus, members, at_once, mesh, console)
     run = resume(run, workdir, console)
     workdir.create(config, **more)
     return run, workdir, console
-
-
-def evaluate(run: EnsembleRun) -> dict[str, Any]:
-    """The record of a trained ensemble, without the members that diverged."""
-    valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
-    sizes = sizes_for(asked_sizes(run.members), len(run.live))
-    members = [
-        {"seed": run.seed(member), "excluded": run.excluded.get(str(member))}
-        | (member_record(valid[member], test[member]) if member in run.live else {})
-        for member in range(run.members)
-    ]
-    summary = summarize_mixtures(run.config, run.corpus, valid[run.live], test[run.live], sizes)
-    return summary | {"members": members, "seconds": run.seconds}
 
 
 def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
@@ -126,20 +116,6 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
 
 def _is_given(name: str) -> bool:
     return name in FLAGS and FLAGS[name].present > 0
-
-
-def asked_sizes(members: int) -> list[int] | None:
-    """What `--sizes` asks for.
-
-    Raises:
-      ValueError: it is no list of numbers, or there are not so many members.
-    """
-    if FLAGS.sizes is None:
-        return None
-    for size in FLAGS.sizes:
-        if not size.isdecimal() or not 0 < int(size) <= members:
-            raise ValueError(f"--sizes={size}: there are {members} members; give numbers from 1 on")
-    return [int(size) for size in FLAGS.sizes]
 
 
 def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:

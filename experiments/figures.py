@@ -12,6 +12,9 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from experiments.records import Record, model_name
+from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, override
+
 
 def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, Any]) -> None:
     """Perplexity and learning rate over epochs, with the levels they are to be read against."""
@@ -50,18 +53,10 @@ def draw_mixtures(path: Path, summary: dict[str, Any]) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     mixtures = summary["mixtures"]
     for name, label in (("valid", "validation"), ("test", "test")):
-        points = axes.errorbar(
-            [mixture["members"] for mixture in mixtures],
-            [mixture[f"{name}_perplexity"] for mixture in mixtures],
-            [mixture[f"{name}_spread"] for mixture in mixtures],
-            marker=".",
-            capsize=3,
-            label=label,
-        )
+        color = _draw_mixtures(axes, mixtures, name, label)
         paper = {m["members"]: m[f"paper_{name}_perplexity"] for m in mixtures}
         known = {members: figure for members, figure in paper.items() if figure is not None}
         if known:
-            color = points.lines[0].get_color()
             axes.plot(*zip(*known.items(), strict=True), "x", color=color, label=f"{label}, paper")
     if summary["floor_perplexity"] is not None:
         axes.axhline(
@@ -79,6 +74,57 @@ def draw_mixtures(path: Path, summary: dict[str, Any]) -> None:
     axes.legend()
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str, Any]]) -> None:
+    """Validation perplexity over epochs, and test perplexity over the models averaged."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    models = [PRESETS[name] for name in PAPER_PERPLEXITIES]
+    models += [override(model, precision="bfloat16") for model in models]
+    for number, model in enumerate(models):
+        color, name = f"C{number}", model_name(model)
+        curves = np.array([c for r in records if r.model == model for c in r.curves])
+        if curves.size:
+            epochs = range(1, curves.shape[1] + 1)
+            left.plot(epochs, curves.mean(axis=0), color=color, label=f"{name}, {len(curves)}")
+            left.fill_between(
+                epochs, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2
+            )
+        if name in mixtures:
+            _draw_mixtures(right, mixtures[name]["mixtures"], "test", name, color)
+    for number, (name, paper) in enumerate(PAPER_PERPLEXITIES.items()):
+        figures = [test for _, test in paper.values()]
+        right.plot(list(paper), figures, "x", color=f"C{number}", label=f"{name}, paper")
+    left.set(xlabel="epoch", ylabel="validation perplexity, estimate", yscale="log")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter("{x:g}")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    sizes = sorted({size for paper in PAPER_PERPLEXITIES.values() for size in paper})
+    right.set(xscale="log", xlabel="models averaged", ylabel="test perplexity")
+    right.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+    right.xaxis.set_minor_locator(NullLocator())
+    for axes in (left, right):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
+    figure.suptitle("Penn Treebank: mean and range over seeds; mixtures with their deviation")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _draw_mixtures(
+    axes: Any, mixtures: list[dict[str, Any]], split: str, label: str, color: str | None = None
+) -> str:
+    """Perplexity over the number of models averaged; returns the colour."""
+    points = axes.errorbar(
+        [mixture["members"] for mixture in mixtures],
+        [mixture[f"{split}_perplexity"] for mixture in mixtures],
+        [mixture[f"{split}_spread"] for mixture in mixtures],
+        marker=".",
+        capsize=3,
+        label=label,
+        color=color,
+    )
+    return points.lines[0].get_color()
 
 
 def draw_scaling(path: Path, results: dict[str, Any]) -> None:

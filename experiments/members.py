@@ -1,7 +1,6 @@
 """The host's side of an ensemble: chunks, members that diverge and are left out, other runs."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from experiments.training import (
     resume,
 )
 from experiments.workdir import Workdir
-from zaremba_jax.config import PRESETS, Config, override
+from zaremba_jax.config import Config, override
 from zaremba_jax.corpus import Corpus, windows
 from zaremba_jax.ensemble import (
     MEMBER,
@@ -195,8 +194,10 @@ def config_of(workdir: Workdir) -> Config:
       ValueError: there is none.
     """
     try:
-        flat = dict(json.loads(workdir.config.read_text()))
-        return override(PRESETS[flat.pop("name")], **flat)
+        config, more = workdir.read_config()
+        if more:
+            raise ValueError(f"its {', '.join(more)} are not of one model")
+        return config
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{workdir.path}: holds no run of experiments.ptb ({error}); name the --workdir of one"

@@ -6,6 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.members import EnsembleRun
 from experiments.summary import environment, paper_perplexity
 from zaremba_jax.config import Config, to_dict
 from zaremba_jax.corpus import Corpus, unigram_perplexity
@@ -57,6 +58,26 @@ def summarize_mixtures(
         "floor_perplexity": corpus.floor_perplexity,
         **environment(),
     }
+
+
+def summarize_members(
+    run: EnsembleRun, valid: MemberNLL, test: MemberNLL, sizes: list[int]
+) -> dict[str, Any]:
+    """The record of a trained ensemble, whose mixtures leave out the members that diverged.
+
+    Args:
+      run: the ensemble.
+      valid: nats of every token of the validation text, by `EnsembleRun.nll`.
+      test: and of the test text.
+      sizes: how many members to average.
+    """
+    members = [
+        {"seed": run.seed(member), "excluded": run.excluded.get(str(member))}
+        | (member_record(valid[member], test[member]) if member in run.live else {})
+        for member in range(run.members)
+    ]
+    summary = summarize_mixtures(run.config, run.corpus, valid[run.live], test[run.live], sizes)
+    return summary | {"members": members, "seconds": run.seconds}
 
 
 def member_record(valid: np.ndarray, test: np.ndarray) -> dict[str, float]:

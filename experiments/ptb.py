@@ -7,11 +7,7 @@ from experiments import command_line, run_flags
 from experiments.command_line import FLAGS, fail
 from experiments.run_flags import configure, join_hosts, load_corpus, train_to_the_end
 from experiments.summary import print_table, summarize
-from experiments.training import (
-    Run,
-    new_run,
-    resume,
-)
+from experiments.training import Run, new_run, resume
 from experiments.workdir import Workdir, write_json
 
 flags.adopt_module_key_flags(run_flags)
@@ -38,7 +34,8 @@ def main() -> None:
 def report(run: Run, workdir: Workdir, console: Console) -> None:
     """Evaluates the trained model; writes its summary and curves, prints its table."""
     with console.status("evaluating"):
-        summary = summarize(run, FLAGS.mc_samples)
+        valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
+        summary = summarize(run, valid, test, FLAGS.mc_samples)
     write_json(workdir.summary, summary)
     print_table(console, summary)
     try:

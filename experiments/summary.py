@@ -14,26 +14,24 @@ from rich.table import Table
 from experiments.training import Run
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, to_dict
 from zaremba_jax.corpus import unigram_perplexity
-from zaremba_jax.evaluate import monte_carlo_nll, perplexity, text_nll
+from zaremba_jax.evaluate import monte_carlo_nll, perplexity
 from zaremba_jax.model import count_params
-from zaremba_jax.regularizers import expected_masks
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def summarize(run: Run, mc_samples: int = 0) -> dict[str, Any]:
-    """Evaluates the trained model by the reported protocol and gathers the run's record.
+def summarize(run: Run, valid: np.ndarray, test: np.ndarray, mc_samples: int = 0) -> dict[str, Any]:
+    """Gathers the record of a run that is trained.
 
-    Validation and test: one stream, batch 1, state carried from the first token
-    to the last, every token but the first predicted. With `mc_samples`, the same by
-    Monte Carlo dropout too.
+    Args:
+      run: the run.
+      valid: nats of every token of the validation text but the first, by `Run.nll`: one
+        stream, state carried from the first token to the last.
+      test: those of the test text.
+      mc_samples: how often to draw for Monte Carlo dropout, over the same tokens; 0: not at all.
     """
     config, corpus, params = run.config, run.corpus, run.params
-    masks = expected_masks(config)
     unused_key = jax.random.fold_in(run.state.key, run.state.step)  # of the step after the last
-
-    def reported(ids: np.ndarray) -> float:
-        return perplexity(text_nll(params, ids, compute=config.compute, masks=masks))
 
     def monte_carlo(ids: np.ndarray) -> float | None:
         if mc_samples == 0:
@@ -48,8 +46,8 @@ def summarize(run: Run, mc_samples: int = 0) -> dict[str, Any]:
         "seed": config.seed,
         "epochs": config.train.epochs,
         "parameters": count_params(params),
-        "valid_perplexity": reported(corpus.valid),
-        "test_perplexity": reported(corpus.test),
+        "valid_perplexity": perplexity(valid),
+        "test_perplexity": perplexity(test),
         "mc_samples": mc_samples,
         "mc_valid_perplexity": monte_carlo(corpus.valid),
         "mc_test_perplexity": monte_carlo(corpus.test),

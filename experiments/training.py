@@ -97,12 +97,14 @@ class Run:
         _check_finite(self, nll, all(jnp.isfinite(leaf).all() for leaf in leaves))
         self.epoch_nll += float(nll.sum())
 
+    def nll(self, ids: np.ndarray, streams: int = 1) -> np.ndarray:
+        """Nats [predictions] of every token of a text but the first."""
+        masks = expected_masks(self.config)
+        return text_nll(self.params, ids, streams, self.config.compute, masks)
+
     def estimate(self) -> dict[str, Any]:
         """The validation perplexity by the faster protocol, as it is recorded."""
-        masks = expected_masks(self.config)
-        nll = text_nll(
-            self.params, self.corpus.valid, EVALUATION_STREAMS, self.config.compute, masks
-        )
+        nll = self.nll(self.corpus.valid, EVALUATION_STREAMS)
         return {"valid_perplexity_estimate": perplexity(nll)}
 
     def end_epoch(self) -> None:

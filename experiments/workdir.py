@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from zaremba_jax.config import Config, to_dict
+from zaremba_jax.config import PRESETS, Config, override, settings, to_dict
 
 
 class Workdir:
@@ -21,6 +23,7 @@ class Workdir:
         self.summary = self.path / "summary.json"
         self.curves = self.path / "curves.png"
         self.mixtures = self.path / "mixtures.png"
+        self.nll = self.path / "nll.npz"
 
     def check(self, config: Config, **more: Any) -> None:
         """Refuses a directory that cannot hold this run, before anything is written.
@@ -56,6 +59,17 @@ class Workdir:
                 " name another --workdir, or give the same flags again to resume it"
             )
 
+    def read_config(self) -> tuple[Config, dict[str, Any]]:
+        """What `create` wrote: the configuration, and what was beside it.
+
+        Raises:
+          OSError, ValueError, KeyError, TypeError: nothing is there that it wrote.
+        """
+        flat = dict(json.loads(self.config.read_text()))
+        preset = PRESETS[flat.pop("name")]
+        more = {name: flat.pop(name) for name in flat.keys() - settings().keys()}
+        return override(preset, **flat), more
+
     def create(self, config: Config, **more: Any) -> None:
         """Makes the directory and writes `config.json`; arguments as of `check`."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -64,17 +78,32 @@ class Workdir:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file, all of it or nothing."""
-    _write(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
     """Writes a file with one JSON record a line, all of it or nothing."""
-    _write(path, "".join(json.dumps(record) + "\n" for record in records))
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, all of it or nothing."""
+    _write(path, lambda partial: partial.write_text(text))
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes arrays by their names, in NumPy's format, all of them or nothing."""
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    _write(path, write)
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
     if jax.process_index() > 0:  # of several hosts, the first writes
         return
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    write(partial)
     os.replace(partial, path)

@@ -26,12 +26,16 @@ COMPUTE = {field.name for field in dataclasses.fields(ComputeConfig)}
 HISTORY = [{"words_per_second": speed} for speed in (1.0, 500.0, 400.0)]
 
 
+def summarized(run, **options):
+    return summarize(run, run.nll(CORPUS.valid), run.nll(CORPUS.test), **options)
+
+
 def summary_of(config, **changes):
     """The summary of a tiny trained model said to be of a configuration."""
     text = windows(CORPUS.train, TINY.train.batch_size, TINY.train.unroll)
     state = init_train_state(TINY, len(CORPUS.vocabulary), len(text))
     run = Run(config, CORPUS, jnp.asarray(text), state, history=HISTORY, seconds=2.5)
-    return summarize(dataclasses.replace(run, **changes))
+    return summarized(dataclasses.replace(run, **changes))
 
 
 def paper_figures(summary):
@@ -86,7 +90,7 @@ def test_monte_carlo_averages_over_noise_and_equals_the_protocol_without_any():
     def summary(config):
         state = init_train_state(config, len(CORPUS.vocabulary), len(text))
         run = Run(config, CORPUS, jnp.asarray(text), state, history=HISTORY)
-        return summarize(run, mc_samples=3)
+        return summarized(run, mc_samples=3)
 
     same, noisy = summary(without), summary(override(TINY, dropout=0.5))
     assert same["mc_test_perplexity"] == pytest.approx(same["test_perplexity"], rel=1e-5)

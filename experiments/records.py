@@ -1,0 +1,84 @@
+"""The records of finished runs that lie in a folder: which model, which seeds, what came of it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.workdir import Workdir
+from zaremba_jax.config import PRESETS, Config, override, to_dict
+
+_NOT_THE_MODEL_S = ("seed", "kernel", "softmax_tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """A finished run of one model, or of members with seeds one after another.
+
+    Attributes:
+      model: the configuration, by `model_of`.
+      summary: what the program reported at the end.
+      history: a record an epoch.
+    """
+
+    model: Config
+    summary: dict[str, Any]
+    history: list[dict[str, Any]]
+
+    @property
+    def perplexities(self) -> dict[int, tuple[float, float]]:
+        """Validation and test perplexity by seed, of those that did not diverge."""
+        return {
+            member["seed"]: (member["valid_perplexity"], member["test_perplexity"])
+            for member in self.summary.get("members", [self.summary])
+            if not member.get("excluded")
+        }
+
+    @property
+    def curves(self) -> list[list[float]]:
+        """Validation estimates over the epochs, a list for each of `perplexities`."""
+        if "members" not in self.summary:
+            return [[line["valid_perplexity_estimate"] for line in self.history]]
+        return [
+            [line["valid_perplexity_estimates"][place] for line in self.history]
+            for place, member in enumerate(self.summary["members"])
+            if not member.get("excluded")
+        ]
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Every finished run below a folder, in the order of their names.
+
+    Raises:
+      ValueError: a record is damaged.
+    """
+    paths = [path.parent for path in sorted(folder.glob("*/summary.json"))]
+    return [_read(Workdir(path)) for path in paths]
+
+
+def _read(workdir: Workdir) -> Record:
+    try:
+        config, _ = workdir.read_config()
+        lines = workdir.metrics.read_text().splitlines()
+        return Record(
+            model=model_of(config),
+            summary=json.loads(workdir.summary.read_text()),
+            history=[json.loads(line) for line in lines],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{workdir.path}: holds a damaged record ({error}); remove the folder, and run it again"
+        ) from None
+
+
+def model_of(config: Config) -> Config:
+    """The configuration but for the seed and for what leaves the numbers as they are."""
+    preset = to_dict(PRESETS[config.name])
+    return override(config, **{name: preset[name] for name in _NOT_THE_MODEL_S})
+
+
+def model_name(config: Config) -> str:
+    """The preset's name, with every setting that makes another model of it."""
+    preset, own = to_dict(PRESETS[config.name]), to_dict(model_of(config))
+    changed = [f"{name}={value}" for name, value in own.items() if value != preset[name]]
+    return "-".join((config.name, *changed))

@@ -1,0 +1,182 @@
+"""Runs that a table is made of: what is left to train, how it is recorded, how it is averaged."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+
+from experiments.members import EnsembleRun, new_ensemble
+from experiments.mixtures import sizes_for, summarize_members, summarize_mixtures
+from experiments.records import Record, model_name, model_of
+from experiments.summary import summarize
+from experiments.training import Run, new_run, resume
+from experiments.workdir import Workdir, write_arrays, write_json
+from zaremba_jax.config import Config, override
+from zaremba_jax.corpus import Corpus
+from zaremba_jax.ensemble import MEMBER
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Models of one configuration that are trained together, seeds one after another.
+
+    Attributes:
+      config: theirs, with the first seed.
+      count: how many they are.
+    """
+
+    config: Config
+    count: int
+
+    @property
+    def name(self) -> str:
+        """Of the folder that it runs in, and of its record."""
+        first, last = self.config.seed, self.config.seed + self.count - 1
+        seeds = f"seed{first}" if self.count == 1 else f"seeds{first}-{last}"
+        return f"{model_name(self.config)}-{seeds}"
+
+
+def jobs_left(config: Config, seeds: int, records: list[Record], at_most: int) -> list[Job]:
+    """What is left to train of so many models with seeds from that of `config` on.
+
+    Args:
+      config: of the models.
+      seeds: how many.
+      records: of what is finished.
+      at_most: how many are trained together.
+    """
+    held = held_seeds(config, records)
+    jobs: list[Job] = []
+    for seed in range(config.seed, config.seed + seeds):
+        if seed in held:
+            continue
+        last = jobs[-1] if jobs else None
+        if last and last.count < at_most and last.config.seed + last.count == seed:
+            jobs[-1] = Job(last.config, last.count + 1)
+        else:
+            jobs.append(Job(override(config, seed=seed), 1))
+    return jobs
+
+
+def held_seeds(config: Config, records: list[Record]) -> set[int]:
+    """The seeds of a configuration that there are records of."""
+    return {seed for r in records if r.model == model_of(config) for seed in r.perplexities}
+
+
+def open_job(
+    job: Job, corpus: Corpus, folder: Path, at_once: int, mesh: Mesh, console: Console
+) -> tuple[Run, Workdir]:
+    """The job before its first window, or where its folder has it.
+
+    Args:
+      job: what to train.
+      corpus: on which text.
+      folder: holds a folder a job.
+      at_once: members that a device trains together.
+      mesh: of all devices.
+      console: takes what there is to say.
+
+    Raises:
+      ValueError: the folder holds another run, or its checkpoints are damaged.
+    """
+    workdir, more = Workdir(folder / job.name), {}
+    if job.count > 1:
+        more = {"members": job.count, "members_at_once": at_once}
+    workdir.check(job.config, **more)
+    if job.count > 1:
+        run = new_ensemble(job.config, corpus, job.count, at_once, mesh, console)
+    else:
+        run = new_run(job.config, corpus, mesh.size // mesh.shape[MEMBER])
+    run = resume(run, workdir, console)
+    workdir.create(job.config, **more)
+    return run, workdir
+
+
+def record_job(run: Run, workdir: Workdir, results: Path) -> None:
+    """Evaluates a job that is trained and leaves its record in a folder of its own.
+
+    The nats of every token stay in the working directory, for `mix`.
+    """
+    valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
+    if isinstance(run, EnsembleRun):
+        live, seeds = run.live, [run.seed(member) for member in run.live]
+        summary = summarize_members(run, valid, test, sizes_for(None, len(live)))
+        valid, test = valid[live], test[live]
+    else:
+        seeds = [run.config.seed]
+        summary = summarize(run, valid, test)
+        valid, test = valid[None], test[None]
+    write_arrays(workdir.nll, seeds=np.array(seeds), valid=valid, test=test)
+    write_json(workdir.summary, summary)
+    record = results / workdir.path.name
+    record.mkdir(parents=True, exist_ok=True)
+    for path in (workdir.config, workdir.metrics, workdir.summary):
+        shutil.copyfile(path, record / path.name)
+
+
+def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[str, Any] | None:
+    """The record of the mixtures of all models of a configuration that were run in a folder.
+
+    Args:
+      config: of the models.
+      corpus: which they were evaluated on.
+      folder: as of `open_job`.
+      sizes: how many to average, as far as there are so many.
+
+    Returns:
+      What `summarize_mixtures` makes, and the seeds; None where there are not two models.
+
+    Raises:
+      ValueError: a file is damaged.
+    """
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for path in sorted(folder.glob(f"{model_name(config)}-seed*/nll.npz")):
+        try:
+            with np.load(path) as arrays:
+                found |= dict(
+                    zip(
+                        arrays["seeds"].tolist(),
+                        zip(arrays["valid"], arrays["test"], strict=True),
+                        strict=True,
+                    )
+                )
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"{path}: is damaged ({error}); remove the record of that run to evaluate it again"
+            ) from None
+    if len(found) < 2:
+        return None
+    seeds = sorted(found)
+    valid, test = (np.stack([found[seed][split] for seed in seeds]) for split in (0, 1))
+    averaged = sizes_for(sizes, len(seeds))
+    return summarize_mixtures(model_of(config), corpus, valid, test, averaged) | {"seeds": seeds}
+
+
+def mixtures_path(results: Path, config: Config) -> Path:
+    """Where the record of `mix` lies."""
+    return results / f"{model_name(config)}-mixtures.json"
+
+
+def read_mixtures(results: Path, config: Config) -> dict[str, Any] | None:
+    """The record of `mix` that lies in a folder, if there is one.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    path = mixtures_path(results, config)
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        raise ValueError(f"{path}: is damaged ({error}); remove it to make it again") from None
+
+
+def write_mixtures(results: Path, config: Config, mixtures: dict[str, Any] | None) -> None:
+    """Keeps a record of `mix`, unless there is one of more models."""
+    held = read_mixtures(results, config)
+    if mixtures and (held is None or len(mixtures["seeds"]) >= len(held["seeds"])):
+        write_json(mixtures_path(results, config), mixtures)

@@ -1,0 +1,221 @@
+"""The table of the paper: what is trained, recorded, skipped, averaged and shown."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import program
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from program import assert_refused, content, write_texts
+
+from experiments import records, reproduce, reproduction, table1
+from zaremba_jax.config import MEDIUM, PAPER_PERPLEXITIES, PRESETS, SMALL, override
+from zaremba_jax.corpus import read_corpus
+from zaremba_jax.ensemble import make_mesh, mixture_nll
+from zaremba_jax.evaluate import perplexity
+
+TINY = override(SMALL, **program.SETTINGS)
+FLAGS = (
+    "--rows=small",
+    "--members=2",
+    "--sizes=1,2",
+    "--chunk=17",
+    "--workdir=runs",
+    "--results=results",
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory, in which `small` is tiny and the Penn Treebank another text."""
+    write_texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PRESETS, "small", TINY)
+    texts = [tmp_path / f"{split}.txt" for split in ("train", "valid", "test")]
+    monkeypatch.setattr(reproduce, "load_corpus", lambda config: read_corpus("PTB", *texts))
+    return tmp_path
+
+
+def run(*flags):
+    return program.run(*flags, program=reproduce)
+
+
+def row(folder, averaged):
+    """The cells of the table's line of `small`, by their column; test figures win over names."""
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (folder / "results" / "table1.md").read_text().splitlines()
+        if line.startswith("|")
+    ]
+    (found,) = (line for line in lines if line[:2] == ["small", str(averaged)])
+    return found
+
+
+def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
+    first = run(*FLAGS)
+    assert first.status == 0, first.err
+    names = ["config.json", "metrics.jsonl", "summary.json"]
+    for seed in (0, 1):
+        record = folder / "results" / f"small-seed{seed}"
+        assert sorted(path.name for path in record.iterdir()) == names
+    singles = [
+        json.loads((folder / "results" / f"small-seed{seed}" / "summary.json").read_text())
+        for seed in (0, 1)
+    ]
+    tests = [single["test_perplexity"] for single in singles]
+    assert row(folder, 1)[4] == f"{np.mean(tests):.1f} ± {np.std(tests, ddof=1):.1f}"
+    assert row(folder, 1)[3:7:2] == ["120.7", "114.5"]
+    arrays = [np.load(folder / "runs" / f"small-seed{seed}" / "nll.npz") for seed in (0, 1)]
+    mixed = perplexity(mixture_nll(np.concatenate([a["test"] for a in arrays])))
+    assert row(folder, 2)[4] == f"{mixed:.1f}"
+    assert mixed < np.mean(tests)
+    hours = sum(single["seconds"] for single in singles) / 3600
+    assert row(folder, 2)[7:] == ["2", f"{hours:.1f} h, {singles[0]['device']}"]
+    page = (folder / "results" / "table1.md").read_text()
+    assert "| large | 38 | not run | 71.9 | not run | 68.7 |" in page
+    assert (folder / "results" / "table1.png").stat().st_size > 0
+
+    before = content(folder / "results")
+    again = run(*FLAGS)
+    assert again.status == 0
+    assert "small-seed" not in again.out
+    assert content(folder / "results").keys() == before.keys()
+    assert (folder / "results" / "table1.md").read_text() == page
+
+    more = run(*FLAGS, "--seeds=3")  # a third model, for the mean and for more sets of two
+    assert "small-seed2:" in more.out
+    assert row(folder, 2)[7] == "3, 3 sets"
+    assert row(folder, 3)[3:6:2] == ["", ""]
+
+
+def test_members_trained_together_are_recorded_as_those_trained_alone(folder):
+    assert run(*FLAGS, "--members_at_once=2", "--dropout=0.5").status == 0
+    assert run(*FLAGS, "--dropout=0.5", "--results=alone", "--workdir=others").status == 0
+    together, *rest = records.read_records(folder / "results")
+    assert not rest
+    alone = records.read_records(folder / "alone")
+    for seed, record in enumerate(alone):
+        assert record.model == together.model
+        assert together.perplexities[seed] == pytest.approx(record.perplexities[seed], rel=1e-5)
+        np.testing.assert_allclose(together.curves[seed], record.curves[0], rtol=1e-5)
+    page = (folder / "results" / "table1.md").read_text()
+    assert "| small | 1 | not run |" in page
+    assert (
+        f"| small-dropout=0.5 | {table1.mean([p[0] for p in together.perplexities.values()])}"
+        in page
+    )
+
+
+def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
+    record = folder / "results" / "small-seed0"
+    record.mkdir(parents=True)
+    (record / "summary.json").write_text("{}")
+    assert_refused(run(*FLAGS), "results/small-seed0: holds a damaged record", "run it again")
+    (record / "summary.json").unlink()
+    (folder / "results" / "small-mixtures.json").write_text("{")
+    corpus = reproduce.load_corpus(TINY)
+    (folder / "runs" / "small-seed7").mkdir(parents=True)
+    (folder / "runs" / "small-seed7" / "nll.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"small-seed7/nll.npz: is damaged"):
+        reproduction.mix(TINY, corpus, folder / "runs", [1])
+    with pytest.raises(ValueError, match=r"small-mixtures.json: is damaged"):
+        reproduction.read_mixtures(folder / "results", TINY)
+
+
+BAD_FLAGS = [
+    (["--rows=tiny"], ["--rows=tiny: give some of small,medium,large"]),
+    (["--sizes=1,two"], ["--sizes=two: there are 10 members; give numbers from 1 on"]),
+    (["--rows=large", "--members=2", "--sizes=5"], ["--sizes=5: there are 2 members"]),
+    (["--seeds=0"], ["seeds=0", "see --help"]),
+    (["--config=small"], ["--config=small: name models of the table with --rows"]),
+    (["--corpus=toy"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "telling"), BAD_FLAGS, ids=[" ".join(f) for f, _ in BAD_FLAGS])
+def test_bad_flag_is_refused_and_nothing_is_written(folder, flags, telling):
+    before = content(folder)
+    assert_refused(run(*flags), *telling)
+    assert content(folder) == before
+
+
+def held(*seeds, config=SMALL):
+    """Records of runs of one model."""
+    figures = {"valid_perplexity": 2.0, "test_perplexity": 1.0}
+    return [
+        records.Record(
+            model=records.model_of(config), summary={"seed": seed, **figures}, history=[]
+        )
+        for seed in seeds
+    ]
+
+
+@given(
+    first=st.integers(0, 3),
+    seeds=st.integers(1, 12),
+    done=st.sets(st.integers(0, 15)),
+    at_most=st.integers(1, 5),
+)
+def test_jobs_train_every_seed_that_is_missing_once_and_no_more_together_than_asked(
+    first, seeds, done, at_most
+):
+    config = override(SMALL, seed=first)
+    jobs = reproduction.jobs_left(config, seeds, held(*done), at_most)
+    trained = [job.config.seed + place for job in jobs for place in range(job.count)]
+    assert trained == sorted(set(range(first, first + seeds)) - done)
+    assert all(job.count <= at_most for job in jobs)
+    assert len({job.name for job in jobs}) == len(jobs)
+
+
+def test_records_are_of_the_same_model_whatever_computes_it_but_not_with_other_settings():
+    (record,) = held(0, config=override(SMALL, kernel="scan", softmax_tokens=7))
+    assert record.model == SMALL
+    assert reproduction.held_seeds(override(SMALL, seed=9), [record]) == {0}
+    for changes in ({"precision": "bfloat16"}, {"constant_epochs": 5}):
+        assert not reproduction.held_seeds(override(SMALL, **changes), [record])
+    changed = override(SMALL, seed=3, constant_epochs=5, kernel="scan")
+    assert reproduction.Job(changed, 1).name == "small-constant_epochs=5-seed3"
+    assert reproduction.Job(override(MEDIUM, seed=2), 4).name == "medium-seeds2-5"
+
+
+def test_member_that_diverged_is_in_no_figure_and_no_curve():
+    members = [
+        {"seed": 4, "excluded": None, "valid_perplexity": 2.0, "test_perplexity": 3.0},
+        {"seed": 5, "excluded": "the loss became nan"},
+    ]
+    history = [{"valid_perplexity_estimates": [9.0, None]}]
+    record = records.Record(model=SMALL, summary={"members": members}, history=history)
+    assert record.perplexities == {4: (2.0, 3.0)}
+    assert record.curves == [[9.0]]
+    assert reproduction.held_seeds(SMALL, [record]) == {4}
+
+
+def test_mixtures_of_fewer_models_leave_those_of_more(tmp_path):
+    more, fewer = {"seeds": [0, 1, 2]}, {"seeds": [0, 1]}
+    for mixtures in (more, fewer, None):
+        reproduction.write_mixtures(tmp_path, SMALL, mixtures)
+        assert reproduction.read_mixtures(tmp_path, SMALL) == more
+
+
+def test_every_model_of_the_paper_has_a_line_for_each_number_averaged():
+    page = table1.table1([], {})
+    for name, paper in PAPER_PERPLEXITIES.items():
+        for members, (valid, test) in paper.items():
+            assert f"| {name} | {members} | not run | {valid} | not run | {test} |" in page
+
+
+def test_job_on_several_devices_is_opened_as_one_of_the_programs_would(folder):
+    corpus = reproduce.load_corpus(TINY)
+    mesh = make_mesh(jax.devices())
+    job = reproduction.Job(TINY, 2)
+    run, workdir = reproduction.open_job(
+        job, corpus, folder / "runs", 1, mesh, reproduce.Console(quiet=True)
+    )
+    assert workdir.path.name == "small-seeds0-1"
+    assert len(run.state) == 2
+    config, more = workdir.read_config()
+    assert config == dataclasses.replace(TINY)
+    assert more == {"members": 2, "members_at_once": 1}
