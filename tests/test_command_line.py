@@ -17,6 +17,8 @@ OTHER = {
     "cell": "gru",
     "embedding_size": 11,
     "tie_weights": True,
+    "second_bias": True,
+    "carry_over_epochs": True,
     "dropout": 0.35,
     "hidden_dropout": 0.15,
     "mask_each": "window",

@@ -36,7 +36,9 @@ EVERYTHING = {
 }
 RUNS = {
     "paper": {"dropout": 0.5},
-    "lstm": dict(**EVERYTHING, update_dropout=0.5, zoneout_cell=0.25, embedding_size=2),
+    "lstm": dict(
+        **EVERYTHING, update_dropout=0.5, zoneout_cell=0.25, embedding_size=2, second_bias=True
+    ),
     "gru": dict(**EVERYTHING, cell="gru", update_dropout=0.5, tie_weights=True),
     "tanh": dict(**EVERYTHING, cell="tanh", mask_each="window", embedding_size=4),
 }
@@ -200,9 +202,18 @@ def test_gradient_of_a_tied_embedding_is_the_sum_of_those_of_its_two_uses():
     assert np.all(twice.softmax.weights != 0)
 
 
+def test_second_bias_of_a_gate_has_the_gradient_of_the_first():
+    config = dataclasses.replace(SMALL.model, hidden_size=HIDDEN, second_bias=True)
+    params = init_params(config, VOCABULARY, key=jax.random.key(0))
+    window, state = jnp.ones((TIME, BATCH), jnp.int32), zero_state(params.layers, BATCH)
+    for layer in jax.grad(lambda p: window_loss(p, window, window, state, None)[0])(params).layers:
+        np.testing.assert_array_equal(layer.bias, layer.second_bias)
+        assert np.all(layer.bias != 0)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_parameter_starts_uniform_in_the_given_range(cell):
-    config = ModelConfig(layers=2, hidden_size=60, init_scale=0.05, cell=cell)
+    config = ModelConfig(layers=2, hidden_size=60, init_scale=0.05, cell=cell, second_bias=True)
     params = init_params(config, 500, key=jax.random.key(0))
     leaves = jax.tree.leaves(params)
     for leaf in leaves:

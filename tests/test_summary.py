@@ -53,8 +53,9 @@ def test_paper_s_figures_belong_to_its_preset_whatever_the_seed(seed):
 def test_paper_s_figures_belong_to_no_other_setting(name):
     value = to_dict(SMALL)[name]
     words = {"corpus": "toy", "cell": "gru", "mask_each": "window"}
-    numbers = {"tie_weights": True, "embedding_size": 7, "decay_divisor": 4.0}
-    other = (words | numbers).get(name) or (
+    switches = {"tie_weights": True, "second_bias": True, "carry_over_epochs": True}
+    numbers = {"embedding_size": 7, "decay_divisor": 4.0}
+    other = (words | switches | numbers).get(name) or (
         value + 1 if isinstance(value, int) else float(value) / 2 or 0.5
     )
     assert paper_figures(summary_of(override(SMALL, **{name: other}))) == (None, None)

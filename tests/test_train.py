@@ -94,14 +94,19 @@ def test_chunks_of_any_length_give_the_same_run(text):
     assert int(state.step) == int(whole.step) == 2 * len(text)
 
 
-def test_windows_are_trained_on_in_the_order_of_the_text_and_state_is_zero_at_epoch_starts(text):
-    config = override(CONFIG, learning_rate=1e-30, dropout=0.0)  # parameters stay as they are
+@pytest.mark.parametrize("carried", [False, True], ids=["zero", "carried"])
+def test_windows_are_trained_on_in_the_order_of_the_text_and_state_starts_epochs_as_asked(
+    text, carried
+):
+    still = {"learning_rate": 1e-30, "dropout": 0.0}  # parameters stay as they are
+    config = override(CONFIG, carry_over_epochs=carried, **still)
     state = fresh(text, config)
     params = jax.tree.map(jnp.copy, state.params)
     _, nll = train_windows(config, state, text, 2 * len(text))
     evaluated, expected = jax.jit(window_loss), []
+    zeros = rnn_state = zero_state(params.layers, config.train.batch_size)
     for _ in range(2):
-        rnn_state = zero_state(params.layers, config.train.batch_size)
+        rnn_state = rnn_state if carried else zeros
         for window in text:
             _, (mean, rnn_state) = evaluated(params, window[:-1], window[1:], rnn_state, None)
             expected.append(mean)

@@ -50,11 +50,15 @@ RNNState = tuple[LayerState, ...]
 
 @struct.dataclass
 class LayerParams:
-    """One recurrent layer: the affine maps T of its gates, side by side, and its kind of cell."""
+    """One recurrent layer: the affine maps T of its gates, side by side, and its kind of cell.
+
+    A second bias, where there is one, is added to the first.
+    """
 
     input_weights: Float[Array, "features gates"]
     recurrent_weights: Float[Array, "hidden gates"]
     bias: Float[Array, " gates"]
+    second_bias: Float[Array, " gates"] | None = None
     cell: CellName = struct.field(pytree_node=False, default="lstm")
 
 

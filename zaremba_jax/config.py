@@ -75,6 +75,9 @@ class ModelConfig(_Validated):
     embedding_size: int = _setting(
         "features of a word's embedding; 0: as many as hidden_size", at_least=0, default=0
     )
+    second_bias: bool = _setting(
+        "a gate has two biases that are added up, as in the authors' code", default=False
+    )
     tie_weights: bool = _setting(
         "the softmax reads the embedding's weights (Press & Wolf 2017)", default=False
     )
@@ -152,6 +155,10 @@ class TrainConfig(_Validated):
     constant_epochs: int = _setting("epochs before the rate starts to decay", at_least=0)
     decay_divisor: float = _setting("divides the rate at each later epoch", at_least=1)
     clip_norm: float = _setting("largest global norm of the gradient", above=0)
+    carry_over_epochs: bool = _setting(
+        "an epoch starts with the state that the one before ended with, not with zeros",
+        default=False,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

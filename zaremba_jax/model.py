@@ -25,7 +25,7 @@ from zaremba_jax.softmax import logits, softmax_nll
 
 def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> ModelParams:
     """Draws every parameter, biases too, float32 uniform in ±`init_scale` (section 4.1)."""
-    keys = iter(jax.random.split(key, 3 * config.layers + 3))
+    keys = iter(jax.random.split(key, (3 + config.second_bias) * config.layers + 3))
 
     def uniform(*shape: int) -> jax.Array:
         scale = config.init_scale
@@ -40,6 +40,7 @@ def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> Model
                 input_weights=uniform(hidden if depth else features, gates),
                 recurrent_weights=uniform(hidden, gates),
                 bias=uniform(gates),
+                second_bias=uniform(gates) if config.second_bias else None,
                 cell=config.cell,
             )
             for depth in range(config.layers)

@@ -1,5 +1,7 @@
 """The deep recurrent network: layers outside, time inside, dropout on layer inputs only."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -97,12 +99,19 @@ def deep_rnn(
     for layer, layer_state, mask, through_time in zip(
         layers, state, masks.inputs or nothing, masks.recurrent or nothing, strict=True
     ):
+        layer = _add_biases(layer)
         # Eq. 1-6: D masks h[l-1, t] only, never h[l, t-1].
         inputs, layer_state = unroll_layer(
             layer, drop(inputs, mask), layer_state, through_time, compute
         )
         final_state.append(layer_state)
     return inputs, tuple(final_state)
+
+
+def _add_biases(layer: LayerParams) -> LayerParams:
+    if layer.second_bias is None:
+        return layer
+    return dataclasses.replace(layer, bias=layer.bias + layer.second_bias, second_bias=None)
 
 
 def drop(x: Activations, mask: Mask | None) -> Activations:

@@ -110,7 +110,8 @@ def train_step(
     """One window forward and backward, and one update of the parameters.
 
     The recurrent state is carried from window to window as data, so that no
-    gradient flows across, and is zero again at the first window of each epoch.
+    gradient flows across, and is zero again at the first window of each epoch, or of
+    the first one only, with `carry_over_epochs`.
 
     Args:
       config: the run.
@@ -125,8 +126,10 @@ def train_step(
     Returns:
       The next state, and the mean nats a token of this window, dropout on.
     """
-    epoch_starts = state.step % windows_per_epoch == 0
-    rnn_state = jax.tree.map(lambda x: jnp.where(epoch_starts, 0, x), state.rnn_state)
+    rnn_state = state.rnn_state
+    if not config.train.carry_over_epochs:
+        epoch_starts = state.step % windows_per_epoch == 0
+        rnn_state = jax.tree.map(lambda x: jnp.where(epoch_starts, 0, x), rnn_state)
     rates = {**active_rates(config.regularizers), **(rates or {})}
     tokens, vocabulary_size = window[:-1], len(state.params.embedding)
     mask_key, weight_key = jax.random.split(jax.random.fold_in(state.key, state.step))
