@@ -86,7 +86,7 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
         curves = np.array([c for r in records if r.model == model for c in r.curves])
         if curves.size:
             epochs = range(1, curves.shape[1] + 1)
-            left.plot(epochs, curves.mean(axis=0), color=color, label=f"{name}, {len(curves)}")
+            left.plot(epochs, curves.mean(axis=0), color=color, label=f"{name}, seeds: {len(curves)}")
             left.fill_between(
                 epochs, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2
             )

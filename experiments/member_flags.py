@@ -4,7 +4,6 @@ from absl import flags
 
 from experiments.command_line import FLAGS
 
-flags.disclaim_key_flags()  # --help lists them among the flags of the program
 flags.DEFINE_integer(
     "members",
     None,

@@ -7,7 +7,6 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 from rich.console import Console
-from rich.markdown import Markdown
 
 from experiments import command_line, member_flags, run_flags
 from experiments.command_line import FLAGS, changes_from_flags, fail
@@ -23,7 +22,7 @@ from experiments.reproduction import (
     write_mixtures,
 )
 from experiments.run_flags import default_workdir, join_hosts, load_corpus, train_to_the_end
-from experiments.table1 import table1
+from experiments.table1 import Line, page, print_lines, table1
 from experiments.workdir import write_text
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 from zaremba_jax.corpus import Corpus
@@ -31,7 +30,9 @@ from zaremba_jax.ensemble import MEMBER, make_mesh
 
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(member_flags)
-flags.DEFINE_list("rows", list(PAPER_PERPLEXITIES), "models of the table, with commas")
+flags.DEFINE_list(
+    "rows", list(PAPER_PERPLEXITIES), "models to train, with commas; none: write the table alone"
+)
 flags.DEFINE_integer(
     "seeds",
     None,
@@ -50,16 +51,17 @@ def main() -> None:
         sizes = [sizes_of(config) for config in rows]
         results, folder = Path(FLAGS.results), default_workdir("reproduce").path
         console = join_hosts()
-        corpus, mesh = load_corpus(rows[0]), make_mesh(jax.devices(), FLAGS.data_parallel)
+        mesh = make_mesh(jax.devices(), FLAGS.data_parallel)
         results.mkdir(parents=True, exist_ok=True)
         for config, averaged in zip(rows, sizes, strict=True):
+            corpus = load_corpus(config)
             for _ in train_row(config, max(averaged), corpus, mesh, folder, results, console):
                 write_mixtures(results, config, mix(config, corpus, folder, averaged))
                 report(results)
-        page = report(results)
+        lines = report(results)
     except (ValueError, OSError) as error:
         fail(error)
-    console.print(Markdown(page))
+    print_lines(console, lines)
     console.print(f"all of it is in {results}", soft_wrap=True)
 
 
@@ -101,10 +103,11 @@ def asked_rows() -> list[Config]:
     changes = changes_from_flags()
     if changes.get("corpus", "ptb") != "ptb" or FLAGS.train_file:
         raise ValueError("--corpus, --train_file: the table is the Penn Treebank's; leave them out")
-    for name in FLAGS.rows:
+    names = [name for name in dict.fromkeys(FLAGS.rows) if name]
+    for name in names:
         if name not in PAPER_PERPLEXITIES:
             raise ValueError(f"--rows={name}: give some of {','.join(PAPER_PERPLEXITIES)}")
-    return [override(PRESETS[name], **changes) for name in dict.fromkeys(FLAGS.rows)]
+    return [override(PRESETS[name], **changes) for name in names]
 
 
 def sizes_of(config: Config) -> list[int]:
@@ -117,22 +120,22 @@ def sizes_of(config: Config) -> list[int]:
     return asked_sizes(FLAGS.members or paper[-1]) or paper
 
 
-def report(results: Path) -> str:
+def report(results: Path) -> list[Line]:
     """Writes the table of all records, and its picture."""
     records = read_records(results)
     models = {model_name(r.model): r.model for r in records}
     found = {name: read_mixtures(results, model) for name, model in models.items()}
     mixtures = {name: mixture for name, mixture in found.items() if mixture}
-    page = table1(records, mixtures)
+    lines = table1(records, mixtures)
     picture = "![learning curves, and perplexity over the models averaged](table1.png)"
-    write_text(results / "table1.md", f"{page}\n{picture}\n")
+    write_text(results / "table1.md", f"{page(lines, records)}\n\n{picture}\n")
     try:
         from experiments.figures import draw_table1
     except ImportError:
-        return page + "\nno table1.png without matplotlib: pip install 'zaremba-jax[plots]'"
+        return lines  # matplotlib is an extra
     if jax.process_index() == 0:
         draw_table1(results / "table1.png", records, mixtures)
-    return page
+    return lines
 
 
 if __name__ == "__main__":

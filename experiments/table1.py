@@ -1,8 +1,12 @@
 """The paper's table 1 as Markdown, its figures beside ours, from records alone."""
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from experiments.records import Record, model_name
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
@@ -13,103 +17,123 @@ TENSORFLOW = {"small": (115.91, 115.52), "medium": (82.07, 83.47), "large": (78.
 
 Mixtures = dict[str, dict[str, Any]]
 
-_HEADER = (
-    ("model", ":--"),
-    ("averaged", "--:"),
-    ("validation", "--:"),
-    ("paper", "--:"),
-    ("test", "--:"),
-    ("paper", "--:"),
-    ("TensorFlow", "--:"),
-    ("models", ":--"),
-    ("training time", ":--"),
-)
 _LEGEND = """\
 Perplexity. One model: mean ± standard deviation over seeds. Several: the probabilities of so many
 models averaged for each token (section 4.1), mean ± standard deviation over sets of them, all sets
 or 100 drawn at random. Validation and test are read as one stream, all N - 1 predictions counted.
-Training time is that of all the models of the row, evaluation after each epoch included."""
+Training time is that of all the models of the line, evaluation after each epoch included."""
 
 
-def table1(records: list[Record], mixtures: Mixtures) -> str:
-    """The whole page.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Line:
+    """One model, or so many of it averaged: ours, the paper's figures and TensorFlow's."""
+
+    model: str
+    averaged: int
+    valid: str = "not run"
+    paper_valid: str
+    test: str = "not run"
+    paper_test: str
+    tensorflow: str
+    models: str = ""
+    time: str = ""
+
+
+_TITLES = {
+    "model": "model",
+    "averaged": "averaged",
+    "valid": "validation",
+    "paper_valid": "paper",
+    "test": "test",
+    "paper_test": "paper",
+    "tensorflow": "TensorFlow",
+    "models": "models",
+    "time": "training time",
+}
+
+
+def table1(records: list[Record], mixtures: Mixtures) -> list[Line]:
+    """The lines of the table: all that are in the paper, and what else was averaged.
 
     Args:
       records: of finished runs.
-      mixtures: records of `reproduction.mix`, by label.
+      mixtures: records of `reproduction.mix`, by name of the model.
     """
-    shown = [
-        model
-        for name in PAPER_PERPLEXITIES
-        for model in (PRESETS[name], override(PRESETS[name], precision="bfloat16"))
-        if model.compute.precision == "float32" or any(r.model == model for r in records)
-    ]
-    lines = [line for model in shown for line in _lines(model, records, mixtures)]
-    parts = ["# Table 1: Penn Treebank", _LEGEND, _markdown(_HEADER, lines)]
-    parts += _other_choices(records)
-    return "\n\n".join(parts) + "\n"
+    other_precision = [override(PRESETS[name], precision="bfloat16") for name in PAPER_PERPLEXITIES]
+    measured = [model for model in other_precision if any(r.model == model for r in records)]
+    models = [PRESETS[name] for name in PAPER_PERPLEXITIES] + measured
+    models.sort(key=lambda model: list(PAPER_PERPLEXITIES).index(model.name))
+    return [line for model in models for line in _lines(model, records, mixtures)]
 
 
-def _lines(model: Config, records: list[Record], mixtures: Mixtures) -> list[list[str]]:
-    """The table's lines of one model, one for each number that is averaged."""
+def page(lines: list[Line], records: list[Record]) -> str:
+    """The table, and what other choices than those of the presets make of it, as Markdown."""
+    rules = [":--" if name in ("model", "models", "time") else "--:" for name in _TITLES]
+    cells = [[str(getattr(line, name)) for name in _TITLES] for line in lines]
+    table = _markdown([[*_TITLES.values()], rules, *cells])
+    return "\n\n".join(["# Table 1: Penn Treebank", _LEGEND, table, *_other_choices(records)])
+
+
+def print_lines(console: Console, lines: list[Line]) -> None:
+    """Prints what was run, with the paper's figures."""
+    table = Table(title="Perplexity: Penn Treebank")
+    for title in ("model", "averaged", "validation", "paper", "test", "paper"):
+        table.add_column(title, justify="left" if title == "model" else "right")
+    for line in lines:
+        if line.models:
+            figures = (line.valid, line.paper_valid, line.test, line.paper_test)
+            table.add_row(line.model, str(line.averaged), *figures)
+    console.print(table)
+
+
+def _lines(model: Config, records: list[Record], mixtures: Mixtures) -> list[Line]:
     own = [record for record in records if record.model == model]
     mixed = mixtures.get(model_name(model), {"mixtures": [], "seeds": []})
-    measured = {m["members"]: m for m in mixed["mixtures"]}
+    measured = {mixture["members"]: mixture for mixture in mixed["mixtures"]}
     paper = PAPER_PERPLEXITIES[model.name]
+    expected = paper if model == PRESETS[model.name] else ()
+    tensorflow = " to ".join(f"{figure:.1f}" for figure in sorted(TENSORFLOW[model.name]))
     lines = []
-    for size in sorted({1, *paper, *measured}):
-        if size == 1:
-            cells = [*_single(own), _models(sum(len(r.perplexities) for r in own)), _time(own)]
-        elif size in measured:
-            pool = [record for record in own if record.perplexities.keys() & set(mixed["seeds"])]
-            sets = measured[size]["subsets"]
-            cells = [*_mixture(measured[size]), _models(len(mixed["seeds"]), sets), _time(pool)]
-        else:
-            cells = ["not run", "not run", "", ""]
-        valid, test, models, time = cells
+    for size in sorted({1, *expected, *measured}):
         figures = [f"{figure:.1f}" for figure in paper.get(size, ())] or ["", ""]
-        tensorflow = " to ".join(f"{f:.1f}" for f in sorted(TENSORFLOW[model.name]))
-        lines.append(
-            [
-                model_name(model),
-                str(size),
-                valid,
-                figures[0],
-                test,
-                figures[1],
-                tensorflow if size == 1 else "",
-                models,
-                time,
-            ]
+        line = Line(
+            model=model_name(model),
+            averaged=size,
+            paper_valid=figures[0],
+            paper_test=figures[1],
+            tensorflow=tensorflow if size == 1 else "",
         )
+        found = _single(own) if size == 1 else _mixture(measured.get(size), mixed["seeds"], own)
+        lines.append(dataclasses.replace(line, **found))
     return lines
 
 
-def _single(records: list[Record]) -> tuple[str, str]:
+def _single(records: list[Record]) -> dict[str, str]:
     figures = [pair for record in records for pair in record.perplexities.values()]
     if not figures:
-        return "not run", "not run"
-    valid, test = zip(*figures, strict=True)
-    return mean(valid), mean(test)
+        return {}
+    valid, test = (mean(split) for split in zip(*figures, strict=True))
+    return {"valid": valid, "test": test, "models": str(len(figures)), "time": _time(records)}
+
+
+def _mixture(found: dict[str, Any] | None, seeds: list[int], own: list[Record]) -> dict[str, str]:
+    if found is None:
+        return {}
+    several = found["subsets"] > 1
+    valid, test = (
+        f"{found[f'{split}_perplexity']:.1f}"
+        + (f" ± {found[f'{split}_spread']:.1f}" if several else "")
+        for split in ("valid", "test")
+    )
+    models = f"{len(seeds)}" + (f", {found['subsets']} sets" if several else "")
+    pool = [record for record in own if record.perplexities.keys() & set(seeds)]
+    return {"valid": valid, "test": test, "models": models, "time": _time(pool)}
 
 
 def mean(figures: Sequence[float]) -> str:
     """The mean, with the standard deviation where there are several."""
     spread = f" ± {statistics.stdev(figures):.1f}" if len(figures) > 1 else ""
     return f"{statistics.mean(figures):.1f}{spread}"
-
-
-def _mixture(found: dict[str, Any]) -> tuple[str, str]:
-    valid, test = (
-        f"{found[f'{split}_perplexity']:.1f}"
-        + (f" ± {found[f'{split}_spread']:.1f}" if found["subsets"] > 1 else "")
-        for split in ("valid", "test")
-    )
-    return valid, test
-
-
-def _models(count: int, sets: int = 0) -> str:
-    return (f"{count}" + (f", {sets} sets" if sets > 1 else "")) if count else ""
 
 
 def _time(records: list[Record]) -> str:
@@ -141,16 +165,15 @@ def _other_choices(records: list[Record]) -> list[str]:
         lines.append([name, *cells, str(len(own))])
     if not lines:
         return []
-    titles = ("validation", "test", "change", "change of test", "models")
-    header = [("setting", ":--"), *[(title, "--:") for title in titles]]
+    titles = ["setting", "validation", "test", "change", "change of test", "models"]
+    rules = [":--", *["--:"] * (len(titles) - 1)]
     return [
         "## Other choices",
-        "Models that differ from a preset, one model each time; the change is the mean over the"
-        " seeds that the preset was trained with too.",
-        _markdown(header, lines),
+        "Models that differ from a preset, one at a time; the changes are means over the seeds that"
+        " the\npreset was trained with too.",
+        _markdown([titles, rules, *lines]),
     ]
 
 
-def _markdown(header: Sequence[tuple[str, str]], lines: list[list[str]]) -> str:
-    titles, rules = zip(*header, strict=True)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rules, *lines))
+def _markdown(lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

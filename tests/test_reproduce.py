@@ -201,7 +201,7 @@ def test_mixtures_of_fewer_models_leave_those_of_more(tmp_path):
 
 
 def test_every_model_of_the_paper_has_a_line_for_each_number_averaged():
-    page = table1.table1([], {})
+    page = table1.page(table1.table1([], {}), [])
     for name, paper in PAPER_PERPLEXITIES.items():
         for members, (valid, test) in paper.items():
             assert f"| {name} | {members} | not run | {valid} | not run | {test} |" in page
