@@ -49,10 +49,24 @@ def fail(error: object, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the command line and runs `main`; a bad flag ends in one line, status 2."""
+def run(main: Callable[..., None], arguments: str | None = None) -> None:
+    """Parses the command line and runs `main`; a mistake in it ends in one line, status 2.
+
+    Args:
+      main: the program.
+      arguments: what `main` gets a list of, from beside the flags; None: nothing.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        rest = _parse(argv)
+        if arguments is None and rest[1:]:
+            fail(f"{rest[1]!r} is not a flag; see --help")
+        if arguments is not None and not rest[1:]:
+            fail(f"name {arguments}; see --help")
+        return rest
+
     try:
-        app.run(lambda _: main(), flags_parser=_parse)
+        app.run(lambda argv: main() if arguments is None else main(argv[1:]), flags_parser=parse)
     except KeyboardInterrupt:
         fail("interrupted", status=130)
 
@@ -64,6 +78,4 @@ def _parse(argv: list[str]) -> list[str]:
         fail(f"{error}; see --help")
     if FLAGS["verbosity"].using_default_value:  # the libraries' progress is not the user's
         FLAGS.verbosity = logging.WARNING
-    if rest[1:]:
-        fail(f"{rest[1]!r} is not a flag; see --help")
     return rest

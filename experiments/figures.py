@@ -1,5 +1,6 @@
 """Figures of runs, benchmarks and the ablation, by matplotlib, which the extra `plots` brings."""
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,9 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
         curves = np.array([c for r in records if r.model == model for c in r.curves])
         if curves.size:
             epochs = range(1, curves.shape[1] + 1)
-            left.plot(epochs, curves.mean(axis=0), color=color, label=f"{name}, seeds: {len(curves)}")
+            left.plot(
+                epochs, curves.mean(axis=0), color=color, label=f"{name}, seeds: {len(curves)}"
+            )
             left.fill_between(
                 epochs, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2
             )
@@ -125,6 +128,30 @@ def _draw_mixtures(
         color=color,
     )
     return points.lines[0].get_color()
+
+
+def comparison_svg(histories: dict[str, list[dict[str, Any]]]) -> str:
+    """Validation and training perplexity of runs over their epochs, as an SVG element."""
+    figure, panels = plt.subplots(1, 2, sharey=True, figsize=(11, 4.6), layout="constrained")
+    for axes, name, title in zip(
+        panels,
+        ("valid_perplexity_estimate", "train_perplexity"),
+        ("validation, estimate", "training, dropout on"),
+        strict=True,
+    ):
+        for run, history in histories.items():
+            epochs = [line["epoch"] for line in history]
+            axes.plot(epochs, [line[name] for line in history], marker=".", label=run)
+        axes.set(xlabel="epoch", yscale="log", title=title)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].set_ylabel("perplexity")
+    panels[0].legend(fontsize="small")
+    text = io.StringIO()
+    figure.savefig(text, format="svg")
+    plt.close(figure)
+    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def draw_scaling(path: Path, results: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The records of finished runs that lie in a folder: which model, which seeds, what came of it."""
+"""Records of runs: which model, which seeds, what came of it."""
 
 import dataclasses
 import json
@@ -13,11 +13,11 @@ _NOT_THE_MODEL_S = ("seed", "kernel", "softmax_tokens")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """A finished run of one model, or of members with seeds one after another.
+    """A run of one model, or of members with seeds one after another.
 
     Attributes:
       model: the configuration, by `model_of`.
-      summary: what the program reported at the end.
+      summary: what the program reported at the end; empty before that.
       history: a record an epoch.
     """
 
@@ -28,9 +28,10 @@ class Record:
     @property
     def perplexities(self) -> dict[int, tuple[float, float]]:
         """Validation and test perplexity by seed, of those that did not diverge."""
+        members = self.summary.get("members", [self.summary]) if self.summary else []
         return {
             member["seed"]: (member["valid_perplexity"], member["test_perplexity"])
-            for member in self.summary.get("members", [self.summary])
+            for member in members
             if not member.get("excluded")
         }
 
@@ -53,16 +54,24 @@ def read_records(folder: Path) -> list[Record]:
       ValueError: a record is damaged.
     """
     paths = [path.parent for path in sorted(folder.glob("*/summary.json"))]
-    return [_read(Workdir(path)) for path in paths]
+    return [read_record(Workdir(path)) for path in paths]
 
 
-def _read(workdir: Workdir) -> Record:
+def read_record(workdir: Workdir) -> Record:
+    """The run that lies in a folder, finished or not.
+
+    Raises:
+      ValueError: it is damaged, or there is none.
+    """
+    if not workdir.config.exists():
+        raise ValueError(f"{workdir.path}: holds no run; name the --workdir of one")
     try:
         config, _ = workdir.read_config()
-        lines = workdir.metrics.read_text().splitlines()
+        lines = workdir.metrics.read_text().splitlines() if workdir.metrics.exists() else []
+        finished = workdir.summary.exists()
         return Record(
             model=model_of(config),
-            summary=json.loads(workdir.summary.read_text()),
+            summary=json.loads(workdir.summary.read_text()) if finished else {},
             history=[json.loads(line) for line in lines],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -81,7 +81,7 @@ def run(*flags: str, program: ModuleType = ptb) -> Outcome:
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as stop,
     ):
-        command_line.run(program.main)
+        command_line.run(program.main, getattr(program, "ARGUMENTS", None))
     command_line.FLAGS.unparse_flags()
     status = stop.value.code or 0
     assert isinstance(status, int)

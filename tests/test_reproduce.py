@@ -112,7 +112,8 @@ def test_members_trained_together_are_recorded_as_those_trained_alone(folder):
 def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
     record = folder / "results" / "small-seed0"
     record.mkdir(parents=True)
-    (record / "summary.json").write_text("{}")
+    for name in ("config.json", "summary.json"):
+        (record / name).write_text("{}")
     assert_refused(run(*FLAGS), "results/small-seed0: holds a damaged record", "run it again")
     (record / "summary.json").unlink()
     (folder / "results" / "small-mixtures.json").write_text("{")

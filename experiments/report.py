@@ -1,0 +1,42 @@
+"""Compares runs on one page: `python -m experiments.report runs/small runs/medium`."""
+
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from experiments import command_line
+from experiments.command_line import FLAGS, fail
+from experiments.comparison import compare, html_page, print_comparison
+from experiments.records import read_record
+from experiments.workdir import Workdir, write_text
+
+ARGUMENTS = "the --workdir of each run to compare"
+
+flags.DEFINE_string("page", "report.html", "file for the comparison, with its figures inside")
+
+
+def main(runs: list[str]) -> None:
+    """Writes the page and prints its table."""
+    try:
+        records = {name: read_record(Workdir(path)) for name, path in named(runs).items()}
+        lines = compare(records)
+        write_text(Path(FLAGS.page), html_page(records, lines))
+    except (ValueError, OSError) as error:
+        fail(error)
+    except ImportError:
+        fail("the page has figures, which matplotlib draws: pip install 'zaremba-jax[plots]'")
+    console = Console(highlight=False, markup=False)
+    print_comparison(console, lines)
+    console.print(f"the page is {FLAGS.page}", soft_wrap=True)
+
+
+def named(runs: list[str]) -> dict[str, str]:
+    """The runs by the names of their folders, where these tell them apart."""
+    runs = list(dict.fromkeys(runs))
+    short = [Path(path).name for path in runs]
+    return dict(zip(short if len(set(short)) == len(short) else runs, runs, strict=True))
+
+
+if __name__ == "__main__":
+    command_line.run(main, ARGUMENTS)

@@ -1,0 +1,104 @@
+"""The comparison of runs, on a terminal and as a page of its own."""
+
+import html.parser
+import json
+import shutil
+from pathlib import Path
+
+import program
+import pytest
+from program import assert_refused
+
+from experiments import report
+from experiments.comparison import compare
+from experiments.records import read_record
+from experiments.workdir import Workdir
+
+RESULTS = Path(__file__).parent.parent / "experiments" / "results"
+RUNS = ("quick-seed0", "small-bfloat16-seed0")
+
+
+def run(*arguments):
+    return program.run(*arguments, program=report)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in RUNS:
+        shutil.copytree(RESULTS / name, name)
+    return tmp_path
+
+
+class Page(html.parser.HTMLParser):
+    """The tables' rows, and every address that a page would load from."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.loaded, self._cell = [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        self._cell = tag in ("td", "th")
+        if self._cell:
+            self.rows[-1].append("")
+        addresses = ("src", "href", "xlink:href")
+        self.loaded += [x for name, x in attrs if name in addresses and not x.startswith("#")]
+
+    def handle_endtag(self, tag):
+        self._cell = False
+
+    def handle_data(self, data):
+        if self._cell:
+            self.rows[-1][-1] += data
+
+
+def test_page_holds_table_curves_and_differing_settings_and_loads_nothing(folder):
+    outcome = run(*RUNS)
+    assert outcome.status == 0, outcome.err
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert not page.loaded
+    assert "<svg" in text
+    rows = {row[0]: row[1:] for row in page.rows}
+    for name in RUNS:
+        summary = json.loads((folder / name / "summary.json").read_text())
+        figures = [f"{summary[f'{split}_perplexity']:.2f}" for split in ("valid", "test")]
+        assert rows[name][4:6] == figures
+        assert figures[1] in outcome.out
+    assert rows["precision"] == ["float32", "bfloat16"]
+    assert "batch_size" not in rows
+
+
+def test_run_that_goes_on_has_its_last_estimate_and_no_test_figure(folder):
+    (folder / "quick-seed0" / "summary.json").unlink()
+    metrics = folder / "quick-seed0" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)[:2]
+    metrics.write_text("".join(lines))
+    (line,) = compare({"<run>": read_record(Workdir("quick-seed0"))})
+    assert line["epochs"] == "2 of 6"
+    assert line["validation"] == f"({json.loads(lines[1])['valid_perplexity_estimate']:.2f})"
+    assert line["test"] == ""
+    metrics.unlink()
+    (line,) = compare({"new": read_record(Workdir("quick-seed0"))})
+    assert (line["epochs"], line["validation"]) == ("0 of 6", "")
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths_and_names_are_escaped(folder):
+    for place in ("a", "<b>"):
+        shutil.copytree("quick-seed0", folder / place / "quick-seed0")
+    assert run("a/quick-seed0", "<b>/quick-seed0", "--page=page.html").status == 0
+    text = (folder / "page.html").read_text()
+    names = {row[0] for row in Page(text).rows}
+    assert {"a/quick-seed0", "<b>/quick-seed0"} <= names
+    assert "<b>" not in text
+
+
+def test_what_is_no_run_is_refused_in_a_line(folder):
+    assert_refused(run("absent"), "absent: holds no run; name the --workdir of one")
+    assert_refused(run(), "name the --workdir of each run to compare; see --help")
+    (folder / "quick-seed0" / "config.json").write_text("{}")
+    assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "run it again")
+    assert not (folder / "report.html").exists()
