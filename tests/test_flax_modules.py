@@ -1,0 +1,284 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.flax_modules import DeepRNN, LinenDeepRNN, linen_params
+from zaremba_jax.flax_weights import nnx_layer
+
+BATCH, TIME, FEATURES, HIDDEN = 3, 4, 2, 3
+CELLS = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "tanh": nnx.SimpleCell}
+DTYPE = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+
+
+class FlaxStack(nnx.Module):
+    """What a user of Flax writes: dropout before each layer and after the last."""
+
+    def __init__(self, cell, layers, dropout=0.0):
+        rngs = nnx.Rngs(params=0, dropout=1)
+        sizes = (FEATURES,) + (HIDDEN,) * (layers - 1)
+        cells = [CELLS[cell](size, HIDDEN, **DTYPE, rngs=rngs) for size in sizes]
+        self.rnns = nnx.List([nnx.RNN(one, return_carry=True) for one in cells])
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+
+    def __call__(self, x, carries=None, keep_order=False, **options):
+        after = []
+        for depth, rnn in enumerate(self.rnns):
+            carry = None if carries is None else carries[depth]
+            last = depth == len(self.rnns) - 1
+            keep = keep_order or not last  # so that the next layer turns it around again
+            carry, x = rnn(self.dropout(x), initial_carry=carry, keep_order=keep, **options)
+            after.append(carry)
+        return tuple(after), self.dropout(x)
+
+
+def both(cell, layers, dropout=0.0):
+    """Flax's stack, its biases too random, and ours with the same weights."""
+    theirs = FlaxStack(cell, layers, dropout)
+    for place, rnn in enumerate(theirs.rnns):
+        biased = rnn.cell.dense_h if cell == "lstm" else rnn.cell.dense_i
+        biased.bias[...] = normal(*biased.bias.shape, seed=place)
+    ours = DeepRNN(
+        FEATURES,
+        HIDDEN,
+        layers=layers,
+        cell=cell,
+        dropout=dropout,
+        param_dtype=jnp.float64,
+        return_carry=True,
+        rngs=nnx.Rngs(params=2, dropout=1),
+    )
+    ours.load(tuple(nnx_layer(rnn.cell) for rnn in theirs.rnns))
+    return theirs, ours
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def carries(cell, layers, batch=(BATCH,)):
+    shape = (*batch, HIDDEN)
+    one = (normal(*shape, seed=1), normal(*shape, seed=2))
+    return ((one if cell == "lstm" else one[1]),) * layers
+
+
+def assert_close(actual, expected, tolerance=1e-10):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), actual, expected)
+
+
+@settings(max_examples=4)
+@example("lstm", 2, [1, 4, 2], True, False, True, True)
+@example("lstm", 2, [3, 2, 4], False, True, True, False)
+@example("gru", 1, [2, 1, 3], True, True, False, False)
+@given(
+    st.sampled_from(list(CELLS)),
+    st.integers(1, 2),
+    st.none() | st.lists(st.integers(1, TIME), min_size=BATCH, max_size=BATCH),
+    *(st.booleans(),) * 4,
+)
+def test_call_means_what_it_means_in_flax(
+    cell, layers, lengths, carried, time_major, reverse, keep_order
+):
+    with jax.enable_x64(True), jax.disable_jit():
+        theirs, ours = both(cell, layers)
+        x = normal(*((TIME, BATCH) if time_major else (BATCH, TIME)), FEATURES)
+        start = carries(cell, layers) if carried else None
+        options = {
+            "seq_lengths": None if lengths is None else jnp.array(lengths),
+            "time_major": time_major,
+            "reverse": reverse,
+            "keep_order": keep_order,
+        }
+        expected = theirs(x, start, **options)
+        assert_close(ours(x, initial_carry=start, **options), expected)
+        assert_close(ours(x, initial_carry=start, return_carry=False, **options), expected[1])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_and_dropout_are_those_of_a_stack_of_flax(float64, cell):
+    theirs, ours = both(cell, 2, dropout=0.5)
+    x, lengths = normal(TIME, BATCH, FEATURES), jnp.array([1, 4, 2])
+    weights = carries(cell, 2), normal(TIME, BATCH, HIDDEN, seed=3)
+
+    @nnx.jit
+    def gradients(theirs, ours):
+        def loss(module, x):
+            found = module(x, seq_lengths=lengths, time_major=True)
+            return sum(jax.tree.leaves(jax.tree.map(lambda a, b: (a * b).sum(), found, weights)))
+
+        return [nnx.value_and_grad(loss, argnums=(0, 1))(m, x) for m in (theirs, ours)]
+
+    (expected, (by_theirs, by_x)), (value, (by_ours, by_my_x)) = gradients(theirs, ours)
+    assert_close((value, by_my_x), (expected, by_x))
+    nnx.update(theirs, by_theirs)
+    nnx.update(ours, by_ours)  # gradients in the place of the weights, to compare them
+    assert_close(ours.params, tuple(nnx_layer(rnn.cell) for rnn in theirs.rnns))
+
+
+def test_linen_computes_what_nnx_does(float64):
+    _, ours = both("gru", 2)
+    linen = LinenDeepRNN(HIDDEN, layers=2, cell="gru", param_dtype=jnp.float64)
+    x, lengths = normal(BATCH, TIME, FEATURES), jnp.array([1, 4, 2])
+    variables = {"params": linen_params(ours.params)}
+    shapes = jax.eval_shape(linen.init, jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
+    options = {"seq_lengths": lengths, "reverse": True, "return_carry": True}
+    assert_close(linen.apply(variables, x, **options), ours(x, **options))
+
+
+def test_an_empty_sequence_leaves_the_carry_as_it_was(float64):
+    _, ours = both("lstm", 2)
+    start = carries("lstm", 2)
+    lengths = jnp.zeros(BATCH, jnp.int32)
+    after, _ = ours(normal(BATCH, TIME, FEATURES), initial_carry=start, seq_lengths=lengths)
+    assert_close(after, start)
+
+
+@pytest.mark.parametrize("axes", [(), (2, 3)])
+def test_the_batch_may_have_any_axes(float64, axes):
+    _, ours = both("lstm", 1)
+    x, start = normal(*axes, TIME, FEATURES), carries("lstm", 1, axes)
+    lengths = jnp.full(axes, 2)
+    carry, outputs = ours(x, initial_carry=start, seq_lengths=lengths)
+    flat = ours(
+        x.reshape(-1, TIME, FEATURES),
+        initial_carry=jax.tree.map(lambda part: part.reshape(-1, HIDDEN), start),
+        seq_lengths=lengths.reshape(-1),
+    )
+    assert outputs.shape == (*axes, TIME, HIDDEN)
+    assert_close(jax.tree.map(lambda a, b: a.reshape(b.shape), (carry, outputs), flat), flat)
+
+
+def sites(module, *args, **options):
+    """How many keys a call draws from the stream of dropout."""
+    before = int(module.dropout.rngs.count[...])
+    module(*args, **options)
+    return int(module.dropout.rngs.count[...]) - before
+
+
+def test_dropout_has_the_papers_sites_and_flaxs_switches():
+    x, rngs = jnp.ones((BATCH, TIME, FEATURES)), nnx.Rngs(params=0, dropout=1)
+    full, inner = (
+        DeepRNN(FEATURES, HIDDEN, layers=3, dropout=0.5, drop_output=last, rngs=rngs)
+        for last in (True, False)
+    )
+    assert sites(full, x) == 4  # L + 1
+    assert sites(inner, x) == 3
+    assert (full(x) == 0).any()
+    assert (inner(x) != 0).all()
+    assert sites(full, x, deterministic=True) == 0
+    full.eval()
+    assert sites(full, x) == 0
+    full.train()
+    assert sites(full, x) == 4
+    again = [full(x, rngs=nnx.Rngs(dropout=3)) for _ in range(2)]
+    np.testing.assert_array_equal(*again)
+    assert not np.array_equal(full(x, rngs=nnx.Rngs(dropout=4)), again[0])
+
+
+def test_linen_draws_its_masks_from_the_stream_of_dropout():
+    x = jnp.ones((BATCH, TIME, FEATURES))
+    module = LinenDeepRNN(HIDDEN, dropout=0.5)
+    variables = module.init(jax.random.key(0), x, deterministic=True)
+    one, same, other = (
+        module.apply(variables, x, deterministic=False, rngs={"dropout": jax.random.key(seed)})
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+    assert (module.apply(variables, x, deterministic=True) != 0).all()
+    with pytest.raises(ValueError, match="deterministic"):
+        module.apply(variables, x)
+
+
+def test_both_directions_of_flax_take_it():
+    x, lengths = normal(BATCH, TIME, FEATURES).astype(jnp.float32), jnp.array([1, 4, 2])
+    forth, back = (
+        DeepRNN(FEATURES, HIDDEN, dropout=0.5, deterministic=True, rngs=nnx.Rngs(seed))
+        for seed in range(2)
+    )
+    expected = jnp.concatenate(
+        [forth(x), back(x, seq_lengths=lengths, reverse=True, keep_order=True)], axis=-1
+    )
+    assert_close(nnx.Bidirectional(forth, back)(x, seq_lengths=lengths), expected, 1e-6)
+    linen = nn.Bidirectional(LinenDeepRNN(HIDDEN), LinenDeepRNN(HIDDEN))
+    params = [linen_params(one.params) for one in (forth, back)]
+    variables = {"params": dict(zip(("forward_rnn", "backward_rnn"), params, strict=True))}
+    assert_close(linen.apply(variables, x, seq_lengths=lengths), expected, 1e-6)
+
+
+def test_both_directions_draw_masks_from_streams_of_their_own():
+    x = jnp.ones((BATCH, TIME, FEATURES))
+
+    def outputs(seed):
+        rngs = nnx.Rngs(params=0, dropout=seed)
+        pair = [DeepRNN(FEATURES, HIDDEN, dropout=0.5, rngs=rngs) for _ in range(2)]
+        return nnx.Bidirectional(*pair)(x)
+
+    assert not np.array_equal(outputs(1), outputs(2))
+
+
+def test_every_gate_starts_as_one_of_flaxs_cells():
+    module = DeepRNN(FEATURES, HIDDEN, layers=2, rngs=nnx.Rngs(0))
+    for layer in module.params:
+        assert not layer.bias.any()
+        for gate in np.split(np.asarray(layer.recurrent_weights), 4, axis=1):
+            np.testing.assert_allclose(gate @ gate.T, np.eye(HIDDEN), atol=1e-5)
+
+
+def test_operands_in_bfloat16_change_rounding_alone():
+    rngs = nnx.Rngs(0)
+    module = DeepRNN(FEATURES, HIDDEN, compute=ComputeConfig(precision="bfloat16"), rngs=rngs)
+    twin = DeepRNN(FEATURES, HIDDEN, compute=ComputeConfig(kernel="scan"), rngs=rngs)
+    twin.load(module.params)
+    x = normal(BATCH, TIME, FEATURES).astype(jnp.float32)
+    rounded, exact = module(x), twin(x)
+    assert rounded.dtype == exact.dtype == jnp.float32
+    assert 0 < float(jnp.abs(rounded - exact).max()) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"layers": 0}, "layers=0: must be at least 1"),
+        ({"cell": "rnn"}, "cell='rnn': must be one of lstm, gru, tanh"),
+        ({"dropout": 1.0}, "dropout=1.0: must be at least 0 and below 1"),
+    ],
+)
+def test_module_that_cannot_be_is_refused(settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        DeepRNN(FEATURES, HIDDEN, **settings, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=reason):
+        LinenDeepRNN(HIDDEN, **settings).init(jax.random.key(0), jnp.ones((1, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "reason"),
+    [
+        ((BATCH, TIME, 5), {}, "need an axis of at least one time step and, last, 2 features"),
+        ((BATCH, 0, FEATURES), {}, "at least one time step"),
+        ((FEATURES,), {}, "at least one time step"),
+        ((BATCH, TIME, FEATURES), {"initial_carry": ()}, "a carry of 0 parts: give a tuple of one"),
+        (
+            (BATCH, TIME, FEATURES),
+            {"seq_lengths": jnp.ones(TIME, jnp.int32)},
+            "give one of each sequence",
+        ),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(shape, options, reason):
+    module = DeepRNN(FEATURES, HIDDEN, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=reason):
+        module(jnp.ones(shape), **options)
+
+
+def test_weights_of_other_sizes_are_refused():
+    module, other = (DeepRNN(size, HIDDEN, rngs=nnx.Rngs(0)) for size in (FEATURES, 5))
+    with pytest.raises(ValueError, match="layers of the shapes"):
+        module.load(other.params)

@@ -1,0 +1,120 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from zaremba_jax.array_types import HiddenState, LSTMState
+from zaremba_jax.flax_weights import linen_layer, nnx_layer
+from zaremba_jax.rnn import unroll_layer
+
+TIME, BATCH, FEATURES, HIDDEN = 3, 2, 4, 5
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.asarray(RNG.normal(size=shape))
+
+
+def randomized(params):
+    return jax.tree.map(lambda x: normal(*x.shape) / 2, params)
+
+
+def example(kind):
+    """Inputs, Flax's carry, the same as a state, and the weights of a loss of the results."""
+    c, h = normal(BATCH, HIDDEN), normal(BATCH, HIDDEN)
+    lstm = "LSTM" in kind
+    carry, state = ((c, h), LSTMState(h, c)) if lstm else (h, HiddenState(h))
+    weights = [normal(TIME, BATCH, HIDDEN), normal(BATCH, HIDDEN), normal(BATCH, HIDDEN)]
+    return normal(TIME, BATCH, FEATURES), carry, state, weights if lstm else weights[:2]
+
+
+def weighed(results, weights):
+    leaves = jax.tree.leaves(results)
+    assert len(leaves) == len(weights)
+    return sum((a * b).sum() for a, b in zip(leaves, weights, strict=True))
+
+
+def ours(kind, layer, inputs, state, weights):
+    """Gradients by layer and inputs, and outputs."""
+
+    def loss(layer, inputs):
+        outputs, end = unroll_layer(layer, inputs, state)
+        carry = (end.cell, end.hidden) if isinstance(end, LSTMState) else end.hidden
+        return weighed((outputs, carry), weights), outputs
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(layer, inputs)
+
+
+def theirs(call, params, inputs, weights):
+    def loss(params, inputs):
+        carry, outputs = call(params, inputs)
+        return weighed((outputs, carry), weights), outputs
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, inputs)
+
+
+def assert_close(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), actual, expected)
+
+
+@pytest.mark.parametrize("kind", ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"])
+def test_layer_of_an_nnx_cell_equals_it_in_values_and_gradients(float64, kind):
+    cell = getattr(nnx, kind)(
+        FEATURES, HIDDEN, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0)
+    )
+    graph, params = nnx.split(cell)
+    params = randomized(params)
+    inputs, carry, state, weights = example(kind)
+
+    def call(params, inputs):
+        rnn = nnx.RNN(nnx.merge(graph, params), time_major=True, return_carry=True)
+        return rnn(inputs, initial_carry=carry)
+
+    (gradient, by_inputs), outputs = theirs(call, params, inputs, weights)
+    found = ours(kind, nnx_layer(nnx.merge(graph, params)), inputs, state, weights)
+    assert_close(found, ((nnx_layer(nnx.merge(graph, gradient)), by_inputs), outputs))
+
+
+@pytest.mark.parametrize("kind", ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"])
+def test_layer_of_a_linen_cell_equals_it_in_values_and_gradients(float64, kind):
+    cell = getattr(nn, kind)(HIDDEN, param_dtype=jnp.float64)
+    rnn = nn.RNN(cell, time_major=True, return_carry=True)
+    inputs, carry, state, weights = example(kind)
+    params = randomized(rnn.init(jax.random.key(0), inputs)["params"]["cell"])
+    if kind == "GRUCell":
+        params["hn"]["bias"] = jnp.zeros(HIDDEN)
+
+    def call(params, inputs):
+        return rnn.apply({"params": {"cell": params}}, inputs, initial_carry=carry)
+
+    (gradient, by_inputs), outputs = theirs(call, params, inputs, weights)
+    found = ours(kind, linen_layer(cell, params), inputs, state, weights)
+    if kind == "GRUCell":
+        gradient["hn"]["bias"] = jnp.zeros(HIDDEN)  # of the bias that the layer lacks
+    assert_close(found, ((linen_layer(cell, gradient), by_inputs), outputs))
+
+
+def test_linen_gru_with_a_second_bias_is_refused():
+    cell, x = nn.GRUCell(HIDDEN), jnp.ones((BATCH, FEATURES))
+    params = cell.init(jax.random.key(0), jnp.ones((BATCH, HIDDEN)), x)["params"]
+    linen_layer(cell, params)
+    params["hn"]["bias"] += 1e-3
+    with pytest.raises(ValueError, match="hn, that is not zero"):
+        linen_layer(cell, params)
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        (nn.MGUCell(HIDDEN), "MGUCell: there is no such layer here; take one of LSTMCell"),
+        (nn.GRUCell(HIDDEN, gate_fn=nn.hard_sigmoid), "gate_fn"),
+        (nn.LSTMCell(HIDDEN, activation_fn=nn.relu), "activation_fn"),
+        (nn.SimpleCell(HIDDEN, residual=True), "residual"),
+    ],
+)
+def test_what_has_other_equations_is_refused(cell, reason):
+    with pytest.raises(ValueError, match=reason):
+        linen_layer(cell, {})

@@ -1,0 +1,58 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from layer_examples import make
+
+from zaremba_jax.array_types import LSTMState
+from zaremba_jax.cells import CELLS, project_inputs, step
+from zaremba_jax.layer_history import gate_values, state_after
+from zaremba_jax.rnn import unroll_layer
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+TIME, BATCH = 4, 5
+
+
+def assert_close(actual, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), actual, expected)
+
+
+def stepped(params, inputs, state):
+    """The states of every step, one after another."""
+    every = []
+    for x in inputs:
+        state = step(params, project_inputs(params, x), state)
+        every.append(state)
+    return every
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_state_after_some_steps_is_that_of_a_run_of_so_many(cell):
+    (params, inputs, state), *_ = make(TIME, BATCH, 3, 2, "float64", cell)
+    outputs, _ = unroll_layer(params, inputs, state)
+    found = state_after(params, inputs, outputs, state, jnp.arange(BATCH))
+    every = [state, *stepped(params, inputs, state)]
+    for stream, length in enumerate(range(BATCH)):
+        mine, expected = (jax.tree.map(lambda x, i=stream: x[i], s) for s in (found, every[length]))
+        assert_close(mine, expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_gates_give_the_next_state(cell):
+    (params, inputs, state), *_ = make(TIME, BATCH, 3, 2, "float64", cell)
+    outputs, _ = unroll_layer(params, inputs, state)
+    gates = gate_values(params, inputs, outputs, state)
+    before = state
+    for t, after in enumerate(stepped(params, inputs, state)):
+        now = {name: value[t] for name, value in gates.items()}
+        if isinstance(before, LSTMState):
+            assert isinstance(after, LSTMState)
+            assert_close(now["f"] * before.cell + now["i"] * now["u"], after.cell)
+            assert_close(now["o"] * jnp.tanh(after.cell), after.hidden)
+        elif cell == "gru":
+            assert_close((1 - now["z"]) * now["n"] + now["z"] * before.hidden, after.hidden)
+            assert 0 < float(now["r"].min()) < float(now["r"].max()) < 1
+        else:
+            assert_close(now["h"], after.hidden)
+        before = after

@@ -1,0 +1,304 @@
+"""The regularized deep RNN as a module of Flax: `DeepRNN` of nnx, `LinenDeepRNN` of linen.
+
+Both are called as `nnx.RNN` and `nn.RNN` are, with Flax's dropout and streams of random
+keys, and run the layers of `rnn`. The carry is a tuple with Flax's own of each layer,
+the bottom one first: (c, h) of an LSTM, h of the other cells.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+
+from zaremba_jax.array_types import CellName, LayerParams
+from zaremba_jax.cells import CELLS
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.sequences import Carry, Order, run_sequences
+
+# Flax's own, of its cells.
+_KERNEL = nn.initializers.lecun_normal()
+_RECURRENT_KERNEL = nn.initializers.orthogonal()
+_BIAS = nn.initializers.zeros_init()
+_NAMES = ("input_weights", "recurrent_weights", "bias")
+
+
+class _Layer(nnx.Module):
+    """The parameters of one layer."""
+
+    def __init__(self, cell: CellName, shapes: Any, inits: Any, dtype: Any, rngs: nnx.Rngs):
+        self.cell = cell
+        self.input_weights, self.recurrent_weights, self.bias = (
+            nnx.Param(_each_gate(init, cell)(rngs.params(), shape, dtype))
+            for init, shape in zip(inits, shapes, strict=True)
+        )
+
+    @property
+    def params(self) -> LayerParams:
+        return LayerParams(
+            self.input_weights[...], self.recurrent_weights[...], self.bias[...], self.cell
+        )
+
+
+class DeepRNN(nnx.Module):
+    """A deep RNN with dropout on the inputs of its layers (Zaremba et al. 2014, section 3).
+
+    Takes the place of `nnx.RNN(nnx.OptimizedLSTMCell(in_features, hidden_features))`, or of
+    several with a `nnx.Dropout` before each and after the last:
+
+        rnn = DeepRNN(3, 64, layers=2, dropout=0.5, rngs=nnx.Rngs(params=0, dropout=1))
+        outputs = rnn(inputs, seq_lengths=lengths)  # [batch, time, 3] to [batch, time, 64]
+
+    `train()` and `eval()` turn dropout on and off, as `deterministic` of a call does.
+
+    Attributes:
+      layers: their parameters, the bottom one first.
+      dropout: the operator D, Flax's own; the stream is `dropout`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        layers: int = 1,
+        cell: CellName = "lstm",
+        dropout: float = 0.0,
+        drop_output: bool = True,
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+        deterministic: bool = False,
+        kernel_init: Initializer = _KERNEL,
+        recurrent_kernel_init: Initializer = _RECURRENT_KERNEL,
+        bias_init: Initializer = _BIAS,
+        param_dtype: DTypeLike = jnp.float32,
+        compute: ComputeConfig = ComputeConfig(),
+        rngs: nnx.Rngs,
+    ):
+        """Draws the parameters.
+
+        Args:
+          in_features: of the inputs.
+          hidden_features: units of each layer.
+          layers: how many.
+          cell: `lstm`, `gru` or `tanh`.
+          dropout: probability that a unit of a layer's input, or of the last output, is
+            dropped; never one of h[t-1].
+          drop_output: whether the last output is dropped too: L + 1 sites, or L.
+          time_major: as of `nnx.RNN`; so are the next three.
+          return_carry: whether a call returns the carry, before the outputs.
+          reverse: whether sequences are read from their end.
+          keep_order: whether outputs are turned around again then.
+          deterministic: no dropout; as of `nnx.Dropout`.
+          kernel_init: of the weights of the inputs, gate by gate.
+          recurrent_kernel_init: of the weights of h[t-1], gate by gate.
+          bias_init: of the biases.
+          param_dtype: type of the parameters, to which inputs are converted.
+          compute: precision of the products, and kernel.
+          rngs: draws parameters from `params`; `dropout` is forked for later, if there
+            is any.
+
+        Raises:
+          ValueError: a size, a rate or a cell that cannot be.
+        """
+        _check(layers, cell, dropout)
+        self.drop_output, self.compute = drop_output, compute
+        self.order = Order(time_major, return_carry, reverse, keep_order)
+        inits = kernel_init, recurrent_kernel_init, bias_init
+        self.layers = nnx.List(
+            [
+                _Layer(cell, shapes, inits, param_dtype, rngs)
+                for shapes in _shapes(in_features, hidden_features, layers, cell)
+            ]
+        )
+        self.dropout = nnx.Dropout(
+            dropout, deterministic=deterministic, rngs=rngs if dropout else None
+        )
+
+    @property
+    def params(self) -> tuple[LayerParams, ...]:
+        """The layers as `rnn.deep_rnn` takes them."""
+        return tuple(layer.params for layer in self.layers)
+
+    def load(self, layers: tuple[LayerParams, ...]) -> None:
+        """Takes over the values of other layers, such as `flax_weights.nnx_layer` gives.
+
+        Raises:
+          ValueError: their number, kinds or shapes are others.
+        """
+        there, here = (jax.tree.map(jnp.shape, params) for params in (layers, self.params))
+        if there != here:
+            raise ValueError(f"layers of the shapes {there}: this module has {here}")
+        for mine, new in zip(self.layers, layers, strict=True):
+            for name in _NAMES:
+                getattr(mine, name)[...] = getattr(new, name)
+
+    def __call__(
+        self,
+        inputs: jax.Array,
+        *,
+        initial_carry: Carry | None = None,
+        seq_lengths: jax.Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    ) -> Any:
+        """Runs all layers over all time steps.
+
+        The last two arguments are as of `nnx.Dropout`, the others as of `nnx.RNN`; see
+        `sequences.run_sequences`.
+        """
+        if isinstance(rngs, nnx.RngStream) and rngs.tag == "carry":
+            rngs = None  # that of nnx.Bidirectional, for carries, which start from zeros here
+
+        def drop(x: jax.Array) -> jax.Array:
+            return self.dropout(x, deterministic=deterministic, rngs=rngs)
+
+        return run_sequences(
+            self.params,
+            inputs,
+            initial_carry,
+            seq_lengths,
+            drop=drop,
+            drop_output=self.drop_output,
+            order=self.order.but(
+                time_major=time_major,
+                return_carry=return_carry,
+                reverse=reverse,
+                keep_order=keep_order,
+            ),
+            compute=self.compute,
+        )
+
+
+class _LinenLayer(nn.Module):
+    """The parameters of one layer."""
+
+    cell: CellName
+    shapes: Any
+    inits: Any
+    dtype: Any
+
+    @nn.compact
+    def __call__(self) -> LayerParams:
+        values = [
+            self.param(name, _each_gate(init, self.cell), shape, self.dtype)
+            for name, init, shape in zip(_NAMES, self.inits, self.shapes, strict=True)
+        ]
+        return LayerParams(*values, self.cell)
+
+
+class LinenDeepRNN(nn.Module):
+    """`DeepRNN` of linen; attributes as its arguments, the call as that of `nn.RNN`.
+
+    Its parameters are `layers_0` and so on, with `input_weights`, `recurrent_weights` and
+    `bias` each. `deterministic`, here or in the call, has to be given if there is dropout,
+    as `nn.Dropout` has it.
+    """
+
+    features: int
+    layers: int = 1
+    cell: CellName = "lstm"
+    dropout: float = 0.0
+    drop_output: bool = True
+    time_major: bool = False
+    return_carry: bool = False
+    reverse: bool = False
+    keep_order: bool = False
+    deterministic: bool | None = None
+    kernel_init: Initializer = _KERNEL
+    recurrent_kernel_init: Initializer = _RECURRENT_KERNEL
+    bias_init: Initializer = _BIAS
+    param_dtype: DTypeLike = jnp.float32
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: jax.Array,
+        *,
+        initial_carry: Carry | None = None,
+        init_key: jax.Array | None = None,
+        seq_lengths: jax.Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+        deterministic: bool | None = None,
+    ) -> Any:
+        """Runs all layers over all time steps; see `run_sequences`. `init_key` is not used."""
+        _check(self.layers, self.cell, self.dropout)
+        inits = self.kernel_init, self.recurrent_kernel_init, self.bias_init
+        shapes = _shapes(inputs.shape[-1], self.features, self.layers, self.cell)
+        params = tuple(
+            _LinenLayer(self.cell, of_layer, inits, self.param_dtype, name=f"layers_{depth}")()
+            for depth, of_layer in enumerate(shapes)
+        )
+        dropout = nn.Dropout(self.dropout, deterministic=self.deterministic)
+
+        def drop(x: jax.Array) -> jax.Array:
+            return dropout(x, deterministic=deterministic) if self.dropout else x
+
+        order = Order(self.time_major, self.return_carry, self.reverse, self.keep_order)
+        return run_sequences(
+            params,
+            inputs,
+            initial_carry,
+            seq_lengths,
+            drop=drop,
+            drop_output=self.drop_output,
+            order=order.but(
+                time_major=time_major,
+                return_carry=return_carry,
+                reverse=reverse,
+                keep_order=keep_order,
+            ),
+            compute=self.compute,
+        )
+
+
+def linen_params(layers: tuple[LayerParams, ...]) -> dict[str, dict[str, jax.Array]]:
+    """The parameters of a `LinenDeepRNN` with these layers, such as `flax_weights` gives."""
+    return {
+        f"layers_{depth}": {name: getattr(layer, name) for name in _NAMES}
+        for depth, layer in enumerate(layers)
+    }
+
+
+def _check(layers: int, cell: str, dropout: float) -> None:
+    if layers < 1:
+        raise ValueError(f"layers={layers}: must be at least 1")
+    if cell not in CELLS:
+        raise ValueError(f"cell={cell!r}: must be one of {', '.join(CELLS)}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+
+
+def _shapes(
+    in_features: int, hidden: int, layers: int, cell: CellName
+) -> list[tuple[tuple[int, ...], ...]]:
+    """Of weights and bias of each layer, in the order of `_NAMES`."""
+    gates = CELLS[cell].gates * hidden
+    sizes = (in_features,) + (hidden,) * (layers - 1)
+    return [((size, gates), (hidden, gates), (gates,)) for size in sizes]
+
+
+def _each_gate(init: Initializer, cell: CellName) -> Initializer:
+    """Draws every gate's part of an array by itself, as the cells of Flax do."""
+    gates = CELLS[cell].gates
+
+    def draw(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None):
+        *lead, last = shape
+        keys = jax.random.split(key, gates)
+        parts = [init(key, (*lead, last // gates), dtype) for key in keys]
+        return jnp.concatenate(parts, axis=-1)
+
+    return draw

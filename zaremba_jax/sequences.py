@@ -1,0 +1,134 @@
+"""A deep RNN over a batch of sequences: of any lengths, in either layout and direction.
+
+What `flax.nnx.RNN` makes of one cell, for layers of this library: the same layouts,
+the same meaning of lengths, of reversal and of the carry.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.nnx.nn.recurrent import flip_sequences
+from jaxtyping import Array, Float, Int
+
+from zaremba_jax.array_types import HiddenState, LayerParams, LayerState, LSTMState
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.layer_history import state_after
+from zaremba_jax.rnn import unroll_layer, zero_state
+
+Carry = tuple[Any, ...]
+Drop = Callable[[jax.Array], jax.Array]
+
+
+class Order(NamedTuple):
+    """How a batch lies in its arrays and which way it is read; the names are Flax's."""
+
+    time_major: bool = False  # [time, *batch, features], else [*batch, time, features]
+    return_carry: bool = False
+    reverse: bool = False  # read from the end of each sequence, padding stays behind it
+    keep_order: bool = False  # turn the outputs around again then
+
+    def but(self, **changes: bool | None) -> "Order":
+        """The same, but for what is not None."""
+        return self._replace(**{name: x for name, x in changes.items() if x is not None})
+
+
+_AS_IT_STANDS = Order()
+
+
+def run_sequences(
+    layers: tuple[LayerParams, ...],
+    inputs: Float[Array, "*batch_and_time features"],
+    carry: Carry | None = None,
+    lengths: Int[Array, "*batch"] | None = None,
+    *,
+    drop: Drop = lambda x: x,
+    drop_output: bool = False,
+    order: Order = _AS_IT_STANDS,
+    compute: ComputeConfig = ComputeConfig(),
+) -> Any:
+    """Runs all layers over all time steps.
+
+    Args:
+      layers: the weights, bottom layer first.
+      inputs: with any number of axes of the batch; converted to the type of the weights.
+      carry: before the first step, Flax's of each layer, bottom layer first: (c, h) of an
+        LSTM, h of another cell, [*batch, hidden]; None: zeros.
+      lengths: steps of each sequence; what comes after them is padding. None: all.
+      drop: the operator D, called on each layer's input in turn, [time, batch, features]
+        with all axes of the batch in one.
+      drop_output: whether it is called on the last layer's output too.
+      order: of the arrays.
+      compute: precision and kernel.
+
+    Returns:
+      The outputs, in the layout of the inputs; with `return_carry`, the carry and they.
+      The carry is that after the last step of each sequence, where there is none the
+      carry before. Outputs go on over the padding, as they do in Flax; they mean nothing.
+
+    Raises:
+      ValueError: shapes that do not fit each other.
+    """
+    time_axis = 0 if order.time_major else inputs.ndim - 2
+    batch_shape = _batch_shape(layers, inputs, carry, lengths, time_axis)
+    batch, dtype = math.prod(batch_shape), layers[0].bias.dtype
+    lengths = None if lengths is None else lengths.reshape(batch)
+
+    def turn(x: jax.Array) -> jax.Array:
+        return flip_sequences(x, lengths, num_batch_dims=1, time_major=True)
+
+    x = jnp.moveaxis(inputs, time_axis, 0)
+    x = x.reshape(len(x), batch, -1).astype(dtype)
+    x = turn(x) if order.reverse else x
+    start = zero_state(layers, batch)
+    if carry is not None:
+        start = tuple(_state(part, batch, dtype) for part in carry)
+    ends = []
+    for layer, state in zip(layers, start, strict=True):
+        read = drop(x)
+        x, end = unroll_layer(layer, read, state, compute=compute)
+        if order.return_carry and lengths is not None:
+            end = state_after(layer, read, x, state, lengths, compute.precision)
+        ends.append(_carry(end, batch_shape))
+    x = drop(x) if drop_output else x
+    x = turn(x) if order.reverse and order.keep_order else x
+    outputs = jnp.moveaxis(x.reshape(len(x), *batch_shape, -1), 0, time_axis)
+    return (tuple(ends), outputs) if order.return_carry else outputs
+
+
+def _batch_shape(
+    layers: tuple[LayerParams, ...],
+    inputs: jax.Array,
+    carry: Carry | None,
+    lengths: jax.Array | None,
+    time_axis: int,
+) -> tuple[int, ...]:
+    """The axes of the batch."""
+    features = len(layers[0].input_weights)
+    if inputs.ndim < 2 or inputs.shape[-1] != features or not inputs.shape[time_axis]:
+        raise ValueError(
+            f"inputs of shape {inputs.shape}: need an axis of at least one time step and, last,"
+            f" {features} features"
+        )
+    shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 : -1]
+    if lengths is not None and lengths.shape != shape:
+        raise ValueError(
+            f"seq_lengths of shape {lengths.shape}: give one of each sequence, {shape}"
+        )
+    if carry is not None and len(carry) != len(layers):
+        raise ValueError(
+            f"a carry of {len(carry)} parts: give a tuple of one for each of {len(layers)} layers"
+        )
+    return shape
+
+
+def _state(carry: Any, batch: int, dtype: Any) -> LayerState:
+    parts = [x.reshape(batch, -1).astype(dtype) for x in jax.tree.leaves(carry)]
+    return HiddenState(*parts) if len(parts) == 1 else LSTMState(hidden=parts[1], cell=parts[0])
+
+
+def _carry(state: LayerState, batch_shape: tuple[int, ...]) -> Any:
+    hidden = state.hidden.reshape(*batch_shape, -1)
+    return (state.cell.reshape(hidden.shape), hidden) if isinstance(state, LSTMState) else hidden
