@@ -6,9 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zaremba_jax.corpus import (
-    EOS,
-    UNK,
-    Vocabulary,
     make_corpus,
     read_corpus,
     read_tokens,
@@ -16,34 +13,7 @@ from zaremba_jax.corpus import (
     unigram_perplexity,
     windows,
 )
-
-WORDS = st.lists(st.sampled_from(["a", "b", "ñ", "the", UNK, EOS]), min_size=1, max_size=50)
-
-
-@given(WORDS)
-def test_decode_inverts_encode(words):
-    vocabulary = Vocabulary.of(words)
-    ids = vocabulary.encode(words)
-    assert vocabulary.decode(ids) == words
-    assert ids.dtype == np.int32
-    assert set(ids) == set(range(len(vocabulary)))
-
-
-def test_vocabulary_is_ordered_by_frequency_then_alphabet_whatever_the_order_of_the_text():
-    assert Vocabulary.of(["c", "b", "a", "c", "b", "c"]).words == ("c", "b", "a")
-    assert Vocabulary.of(["b", "a"]) == Vocabulary.of(["a", "b"])
-
-
-def test_fingerprint_tells_vocabularies_apart():
-    prints = {Vocabulary(words).fingerprint for words in [("a", "b"), ("b", "a"), ("ab",)]}
-    assert len(prints) == 3
-    assert Vocabulary(("a", "b")).fingerprint == Vocabulary(("a", "b")).fingerprint
-
-
-def test_unknown_words_become_unk_where_there_is_one_and_are_refused_where_there_is_none():
-    assert Vocabulary((UNK, "a")).encode(["a", "zebra"]).tolist() == [1, 0]
-    with pytest.raises(ValueError, match=r"^v\.txt: the word 'zebra' is not in .* replace rare"):
-        Vocabulary(("a",)).encode(["a", "zebra"], source="v.txt")
+from zaremba_jax.vocabulary import EOS
 
 
 @given(st.integers(1, 200), st.integers(1, 7), st.integers(1, 9))

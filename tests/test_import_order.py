@@ -5,7 +5,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    {"array_types", "precision"},
+    {"array_types", "precision", "vocabulary"},
     {"config"},
     {"corpus"},
     {"ptb", "toy_corpus"},

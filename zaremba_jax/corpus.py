@@ -1,63 +1,14 @@
-"""Text to ids, ids to parallel streams, streams to windows. NumPy only."""
+"""Texts as ids, ids to parallel streams, streams to windows. NumPy only."""
 
 import dataclasses
 import functools
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-EOS = "<eos>"
-UNK = "<unk>"
-
-
-@dataclasses.dataclass(frozen=True)
-class Vocabulary:
-    """The word types of a training text; a word's id is its place in `words`."""
-
-    words: tuple[str, ...]
-
-    @classmethod
-    def of(cls, tokens: Iterable[str]) -> "Vocabulary":
-        """The types among `tokens`, most frequent first, ties in alphabetical order."""
-        counts = Counter(tokens)
-        return cls(tuple(sorted(counts, key=lambda word: (-counts[word], word))))
-
-    def __len__(self) -> int:
-        return len(self.words)
-
-    @functools.cached_property
-    def _ids(self) -> dict[str, int]:
-        return {word: number for number, word in enumerate(self.words)}
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of the words and their order; equal ids mean equal words where it is equal."""
-        return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
-
-    def encode(self, tokens: Iterable[str], source: str = "text") -> np.ndarray:
-        """The ids of `tokens`, int32 [N]; a word outside the vocabulary becomes `<unk>`.
-
-        Raises:
-          ValueError: a word is outside a vocabulary that has no `<unk>`; the message
-            starts with `source`.
-        """
-        unknown = self._ids.get(UNK)
-        if unknown is not None:
-            return np.array([self._ids.get(word, unknown) for word in tokens], np.int32)
-        try:
-            return np.array([self._ids[word] for word in tokens], np.int32)
-        except KeyError as missing:
-            raise ValueError(
-                f"{source}: the word {missing} is not in the training text, which has no {UNK};"
-                f" replace rare words by {UNK} in all three files"
-            ) from None
-
-    def decode(self, ids: Iterable[int]) -> list[str]:
-        """The words of `ids`."""
-        return [self.words[number] for number in ids]
+from zaremba_jax.vocabulary import EOS, Vocabulary
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -26,7 +26,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zaremba_jax.corpus import EOS, Corpus, make_corpus
+from zaremba_jax.corpus import Corpus, make_corpus
+from zaremba_jax.vocabulary import EOS
 
 DETERMINERS = ("la", "un", "tiu", "mia", "via", "nia", "lia", "kia")
 PREPOSITIONS = ("de", "en", "al", "sur", "kun", "per", "el", "sub", "por", "tra", "sen", "pri")

@@ -1,0 +1,152 @@
+"""Text to tokens, tokens to ids, and back: by words, characters or bytes."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import numpy as np
+
+EOS = "<eos>"
+UNK = "<unk>"
+Unit = Literal["word", "char", "byte"]
+NOUNS: dict[Unit, str] = {"word": "word", "char": "character", "byte": "byte"}
+BYTES = tuple(map(chr, range(256)))
+
+
+def split(text: str, unit: Unit = "word") -> list[str]:
+    """The tokens of a text; those of two texts in a row are those of the whole.
+
+    By words, as long as a word is not cut: what stands between white space, and
+    `<eos>` for each line end, so that a last line without one can go on. By
+    characters, line ends and spaces among them. By bytes, those of its UTF-8, each
+    written as the character of the same number.
+    """
+    if unit == "word":
+        return text.replace("\n", f" {EOS} ").split()
+    return list(text if unit == "char" else text.encode().decode("latin-1"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """The types of a training text; a type's id is its place in `words`.
+
+    `unit` tells what a type is: a word, a character or a byte, as `split` has them.
+    """
+
+    words: tuple[str, ...]
+    unit: Unit = "word"
+
+    @classmethod
+    def of(
+        cls, tokens: Iterable[str], unit: Unit = "word", size: int = 0, min_count: int = 1
+    ) -> "Vocabulary":
+        """The types among `tokens`; arguments and errors as of `counted`."""
+        return cls.counted(Counter(tokens), unit, size, min_count)
+
+    @classmethod
+    def counted(
+        cls, counts: Mapping[str, int], unit: Unit = "word", size: int = 0, min_count: int = 1
+    ) -> "Vocabulary":
+        """The types of a text, most frequent first, ties in alphabetical order.
+
+        Types that are left out count as `<unk>`, as if the text had that in their
+        place; `<eos>` never is. Of bytes, all 256 there are, by their number.
+
+        Args:
+          counts: how often each type occurs.
+          unit: what a type is.
+          size: how many types to keep, the most frequent, with `<unk>` if any is left out;
+            0: no limit.
+          min_count: types that occur less often are left out.
+
+        Raises:
+          ValueError: no type is left, or bytes are to be left out.
+        """
+        if unit == "byte":
+            if size or min_count > 1:
+                raise ValueError(
+                    f"vocab_size={size}, min_count={min_count}: a vocabulary of bytes has all 256;"
+                    " leave them out, or take the unit word or char"
+                )
+            return cls(BYTES, unit)
+        own = sorted(counts.keys() - {EOS, UNK}, key=lambda word: (-counts[word], word))
+        kept = [word for word in own if counts[word] >= min_count]
+        special = {word: counts[word] for word in (EOS, UNK) if word in counts}
+        if len(kept) < len(own) or 0 < size < len(own) + len(special):
+            special.setdefault(UNK, 0)
+            kept = kept[: max(size - len(special), 0)] if size else kept
+            special[UNK] += sum(counts[word] for word in own[len(kept) :])
+        if own and not kept:
+            raise ValueError(
+                f"vocab_size={size}, min_count={min_count}: leaves no {NOUNS[unit]} of the training"
+                f" text, whose most frequent occurs {counts[own[0]]} times; give a lower min_count,"
+                f" and a vocab_size of at least {len(special) + 1}, or 0 for no limit"
+            )
+        left = {word: counts[word] for word in kept} | special
+        return cls(tuple(sorted(left, key=lambda word: (-left[word], word))), unit)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @functools.cached_property
+    def _ids(self) -> "_Ids":
+        return _Ids((word, number) for number, word in enumerate(self.words))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the types and their order; equal ids mean equal tokens where it is equal."""
+        listed = "\n".join(self.words)
+        if self.unit != "word":  # that of words is as before there were other units
+            listed = json.dumps([self.unit, *self.words])
+        return hashlib.sha256(listed.encode()).hexdigest()
+
+    def tokens(self, text: str) -> list[str]:
+        """The text in this vocabulary's unit, as `split` has it."""
+        return split(text, self.unit)
+
+    def encode(self, tokens: Iterable[str], source: str = "text") -> np.ndarray:
+        """The ids of `tokens`, int32 [N]; one outside the vocabulary becomes `<unk>`.
+
+        Raises:
+          ValueError: a token is outside a vocabulary that has no `<unk>`; the message
+            starts with `source`.
+        """
+        try:
+            return np.fromiter(map(self._ids.__getitem__, tokens), np.int32)
+        except KeyError as missing:
+            raise ValueError(
+                f"{source}: the {NOUNS[self.unit]} {missing} is not in the training text, which has"
+                f" no {UNK}; give min_count=2 or a vocab_size, which make {UNK} of rare ones, or"
+                f" replace rare ones by {UNK} in all three files"
+            ) from None
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """The tokens of `ids`."""
+        return [self.words[number] for number in ids]
+
+    def join(self, ids: Iterable[int]) -> str:
+        """The text of `ids`: what `tokens` splits into them again.
+
+        Words have one space between them, and a line ends at each `<eos>`. Bytes that
+        are no UTF-8 become U+FFFD, `<unk>` stays as it is written.
+        """
+        tokens = self.decode(ids)
+        if self.unit == "byte":
+            return "".join(tokens).encode("latin-1").decode(errors="replace")
+        if self.unit == "char":
+            return "".join(tokens)
+        spaced = " ".join("\n" if word == EOS else word for word in tokens)
+        return spaced.replace(" \n", "\n").replace("\n ", "\n")
+
+
+class _Ids(dict[str, int]):
+    """The ids of a vocabulary's types; all others have that of `<unk>`, if there is one."""
+
+    def __missing__(self, word: str) -> int:
+        if UNK in self:
+            return self[UNK]
+        raise KeyError(word)
