@@ -18,7 +18,14 @@ from rich.table import Table
 
 from experiments import command_line
 from experiments.command_line import FLAGS, config_from_flags, fail
-from experiments.contenders import BUILDERS, Run, is_the_papers, sample_windows
+from experiments.contenders import (
+    BUILDERS,
+    Run,
+    build_members,
+    doublings,
+    is_the_papers,
+    sample_windows,
+)
 from experiments.floor import products, step_flops
 from experiments.summary import PACKAGES, device_name
 from experiments.timing import alone, interleave, quartiles
@@ -43,7 +50,9 @@ flags.DEFINE_list(
     f"contenders beside ours, of {', '.join(BUILDERS)}, each with :float32 or :bfloat16 behind"
     " it where not --precision is meant (default: those that can run here)",
 )
-flags.DEFINE_integer("members", 1, "models that ours trains at once", lower_bound=1)
+flags.DEFINE_integer(
+    "members", 1, "time ensembles of so many too, 1, 2, 4, … members at once", lower_bound=1
+)
 flags.DEFINE_integer("windows", 4, "training steps a turn", lower_bound=1)
 flags.DEFINE_integer("rounds", 15, "turns of each contender", lower_bound=2)
 flags.DEFINE_string("json", None, "file for the results")
@@ -51,30 +60,36 @@ flags.DEFINE_string("scaling", None, "file for a picture: measure tokens a secon
 
 
 class Contender(NamedTuple):
-    """Who trains what, and how many models at once."""
+    """Who trains what, and how many models in how many at once; ours alone trains several."""
 
     builder: str
     config: Config
     members: int = 1
+    at_once: int = 1
 
     @property
     def name(self) -> str:
-        """As `--peers` has it, the precision always said."""
-        return f"{self.builder}:{self.config.compute.precision}"
+        """As `--peers` has it, the precision always said; and the members."""
+        name = f"{self.builder}:{self.config.compute.precision}"
+        return name if self.members == 1 else f"{name} × {self.members}, {self.at_once} at once"
 
     def build(self, windows: int) -> Run:
         """Its function that trains on so many windows."""
-        extra = {"members": self.members} if self.members > 1 else {}
-        return BUILDERS[self.builder](self.config, sample_windows(self.config, windows), **extra)
+        text = sample_windows(self.config, windows)
+        if self.members > 1:
+            return build_members(self.config, text, self.members, self.at_once)
+        return BUILDERS[self.builder](self.config, text)
 
 
-def contenders(config: Config, peers: list[str], members: int) -> list[Contender]:
-    """Ours first, then the peers.
+def contenders(config: Config, peers: list[str], members: int = 1) -> list[Contender]:
+    """Ours first, ensembles of it where there are members, then the peers.
 
     Raises:
       ValueError: a peer or its precision is not known, or one is named twice.
     """
-    found = [Contender(OURS, config, members)]
+    found = [Contender(OURS, config)]
+    if members > 1:
+        found += [Contender(OURS, config, members, at_once) for at_once in doublings(members)]
     for peer in peers:
         builder, _, precision = peer.partition(":")
         for value, known in ((builder, tuple(BUILDERS)), (precision or "float32", PRECISIONS)):
@@ -140,6 +155,7 @@ def measure(entrants: list[Contender], windows: int, rounds: int) -> dict[str, A
         return {
             "contender": entrant.name,
             "members": entrant.members,
+            "members_at_once": entrant.at_once,
             "step_ms": quartiles(1e3 * step),
             "tokens_per_second": quartiles(1 / a_token(entrant)),
             "ratio": quartiles(a_token(entrant) / a_token(entrants[0])),
@@ -156,10 +172,16 @@ def scaling(config: Config, peers: list[str], windows: int, rounds: int) -> dict
     """Tokens a second of each contender, one setting varied at a time."""
 
     def at(setting: str, value: int) -> dict[str, Any]:
-        members = value if setting == "members" else 1
         sized = config if setting == "members" else override(config, **{setting: value})
-        found = measure(contenders(sized, peers, members), windows, rounds)
-        return {record["contender"]: record["tokens_per_second"] for record in found["contenders"]}
+        alone = contenders(sized, peers)
+        entrants = list(alone)
+        if setting == "members" and value > 1:
+            entrants[0] = Contender(OURS, config, members=value, at_once=value)
+        found = measure(entrants, windows, rounds)["contenders"]
+        return {
+            entrant.name: record["tokens_per_second"]
+            for entrant, record in zip(alone, found, strict=True)
+        }
 
     return {
         setting: {str(value): at(setting, value) for value in values}
@@ -170,13 +192,13 @@ def scaling(config: Config, peers: list[str], windows: int, rounds: int) -> dict
 def print_results(console: Console, results: dict[str, Any]) -> None:
     """Prints a row a contender."""
     table = Table(box=None, pad_edge=False, collapse_padding=True)
-    table.add_column("contender", no_wrap=True)
+    table.add_column("contender")
     for column in ("step ms", "tokens/s", "ratio", "quartiles", "of floor", "first s", "MB"):
         table.add_column(column, justify="right", no_wrap=True)
     for record in results["contenders"]:
-        name, ratio = record["contender"], record["ratio"]
+        ratio = record["ratio"]
         table.add_row(
-            name if record["members"] == 1 else f"{name} × {record['members']}",
+            record["contender"],
             f"{record['step_ms'].median:.1f}",
             f"{record['tokens_per_second'].median:,.0f}",
             f"{ratio.median:.2f}",
@@ -189,8 +211,8 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     rates = ", ".join(f"{rate:,.0f} in {p}" for p, rate in results["peak_gflops"].items())
     console.print(
         f"{results['config']['name']} on {results['device']}, medians of {results['rounds']}"
-        " rounds. Ratio: time a token over ours. Floor: the step's matrix products at this run's"
-        f" best rate, GFLOP/s: {rates}. First: seconds to the end of the first turn. MB: peak."
+        " rounds. Step: of all members. Ratio: time a token over ours alone. Floor: the step's"
+        f" matrix products at this run's best rate, GFLOP/s: {rates}. First: seconds to the end of the first turn. MB: peak."
     )
 
 
@@ -225,7 +247,7 @@ def main() -> None:
         print_results(console, results)
         if FLAGS.scaling:
             with console.status("scaling"):
-                others = [entrant.name for entrant in needs][1:]
+                others = [entrant.name for entrant in needs if entrant.members == 1][1:]
                 results["scaling"] = scaling(config, others, FLAGS.windows, FLAGS.rounds)
             from experiments.figures import draw_scaling
 

@@ -20,6 +20,7 @@ from flax import nnx
 from experiments.targets import PTB_VOCABULARY
 from experiments.torch_contender import build_torch
 from zaremba_jax.config import Config, ModelConfig, RegularizerConfig, override
+from zaremba_jax.ensemble import init_chunks, make_mesh, train_members
 from zaremba_jax.optimizer import make_optimizer
 from zaremba_jax.regularizers import active_rates, sample_masks
 from zaremba_jax.rnn import drop
@@ -43,23 +44,35 @@ def sample_windows(config: Config, count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, PTB_VOCABULARY, shape).astype(np.int32)
 
 
-def build_ours(config: Config, windows: np.ndarray, members: int = 1) -> Run:
-    """This library, as `experiments.ptb` runs it; several members by one `vmap`."""
+def build_ours(config: Config, windows: np.ndarray) -> Run:
+    """This library, as `experiments.ptb` runs it."""
     text = jnp.asarray(windows)
-    start = functools.partial(init_train_state, config, PTB_VOCABULARY, len(windows))
-    train = functools.partial(train_windows, config, windows=text, count=len(windows))
-    states = [start() for _ in range(members)]
-    state = states[0]
-    if members > 1:
-        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        train = jax.jit(jax.vmap(train), donate_argnums=0)
+    state = init_train_state(config, PTB_VOCABULARY, len(windows))
 
     def run() -> None:
         nonlocal state
-        state, nll = train(state)
+        state, nll = train_windows(config, state, text, len(windows))
         jax.block_until_ready((state, nll))
 
     return run
+
+
+def build_members(config: Config, windows: np.ndarray, members: int, at_once: int) -> Run:
+    """An ensemble, as `experiments.ensemble` trains it on one device: so many at once, in turn."""
+    mesh, text = make_mesh(jax.devices()[:1]), jnp.asarray(windows)
+    states = list(init_chunks(config, PTB_VOCABULARY, len(windows), members, at_once, mesh))
+
+    def run() -> None:
+        for place, state in enumerate(states):
+            states[place], _ = train_members(config, state, text, len(windows), mesh)
+        jax.block_until_ready(states)
+
+    return run
+
+
+def doublings(members: int) -> list[int]:
+    """How many members are trained at once: one, twice as many each time, and all of them."""
+    return [2**power for power in range(members.bit_length()) if 2**power < members] + [members]
 
 
 def build_scan(config: Config, windows: np.ndarray) -> Run:

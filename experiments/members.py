@@ -24,10 +24,9 @@ from zaremba_jax.corpus import Corpus, windows
 from zaremba_jax.ensemble import (
     MEMBER,
     MemberNLL,
-    chunk_sizes,
     fetch,
     finite_members,
-    init_members,
+    init_chunks,
     members_nll,
     members_that_fit,
     train_members,
@@ -35,8 +34,6 @@ from zaremba_jax.ensemble import (
 from zaremba_jax.evaluate import perplexity
 from zaremba_jax.optimizer import learning_rate
 from zaremba_jax.regularizers import expected_masks
-
-_SEEDS = 2**32
 
 
 @dataclasses.dataclass
@@ -169,17 +166,11 @@ def new_ensemble(
     """
     override(config, seed=config.seed + members - 1)
     text = windows(corpus.train, config.train.batch_size, config.train.unroll)
-    states, first = [], config.seed
-    for size in chunk_sizes(members, at_once, mesh):
-        seeds = [seed % _SEEDS for seed in range(first, first + size)]
-        shared = override(config, seed=0)  # so that all chunks are made by one program
-        states.append(init_members(shared, len(corpus.vocabulary), len(text), seeds, mesh))
-        first += size
     return EnsembleRun(
         config,
         corpus,
         on_every_device(text, mesh),
-        tuple(states),
+        init_chunks(config, len(corpus.vocabulary), len(text), members, at_once, mesh),
         epoch_nll=[0.0] * members,
         mesh=mesh,
         members=members,

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from program import ROOT, Outcome, assert_refused
 
-from experiments import timing
+from experiments import contenders, timing
 from experiments.contenders import is_the_papers
 from experiments.floor import products, step_flops
 from zaremba_jax.config import MEDIUM, QUICK, override
@@ -24,6 +25,7 @@ def benchmark(*flags: str) -> Outcome:
     done = subprocess.run(
         [sys.executable, "-m", "experiments.benchmark", *FLAGS, *flags],
         cwd=ROOT,
+        env=os.environ | {"COLUMNS": "120"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -46,10 +48,12 @@ def measured(tmp_path_factory):
 def test_every_contender_has_a_row_and_a_record(measured):
     out, results = measured
     names = [record["contender"] for record in results["contenders"]]
+    ours = "zaremba_jax:float32"
+    ensembles = [f"{ours} × 2, {at_once} at once" for at_once in (1, 2)]
     others = ["scan:float32", "zaremba_jax:bfloat16", "flax:float32", "nnx:float32"]
-    assert names == ["zaremba_jax:float32", *others]
-    rows = [line.split()[0] for line in out.splitlines()[1 : len(names) + 1]]
-    assert rows == names
+    assert names == [ours, *ensembles, *others]
+    for name, line in zip(names, out.splitlines()[1:], strict=False):
+        assert line.startswith(f"{name} ")
 
 
 @pytest.mark.slow
@@ -66,7 +70,8 @@ def test_record_agrees_with_itself(measured):
         assert record["first_seconds"] > record["step_ms"][1] / 1e3
         assert record["peak_bytes"] > 0
     assert results["contenders"][0]["ratio"] == [1, 1, 1]
-    assert [record["members"] for record in results["contenders"]] == [2, 1, 1, 1, 1]
+    members = [(record["members"], record["members_at_once"]) for record in results["contenders"]]
+    assert members == [(1, 1), (2, 1), (2, 2), *[(1, 1)] * 4]
     assert results["versions"].keys() >= {"python", "jax", "flax"}
     assert results["config"]["hidden_size"] == SIZES["hidden_size"]
 
@@ -85,6 +90,25 @@ def test_record_agrees_with_itself(measured):
 )
 def test_what_cannot_be_measured_is_refused_in_one_line(flag, telling):
     assert_refused(benchmark(*flag.split()), *telling)
+
+
+def test_members_are_timed_as_an_ensemble_trains_them_chunk_after_chunk(monkeypatch):
+    chunks, train_members = [], contenders.train_members
+
+    def counted(config, states, *rest):
+        chunks.append(len(states.step))
+        return train_members(config, states, *rest)
+
+    monkeypatch.setattr(contenders, "train_members", counted)
+    run = contenders.build_members(TINY, contenders.sample_windows(TINY, 2), members=3, at_once=2)
+    run()
+    run()
+    assert chunks == [2, 1, 2, 1]
+
+
+def test_members_at_once_double_up_to_all():
+    found = [contenders.doublings(members) for members in (1, 2, 4, 5)]
+    assert found == [[1], [1, 2], [1, 2, 4], [1, 2, 4, 5]]
 
 
 @pytest.mark.parametrize("changes", [{"cell": "tanh"}, {"l2": 0.1}, {"tie_weights": True}])

@@ -21,7 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Shaped, UInt
 
 from zaremba_jax.array_types import Masks, ModelParams, RNNState, Tokens, TrainState, Windows
-from zaremba_jax.config import ComputeConfig, Config
+from zaremba_jax.config import ComputeConfig, Config, override
 from zaremba_jax.evaluate import perplexity, read_text
 from zaremba_jax.model import token_nll
 from zaremba_jax.regularizers import Rates
@@ -30,6 +30,7 @@ from zaremba_jax.train import init_train_state, padded_streams, train_windows
 
 MEMBER, DATA = "member", "data"
 _EVERY_MEMBER, _REPLICATED = PartitionSpec(MEMBER), PartitionSpec()
+_SEEDS = 2**32
 
 MemberRates = Mapping[str, jax.Array]
 MemberNLL = Float[np.ndarray, "members predictions"]
@@ -91,6 +92,33 @@ def init_members(
       mesh: of `make_mesh`.
     """
     return _init(np.array(seeds, np.uint32), config, vocabulary_size, windows_per_epoch, mesh)
+
+
+def init_chunks(
+    config: Config,
+    vocabulary_size: int,
+    windows_per_epoch: int,
+    members: int,
+    at_once: int,
+    mesh: Mesh,
+) -> tuple[TrainState, ...]:
+    """The states of members with seeds from the configuration's on, in chunks to train in turn.
+
+    Args:
+      config: the run, with the first member's seed.
+      vocabulary_size: how many different tokens there are.
+      windows_per_epoch: how many windows an epoch has.
+      members: how many; those that pad the last chunk have the seeds after theirs.
+      at_once: members of a device that are trained together.
+      mesh: of `make_mesh`.
+    """
+    shared = override(config, seed=0)  # so that all chunks are made by one program
+    states, first = [], config.seed
+    for size in chunk_sizes(members, at_once, mesh):
+        seeds = [seed % _SEEDS for seed in range(first, first + size)]
+        states.append(init_members(shared, vocabulary_size, windows_per_epoch, seeds, mesh))
+        first += size
+    return tuple(states)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
