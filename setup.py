@@ -15,6 +15,7 @@ setup(
     packages=["zaremba_jax", "zaremba_jax.kernels", "experiments"],
     install_requires=[
         "absl-py>=2.1",
+        "flatbuffers>=24.3",
         "flax>=0.12",
         "jax>=0.10",
         "jaxlib>=0.10",
@@ -25,6 +26,7 @@ setup(
         "pooch>=1.8",
         "requests>=2.31",
         "rich>=13.7",
+        "safetensors>=0.5",
     ],
     extras_require={
         "test": [

@@ -34,7 +34,7 @@ from experiments.run_flags import (
     train_to_the_end,
 )
 from experiments.training import resume
-from experiments.workdir import Workdir, write_json
+from experiments.workdir import Workdir, write_json, write_model
 from zaremba_jax.config import settings
 from zaremba_jax.ensemble import make_mesh
 from zaremba_jax.evaluate import text_nll
@@ -56,6 +56,8 @@ def main() -> None:
     except (ValueError, OSError) as error:
         fail(error)
     train_to_the_end(run, workdir, console)
+    for model in run.models:
+        write_model(workdir.member(model.config.seed), model)
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         sizes = sizes_for(asked_sizes(run.members), len(run.live))

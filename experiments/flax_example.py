@@ -4,7 +4,6 @@ Sequences of letters, 4 to 20 long: which one came first?
 """
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 

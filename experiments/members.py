@@ -1,9 +1,12 @@
 """The host's side of an ensemble: chunks, members that diverge and are left out, other runs."""
 
 import dataclasses
+import operator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
@@ -32,6 +35,7 @@ from zaremba_jax.ensemble import (
     train_members,
 )
 from zaremba_jax.evaluate import perplexity
+from zaremba_jax.exported import Model
 from zaremba_jax.optimizer import learning_rate
 from zaremba_jax.regularizers import expected_masks
 
@@ -135,6 +139,19 @@ class EnsembleRun(Run):
             "valid_perplexity_estimates": self._of_live(each),
         }
 
+    @property
+    def models(self) -> Iterator[Model]:
+        """The trained members, without those that diverged; each has its own seed."""
+        member = 0
+        for state in self.state:
+            chunk = jax.tree.map(fetch, state.params)
+            for row in range(len(chunk.embedding)):
+                if member in self.live:
+                    params = jax.tree.map(operator.itemgetter(row), chunk)
+                    config = override(self.config, seed=self.seed(member))
+                    yield Model(params, config, self.corpus.vocabulary)
+                member += 1
+
     def end_epoch(self) -> None:
         """Makes the sums ready for the next epoch."""
         self.epoch_nll, self.epoch_seconds = [0.0] * self.members, 0.0
@@ -189,7 +206,7 @@ def config_of(workdir: Workdir) -> Config:
         if more:
             raise ValueError(f"its {', '.join(more)} are not of one model")
         return config
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"{workdir.path}: holds no run of experiments.ptb ({error}); name the --workdir of one"
         ) from None

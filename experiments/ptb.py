@@ -8,7 +8,7 @@ from experiments.command_line import FLAGS, fail
 from experiments.run_flags import configure, join_hosts, load_corpus, train_to_the_end
 from experiments.summary import print_table, summarize
 from experiments.training import Run, new_run, resume
-from experiments.workdir import Workdir, write_json
+from experiments.workdir import Workdir, write_json, write_model
 
 flags.adopt_module_key_flags(run_flags)
 flags.DEFINE_integer(
@@ -28,6 +28,8 @@ def main() -> None:
     except (ValueError, OSError) as error:
         fail(error)
     train_to_the_end(run, workdir, console)
+    for model in run.models:
+        write_model(workdir.model, model)
     report(run, workdir, console)
 
 

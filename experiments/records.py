@@ -74,7 +74,7 @@ def read_record(workdir: Workdir) -> Record:
             summary=json.loads(workdir.summary.read_text()) if finished else {},
             history=[json.loads(line) for line in lines],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"{workdir.path}: holds a damaged record ({error}); remove the folder, and run it again"
         ) from None

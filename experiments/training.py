@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from zaremba_jax.config import Config, to_dict
 from zaremba_jax.corpus import Corpus, windows
 from zaremba_jax.ensemble import fetch, init_spread, make_mesh, train_spread
 from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.exported import Model
 from zaremba_jax.optimizer import learning_rate
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.train import init_train_state, train_windows
@@ -68,6 +69,11 @@ class Run:
         """The model, on a single device."""
         params = self.state.params
         return params if self.mesh is None else jax.tree.map(fetch, params)
+
+    @property
+    def models(self) -> Iterable[Model]:
+        """What is trained, to be used and written."""
+        return [Model(self.params, self.config, self.corpus.vocabulary)]
 
     def progress(self, epoch: int, windows: int) -> dict[str, Any]:
         """Learning rate, training perplexity and speed over an epoch's first windows."""

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from zaremba_jax.config import PRESETS, Config, override, settings, to_dict
+from zaremba_jax.config import Config, from_dict, settings, to_dict
+from zaremba_jax.exported import Model, save_model
 
 
 class Workdir:
@@ -22,6 +23,8 @@ class Workdir:
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
         self.curves = self.path / "curves.png"
+        self.model = self.path / "model.safetensors"
+        self.members = self.path / "members"
         self.mixtures = self.path / "mixtures.png"
         self.nll = self.path / "nll.npz"
 
@@ -63,17 +66,28 @@ class Workdir:
         """What `create` wrote: the configuration, and what was beside it.
 
         Raises:
-          OSError, ValueError, KeyError, TypeError: nothing is there that it wrote.
+          OSError, ValueError, TypeError: nothing is there that it wrote.
         """
         flat = dict(json.loads(self.config.read_text()))
-        preset = PRESETS[flat.pop("name")]
         more = {name: flat.pop(name) for name in flat.keys() - settings().keys()}
-        return override(preset, **flat), more
+        return from_dict(flat), more
 
     def create(self, config: Config, **more: Any) -> None:
         """Makes the directory and writes `config.json`; arguments as of `check`."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.config, to_dict(config) | more)
+
+    def member(self, seed: int) -> Path:
+        """The model of an ensemble's member."""
+        return self.members / f"seed-{seed}.safetensors"
+
+
+def write_model(path: Path, model: Model) -> None:
+    """Writes a trained model, all of it or nothing."""
+    if jax.process_index() > 0:  # of several hosts, the first writes
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_model(path, model)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -25,6 +25,7 @@ from program import (
 )
 
 from experiments import ensemble, members
+from zaremba_jax.exported import load_model
 
 CHUNK = 17  # divides an epoch, so that one program is compiled
 SINGLE = [f"--chunk={CHUNK}" if f.startswith("--chunk") else f for f in program.FLAGS]
@@ -74,6 +75,11 @@ def summary_of(workdir):
     return json.loads((workdir / "summary.json").read_text())
 
 
+def exported(workdir):
+    """The names of the members that were written."""
+    return sorted(path.stem for path in (workdir / "members").glob("*.safetensors"))
+
+
 def stored(workdir):
     """The numbers of the newest checkpoint."""
     newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
@@ -96,8 +102,10 @@ def test_ensemble_leaves_all_its_files_and_a_line_an_epoch(finished):
         "metrics.jsonl",
         "summary.json",
         "mixtures.png",
+        "members",
         "checkpoints",
     }
+    assert exported(folder / "run") == ["seed-0", "seed-1", "seed-2"]
     config = json.loads((folder / "run" / "config.json").read_text())
     assert (config["members"], config["members_at_once"], config["seed"]) == (3, 1, 0)
     for number, line in enumerate(metrics(folder / "run"), 1):
@@ -134,6 +142,15 @@ def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(fini
         assert member["seed"] == seed
         for name in ("valid_perplexity", "test_perplexity"):
             assert member[name] == pytest.approx(alone[name], rel=1e-5)
+        models = [
+            load_model(path)
+            for path in (
+                folder / f"seed{seed}" / "model.safetensors",
+                finished[0] / "run" / "members" / f"seed-{seed}.safetensors",
+            )
+        ]
+        assert models[0].config == models[1].config
+        jax.tree.map(np.testing.assert_array_equal, models[0].params, models[1].params)
     pair = run("--from=seed0,seed1", *TEXT, "--workdir=pair")
     assert pair.status == 0, pair.err
     mixture = summary_of(folder / "pair")
@@ -179,6 +196,7 @@ def test_member_that_diverges_is_said_and_excluded_and_stays_so(finished, folder
     whole, summary = summary_of(finished[0] / "run"), summary_of(folder / "run")
     assert [row["members"] for row in summary["mixtures"]] == [1, 2]
     assert summary["members"][1] == {"seed": 1, "excluded": reason}
+    assert exported(folder / "run") == ["seed-0", "seed-2"]
     for member in (0, 2):
         assert summary["members"][member] == whole["members"][member]
     before = content(folder)

@@ -19,6 +19,7 @@ ORDER = [
     {"flax_modules"},
     {"softmax"},
     {"model"},
+    {"exported"},
     {"optimizer"},
     {"train"},
     {"evaluate"},

@@ -4,13 +4,17 @@ import json
 import shutil
 import sys
 
+import jax
+import numpy as np
 import pytest
 from program import (
     CONFIG,
     FLAGS,
     TEXT,
+    WORDS,
     assert_refused,
     content,
+    last_state,
     metrics,
     run,
     run_process,
@@ -18,6 +22,8 @@ from program import (
 )
 
 from zaremba_jax.config import QUICK, to_dict
+from zaremba_jax.corpus import EOS
+from zaremba_jax.exported import load_model
 
 
 @pytest.fixture
@@ -45,11 +51,21 @@ def test_run_ends_well_and_leaves_all_its_files(finished):
         "metrics.jsonl",
         "summary.json",
         "curves.png",
+        "model.safetensors",
         "checkpoints",
     }
     assert json.loads((folder / "run" / "config.json").read_text()) == to_dict(CONFIG)
     assert (folder / "run" / "curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert {path.name for path in (folder / "run" / "checkpoints").iterdir()} == {"119", "238"}
+
+
+def test_exported_model_is_the_trained_one(finished):
+    folder, _ = finished
+    model = load_model(folder / "run" / "model.safetensors")
+    assert model.config == CONFIG
+    assert set(model.vocabulary.words) == {*WORDS, EOS}
+    trained = last_state(folder / "run").params
+    jax.tree.map(np.testing.assert_array_equal, model.params, trained)
 
 
 def test_metrics_have_a_line_an_epoch(finished):

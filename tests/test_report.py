@@ -45,7 +45,8 @@ class Page(html.parser.HTMLParser):
         if self._cell:
             self.rows[-1].append("")
         addresses = ("src", "href", "xlink:href")
-        self.loaded += [x for name, x in attrs if name in addresses and not (x or "#").startswith("#")]
+        outside = [x for name, x in attrs if name in addresses and x and not x.startswith("#")]
+        self.loaded += outside
 
     def handle_endtag(self, tag):
         self._cell = False

@@ -58,8 +58,8 @@ class LayerParams:
     input_weights: Float[Array, "features gates"]
     recurrent_weights: Float[Array, "hidden gates"]
     bias: Float[Array, " gates"]
-    second_bias: Float[Array, " gates"] | None = None
     cell: CellName = struct.field(pytree_node=False, default="lstm")
+    second_bias: Float[Array, " gates"] | None = None
 
 
 @struct.dataclass

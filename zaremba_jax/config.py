@@ -7,6 +7,7 @@ numbers are those of Zaremba, Sutskever & Vinyals (2014), arXiv 1409.2329.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from zaremba_jax.array_types import CellName
@@ -238,6 +239,19 @@ def to_dict(config: Config) -> dict[str, int | float | str]:
     for section in _SECTIONS:
         flat |= flat.pop(section)
     return flat
+
+
+def from_dict(flat: Mapping[str, int | float | str]) -> Config:
+    """The configuration that `to_dict` described; a setting that is missing is its preset's.
+
+    Raises:
+      ValueError: there is no such preset or setting, or a value is outside its limits.
+    """
+    changes = dict(flat)
+    preset = PRESETS.get(str(changes.pop("name", None)))
+    if preset is None:
+        raise ValueError(f"name={flat.get('name')!r}: must be one of {', '.join(PRESETS)}")
+    return override(preset, **changes)
 
 
 def override(config: Config, **changes: int | float | str) -> Config:

@@ -1,0 +1,182 @@
+import json
+import pickle
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from zaremba_jax.config import QUICK, from_dict, override, to_dict
+from zaremba_jax.corpus import Vocabulary
+from zaremba_jax.exported import ENTRY, Model, load_model, named_arrays, save_model
+from zaremba_jax.model import init_params
+
+WORDS = Vocabulary(("the", "<eos>", "naïve", "<unk>"))
+CONFIG = override(QUICK, layers=2, hidden_size=3, seed=5)
+
+
+def make(**changes):
+    config = override(CONFIG, **changes)
+    return Model(init_params(config.model, len(WORDS), key=jax.random.key(0)), config, WORDS)
+
+
+def rewrite(path, changed_arrays=None, **record):
+    """The file with other arrays or another description."""
+    save_model(path, make())
+    arrays = load(path.read_bytes()) | (changed_arrays or {})
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    description = {"version": 1, "config": to_dict(CONFIG), "vocabulary": {"words": WORDS.words}}
+    path.write_bytes(save(arrays, {ENTRY: json.dumps(description | record)}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"cell": "gru"}, {"cell": "tanh", "tie_weights": True}, {"embedding_size": 5}],
+    ids=str,
+)
+def test_load_inverts_save_to_the_bit(tmp_path, changes):
+    model = make(**changes)
+    save_model(tmp_path / "model.safetensors", model)
+    read = load_model(tmp_path / "model.safetensors")
+    assert (read.config, read.vocabulary) == (model.config, model.vocabulary)
+    assert jax.tree.structure(read.params) == jax.tree.structure(model.params)
+    jax.tree.map(np.testing.assert_array_equal, read.params, model.params)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_same_model_is_the_same_bytes(tmp_path):
+    for name in ("one", "other"):
+        save_model(tmp_path / name, make())
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+def test_any_reader_of_safetensors_finds_arrays_by_clear_names(tmp_path):
+    save_model(tmp_path / "model", make())
+    arrays = load((tmp_path / "model").read_bytes())
+    assert set(arrays) == {
+        "embedding",
+        *(f"layers.{n}.{of}" for n in (0, 1) for of in ("input_weights", "recurrent_weights")),
+        *(f"layers.{n}.bias" for n in (0, 1)),
+        "softmax.weights",
+        "softmax.bias",
+    }
+    assert arrays["layers.1.recurrent_weights"].shape == (3, 12)
+
+
+def test_array_that_lies_otherwise_in_memory_is_written_by_its_values(tmp_path):
+    model = make()
+    turned = jax.tree.map(lambda x: np.asfortranarray(np.asarray(x)), model.params)
+    save_model(tmp_path / "model", Model(turned, model.config, WORDS))
+    read = load_model(tmp_path / "model")
+    jax.tree.map(np.testing.assert_array_equal, read.params, model.params)
+
+
+def test_interrupted_save_leaves_the_file_before_it(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    save_model(path, make())
+    before = path.read_bytes()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        save_model(path, make(seed=6))
+    assert path.read_bytes() == before
+
+
+FOREIGN = {
+    "empty": b"",
+    "text": b"the quick brown fox jumps over the lazy dog",
+    "huge header": b"\xff" * 64,
+    "no model": save({"weight": np.zeros(3, np.float32)}),
+    "another's metadata": save({"weight": np.zeros(3, np.float32)}, {"format": "pt"}),
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_foreign_file_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors: (is not a whole|holds no model)"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("form", ["pickle", "zip"])
+def test_code_in_a_file_is_never_run(tmp_path, form):
+    class Trap:
+        def __reduce__(self):
+            return (tmp_path.joinpath("sprung").mkdir, ())
+
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(pickle.dumps(Trap()))
+    if form == "zip":  # as torch.save writes it
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps(Trap()))
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        load_model(path)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("missing", [1, 100, 10**9])
+def test_file_that_is_cut_off_is_refused(tmp_path, missing):
+    path = tmp_path / "model.safetensors"
+    save_model(path, make())
+    content = path.read_bytes()
+    path.write_bytes(content[: max(len(content) - missing, 0)])
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        load_model(path)
+
+
+def test_missing_file_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent: no such file; give the path"):
+        load_model(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"version": 2}, "version 2 of the format, 1 is read here"),
+        ({"config": to_dict(CONFIG) | {"name": "huge"}}, "name='huge': must be one of quick"),
+        ({"config": to_dict(CONFIG) | {"layers": "2"}}, "layers='2': must be of type int"),
+        ({"config": to_dict(CONFIG) | {"width": 2}}, "width: no such setting"),
+        ({"config": 3}, "its description cannot be read"),
+        ({"vocabulary": {"words": "the"}}, "the vocabulary is no list of words"),
+        ({"vocabulary": {"words": ["a", "a"]}}, "the vocabulary has no words, or one twice"),
+        ({"vocabulary": {}}, "'words'"),
+    ],
+    ids=str,
+)
+def test_description_that_cannot_be_read_is_refused(tmp_path, record, reason):
+    rewrite(tmp_path / "model", **record)
+    with pytest.raises(ValueError, match=reason) as error:
+        load_model(tmp_path / "model")
+    assert "export the model again" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "record", "reason"),
+    [
+        ({"softmax.bias": None}, {}, r"softmax\.bias \(none there, float32\[4\] asked for\)"),
+        ({"more": np.ones(2, np.int32)}, {}, r"more \(int32\[2\] there, none asked for\)"),
+        ({"softmax.bias": np.ones(4)}, {}, r"softmax\.bias \(float64\[4\] there"),
+        ({}, {"vocabulary": {"words": ["a"]}}, r"and 1 words: embedding \(float32\[4, 3\] there"),
+        ({}, {"config": to_dict(CONFIG) | {"layers": 1}}, r"layers\.1\.bias \(float32\[12\] there"),
+    ],
+    ids=["missing", "too many", "type", "vocabulary", "configuration"],
+)
+def test_arrays_that_do_not_fit_are_refused_by_name(tmp_path, arrays, record, reason):
+    rewrite(tmp_path / "model", arrays, **record)
+    with pytest.raises(ValueError, match=reason):
+        load_model(tmp_path / "model")
+
+
+def test_configuration_goes_to_a_dictionary_and_back():
+    assert from_dict(to_dict(CONFIG)) == CONFIG
+    older = to_dict(CONFIG)
+    del older["zoneout_cell"]
+    assert from_dict(older) == CONFIG
+
+
+def test_names_are_those_of_the_records():
+    model = make()
+    np.testing.assert_array_equal(
+        named_arrays(model.params)["layers.1.bias"], model.params.layers[1].bias
+    )

@@ -1,0 +1,157 @@
+"""A trained model in one file: safetensors, with its configuration and vocabulary inside.
+
+Reading a file runs nothing that is in it: it holds arrays, and JSON.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from zaremba_jax.array_types import ModelParams
+from zaremba_jax.config import Config, from_dict, to_dict
+from zaremba_jax.corpus import Vocabulary
+from zaremba_jax.model import init_params
+
+# One entry, since safetensors writes several in no certain order.
+ENTRY = "zaremba_jax"
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model with all that is needed to use it."""
+
+    params: ModelParams
+    config: Config
+    vocabulary: Vocabulary
+
+
+def save_model(path: str | Path, model: Model) -> None:
+    """Writes a model as one safetensors file, all of it or nothing.
+
+    The arrays bear the names of their places in `ModelParams`, as `layers.0.bias`. The
+    file's metadata have one entry, `zaremba_jax`: JSON of the format's version, the
+    configuration as in `config.json`, and the vocabulary.
+    """
+    record = {
+        "version": VERSION,
+        "config": to_dict(model.config),
+        "vocabulary": {"words": model.vocabulary.words},
+    }
+    content = save(named_arrays(model.params), metadata={ENTRY: json.dumps(record)})
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def load_model(path: str | Path) -> Model:
+    """Reads what `save_model` wrote.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no safetensors file, cut off, of another program or a newer version
+        of this one, or its arrays are not those that its configuration and vocabulary ask for.
+    """
+    arrays, metadata = read_safetensors(path)
+    if ENTRY not in metadata:
+        raise ValueError(
+            f"{path}: holds no model of zaremba_jax; name a file that experiments.ptb or"
+            " experiments.export wrote"
+        )
+    try:
+        record = dict(json.loads(metadata[ENTRY]))
+        version = record["version"]
+        if version != VERSION:
+            raise ValueError(f"version {version} of the format, {VERSION} is read here")
+        config, vocabulary = from_dict(record["config"]), vocabulary_of(record["vocabulary"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: its description cannot be read ({error}); export the model again, with the"
+            " version of zaremba_jax that is to read it"
+        ) from None
+    return assemble(path, arrays, config, vocabulary)
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of any safetensors file by their names, and its metadata.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no safetensors file, is cut off, or has numbers that NumPy lacks.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the path of a .safetensors file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (SafetensorError, OSError, TypeError) as error:
+        raise ValueError(
+            f"{path}: is not a whole safetensors file ({error}); name another, or copy it again"
+        ) from None
+
+
+def vocabulary_of(record: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary that a record describes.
+
+    Raises:
+      ValueError: its words are no list of different words.
+    """
+    words = record["words"]
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError("the vocabulary is no list of words")
+    if not words or len(set(words)) < len(words):
+        raise ValueError("the vocabulary has no words, or one twice")
+    return Vocabulary(tuple(words))
+
+
+def named_arrays(params: ModelParams) -> dict[str, np.ndarray]:
+    """Every trained array by the name of its place, as in `layers.0.bias`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {_name(path): np.ascontiguousarray(leaf) for path, leaf in leaves}
+
+
+def assemble(
+    source: str | Path, arrays: Mapping[str, np.ndarray], config: Config, vocabulary: Vocabulary
+) -> Model:
+    """The model of a configuration from its arrays by name.
+
+    Raises:
+      ValueError: an array is missing, too many, or of another shape or type; the message
+        starts with `source`.
+    """
+    make = functools.partial(init_params, config.model, len(vocabulary))
+    like = jax.eval_shape(lambda: make(key=jax.random.key(0)))
+    expected, _ = jax.tree_util.tree_flatten_with_path(like)
+    wanted = {_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in expected}
+    found = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
+    differing = [
+        f"{name} ({found.get(name, 'none')} there, {wanted.get(name, 'none')} asked for)"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{source}: its arrays are not those of its configuration and {len(vocabulary)} words:"
+            f" {', '.join(differing)}; export the model again"
+        )
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, _: jnp.asarray(arrays[_name(path)]), like
+    )
+    return Model(params, config, vocabulary)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
