@@ -1,5 +1,6 @@
 """Configuration flags, and one-line errors for a user's mistakes."""
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -49,33 +50,29 @@ def fail(error: object, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
-def run(main: Callable[..., None], arguments: str | None = None) -> None:
+def run(main: Callable[..., None], takes: str | None = None) -> None:
     """Parses the command line and runs `main`; a mistake in it ends in one line, status 2.
 
     Args:
-      main: the program.
-      arguments: what `main` gets a list of, from beside the flags; None: nothing.
+      main: the program, which gets what is no flag.
+      takes: what the program takes beside its flags: one, as `FILE`, or more, as `RUN...`.
     """
-
-    def parse(argv: list[str]) -> list[str]:
-        rest = _parse(argv)
-        if arguments is None and rest[1:]:
-            fail(f"{rest[1]!r} is not a flag; see --help")
-        if arguments is not None and not rest[1:]:
-            fail(f"name {arguments}; see --help")
-        return rest
-
     try:
-        app.run(lambda argv: main() if arguments is None else main(argv[1:]), flags_parser=parse)
+        app.run(lambda argv: main(*argv[1:]), flags_parser=functools.partial(_parse, takes))
     except KeyboardInterrupt:
         fail("interrupted", status=130)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(takes: str | None, argv: list[str]) -> list[str]:
     try:
         rest = FLAGS(argv)
     except flags.Error as error:
         fail(f"{error}; see --help")
     if FLAGS["verbosity"].using_default_value:  # the libraries' progress is not the user's
         FLAGS.verbosity = logging.WARNING
+    given, name = rest[1:], (takes or "").removesuffix("...")
+    if takes is None and given:
+        fail(f"{given[0]!r} is not a flag; see --help")
+    if takes is not None and (not given or (takes == name and len(given) > 1)):
+        fail(f"{' '.join(given) or 'nothing'}: give {takes} beside the flags; see --help")
     return rest

@@ -1,5 +1,6 @@
 """Compares runs on one page: `python -m experiments.report runs/small runs/medium`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -11,12 +12,12 @@ from experiments.comparison import compare, html_page, print_comparison
 from experiments.records import read_record
 from experiments.workdir import Workdir, write_text
 
-ARGUMENTS = "the --workdir of each run to compare"
+TAKES = "RUN..."
 
 flags.DEFINE_string("page", "report.html", "file for the comparison, with its figures inside")
 
 
-def main(runs: list[str]) -> None:
+def main(*runs: str) -> None:
     """Writes the page and prints its table."""
     try:
         records = {name: read_record(Workdir(path)) for name, path in named(runs).items()}
@@ -31,7 +32,7 @@ def main(runs: list[str]) -> None:
     console.print(f"the page is {FLAGS.page}", soft_wrap=True)
 
 
-def named(runs: list[str]) -> dict[str, str]:
+def named(runs: Sequence[str]) -> dict[str, str]:
     """The runs by the names of their folders, where these tell them apart."""
     runs = list(dict.fromkeys(runs))
     short = [Path(path).name for path in runs]
@@ -39,4 +40,4 @@ def named(runs: list[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    command_line.run(main, ARGUMENTS)
+    command_line.run(main, TAKES)

@@ -22,6 +22,7 @@ install_import_hook(
             "flax_weights",
             "softmax",
             "model",
+            "generate",
             "regularizers",
             "optimizer",
             "train",

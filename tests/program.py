@@ -81,11 +81,50 @@ def run(*flags: str, program: ModuleType = ptb) -> Outcome:
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as stop,
     ):
-        command_line.run(program.main, getattr(program, "ARGUMENTS", None))
+        command_line.run(program.main, getattr(program, "TAKES", None))
     command_line.FLAGS.unparse_flags()
     status = stop.value.code or 0
     assert isinstance(status, int)
     return Outcome(status, out.getvalue(), err.getvalue())
+
+
+_ELSEWHERE = """
+import contextlib, importlib, io, json, sys
+from unittest import mock
+from experiments import command_line
+
+name, lines = json.loads(sys.stdin.read())
+program, outcomes = importlib.import_module(name), []
+for flags in lines:
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            with mock.patch.object(sys, "argv", [name, *flags]):
+                command_line.run(program.main, getattr(program, "TAKES", None))
+        except SystemExit as stop:
+            status = stop.code or 0
+    command_line.FLAGS.unparse_flags()
+    outcomes.append((status, out.getvalue(), err.getvalue()))
+print(json.dumps(outcomes))
+"""
+
+
+def run_elsewhere(name: str, *lines: list[str], cwd: Path) -> list[Outcome]:
+    """A program on each list of flags, all in one other process.
+
+    For programs whose flags bear the names of others'.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        input=json.dumps([name, lines]),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [Outcome(*outcome) for outcome in json.loads(done.stdout)]
 
 
 def assert_refused(outcome: Outcome, *telling: str, status: int = 2) -> None:

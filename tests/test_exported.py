@@ -8,12 +8,16 @@ import pytest
 from safetensors.numpy import load, save
 
 from zaremba_jax.config import QUICK, from_dict, override, to_dict
-from zaremba_jax.corpus import Vocabulary
 from zaremba_jax.exported import ENTRY, Model, load_model, named_arrays, save_model
 from zaremba_jax.model import init_params
+from zaremba_jax.vocabulary import BYTES, Vocabulary
 
 WORDS = Vocabulary(("the", "<eos>", "naïve", "<unk>"))
 CONFIG = override(QUICK, layers=2, hidden_size=3, seed=5)
+
+
+def listing(*words, unit="word"):
+    return {"words": words, "unit": unit}
 
 
 def make(**changes):
@@ -26,7 +30,11 @@ def rewrite(path, changed_arrays=None, **record):
     save_model(path, make())
     arrays = load(path.read_bytes()) | (changed_arrays or {})
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    description = {"version": 1, "config": to_dict(CONFIG), "vocabulary": {"words": WORDS.words}}
+    description = {
+        "version": 1,
+        "config": to_dict(CONFIG),
+        "vocabulary": {"words": WORDS.words, "unit": "word"},
+    }
     path.write_bytes(save(arrays, {ENTRY: json.dumps(description | record)}))
 
 
@@ -43,6 +51,13 @@ def test_load_inverts_save_to_the_bit(tmp_path, changes):
     assert jax.tree.structure(read.params) == jax.tree.structure(model.params)
     jax.tree.map(np.testing.assert_array_equal, read.params, model.params)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("vocabulary", [Vocabulary(BYTES, "byte"), Vocabulary(("\n", "é"), "char")])
+def test_unit_of_the_vocabulary_is_kept(tmp_path, vocabulary):
+    params = init_params(CONFIG.model, len(vocabulary), key=jax.random.key(0))
+    save_model(tmp_path / "model", Model(params, CONFIG, vocabulary))
+    assert load_model(tmp_path / "model").vocabulary == vocabulary
 
 
 def test_same_model_is_the_same_bytes(tmp_path):
@@ -138,8 +153,12 @@ def test_missing_file_is_said(tmp_path):
         ({"config": to_dict(CONFIG) | {"layers": "2"}}, "layers='2': must be of type int"),
         ({"config": to_dict(CONFIG) | {"width": 2}}, "width: no such setting"),
         ({"config": 3}, "its description cannot be read"),
-        ({"vocabulary": {"words": "the"}}, "the vocabulary is no list of words"),
-        ({"vocabulary": {"words": ["a", "a"]}}, "the vocabulary has no words, or one twice"),
+        ({"vocabulary": {"words": "the", "unit": "word"}}, "the vocabulary is no list of words"),
+        (
+            {"vocabulary": listing("a", "a")},
+            "the vocabulary has no words, or one twice",
+        ),
+        ({"vocabulary": listing("a", unit="verse")}, "unit='verse': must be one of word"),
         ({"vocabulary": {}}, "'words'"),
     ],
     ids=str,
@@ -157,7 +176,11 @@ def test_description_that_cannot_be_read_is_refused(tmp_path, record, reason):
         ({"softmax.bias": None}, {}, r"softmax\.bias \(none there, float32\[4\] asked for\)"),
         ({"more": np.ones(2, np.int32)}, {}, r"more \(int32\[2\] there, none asked for\)"),
         ({"softmax.bias": np.ones(4)}, {}, r"softmax\.bias \(float64\[4\] there"),
-        ({}, {"vocabulary": {"words": ["a"]}}, r"and 1 words: embedding \(float32\[4, 3\] there"),
+        (
+            {},
+            {"vocabulary": listing("a")},
+            r"and 1 words: embedding \(float32\[4, 3\] there",
+        ),
         ({}, {"config": to_dict(CONFIG) | {"layers": 1}}, r"layers\.1\.bias \(float32\[12\] there"),
     ],
     ids=["missing", "too many", "type", "vocabulary", "configuration"],

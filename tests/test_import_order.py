@@ -20,6 +20,7 @@ ORDER = [
     {"softmax"},
     {"model"},
     {"exported"},
+    {"generate"},
     {"optimizer"},
     {"train"},
     {"evaluate"},

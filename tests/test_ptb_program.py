@@ -22,8 +22,8 @@ from program import (
 )
 
 from zaremba_jax.config import QUICK, to_dict
-from zaremba_jax.corpus import EOS
 from zaremba_jax.exported import load_model
+from zaremba_jax.vocabulary import EOS
 
 
 @pytest.fixture

@@ -13,7 +13,16 @@ from zaremba_jax.config import override
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAMS = ("ptb", "reproduce", "report", "ensemble", "ablation", "benchmark", "compile_for")
+PROGRAMS = (
+    "ptb",
+    "reproduce",
+    "ensemble",
+    "report",
+    "generate",
+    "ablation",
+    "benchmark",
+    "compile_for",
+)
 LIST_FLAGS = """
 import experiments.{program}
 from absl import flags

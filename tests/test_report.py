@@ -99,7 +99,7 @@ def test_folders_of_one_name_are_told_apart_by_their_paths_and_names_are_escaped
 
 def test_what_is_no_run_is_refused_in_a_line(folder):
     assert_refused(run("absent"), "absent: holds no run; name the --workdir of one")
-    assert_refused(run(), "name the --workdir of each run to compare; see --help")
+    assert_refused(run(), "nothing: give RUN... beside the flags; see --help")
     (folder / "quick-seed0" / "config.json").write_text("{}")
     assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "run it again")
     assert not (folder / "report.html").exists()

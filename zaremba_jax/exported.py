@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,8 @@ from safetensors.numpy import save
 
 from zaremba_jax.array_types import ModelParams
 from zaremba_jax.config import Config, from_dict, to_dict
-from zaremba_jax.corpus import Vocabulary
 from zaremba_jax.model import init_params
+from zaremba_jax.vocabulary import Unit, Vocabulary
 
 # One entry, since safetensors writes several in no certain order.
 ENTRY = "zaremba_jax"
@@ -46,7 +46,7 @@ def save_model(path: str | Path, model: Model) -> None:
     record = {
         "version": VERSION,
         "config": to_dict(model.config),
-        "vocabulary": {"words": model.vocabulary.words},
+        "vocabulary": dataclasses.asdict(model.vocabulary),
     }
     content = save(named_arrays(model.params), metadata={ENTRY: json.dumps(record)})
     path = Path(path)
@@ -107,14 +107,16 @@ def vocabulary_of(record: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary that a record describes.
 
     Raises:
-      ValueError: its words are no list of different words.
+      ValueError: its words are no list of different words, or its unit is none.
     """
-    words = record["words"]
+    words, unit = record["words"], record["unit"]
+    if unit not in get_args(Unit):
+        raise ValueError(f"unit={unit!r}: must be one of {', '.join(get_args(Unit))}")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError("the vocabulary is no list of words")
     if not words or len(set(words)) < len(words):
         raise ValueError("the vocabulary has no words, or one twice")
-    return Vocabulary(tuple(words))
+    return Vocabulary(tuple(words), unit)
 
 
 def named_arrays(params: ModelParams) -> dict[str, np.ndarray]:

@@ -1,0 +1,49 @@
+"""Writes text by a trained model: `python -m experiments.generate --workdir=runs/small`."""
+
+import sys
+
+import jax
+from absl import flags
+
+from experiments import command_line
+from experiments.command_line import FLAGS, fail
+from experiments.models import listed, load_models, prompt_ids
+from zaremba_jax.generate import Sampling, generate
+from zaremba_jax.vocabulary import NOUNS, UNK
+
+flags.DEFINE_list(
+    "workdir", None, "finished runs, ensembles or .safetensors files; of several, their mixture"
+)
+flags.DEFINE_string("prompt", "", "how each text begins")
+flags.DEFINE_integer("length", 100, "tokens to write after the prompt", lower_bound=1)
+flags.DEFINE_float("temperature", 1.0, "divides log probabilities; 0: the most probable token")
+flags.DEFINE_integer("top_k", 0, "draw from so many most probable tokens; 0: from all")
+flags.DEFINE_float("top_p", 1.0, "draw from the fewest tokens with this much of the probability")
+flags.DEFINE_integer("seed", 0, "decides what is drawn", lower_bound=0, upper_bound=2**32 - 1)
+flags.DEFINE_integer("samples", 1, "texts, written side by side", lower_bound=1)
+flags.mark_flag_as_required("workdir")
+
+_SEPARATOR = "---"
+
+
+def main() -> None:
+    """Generates and prints; texts have a line of dashes between them."""
+    try:
+        sampling = Sampling(temperature=FLAGS.temperature, top_k=FLAGS.top_k, top_p=FLAGS.top_p)
+        models = load_models(FLAGS.workdir)
+        vocabulary = models[0].vocabulary
+        context, unknown = prompt_ids(vocabulary, FLAGS.prompt)
+    except (ValueError, OSError) as error:
+        fail(error)
+    if unknown:
+        noun = NOUNS[vocabulary.unit]
+        print(f"read as {UNK}, since no {noun}s of the model: {listed(unknown)}", file=sys.stderr)
+    key = jax.random.key(FLAGS.seed)
+    drawn = generate(models, context, FLAGS.length, FLAGS.samples, sampling, key=key)
+    prompt = context[len(context) - len(vocabulary.tokens(FLAGS.prompt)) :]
+    texts = [vocabulary.join([*prompt, *ids]).strip("\n") for ids in drawn]
+    print(f"\n{_SEPARATOR}\n".join(texts))
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,95 @@
+"""Trained models from where runs left them, and what a user writes in their vocabulary."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from experiments.workdir import Workdir
+from zaremba_jax.exported import Model, load_model
+from zaremba_jax.vocabulary import EOS, NOUNS, UNK, Vocabulary
+
+
+def load_models(paths: list[str]) -> list[Model]:
+    """The models of folders and files; of an ensemble's folder all its members.
+
+    Raises:
+      ValueError: a path holds no model, or they have different vocabularies.
+      FileNotFoundError: a path is not there.
+    """
+    files = [file for path in paths for file in _model_files(Path(path))]
+    if not files:
+        raise ValueError("--workdir: names no model; give the folder of a finished run")
+    models = [load_model(file) for file in files]
+    first = models[0].vocabulary
+    for file, model in zip(files, models, strict=True):
+        if model.vocabulary != first:
+            raise ValueError(
+                f"{file}: its vocabulary is not that of {files[0]}; name models that were trained"
+                " on one text"
+            )
+    return models
+
+
+def _model_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    workdir = Workdir(path)
+    if workdir.model.exists():
+        return [workdir.model]
+    if members := sorted(workdir.members.glob("*.safetensors")):
+        return members
+    if workdir.config.exists():
+        raise ValueError(
+            f"{path}: holds a run that has written no model yet; give its command again, which"
+            " goes on to the end"
+        )
+    raise FileNotFoundError(
+        f"{path}: holds no model; name the --workdir of a finished run of experiments.ptb or"
+        " experiments.ensemble, or a .safetensors file"
+    )
+
+
+def line_end(vocabulary: Vocabulary) -> str | None:
+    """The token that ends a line, where the vocabulary has one."""
+    token = EOS if vocabulary.unit == "word" else "\n"
+    return token if token in vocabulary.words else None
+
+
+def unknown_tokens(vocabulary: Vocabulary, tokens: list[str]) -> dict[str, int]:
+    """The tokens that a vocabulary lacks, most frequent first, and how often each occurs."""
+    known = set(vocabulary.words)
+    return dict(Counter(token for token in tokens if token not in known).most_common())
+
+
+def prompt_ids(vocabulary: Vocabulary, prompt: str) -> tuple[np.ndarray, dict[str, int]]:
+    """What is read before the first token that is generated, and the tokens that are unknown.
+
+    A prompt begins a line: the end of another comes before it, where the vocabulary has
+    line ends.
+
+    Raises:
+      ValueError: a token is unknown and the vocabulary has no `<unk>`, or there is nothing
+        to read.
+    """
+    end, tokens = line_end(vocabulary), vocabulary.tokens(prompt)
+    unknown, noun = unknown_tokens(vocabulary, tokens), NOUNS[vocabulary.unit]
+    if unknown and UNK not in vocabulary.words:
+        raise ValueError(
+            f"--prompt={prompt}: not among the {len(vocabulary)} {noun}s of the model:"
+            f" {listed(unknown)}; leave them out"
+        )
+    if end is None and not tokens:
+        raise ValueError(f"--prompt: the vocabulary has no line ends to begin at; give a {noun}")
+    context = tokens if end is None else [end, *tokens]
+    return vocabulary.encode(context, "--prompt"), unknown
+
+
+def listed(unknown: dict[str, int], most: int = 10) -> str:
+    """Tokens with their counts where they occur more than once, the first so many."""
+    named = [
+        token if count == 1 else f"{token} ({count} times)"
+        for token, count in list(unknown.items())[:most]
+    ]
+    more = len(unknown) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
