@@ -29,7 +29,7 @@ from zaremba_jax.array_types import CellName
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import QUICK, Config, override, to_dict
 from zaremba_jax.corpus import Corpus
-from zaremba_jax.ptb import load_ptb
+from zaremba_jax.published import load_published
 from zaremba_jax.toy_corpus import toy_corpus
 
 LAGS_COUNTED = (1, 10, 100)
@@ -89,7 +89,7 @@ def configure() -> tuple[Config, Corpus]:
     Path(FLAGS.workdir).mkdir(parents=True, exist_ok=True)
     whole = toy_corpus(valid_tokens=ablation_language.VALIDATION_TOKENS)
     if FLAGS.corpus == "ptb":
-        whole = load_ptb(FLAGS.data_dir)
+        whole = load_published("ptb", FLAGS.data_dir)
     return config, dataclasses.replace(whole, train=whole.train[: FLAGS.train_tokens])
 
 

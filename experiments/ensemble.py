@@ -81,7 +81,7 @@ def prepare() -> tuple[EnsembleRun, Workdir, Console]:
     )
     more = {"members": members, "members_at_once": at_once}
     workdir.check(config, **more)
-    run = new_ensemble(config, corpus, members, at_once, mesh, console)
+    run = new_ensemble(config, corpus, members, at_once, mesh, console, FLAGS.resident)
     run = resume(run, workdir, console)
     workdir.create(config, **more)
     return run, workdir, console

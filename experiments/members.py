@@ -23,7 +23,7 @@ from experiments.training import (
 )
 from experiments.workdir import Workdir
 from zaremba_jax.config import Config, override
-from zaremba_jax.corpus import Corpus, windows
+from zaremba_jax.corpus import Corpus, TextWindows
 from zaremba_jax.ensemble import (
     MEMBER,
     MemberNLL,
@@ -36,6 +36,7 @@ from zaremba_jax.ensemble import (
 )
 from zaremba_jax.evaluate import perplexity
 from zaremba_jax.exported import Model
+from zaremba_jax.feed import WindowFeed
 from zaremba_jax.optimizer import learning_rate
 from zaremba_jax.regularizers import expected_masks
 
@@ -92,8 +93,12 @@ class EnsembleRun(Run):
         """
         assert self.mesh is not None
         states, losses, finite = [], [], []
+        chunk, per_epoch = self.next_windows(count), len(self.windows)
         for state in self.state:
-            state, nll = train_members(self.config, state, self.windows, count, self.mesh)
+            state, nll = train_members(
+                self.config, state, chunk, count, self.mesh, windows_per_epoch=per_epoch
+            )
+            self.windows.send_ahead()
             states.append(state)
             losses.append(fetch(nll))
             finite.append(fetch(finite_members(state.params)))
@@ -174,19 +179,27 @@ def default_at_once(config: Config, vocabulary_size: int, members: int, mesh: Me
 
 
 def new_ensemble(
-    config: Config, corpus: Corpus, members: int, at_once: int, mesh: Mesh, console: Console
+    config: Config,
+    corpus: Corpus,
+    members: int,
+    at_once: int,
+    mesh: Mesh,
+    console: Console,
+    resident: bool | None = None,
 ) -> EnsembleRun:
     """An ensemble before its first window; `at_once` members on each device.
+
+    `resident` as of `WindowFeed`.
 
     Raises:
       ValueError: the text is too short, or there are not so many seeds.
     """
     override(config, seed=config.seed + members - 1)
-    text = windows(corpus.train, config.train.batch_size, config.train.unroll)
+    text = TextWindows(corpus.train, config.train.batch_size, config.train.unroll)
     return EnsembleRun(
         config,
         corpus,
-        on_every_device(text, mesh),
+        WindowFeed(text, on_every_device(mesh), resident),
         init_chunks(config, len(corpus.vocabulary), len(text), members, at_once, mesh),
         epoch_nll=[0.0] * members,
         mesh=mesh,

@@ -22,7 +22,9 @@ def main() -> None:
         config, workdir = configure()
         console = join_hosts()
         workdir.check(config)
-        run = new_run(config, load_corpus(config), FLAGS.data_parallel)
+        with console.status("reading the text"):
+            corpus = load_corpus(config)
+        run = new_run(config, corpus, FLAGS.data_parallel, FLAGS.resident)
         run = resume(run, workdir, console)
         workdir.create(config)
     except (ValueError, OSError) as error:

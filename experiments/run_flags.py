@@ -13,8 +13,9 @@ from experiments.command_line import FLAGS, config_from_flags, fail
 from experiments.training import InterruptedRunError, NonFiniteLossError, Run, train
 from experiments.workdir import Workdir
 from zaremba_jax.config import Config, override
-from zaremba_jax.corpus import Corpus, read_corpus
-from zaremba_jax.ptb import load_ptb
+from zaremba_jax.corpus import Corpus
+from zaremba_jax.encoding import Encoding, read_corpus
+from zaremba_jax.published import PUBLISHED, load_published
 from zaremba_jax.toy_corpus import toy_corpus
 
 _LONGEST_NAME = 200  # of a workdir; file systems allow 255 bytes
@@ -22,9 +23,15 @@ TEXT_FILES = ("train_file", "valid_file", "test_file")
 _CLUSTER = "cluster"
 
 command_line.define_config_flags()
-flags.DEFINE_string("data_dir", None, "folder with the three ptb.*.txt files (default: download)")
+flags.DEFINE_string("data_dir", None, "folder with a published corpus (default: download)")
 for split in TEXT_FILES:
-    flags.DEFINE_string(split, None, "your own text, UTF-8, one sentence a line; give all three")
+    flags.DEFINE_string(split, None, "your own text: files or globs, with commas; give all three")
+flags.DEFINE_string(
+    "cache_dir", None, "folder for downloaded and encoded texts (default: the user's cache)"
+)
+flags.DEFINE_bool(
+    "resident", None, "keep the whole training text on the device (default: where it fits)"
+)
 flags.DEFINE_string("workdir", None, "folder of the run (default: runs/, by the configuration)")
 flags.DEFINE_integer("chunk", 20, "windows between two looks of the host", lower_bound=1)
 flags.DEFINE_float("checkpoint_minutes", 10, "save this often within an epoch", lower_bound=0)
@@ -89,13 +96,37 @@ def configure(**more: object) -> tuple[Config, Workdir]:
         config = override(config, corpus="files")
     elif config.corpus == "files":
         raise ValueError("--corpus=files: give --train_file, --valid_file and --test_file")
-    if FLAGS.data_dir and config.corpus != "ptb":
+    if FLAGS.data_dir and config.corpus not in PUBLISHED:
         raise ValueError(
-            f"--data_dir={FLAGS.data_dir}: holds the Penn Treebank, and this run reads"
-            f" {config.corpus}; add --corpus=ptb or leave it out"
+            f"--data_dir={FLAGS.data_dir}: holds a published corpus, and this run reads"
+            f" {config.corpus}; add --corpus=ptb or another of them, or leave it out"
         )
+    config = _with_own_unit(config, changes)
     named = changes | more
     return config, default_workdir(config.name, *(f"{key}={named[key]}" for key in named))
+
+
+def _with_own_unit(config: Config, changes: dict[str, int | float | str]) -> Config:
+    """With the unit that a corpus is published in.
+
+    Raises:
+      ValueError: the flags ask for what the corpus has not.
+    """
+    if config.corpus == "files":
+        return config
+    unit = PUBLISHED[config.corpus].unit if config.corpus in PUBLISHED else "word"
+    if changes.get("unit", unit) != unit:
+        raise ValueError(
+            f"--unit={config.unit}: {config.corpus} is read by the {unit}; leave it out, or give"
+            " its files as your own text"
+        )
+    for name in ("vocab_size", "min_count"):
+        if config.corpus == "toy" and name in changes:
+            raise ValueError(
+                f"--{name}={changes[name]}: the built-in corpus has its own vocabulary; leave it"
+                " out"
+            )
+    return override(config, unit=unit)
 
 
 def default_workdir(*parts: str) -> Workdir:
@@ -111,11 +142,12 @@ def load_corpus(config: Config) -> Corpus:
     """Reads, downloads or makes the text."""
     if config.corpus == "toy":
         return toy_corpus()
-    if config.corpus == "ptb":
-        return load_ptb(FLAGS.data_dir)
-    return read_corpus(
-        Path(FLAGS.train_file).name, *(str(FLAGS[name].value) for name in TEXT_FILES)
-    )
+    limits = config.vocab_size, config.min_count
+    if config.corpus in PUBLISHED:
+        return load_published(config.corpus, FLAGS.data_dir, *limits, FLAGS.cache_dir)
+    train, valid, test = (str(FLAGS[name].value) for name in TEXT_FILES)
+    name = ", ".join(Path(part).name for part in train.split(","))
+    return read_corpus(name, train, valid, test, Encoding(config.unit, *limits), FLAGS.cache_dir)
 
 
 def train_to_the_end(run: Run, workdir: Workdir, console: Console) -> None:

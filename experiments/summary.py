@@ -1,6 +1,7 @@
 """What a finished run reports: the final perplexities, in a record and in a table."""
 
 import dataclasses
+import math
 import os
 import platform
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, to_dict
 from zaremba_jax.corpus import unigram_perplexity
 from zaremba_jax.evaluate import monte_carlo_nll, perplexity
 from zaremba_jax.model import count_params
+from zaremba_jax.vocabulary import NOUNS
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -42,12 +44,15 @@ def summarize(run: Run, valid: np.ndarray, test: np.ndarray, mc_samples: int = 0
     return {
         "name": config.name,
         "corpus": corpus.name,
+        "unit": corpus.vocabulary.unit,
         "config": to_dict(config),
         "seed": config.seed,
         "epochs": config.train.epochs,
         "parameters": count_params(params),
         "valid_perplexity": perplexity(valid),
         "test_perplexity": perplexity(test),
+        "valid_bits": math.log2(perplexity(valid)),
+        "test_bits": math.log2(perplexity(test)),
         "mc_samples": mc_samples,
         "mc_valid_perplexity": monte_carlo(corpus.valid),
         "mc_test_perplexity": monte_carlo(corpus.test),
@@ -104,4 +109,7 @@ def print_table(console: Console, summary: dict[str, Any]) -> None:
         figures = [None if name is None else summary[name] for name in (valid, test)]
         if figures[1] is not None:
             table.add_row(label, *("" if f is None else f"{f:.2f}" for f in figures))
+    if (unit := summary["unit"]) != "word":
+        bits = (f"{summary[name]:.3f}" for name in ("valid_bits", "test_bits"))
+        table.add_row(f"bits a {NOUNS[unit]}", *bits)
     console.print(table)

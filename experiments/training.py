@@ -19,10 +19,11 @@ from experiments.workdir import Workdir, write_json_lines
 from zaremba_jax import checkpoint
 from zaremba_jax.array_types import ModelParams, Windows
 from zaremba_jax.config import Config, to_dict
-from zaremba_jax.corpus import Corpus, windows
+from zaremba_jax.corpus import Corpus, TextWindows
 from zaremba_jax.ensemble import fetch, init_spread, make_mesh, train_spread
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.exported import Model
+from zaremba_jax.feed import WindowFeed
 from zaremba_jax.optimizer import learning_rate
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.train import init_train_state, train_windows
@@ -40,7 +41,7 @@ class Run:
 
     config: Config
     corpus: Corpus
-    windows: Windows
+    windows: WindowFeed
     state: Any  # a `TrainState`
     step: int = 0  # windows trained on, as in `state`
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # a record an epoch
@@ -86,18 +87,27 @@ class Run:
             "words_per_second": words / self.epoch_seconds,
         }
 
+    def next_windows(self, count: int) -> Windows:
+        """On the device, those that it has not been trained on yet."""
+        _, window = self.position
+        return self.windows[window : window + count]
+
     def train(self, count: int) -> None:
         """Trains on the next windows, checks what came of it, and adds to `epoch_nll`.
 
         Raises:
           NonFiniteLossError: a window's perplexity, or a parameter after them, is not finite.
         """
+        chunk, per_epoch = self.next_windows(count), len(self.windows)
         if self.mesh is None:
-            self.state, window_nll = train_windows(self.config, self.state, self.windows, count)
+            self.state, window_nll = train_windows(
+                self.config, self.state, chunk, count, windows_per_epoch=per_epoch
+            )
         else:
             self.state, window_nll = train_spread(
-                self.config, self.state, self.windows, count, self.mesh
+                self.config, self.state, chunk, count, self.mesh, per_epoch
             )
+        self.windows.send_ahead()
         nll = np.asarray(window_nll, np.float64)
         leaves = jax.tree.leaves(self.state.params)
         _check_finite(self, nll, all(jnp.isfinite(leaf).all() for leaf in leaves))
@@ -134,16 +144,20 @@ RunT = TypeVar("RunT", bound=Run)
 _KEPT = ("step", "history", "epoch_nll", "epoch_seconds", "seconds")
 
 
-def new_run(config: Config, corpus: Corpus, data_parallel: int = 1) -> Run:
+def new_run(
+    config: Config, corpus: Corpus, data_parallel: int = 1, resident: bool | None = None
+) -> Run:
     """A run before its first window, the streams of its batch on so many devices.
+
+    `resident` as of `WindowFeed`.
 
     Raises:
       ValueError: the text is too short, or there are not so many devices.
     """
-    text = windows(corpus.train, config.train.batch_size, config.train.unroll)
+    text = TextWindows(corpus.train, config.train.batch_size, config.train.unroll)
     if data_parallel == 1:
         state = init_train_state(config, len(corpus.vocabulary), len(text))
-        return Run(config, corpus, jnp.asarray(text), state)
+        return Run(config, corpus, WindowFeed(text, resident=resident), state)
     devices = jax.devices()
     if data_parallel > len(devices):
         raise ValueError(
@@ -151,7 +165,8 @@ def new_run(config: Config, corpus: Corpus, data_parallel: int = 1) -> Run:
         )
     mesh = make_mesh(devices[:data_parallel], data_parallel)
     state = init_spread(config, len(corpus.vocabulary), len(text), mesh)
-    return Run(config, corpus, on_every_device(text, mesh), state, mesh=mesh)
+    feed = WindowFeed(text, on_every_device(mesh), resident)
+    return Run(config, corpus, feed, state, mesh=mesh)
 
 
 def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
@@ -293,9 +308,9 @@ def _record(run: Run) -> dict[str, Any]:
     }
 
 
-def on_every_device(array: np.ndarray, mesh: Mesh) -> jax.Array:
+def on_every_device(mesh: Mesh) -> NamedSharding:
     """The same on all devices of a mesh, those of other hosts included."""
-    return jax.device_put(array, NamedSharding(mesh, PartitionSpec()))
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def _largest(*numbers: int) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from zaremba_jax.config import Config, from_dict, settings, to_dict
+from zaremba_jax.config import Config, defaults, from_dict, settings, to_dict
 from zaremba_jax.exported import Model, save_model
 
 
@@ -44,7 +44,7 @@ class Workdir:
         if not self.config.exists():
             return
         try:
-            found = dict(json.loads(self.config.read_text()))
+            found = defaults() | dict(json.loads(self.config.read_text()))
         except (ValueError, TypeError):
             raise ValueError(
                 f"{self.config}: is damaged; remove it if the run in {self.path} is this one,"

@@ -1,6 +1,7 @@
 """Strict settings for every test: shapes and types checked, nothing promoted silently."""
 
 import os
+import tempfile
 
 import jax
 import pytest
@@ -35,10 +36,14 @@ install_import_hook(
 
 
 def pytest_configure(config):
-    """Spares the compiler's optimizations, those of programs that tests start too.
+    """Keeps out of the user's cache, and spares the compiler's optimizations.
 
-    What is slow or looks at optimized programs is asked for by its marker, and keeps them.
+    Of programs that tests start too. What is slow or looks at optimized programs is asked
+    for by its marker, and keeps them.
     """
+    cache = tempfile.TemporaryDirectory(prefix="zaremba-jax-tests-")
+    config.add_cleanup(cache.cleanup)
+    os.environ["XDG_CACHE_HOME"] = cache.name
     if config.option.markexpr not in ("slow", "compilers"):
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)

@@ -5,15 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zaremba_jax import corpus as corpus_module
 from zaremba_jax.corpus import (
+    Corpus,
+    TextWindows,
+    blocks,
     make_corpus,
-    read_corpus,
-    read_tokens,
+    remapped,
     streams,
     unigram_perplexity,
     windows,
 )
-from zaremba_jax.vocabulary import EOS
+from zaremba_jax.vocabulary import Vocabulary
 
 
 @given(st.integers(1, 200), st.integers(1, 7), st.integers(1, 9))
@@ -37,6 +40,39 @@ def test_every_retained_pair_appears_exactly_once_an_epoch(tokens, batch_size, u
     assert set(pairs.values()) == {1}
 
 
+@given(st.integers(12, 200), st.integers(1, 4), st.integers(1, 3), st.data())
+def test_windows_cut_when_asked_for_are_those_of_all(tokens, batch_size, unroll, data):
+    ids = np.arange(tokens, dtype=np.uint8)
+    cut, whole = TextWindows(ids, batch_size, unroll), windows(ids, batch_size, unroll)
+    assert len(cut) == len(whole)
+    assert cut.nbytes == whole.nbytes
+    first = data.draw(st.integers(0, len(cut)))
+    last = data.draw(st.integers(first, len(cut)))
+    np.testing.assert_array_equal(cut[first:last], whole[first:last])
+    assert cut[first:last].dtype == np.int32
+
+
+def test_ids_on_disk_have_the_blocks_fingerprint_and_windows_of_those_in_memory(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(corpus_module, "_BLOCK", 7)
+    ids = np.random.default_rng(0).integers(0, 2, 100).astype(np.uint8)
+    ids.tofile(tmp_path / "ids")
+    there = np.memmap(tmp_path / "ids", np.uint8, "r")
+    np.testing.assert_array_equal(np.concatenate(list(blocks(there))), ids)
+    np.testing.assert_array_equal(windows(there, 3, 4), windows(ids, 3, 4))
+    np.testing.assert_array_equal(remapped(there[10:20]), ids[10:20])
+    assert len(list(blocks(there))) == 15
+    vocabulary = Vocabulary(("a", "b"))
+    in_memory = Corpus("c", vocabulary, ids.astype(np.int32), ids, ids)
+    assert Corpus("c", vocabulary, there, there, there).fingerprint == in_memory.fingerprint
+
+
+def test_fingerprint_is_the_one_that_checkpoints_have():
+    corpus = make_corpus("c", ["a", "b", "a"], ["b"], ["a"])
+    assert corpus.fingerprint == "e906eb530958bc94ce92b01eee3ae41a4c7e75cd1665193bddec3d36b5909b5f"
+
+
 def test_windows_follow_each_other_in_every_stream():
     cut = windows(np.arange(100), batch_size=4, unroll=5)
     np.testing.assert_array_equal(cut[:-1, -1], cut[1:, 0])
@@ -51,44 +87,6 @@ def test_sizes_of_the_penn_treebank_give_the_paper_s_windows():
     ids = np.zeros(929_589, np.int32)
     assert len(windows(ids, 20, 20)) == 2323
     assert len(windows(ids, 20, 35)) == 1327
-
-
-def test_read_tokens_puts_eos_for_each_line_end(tmp_path):
-    path = tmp_path / "text"
-    path.write_bytes(" the cat \r\n\n sits\ton\u2028it".encode())
-    assert read_tokens(path) == ["the", "cat", EOS, EOS, "sits", "on", "it", EOS]
-    path.write_text("a\n")
-    assert read_tokens(path) == ["a", EOS]
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (None, "no such file; give"),
-        (b"", "holds no words; give"),
-        (b" \n\n", "holds no words; give"),
-        (b"caf\xe9\n", "not UTF-8 text at byte 3; convert"),
-    ],
-)
-def test_unreadable_text_is_refused_by_path_and_reason(tmp_path, content, reason):
-    path = tmp_path / "text"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises((ValueError, FileNotFoundError), match=reason) as error:
-        read_tokens(path)
-    assert str(error.value).startswith(str(path))
-
-
-def test_corpus_of_files_encodes_all_with_the_training_vocabulary(tmp_path):
-    for name, text in (("train", "a b b"), ("valid", "b"), ("test", "a a")):
-        (tmp_path / name).write_text(text)
-    corpus = read_corpus("mine", *(tmp_path / name for name in ("train", "valid", "test")))
-    assert corpus.vocabulary.words == ("b", EOS, "a")
-    assert corpus.valid.tolist() == [0, 1]
-    assert corpus.test.tolist() == [2, 2, 1]
-    (tmp_path / "test").write_text("a zebra")
-    with pytest.raises(ValueError, match=f"^{tmp_path / 'test'}: the word 'zebra'"):
-        read_corpus("mine", *(tmp_path / name for name in ("train", "valid", "test")))
 
 
 def test_fingerprint_of_a_corpus_changes_with_any_of_its_words():

@@ -1,6 +1,8 @@
 """The program as a user runs it: a whole run, and every kind of mistake in what is asked."""
 
+import gzip
 import json
+import math
 import shutil
 import sys
 
@@ -180,7 +182,12 @@ def test_mistake_ends_the_process_in_one_line_and_writes_nothing(folder, flags, 
         ),
         pytest.param(
             {"valid.txt": b"a b zebra\n"},
-            ["valid.txt", "'zebra' is not in the training text", "replace rare words by <unk>"],
+            [
+                "valid.txt",
+                "'zebra' is not in the training text",
+                "give min_count=2",
+                "replace rare ones",
+            ],
             id="unknown word",
         ),
     ],
@@ -213,9 +220,21 @@ BAD_FLAGS = [
     (TEXT[1:], ["--train_file, --valid_file and --test_file go together", "give all"]),
     (["--corpus=files"], ["--corpus=files", "give --train_file"]),
     ([*TEXT, "--corpus=ptb"], ["--corpus=ptb", "leave it out"]),
-    (["--corpus=wiki"], ["corpus='wiki'", "toy, ptb, files"]),
+    (["--corpus=wiki"], ["corpus='wiki'", "toy, ptb, ptb-char, wikitext-2, wikitext-103, text8, "]),
     (["--data_dir=d"], ["--data_dir=d", "reads toy", "--corpus=ptb", "leave it out"]),
     (["--config=small", "--data_dir=d"], ["d: lacks ptb.train.txt, ptb.valid.txt, ptb.test"]),
+    (["--corpus=text8", "--data_dir=d"], ["d: lacks text8 (or text8.zip)"]),
+    ([*TEXT, "--unit=letter"], ["unit='letter'", "word, char, byte"]),
+    ([*TEXT, "--vocab_size=-1"], ["vocab_size=-1", "at least 0"]),
+    ([*TEXT, "--vocab_size=2"], ["vocab_size=2", "leaves no word", "at least 3"]),
+    ([*TEXT, "--min_count=0"], ["min_count=0", "at least 1"]),
+    ([*TEXT, "--min_count=999"], ["min_count=999", "leaves no word", "a lower min_count"]),
+    ([*TEXT, "--unit=byte", "--min_count=2"], ["min_count=2", "bytes has all 256"]),
+    ([*TEXT, "--cache_dir=train.txt"], ["train.txt"]),
+    (["--train_file=*.gz", *TEXT[1:]], ["*.gz: no such file", "or a glob in quotes"]),
+    (["--unit=char"], ["--unit=char", "toy is read by the word", "leave it out"]),
+    (["--config=small", "--unit=char"], ["--unit=char", "ptb is read by the word"]),
+    (["--min_count=2"], ["--min_count=2", "built-in corpus has its own vocabulary"]),
     ([*TEXT, "--workdir=train.txt"], ["train.txt: is a file", "name a folder"]),
 ]
 
@@ -227,6 +246,21 @@ def test_bad_flag_is_refused_and_nothing_is_written(folder, flags, telling):
     before = content(folder)
     assert_refused(run(*flags), *telling)
     assert content(folder) == before
+
+
+def test_run_by_characters_of_many_packed_files(folder):
+    lines = (folder / "train.txt").read_bytes().splitlines(keepends=True)
+    for number, part in enumerate((lines[:50], lines[50:])):
+        (folder / f"part-{number}.gz").write_bytes(gzip.compress(b"".join(part)))
+    texts = ("--train_file=part-*.gz", *TEXT[1:])
+    small = ("--unroll=20", "--epochs=1", "--batch_size=10", "--unit=char")
+    outcome = run(*texts, *FLAGS[len(TEXT) :], *small, "--workdir=run")
+    assert outcome.status == 0, outcome.err
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert (summary["corpus"], summary["unit"]) == ("part-*.gz", "char")
+    assert 0 < summary["test_bits"] == pytest.approx(math.log2(summary["test_perplexity"]))
+    (row,) = [line for line in outcome.out.splitlines() if "bits a character" in line]
+    assert f"{summary['test_bits']:.3f}" in row
 
 
 def test_penn_treebank_file_that_is_not_the_published_one_is_refused(folder):

@@ -53,8 +53,8 @@ def after_chunk(monkeypatch):
     todo = {}
     train_windows, chunks = training.train_windows, itertools.count(1)
 
-    def changed(*args):
-        state, nll = train_windows(*args)
+    def changed(*args, **kwargs):
+        state, nll = train_windows(*args, **kwargs)
         change = todo.pop(next(chunks), lambda *result: result)
         return change(state, nll)
 
@@ -119,6 +119,18 @@ def test_ctrl_c_saves_the_chunk_that_it_hit(folder, reference, after_chunk, chun
     resumed = run(*FLAGS, "--workdir=run")
     assert (resumed.status, resumed.err) == (0, "")
     assert f"resuming run after {place}" in resumed.out
+    assert_same_run(folder / "run", reference)
+
+
+@pytest.mark.parametrize("chunk", [2, 40, 43], ids=["first epoch", "its end", "second epoch"])
+def test_run_streamed_from_disk_ends_as_one_with_its_text_on_the_device(
+    folder, reference, after_chunk, chunk
+):
+    """To the bit, interrupted too, and going on in the other way than it began."""
+    after_chunk(chunk, ctrl_c)
+    assert run(*FLAGS, "--workdir=run", "--noresident").status == 128 + signal.SIGINT
+    way = "--resident" if chunk == 40 else "--noresident"
+    assert run(*FLAGS, "--workdir=run", way).status == 0
     assert_same_run(folder / "run", reference)
 
 

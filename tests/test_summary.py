@@ -1,7 +1,6 @@
 import dataclasses
 import io
 
-import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
@@ -16,8 +15,9 @@ from zaremba_jax.config import (
     settings,
     to_dict,
 )
-from zaremba_jax.corpus import make_corpus, unigram_perplexity, windows
+from zaremba_jax.corpus import TextWindows, make_corpus, unigram_perplexity
 from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.feed import WindowFeed
 from zaremba_jax.train import init_train_state
 
 CORPUS = make_corpus("ours", list("abcaba") * 5, list("abc") * 4, list("cba") * 6)
@@ -32,9 +32,9 @@ def summarized(run, **options):
 
 def summary_of(config, **changes):
     """The summary of a tiny trained model said to be of a configuration."""
-    text = windows(CORPUS.train, TINY.train.batch_size, TINY.train.unroll)
+    text = TextWindows(CORPUS.train, TINY.train.batch_size, TINY.train.unroll)
     state = init_train_state(TINY, len(CORPUS.vocabulary), len(text))
-    run = Run(config, CORPUS, jnp.asarray(text), state, history=HISTORY, seconds=2.5)
+    run = Run(config, CORPUS, WindowFeed(text), state, history=HISTORY, seconds=2.5)
     return summarized(dataclasses.replace(run, **changes))
 
 
@@ -52,7 +52,7 @@ def test_paper_s_figures_belong_to_its_preset_whatever_the_seed(seed):
 @pytest.mark.parametrize("name", sorted(settings().keys() - COMPUTE - {"name", "seed"}))
 def test_paper_s_figures_belong_to_no_other_setting(name):
     value = to_dict(SMALL)[name]
-    words = {"corpus": "toy", "cell": "gru", "mask_each": "window"}
+    words = {"corpus": "toy", "cell": "gru", "mask_each": "window", "unit": "char"}
     switches = {"tie_weights": True, "second_bias": True, "carry_over_epochs": True}
     numbers = {"embedding_size": 7, "decay_divisor": 4.0}
     other = (words | switches | numbers).get(name) or (
@@ -86,11 +86,11 @@ def test_figures_are_those_of_the_reported_protocol():
 
 def test_monte_carlo_averages_over_noise_and_equals_the_protocol_without_any():
     without = override(TINY, dropout=0.0)
-    text = windows(CORPUS.train, TINY.train.batch_size, TINY.train.unroll)
+    text = TextWindows(CORPUS.train, TINY.train.batch_size, TINY.train.unroll)
 
     def summary(config):
         state = init_train_state(config, len(CORPUS.vocabulary), len(text))
-        run = Run(config, CORPUS, jnp.asarray(text), state, history=HISTORY)
+        run = Run(config, CORPUS, WindowFeed(text), state, history=HISTORY)
         return summarized(run, mc_samples=3)
 
     same, noisy = summary(without), summary(override(TINY, dropout=0.5))
@@ -121,6 +121,9 @@ def rows(**figures):
     summary = {
         "name": "small",
         "corpus": "ours",
+        "unit": "word",
+        "valid_bits": 1.2344,
+        "test_bits": 1.2,
         "valid_perplexity": 90.126,
         "test_perplexity": 80.25,
         "unigram_perplexity": 700.5,
@@ -135,6 +138,11 @@ def rows(**figures):
     print_table(Console(file=file, width=80), summary | figures)
     lines = [line.split("│")[1:-1] for line in file.getvalue().splitlines() if "│" in line]
     return {label.strip(): (valid.strip(), test.strip()) for label, valid, test in lines}
+
+
+def test_table_has_bits_for_characters_and_bytes():
+    assert rows(unit="char")["bits a character"] == ("1.234", "1.200")
+    assert rows(unit="byte")["bits a byte"] == ("1.234", "1.200")
 
 
 def test_table_leaves_out_what_has_no_figure():

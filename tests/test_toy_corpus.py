@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zaremba_jax.corpus import EOS, Corpus, unigram_perplexity
+from zaremba_jax.corpus import Corpus, unigram_perplexity
 from zaremba_jax.toy_corpus import HiddenMarkovSource, toy_corpus, toy_source
+from zaremba_jax.vocabulary import EOS
 
 NOUN = re.compile(r"[a-z]{3}(?P<gender>[aeou])(?P<number>s?)")
 VERB = re.compile(r"[a-z]{3}(?P<gender>[aeou])(?P<number>n?)t")

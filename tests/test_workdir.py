@@ -49,6 +49,16 @@ def test_check_names_every_differing_field_with_both_values_and_no_other(tmp_pat
     )
 
 
+def test_record_from_before_a_setting_existed_means_its_default(tmp_path):
+    workdir = Workdir(tmp_path)
+    there = to_dict(QUICK)
+    del there["unit"], there["cell"]
+    write_json(workdir.config, there)
+    workdir.check(QUICK)
+    with pytest.raises(ValueError, match=r"configuration: cell \(lstm there, gru here\);"):
+        workdir.check(override(QUICK, cell="gru"))
+
+
 def test_check_names_a_field_that_one_of_the_two_lacks(tmp_path):
     workdir = Workdir(tmp_path)
     there = to_dict(QUICK) | {"tied": True}

@@ -12,6 +12,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from zaremba_jax.array_types import CellName
 from zaremba_jax.precision import Precision
+from zaremba_jax.vocabulary import Unit
+
+CorpusName = Literal[
+    "toy", "ptb", "ptb-char", "wikitext-2", "wikitext-103", "text8", "enwik8", "files"
+]
 
 
 def _setting(
@@ -184,11 +189,19 @@ class Config(_Validated):
     """A whole run: which text, which network, trained how, from which seed."""
 
     name: str = _setting("the preset that the configuration started from")
-    corpus: Literal["toy", "ptb", "files"] = _setting(
-        "toy: the built-in language; ptb: the Penn Treebank; files: your own text"
+    corpus: CorpusName = _setting(
+        f"the text: {', '.join(get_args(CorpusName))}, of which toy is the built-in language and"
+        " files are your own"
     )
     seed: int = _setting(
         "decides the initial values and every dropout mask", at_least=0, below=2**32
+    )
+    unit: Unit = _setting("what a token is: word, char or byte", default="word")
+    vocab_size: int = _setting(
+        "types to keep, the most frequent, all others become <unk>; 0: all", at_least=0, default=0
+    )
+    min_count: int = _setting(
+        "types that occur less often in the training text become <unk>", at_least=1, default=1
     )
     model: ModelConfig
     regularizers: RegularizerConfig
@@ -230,6 +243,16 @@ def settings() -> dict[str, tuple[type, str]]:
         for record in (Config, *_SECTIONS.values())
         for field in dataclasses.fields(record)
         if "description" in field.metadata
+    }
+
+
+def defaults() -> dict[str, int | float | str]:
+    """What settings were before there was a choice, of all that every preset need not name."""
+    return {
+        field.name: field.default
+        for record in (Config, *_SECTIONS.values())
+        for field in dataclasses.fields(record)
+        if "description" in field.metadata and field.default is not dataclasses.MISSING
     }
 
 

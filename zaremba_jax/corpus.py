@@ -3,19 +3,22 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
-from pathlib import Path
+import mmap
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from zaremba_jax.vocabulary import EOS, Vocabulary
+from zaremba_jax.vocabulary import Vocabulary
+
+_BLOCK = 2**20  # ids in memory at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Corpus:
-    """Three splits as ids, int32 [N] each, under the training split's vocabulary.
+    """Three splits as ids, integers [N] each, under the training split's vocabulary.
 
-    `floor_perplexity` is the test split's perplexity under the very source that
+    Those that are read from files are memory-mapped, of the smallest type that holds
+    them. `floor_perplexity` is the test split's perplexity under the very source that
     made the text, where that is known.
     """
 
@@ -31,31 +34,26 @@ class Corpus:
         """A hash of the vocabulary and of the three splits."""
         digest = hashlib.sha256(self.vocabulary.fingerprint.encode())
         for ids in (self.train, self.valid, self.test):
-            digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i4").tobytes())
+            digest.update(len(ids).to_bytes(8, "little"))
+            for block in blocks(ids):
+                digest.update(block.astype("<i4").tobytes())
         return digest.hexdigest()
 
 
-def read_tokens(path: str | Path) -> list[str]:
-    """The words of a UTF-8 text file, with `<eos>` for each line end.
+def blocks(ids: np.ndarray) -> Iterator[np.ndarray]:
+    """The ids in order, so many at a time that it does not matter how many there are."""
+    for start in range(0, len(ids), _BLOCK):
+        yield np.array(remapped(ids)[start : start + _BLOCK])
 
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is empty or not UTF-8.
+
+def remapped(ids: np.ndarray) -> np.ndarray:
+    """The same ids; memory-mapped ones mapped anew.
+
+    What is read through a map counts as memory of the process while the map is there.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the path of a text file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: not UTF-8 text at byte {error.start}; convert the file to UTF-8 first"
-        ) from None
-    lines = text.removesuffix("\n").split("\n")
-    tokens = [word for line in lines for word in (*line.split(), EOS)]
-    if len(tokens) == len(lines):
-        raise ValueError(f"{path}: holds no words; give a text with one sentence a line")
-    return tokens
+    if isinstance(ids, np.memmap) and isinstance(ids.base, mmap.mmap) and ids.filename:
+        return np.memmap(ids.filename, ids.dtype, "r", ids.offset, ids.shape)
+    return ids  # of a part of a map, numpy does not tell the place
 
 
 def make_corpus(
@@ -79,44 +77,59 @@ def make_corpus(
     return Corpus(name, vocabulary, vocabulary.encode(train), valid_ids, test_ids)
 
 
-def read_corpus(
-    name: str, train_file: str | Path, valid_file: str | Path, test_file: str | Path
-) -> Corpus:
-    """Reads three text files.
-
-    Raises:
-      FileNotFoundError, ValueError: as `read_tokens` and `make_corpus`, naming the file.
-    """
-    texts = [read_tokens(path) for path in (train_file, valid_file, test_file)]
-    return make_corpus(name, *texts, sources=(str(valid_file), str(test_file)))
-
-
 def streams(ids: np.ndarray, batch_size: int) -> np.ndarray:
     """Cuts `ids` [N] into contiguous streams, [N // batch_size, batch_size]; drops the tail."""
     length = len(ids) // batch_size
     return ids[: length * batch_size].reshape(batch_size, length).T
 
 
-def windows(ids: np.ndarray, batch_size: int, unroll: int) -> np.ndarray:
-    """The windows of an epoch, [windows, unroll + 1, batch_size], in the order of the text.
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextWindows:
+    """The windows of an epoch in the order of the text, cut when they are asked for.
 
-    `window[:-1]` are the inputs of a window and `window[1:]` their targets, so a
-    window's last target is the next one's first input and every (token, next
-    token) pair of the streams appears exactly once. The last short window is
-    dropped.
+    `cut[first:last]` is int32 [last - first, unroll + 1, batch_size]. `window[:-1]` are
+    the inputs of a window and `window[1:]` their targets, so a window's last target is
+    the next one's first input and every (token, next token) pair of the streams appears
+    exactly once. The last short window is dropped.
 
     Raises:
       ValueError: the ids do not fill one window.
     """
-    columns = streams(ids, batch_size)
-    count = (len(columns) - 1) // unroll
-    if count < 1:
-        raise ValueError(
-            f"{len(ids)} training tokens cannot fill {batch_size} streams of {unroll} + 1; need at"
-            f" least {batch_size * (unroll + 1)}, or lower batch_size or unroll"
-        )
-    starts = unroll * np.arange(count)
-    return columns[starts[:, None] + np.arange(unroll + 1)[None, :]]
+
+    ids: np.ndarray
+    batch_size: int
+    unroll: int
+
+    def __post_init__(self):
+        if len(self) < 1:
+            raise ValueError(
+                f"{len(self.ids)} training tokens cannot fill {self.batch_size} streams of"
+                f" {self.unroll} + 1; need at least {self.batch_size * (self.unroll + 1)}, or lower"
+                " batch_size or unroll"
+            )
+
+    def __len__(self) -> int:
+        return max(len(self.ids) // self.batch_size - 1, 0) // self.unroll
+
+    @property
+    def nbytes(self) -> int:
+        """Of all windows."""
+        return 4 * len(self) * (self.unroll + 1) * self.batch_size
+
+    def __getitem__(self, place: slice) -> np.ndarray:
+        first, last, _ = place.indices(len(self))
+        columns = streams(remapped(self.ids), self.batch_size)
+        tokens = columns[first * self.unroll : last * self.unroll + 1].astype(np.int32)
+        starts = self.unroll * np.arange(last - first)
+        return tokens[starts[:, None] + np.arange(self.unroll + 1)[None, :]]
+
+
+def windows(ids: np.ndarray, batch_size: int, unroll: int) -> np.ndarray:
+    """All windows of an epoch at once, int32 [windows, unroll + 1, batch_size].
+
+    What they are, and errors, as of `TextWindows`.
+    """
+    return TextWindows(ids, batch_size, unroll)[:]
 
 
 def unigram_perplexity(corpus: Corpus) -> float:
@@ -125,5 +138,7 @@ def unigram_perplexity(corpus: Corpus) -> float:
     A model that knows nothing but how often each word occurs: the scale against
     which a language model's perplexity is read.
     """
-    counts = np.bincount(corpus.train, minlength=len(corpus.vocabulary))
+    counts = np.zeros(len(corpus.vocabulary), np.int64)
+    for block in blocks(corpus.train):
+        counts += np.bincount(block, minlength=len(counts))
     return float(np.exp(-np.mean(np.log(counts[corpus.test[1:]] / counts.sum()))))

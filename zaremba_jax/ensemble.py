@@ -143,7 +143,11 @@ def init_spread(
     return _spread(start, mesh, (_REPLICATED,), _state_specs())(seed)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "count", "mesh"), donate_argnames="states")
+@functools.partial(
+    jax.jit,
+    static_argnames=("config", "count", "mesh", "windows_per_epoch"),
+    donate_argnames="states",
+)
 def train_members(
     config: Config,
     states: TrainState,
@@ -151,6 +155,7 @@ def train_members(
     count: int,
     mesh: Mesh,
     rates: MemberRates | None = None,
+    windows_per_epoch: int | None = None,
 ) -> tuple[TrainState, Float[Array, "members count"]]:
     """Trains every member on the next `count` windows, as `train.train_windows` does one.
 
@@ -164,13 +169,14 @@ def train_members(
       count: how many to train on; compiled in.
       mesh: of `make_mesh`; compiled in.
       rates: in place of the configuration's, `[members]` each, as of `train.train_step`.
+      windows_per_epoch: as of `train.train_windows`.
 
     Returns:
       The states after them, and the mean nats a token of each window.
     """
 
     def train(windows: Windows, states: TrainState, rates: MemberRates | None) -> Any:
-        alone = _train_alone(config, windows, count, mesh)
+        alone = _train_alone(config, windows, count, mesh, windows_per_epoch)
         return _each(alone)(states, rates)
 
     specs = _state_specs(MEMBER)
@@ -179,14 +185,23 @@ def train_members(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "count", "mesh"), donate_argnames="state")
+@functools.partial(
+    jax.jit,
+    static_argnames=("config", "count", "mesh", "windows_per_epoch"),
+    donate_argnames="state",
+)
 def train_spread(
-    config: Config, state: TrainState, windows: Windows, count: int, mesh: Mesh
+    config: Config,
+    state: TrainState,
+    windows: Windows,
+    count: int,
+    mesh: Mesh,
+    windows_per_epoch: int | None = None,
 ) -> tuple[TrainState, Float[Array, " count"]]:
     """`train.train_windows` of one model, the streams of its batch spread over the mesh."""
 
     def train(windows: Windows, state: TrainState) -> Any:
-        return _train_alone(config, windows, count, mesh)(state)
+        return _train_alone(config, windows, count, mesh, windows_per_epoch)(state)
 
     specs = _state_specs()
     return _spread(train, mesh, (_REPLICATED, specs), (specs, _REPLICATED))(windows, state)
@@ -288,12 +303,14 @@ def mixture_perplexities(nll: MemberNLL, size: int) -> Float[np.ndarray, " subse
     return np.array([perplexity(mixture_nll(nll[list(subset)])) for subset in chosen])
 
 
-def _train_alone(config: Config, windows: Windows, count: int, mesh: Mesh) -> Callable[..., Any]:
+def _train_alone(
+    config: Config, windows: Windows, count: int, mesh: Mesh, windows_per_epoch: int | None
+) -> Callable[..., Any]:
     """`train_windows` of one member, as a device of the mesh runs it."""
     data_axis = DATA if mesh.shape[DATA] > 1 else None
 
     def train(state: TrainState, rates: Rates | None = None) -> Any:
-        return train_windows(config, state, windows, count, rates, data_axis)
+        return train_windows(config, state, windows, count, rates, data_axis, windows_per_epoch)
 
     return train
 

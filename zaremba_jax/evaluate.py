@@ -89,7 +89,7 @@ def read_text(read: Reader, ids: np.ndarray, streams: int, state: RNNState) -> n
 
     results = []
     for inputs, targets in zip(columns(ids[:-1]), columns(ids[1:]), strict=True):
-        nll, state = read(jnp.asarray(inputs), jnp.asarray(targets), state)
+        nll, state = read(_tokens(inputs), _tokens(targets), state)
         results.append(nll)
     stretches = np.concatenate(results, axis=-2)[..., :length, :].swapaxes(-2, -1)
     return stretches.reshape(*stretches.shape[:-2], -1)[..., :predictions]
@@ -130,7 +130,7 @@ def monte_carlo_nll(
     results = []
     for place, window in enumerate(zip(inputs, targets, strict=True)):
         keys = jax.random.split(jax.random.fold_in(key, place), samples)
-        nll, states = _sampled_window_nll(config, params, *map(jnp.asarray, window), states, keys)
+        nll, states = _sampled_window_nll(config, params, *map(_tokens, window), states, keys)
         results.append(nll)
     return np.concatenate(results)[:predictions]
 
@@ -155,6 +155,11 @@ def _sampled_window_nll(
 
     nll, states = jax.vmap(sample)(states, keys)
     return jnp.log(len(nll)) - jax.nn.logsumexp(-nll[..., 0], axis=0), states
+
+
+def _tokens(ids: np.ndarray) -> Tokens:
+    """On the device, of one type whatever the text has on disk."""
+    return jnp.asarray(ids, jnp.int32)
 
 
 def _count_predictions(ids: np.ndarray) -> int:

@@ -212,7 +212,9 @@ def _words_in_use(tokens: Tokens, vocabulary_size: int) -> tuple[Int[Array, " wo
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "count", "data_axis"), donate_argnames="state"
+    jax.jit,
+    static_argnames=("config", "count", "data_axis", "windows_per_epoch"),
+    donate_argnames="state",
 )
 def train_windows(
     config: Config,
@@ -221,6 +223,7 @@ def train_windows(
     count: int,
     rates: Rates | None = None,
     data_axis: str | None = None,
+    windows_per_epoch: int | None = None,
 ) -> tuple[TrainState, Float[Array, " count"]]:
     """Trains on the next `count` windows without leaving the device.
 
@@ -233,10 +236,16 @@ def train_windows(
       rates: as of `train_step`; not compiled in, so that `vmap` can give each of many
         models its own.
       data_axis: as of `train_step`.
+      windows_per_epoch: how many an epoch has, where `windows` holds no more than the
+        next `count`; compiled in.
 
     Returns:
       The state after them, and the mean nats a token of each window, dropout on.
     """
-    upcoming = (state.step + jnp.arange(count)) % len(windows)
-    step = functools.partial(train_step, config, len(windows), rates=rates, data_axis=data_axis)
-    return jax.lax.scan(step, state, windows[upcoming])
+    if windows_per_epoch is None:
+        windows_per_epoch = len(windows)
+        windows = windows[(state.step + jnp.arange(count)) % windows_per_epoch]
+    step = functools.partial(
+        train_step, config, windows_per_epoch, rates=rates, data_axis=data_axis
+    )
+    return jax.lax.scan(step, state, windows, length=count)

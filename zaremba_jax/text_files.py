@@ -1,0 +1,169 @@
+"""Text files of any size, a block at a time: plain, gzip, or inside of a zip archive."""
+
+import codecs
+import dataclasses
+import glob
+import gzip
+import hashlib
+import io
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from zaremba_jax.vocabulary import Unit
+
+BLOCK = 2**20  # bytes in memory at a time
+_GZIP = b"\x1f\x8b"  # how such a file begins, whatever its name
+_DAMAGED = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A text file, or its bytes from `start` to `stop`; `member` names it inside of an archive."""
+
+    path: Path
+    member: str | None = None
+    start: int = 0
+    stop: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}/{self.member}"
+
+
+def find_files(pattern: str | Path) -> list[Piece]:
+    """The files that are named: one, or several with commas between them, or globs.
+
+    Raises:
+      FileNotFoundError: a name or a glob has no file.
+      ValueError: a file is there twice.
+    """
+    found: list[Path] = []
+    for part in [str(pattern)] if Path(pattern).is_file() else str(pattern).split(","):
+        matches = [part] if Path(part).is_file() else sorted(glob.glob(part, recursive=True))
+        files = [Path(match) for match in matches if Path(match).is_file()]
+        if not files:
+            raise FileNotFoundError(
+                f"{part}: no such file; give the path of a text file, several with commas between"
+                " them, or a glob in quotes"
+            )
+        found += files
+    if twice := sorted(str(path) for path in set(found) if found.count(path) > 1):
+        raise ValueError(f"{pattern}: names {twice[0]} twice; name each file once")
+    return [Piece(path) for path in found]
+
+
+@contextmanager
+def _opened(piece: Piece) -> Iterator[BinaryIO]:
+    with ExitStack() as stack:
+        if piece.member is not None:
+            archive = stack.enter_context(zipfile.ZipFile(piece.path))
+            yield cast(BinaryIO, stack.enter_context(archive.open(piece.member)))
+            return
+        file = stack.enter_context(piece.path.open("rb"))
+        if file.peek(2)[:2] == _GZIP:
+            yield cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=file)))
+        else:
+            yield file
+
+
+def read_bytes(piece: Piece) -> Iterator[bytes]:
+    """The bytes of a file, uncompressed.
+
+    Raises:
+      ValueError: a compressed file is damaged.
+    """
+    try:
+        with _opened(piece) as file:
+            file.seek(piece.start)
+            place = piece.start
+            while block := file.read(
+                BLOCK if piece.stop is None else min(BLOCK, piece.stop - place)
+            ):
+                yield block
+                place += len(block)
+    except _DAMAGED as error:
+        raise ValueError(
+            f"{piece}: damaged, cannot be uncompressed ({error}); copy or download it again"
+        ) from None
+
+
+def content_hash(piece: Piece, algorithm: str = "sha256") -> str:
+    """A hash of the uncompressed bytes; errors as of `read_bytes`."""
+    digest = hashlib.new(algorithm)
+    for block in read_bytes(piece):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def read_text(piece: Piece) -> Iterator[str]:
+    """The characters of a UTF-8 file.
+
+    Raises:
+      ValueError: as `read_bytes`, or the file is not UTF-8.
+    """
+    decoder, before = codecs.getincrementaldecoder("utf-8")(), piece.start
+    blocks = read_bytes(piece)
+    while True:
+        block = next(blocks, b"")
+        held = len(decoder.getstate()[0])  # of a character that the last block cut
+        try:
+            yield decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{piece}: not UTF-8 text at byte {before - held + error.start}; convert the file"
+                " to UTF-8 first, or read it as bytes"
+            ) from None
+        if not block:
+            return
+        before += len(block)
+
+
+def read_blocks(piece: Piece, unit: Unit, plain_lines: bool = False) -> Iterator[str]:
+    """A text to be split by words or characters, never between two tokens.
+
+    By words, any line end becomes a line feed, and the last line has one too.
+
+    Args:
+      piece: the file.
+      unit: "word" or "char".
+      plain_lines: leave out white space at the ends of lines, and all but one space
+        between words.
+
+    Raises:
+      ValueError: as `read_text`.
+    """
+    text = read_text(piece)
+    if unit == "char" and not plain_lines:
+        return text
+    if not plain_lines:
+        return _cut_after(_line_feeds(text), "\n ")
+    return map(_plain, _cut_after(_line_feeds(text), "\n"))
+
+
+def _line_feeds(blocks: Iterable[str]) -> Iterator[str]:
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    for block in blocks:
+        yield newlines.decode(block)
+    yield newlines.decode("", final=True)
+
+
+def _cut_after(blocks: Iterable[str], places: str) -> Iterator[str]:
+    """The same text, cut only after one of the `places`, with a line end at its end."""
+    pending, last = [""], "\n"
+    for block in filter(None, blocks):
+        cut = max(map(block.rfind, places)) + 1
+        if cut:
+            yield "".join([*pending, block[:cut]])
+            pending.clear()
+        pending.append(block[cut:])
+        last = block[-1]
+    rest = "".join(pending) + ("" if last == "\n" else "\n")
+    if rest:
+        yield rest
+
+
+def _plain(lines: str) -> str:
+    return "".join(" ".join(line.split()) + "\n" for line in lines.removesuffix("\n").split("\n"))
