@@ -13,7 +13,7 @@ from program import assert_refused, content, write_texts
 
 from experiments import records, reproduce, reproduction, table1
 from zaremba_jax.config import MEDIUM, PAPER_PERPLEXITIES, PRESETS, SMALL, override
-from zaremba_jax.corpus import read_corpus
+from zaremba_jax.encoding import read_corpus
 from zaremba_jax.ensemble import make_mesh, mixture_nll
 from zaremba_jax.evaluate import perplexity
 
