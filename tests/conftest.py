@@ -28,6 +28,9 @@ install_import_hook(
             "optimizer",
             "train",
             "evaluate",
+            "dynamic_evaluation",
+            "lines",
+            "neural_cache",
             "ensemble",
         )
     ],

@@ -26,6 +26,7 @@ ORDER = [
     {"optimizer"},
     {"train"},
     {"evaluate"},
+    {"dynamic_evaluation", "lines", "neural_cache"},
     {"ensemble"},
     {"checkpoint"},
 ]

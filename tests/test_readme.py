@@ -19,6 +19,7 @@ PROGRAMS = (
     "ensemble",
     "report",
     "generate",
+    "score",
     "ablation",
     "benchmark",
     "compile_for",

@@ -77,7 +77,7 @@ def read_text(read: Reader, ids: np.ndarray, streams: int, state: RNNState) -> n
     Returns:
       float32 [..., N - 1].
     """
-    predictions = _count_predictions(ids)
+    predictions = count_predictions(ids)
     unroll = max(TOKENS_AT_ONCE // streams, 1)
     length = -(-predictions // streams)  # of a stretch, rounded up
     count = -(-length // unroll)
@@ -120,7 +120,7 @@ def monte_carlo_nll(
     """
     if samples < 1:
         raise ValueError(f"samples={samples}: nothing to average over; take at least 1")
-    predictions, unroll = _count_predictions(ids), config.train.unroll
+    predictions, unroll = count_predictions(ids), config.train.unroll
     padding = (0, -predictions % unroll)
     inputs, targets = (
         np.pad(tokens, padding).reshape(-1, unroll, 1) for tokens in (ids[:-1], ids[1:])
@@ -162,7 +162,12 @@ def _tokens(ids: np.ndarray) -> Tokens:
     return jnp.asarray(ids, jnp.int32)
 
 
-def _count_predictions(ids: np.ndarray) -> int:
+def count_predictions(ids: np.ndarray) -> int:
+    """How many tokens of a text are predicted: all but the first.
+
+    Raises:
+      ValueError: there is none.
+    """
     if len(ids) < 2:
         raise ValueError(f"a text of {len(ids)} tokens has nothing to predict; give at least 2")
     return len(ids) - 1

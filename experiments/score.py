@@ -1,0 +1,143 @@
+"""Scores a text by trained models: `python -m experiments.score --workdir=runs/small FILE`."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from experiments import command_line
+from experiments.command_line import FLAGS, fail
+from experiments.models import listed, load_models
+from experiments.scoring import (
+    Reader,
+    Text,
+    independent_nll,
+    read_text,
+    records,
+    stream_nll,
+    write_records,
+)
+from zaremba_jax.corpus import windows
+from zaremba_jax.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares
+from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.exported import Model
+from zaremba_jax.neural_cache import CacheConfig, cached_nll
+from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.vocabulary import NOUNS, UNK
+
+TAKES = "FILE"
+_STREAMS = 100  # of the training text, for the gradients that the rule rms needs
+
+flags.DEFINE_list(
+    "workdir", None, "finished runs, ensembles or .safetensors files; of several, their mixture"
+)
+flags.DEFINE_string("scores", None, "file for log probabilities, its name ending in .jsonl or .tsv")
+flags.DEFINE_enum("each", "sentence", ["sentence", "token"], "what has a line in it")
+flags.DEFINE_bool("independent", False, "read each line on its own, as those of an n-best list")
+flags.DEFINE_enum("dynamic", None, ["sgd", "rms"], "go on learning from the text, by this rule")
+flags.DEFINE_float("dynamic_rate", None, "learning rate (default: 0.1 of sgd, 5e-5 of rms)")
+flags.DEFINE_float("dynamic_decay", None, "part of the way back to the trained model, each step")
+flags.DEFINE_integer("dynamic_segment", 5, "tokens between two steps")
+flags.DEFINE_string("train_file", None, "training text, whose gradients the rule rms is scaled by")
+flags.DEFINE_integer("cache_window", 0, "places that a neural cache keeps; 0: no cache")
+flags.DEFINE_float("cache_theta", 0.3, "how much nearer places of the cache count more")
+flags.DEFINE_float("cache_weight", 0.1, "of the cache beside the model")
+flags.mark_flag_as_required("workdir")
+
+
+def main(file: str) -> None:
+    """Reads a text by the models, prints its perplexity, and writes what each part of it got."""
+    try:
+        scores = None if FLAGS.scores is None else Path(FLAGS.scores)
+        if scores is not None and scores.suffix not in (".jsonl", ".tsv"):
+            raise ValueError(f"--scores={scores}: end the name in .jsonl or .tsv")
+        make_reader = reader_from_flags()
+        models = load_models(FLAGS.workdir)
+        text = read_text(file, models[0].vocabulary)
+        with Console(stderr=True).status(f"reading {file}"):
+            if FLAGS.independent:
+                nll = independent_nll(models, text)
+            else:
+                nll = stream_nll(models, text, make_reader(models))
+        if scores is not None:
+            write_records(scores, records(text, nll, FLAGS.each))
+    except (ValueError, OSError) as error:
+        fail(error)
+    report(file, models, text, nll)
+
+
+def reader_from_flags() -> Callable[[list[Model]], Reader]:
+    """What makes, for models, the function that reads a text by one of them.
+
+    Raises:
+      ValueError: the flags do not go together, or a value is outside its limits.
+    """
+    if FLAGS.dynamic is not None and FLAGS.cache_window:
+        raise ValueError("--dynamic, --cache_window: give one of the two")
+    if FLAGS.independent and (FLAGS.dynamic is not None or FLAGS.cache_window):
+        raise ValueError(
+            "--independent: lines have no past, which --dynamic and --cache_window need; leave it"
+            " or them out"
+        )
+    if FLAGS.cache_window:
+        cache = CacheConfig(
+            window=FLAGS.cache_window, theta=FLAGS.cache_theta, weight=FLAGS.cache_weight
+        )
+        return lambda _: functools.partial(_read, functools.partial(cached_nll, config=cache))
+    if FLAGS.dynamic is None:
+        return lambda _: functools.partial(_read, text_nll)
+    defaults = {"sgd": (0.1, 0.001), "rms": (5e-5, 0.002)}[FLAGS.dynamic]
+    rate, decay = (
+        default if given is None else given
+        for given, default in zip((FLAGS.dynamic_rate, FLAGS.dynamic_decay), defaults, strict=True)
+    )
+    dynamic = DynamicConfig(
+        rule=FLAGS.dynamic, rate=rate, decay=decay, segment=FLAGS.dynamic_segment
+    )
+    if dynamic.rule == "rms" and FLAGS.train_file is None:
+        raise ValueError("--dynamic=rms: give the training text with --train_file, or take sgd")
+    return functools.partial(dynamic_reader, dynamic)
+
+
+def dynamic_reader(dynamic: DynamicConfig, models: list[Model]) -> Reader:
+    """Dynamic evaluation, for the rule rms with the gradients of `--train_file`."""
+    train = None
+    if dynamic.rule == "rms":
+        ids = read_text(FLAGS.train_file, models[0].vocabulary).stream
+        streams = max(min(_STREAMS, len(ids) // (dynamic.segment + 1)), 1)
+        train = jnp.asarray(windows(ids, streams, dynamic.segment))
+
+    def read(model: Model, ids: np.ndarray) -> np.ndarray:
+        compute, masks = model.config.compute, expected_masks(model.config)
+        squares = None if train is None else mean_squares(model.params, train, compute, masks)
+        return dynamic_nll(model.params, ids, dynamic, squares, compute, masks)
+
+    return read
+
+
+def _read(nll: Callable[..., np.ndarray], model: Model, ids: np.ndarray) -> np.ndarray:
+    return nll(model.params, ids, compute=model.config.compute, masks=expected_masks(model.config))
+
+
+def report(file: str, models: list[Model], text: Text, nll: np.ndarray) -> None:
+    """Prints the perplexity, and what was unknown."""
+    scored = nll[~np.isnan(nll)]
+    noun, unknown = NOUNS[models[0].vocabulary.unit], sum(text.unknown.values())
+    averaged = "" if len(models) == 1 else f", {len(models)} models averaged"
+    print(
+        f"{file}: perplexity {perplexity(scored):.2f}, {scored.mean():.4f} nats a token,"
+        f" {len(scored):,} tokens in {len(text.lines):,} lines{averaged}"
+    )
+    if unknown:
+        print(
+            f"read as {UNK}, since no {noun}s of the model: {unknown:,} tokens,"
+            f" {len(text.unknown):,} different: {listed(text.unknown)}"
+        )
+
+
+if __name__ == "__main__":
+    command_line.run(main, TAKES)

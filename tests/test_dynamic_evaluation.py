@@ -1,0 +1,119 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import paper_model
+import pytest
+
+from zaremba_jax import dynamic_evaluation
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares
+from zaremba_jax.evaluate import text_nll
+from zaremba_jax.model import init_params
+
+VOCABULARY = 4
+CONFIG = override(QUICK, layers=1, hidden_size=2, init_scale=0.9)
+PARAMS = init_params(CONFIG.model, VOCABULARY, key=jax.random.key(0))
+IDS = np.random.default_rng(0).integers(0, VOCABULARY, 12).astype(np.int32)
+SGD = DynamicConfig(rule="sgd", rate=0.7, decay=0.2, segment=3)
+RMS = DynamicConfig(rule="rms", rate=0.05, decay=0.3, segment=3, epsilon=0.01)
+
+
+def zeros():
+    return [[np.zeros((1, 2)), np.zeros((1, 2))]]
+
+
+def flat(params):
+    """All numbers of a model in a row, and what makes a model of such a row."""
+    leaves, structure = jax.tree.flatten(jax.tree.map(lambda x: np.asarray(x, np.float64), params))
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+
+    def make(numbers):
+        parts = zip(np.split(numbers, ends), leaves, strict=True)
+        return jax.tree.unflatten(structure, [part.reshape(like.shape) for part, like in parts])
+
+    return np.concatenate([leaf.ravel() for leaf in leaves]), make
+
+
+def nats(make, numbers, segment, state):
+    """Of a segment's words but the first, and the state after it, by the paper's equations."""
+    results = paper_model.run(make(numbers), segment[:-1, None], state)
+    return paper_model.nats(results.logits, segment[1:, None])[:, 0], results.state
+
+
+def gradient(make, numbers, segment, state):
+    """By finite differences."""
+    result = np.empty_like(numbers)
+    for n in range(len(numbers)):
+        step = np.zeros_like(numbers)
+        step[n] = 1e-5
+        up, down = (nats(make, numbers + s, segment, state)[0].mean() for s in (step, -step))
+        result[n] = (up - down) / 2e-5
+    return result
+
+
+def by_the_paper(config, squares):
+    """Section 3 of Krause et al. (2018), in NumPy."""
+    trained, make = flat(PARAMS)
+    rate, pull = config.rate, config.decay
+    if config.rule == "rms":
+        rms = np.sqrt(squares)
+        rate, pull = rate / (rms + config.epsilon), pull * np.minimum(rms / rms.mean(), 1 / pull)
+    now, state, found = trained.copy(), zeros(), []
+    for start in range(0, len(IDS) - 1, config.segment):
+        segment = IDS[start : start + config.segment + 1]
+        g = gradient(make, now, segment, state)
+        predicted, state = nats(make, now, segment, state)
+        found += predicted.tolist()
+        now = now - rate * g + pull * (trained - now)
+    return found
+
+
+@pytest.mark.parametrize("config", [SGD, RMS], ids=["sgd", "rms"])
+def test_adapting_is_the_papers(monkeypatch, config):
+    monkeypatch.setattr(dynamic_evaluation, "TOKENS_AT_ONCE", 6)  # two calls, the last one padded
+    numbers, make = flat(PARAMS)
+    squares = np.random.default_rng(1).uniform(0, 0.04, len(numbers))
+    given = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), make(squares))
+    nll = dynamic_nll(PARAMS, IDS, config, given)
+    assert nll.shape == (11,)
+    np.testing.assert_allclose(nll, by_the_paper(config, squares), rtol=1e-3)
+    assert not np.allclose(nll, text_nll(PARAMS, IDS), rtol=1e-2)
+
+
+def test_mean_squares_are_of_each_windows_gradient_with_the_state_carried_on():
+    windows = np.stack([IDS[0:4], IDS[3:7]])[..., None]
+    numbers, make = flat(PARAMS)
+    first = gradient(make, numbers, windows[0, :, 0], zeros())
+    state = nats(make, numbers, windows[0, :, 0], zeros())[1]
+    second = gradient(make, numbers, windows[1, :, 0], state)
+    found, _ = flat(mean_squares(PARAMS, jnp.asarray(windows)))
+    np.testing.assert_allclose(found, (first**2 + second**2) / 2, rtol=2e-3, atol=1e-8)
+
+
+def test_without_a_rate_nothing_adapts_and_the_trained_model_stays_whole():
+    before = jax.tree.map(np.array, PARAMS)
+    still = DynamicConfig(rule="sgd", rate=0.0, decay=0.5, segment=4)
+    np.testing.assert_allclose(dynamic_nll(PARAMS, IDS, still), text_nll(PARAMS, IDS), rtol=1e-5)
+    dynamic_nll(PARAMS, IDS, SGD)
+    jax.tree.map(np.testing.assert_array_equal, PARAMS, before)
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"rate": -1.0}, "dynamic_rate=-1.0: must be finite, at least 0"),
+        ({"decay": 1.5}, "dynamic_decay=1.5: must be finite, at least 0 and at most 1"),
+        ({"segment": 0}, "dynamic_segment=0: must be at least 1"),
+    ],
+    ids=str,
+)
+def test_settings_outside_their_limits_are_refused(setting, reason):
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        DynamicConfig(**{"rule": "sgd", "rate": 0.1, "decay": 0.0} | setting)
+
+
+def test_rule_rms_without_squares_is_refused():
+    with pytest.raises(ValueError, match="the rule rms needs the mean squares of gradients"):
+        dynamic_nll(PARAMS, IDS, RMS)

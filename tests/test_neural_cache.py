@@ -1,0 +1,76 @@
+import re
+
+import jax
+import numpy as np
+import paper_model
+import pytest
+
+from zaremba_jax import neural_cache
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.evaluate import text_nll
+from zaremba_jax.model import init_params
+from zaremba_jax.neural_cache import CacheConfig, cached_nll
+
+VOCABULARY = 6
+CONFIG = override(QUICK, layers=2, hidden_size=4, init_scale=0.9)
+PARAMS = init_params(CONFIG.model, VOCABULARY, key=jax.random.key(0))
+IDS = np.random.default_rng(0).integers(0, VOCABULARY, 30).astype(np.int32)
+
+
+def by_the_paper(ids, window, theta, weight):
+    """Section 3 of Grave et al. (2017), a word at a time, in NumPy."""
+    params = jax.tree.map(np.asarray, PARAMS)
+    state = [[np.zeros((1, 4)), np.zeros((1, 4))] for _ in params.layers]
+    results = paper_model.run(params, ids[:-1, None], state)
+    kept, nats = [], []
+    for logits, output, word in zip(
+        results.logits[:, 0], results.outputs[:, 0], ids[1:], strict=True
+    ):
+        p = np.exp(logits) / np.exp(logits).sum()
+        if kept:
+            cache = np.zeros(VOCABULARY)
+            for before, came in kept[-window:]:
+                cache[came] += np.exp(theta * output @ before)
+            p = (1 - weight) * p + weight * cache / cache.sum()
+        nats.append(-np.log(p[word]))
+        kept.append((output, word))
+    return nats
+
+
+@pytest.mark.parametrize("window", [1, 7, 100])
+def test_cache_is_the_papers(monkeypatch, window):
+    monkeypatch.setattr(neural_cache, "TOKENS_AT_ONCE", 8)
+    nll = cached_nll(PARAMS, IDS, CacheConfig(window=window, theta=2.0, weight=0.4))
+    assert nll.shape == (29,)
+    np.testing.assert_allclose(nll, by_the_paper(IDS, window, 2.0, 0.4), rtol=1e-4)
+
+
+def test_cache_of_little_weight_is_the_model():
+    nll = cached_nll(PARAMS, IDS, CacheConfig(window=8, theta=1.0, weight=1e-7))
+    np.testing.assert_allclose(nll, text_nll(PARAMS, IDS), rtol=1e-5)
+
+
+def test_text_that_repeats_itself_becomes_probable():
+    ids = np.tile(np.array([0, 3, 1, 5], np.int32), 10)
+    cached = cached_nll(PARAMS, ids, CacheConfig(window=20, theta=5.0, weight=0.5))
+    assert cached[-8:].mean() < text_nll(PARAMS, ids)[-8:].mean() - 0.3
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"window": 0}, "cache_window=0: must be at least 1"),
+        ({"theta": -1.0}, "cache_theta=-1.0: must be finite and at least 0"),
+        ({"weight": 0.0}, "cache_weight=0.0: must be above 0 and below 1"),
+        ({"weight": 1.0}, "cache_weight=1.0: must be above 0 and below 1"),
+    ],
+    ids=str,
+)
+def test_cache_outside_its_limits_is_refused(setting, reason):
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        CacheConfig(**{"window": 5, "theta": 1.0, "weight": 0.5} | setting)
+
+
+def test_text_without_a_prediction_is_refused():
+    with pytest.raises(ValueError, match="1 tokens has nothing to predict"):
+        cached_nll(PARAMS, IDS[:1], CacheConfig(window=5, theta=1.0, weight=0.5))

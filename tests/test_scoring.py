@@ -1,0 +1,182 @@
+"""The program that scores texts, and what it writes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from program import assert_refused, run_elsewhere
+
+from experiments.scoring import (
+    independent_nll,
+    read_text,
+    records,
+    stream_nll,
+    write_records,
+)
+from experiments.workdir import Workdir, write_model
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.exported import Model
+from zaremba_jax.model import init_params
+from zaremba_jax.vocabulary import Vocabulary
+
+WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
+TEXT = "the cat sat\nthe zebra\n\ncat zebra ran\n"
+
+
+def make(seed=0, vocabulary=WORDS):
+    config = override(QUICK, layers=1, hidden_size=3, seed=seed, init_scale=1.0)
+    return Model(
+        init_params(config.model, len(vocabulary), key=jax.random.key(seed)), config, vocabulary
+    )
+
+
+MODELS = [make(0), make(1)]
+
+
+def read(model, ids):
+    return text_nll(model.params, ids)
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    return read_text(tmp_path / "text.txt", WORDS)
+
+
+def test_text_is_read_by_lines_and_unknown_words_are_counted(text):
+    assert text.lines == ["the cat sat", "the zebra", "", "cat zebra ran"]
+    assert text.stream.tolist() == [0, 2, 4, 1, 0, 3, 1, 1, 2, 3, 3, 1]
+    assert text.unknown == {"zebra": 2, "ran": 1}
+
+
+def test_stream_is_the_reported_protocol_and_models_are_mixed(text):
+    one = stream_nll(MODELS[:1], text, read)
+    assert np.isnan(one[0])
+    np.testing.assert_allclose(one[1:], read(MODELS[0], text.stream), rtol=1e-6)
+    both = stream_nll(MODELS, text, read)
+    p, q = (np.exp(-read(model, text.stream).astype(np.float64)) for model in MODELS)
+    np.testing.assert_allclose(both[1:], -np.log((p + q) / 2), rtol=1e-6)
+
+
+def test_independent_lines_are_scored_alike_wherever_they_stand(tmp_path):
+    nll = {}
+    for name, lines in (("one", ["cat sat", "the"]), ("other", ["the", "the cat", "cat sat"])):
+        (tmp_path / name).write_text("\n".join(lines))
+        text = read_text(tmp_path / name, WORDS)
+        found = records(text, independent_nll(MODELS, text), "sentence")
+        nll[name] = {record["text"]: record["log_probability"] for record in found}
+    assert nll["one"] == pytest.approx({line: nll["other"][line] for line in nll["one"]})
+    text = read_text(tmp_path / "one", WORDS)
+    ids = np.array([1, 2, 4, 1], np.int32)  # the end of another line, and the line
+    p, q = (np.exp(-read(model, ids).astype(np.float64)) for model in MODELS)
+    assert nll["one"]["cat sat"] == pytest.approx(np.log((p + q) / 2).sum(), rel=1e-5)
+
+
+def test_records_of_tokens_add_up_to_those_of_sentences(text):
+    nll = stream_nll(MODELS, text, read)
+    sentences, tokens = records(text, nll, "sentence"), records(text, nll, "token")
+    assert [record["tokens"] for record in sentences] == [3, 3, 1, 4]
+    assert [record["unknown"] for record in sentences] == [0, 1, 0, 2]
+    assert tokens[0]["log_probability"] is None
+    assert [record["token"] for record in tokens][4:8] == ["the", "zebra", "<eos>", "<eos>"]
+    for sentence in sentences:
+        parts = [
+            record["log_probability"] or 0.0
+            for record in tokens
+            if record["line"] == sentence["line"]
+        ]
+        assert sum(parts) == pytest.approx(sentence["log_probability"])
+    total = -sum(sentence["log_probability"] for sentence in sentences)
+    assert total / 11 == pytest.approx(np.log(perplexity(nll[1:])))
+
+
+def test_both_forms_of_file_hold_the_same(tmp_path, text):
+    found = records(text, stream_nll(MODELS, text, read), "token")
+    for name in ("scores.jsonl", "new/scores.tsv"):
+        write_records(tmp_path / name, found)
+    lines = (tmp_path / "scores.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == found
+    header, first, second, *rest = (tmp_path / "new/scores.tsv").read_text().splitlines()
+    assert header.split("\t") == list(found[0])
+    assert first == "1\t1\tthe\t0\t"
+    assert float(second.split("\t")[-1]) == found[1]["log_probability"]
+    assert len(rest) == len(found) - 2
+
+
+def test_tabs_and_line_ends_do_not_break_a_table(tmp_path):
+    write_records(tmp_path / "x.tsv", [{"text": "a\tb\n\\"}])
+    assert (tmp_path / "x.tsv").read_text() == "text\na\\tb\\n\\\\\n"
+
+
+def test_model_of_characters_without_line_ends_reads_one_stream(tmp_path):
+    characters = Vocabulary(("a", "b", " "), "char")
+    (tmp_path / "text").write_text("ab\nba\n")
+    text = read_text(tmp_path / "text", characters)
+    assert text.stream.tolist() == [0, 1, 1, 0]
+    with pytest.raises(ValueError, match="--independent: the model's text had no line ends"):
+        independent_nll([make(vocabulary=characters)], text)
+
+
+@pytest.mark.parametrize(
+    ("content", "vocabulary", "reason"),
+    [
+        (None, WORDS, "text: no such file; give the path"),
+        (b" \n\n", WORDS, "text: holds no words"),
+        (b"a \xff\n", WORDS, "text: not UTF-8 text at byte 2"),
+        (b"a dog\nb dog\n", Vocabulary(("a", "<eos>")), r"2 words are not .* dog \(2 times\), b;"),
+    ],
+)
+def test_text_that_cannot_be_read_is_refused(tmp_path, content, vocabulary, reason):
+    if content is not None:
+        (tmp_path / "text").write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=reason):
+        read_text(tmp_path / "text", vocabulary)
+
+
+def test_program_scores_in_every_way_and_refuses_mistakes_in_one_line(tmp_path):
+    for seed in (0, 1):
+        write_model(Workdir(tmp_path / f"run{seed}").model, make(seed))
+    (tmp_path / "text.txt").write_text(TEXT)
+    both = ["--workdir=run0,run1", "text.txt"]
+    static, cached, learned, scaled, independent, *refused = run_elsewhere(
+        "experiments.score",
+        [*both, "--scores=scores.jsonl"],
+        [*both, "--cache_window=4", "--cache_weight=0.5"],
+        [*both, "--dynamic=sgd", "--dynamic_rate=0.9"],
+        [*both, "--dynamic=rms", "--train_file=text.txt", "--dynamic_rate=0.1"],
+        [*both, "--independent", "--scores=lines.tsv", "--each=sentence"],
+        [*both, "--scores=scores.txt"],
+        [*both, "--dynamic=rms"],
+        [*both, "--dynamic=sgd", "--cache_window=4"],
+        [*both, "--independent", "--cache_window=4"],
+        [*both, "--dynamic=sgd", "--dynamic_decay=2"],
+        ["--workdir=run0"],
+        ["--workdir=run0", "absent.txt"],
+        ["--workdir=absent", "text.txt"],
+        cwd=tmp_path,
+    )
+    said = [outcome.out.splitlines() for outcome in (static, cached, learned, scaled, independent)]
+    for outcome, (first, second) in zip((static, cached, learned, scaled), said[:4], strict=True):
+        assert (outcome.status, outcome.err) == (0, "")
+        assert "11 tokens in 4 lines, 2 models averaged" in first
+        assert second.endswith("of the model: 3 tokens, 2 different: zebra (2 times), ran")
+    assert "12 tokens in 4 lines" in said[4][0]
+    assert len({lines[0] for lines in said}) == 5
+    found = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    expected = np.exp(-sum(record["log_probability"] for record in found) / 11)
+    assert f"text.txt: perplexity {expected:.2f}, " in said[0][0]
+    assert len((tmp_path / "lines.tsv").read_text().splitlines()) == 5
+    reasons = [
+        "--scores=scores.txt: end the name in .jsonl or .tsv",
+        "--dynamic=rms: give the training text with --train_file",
+        "--dynamic, --cache_window: give one of the two",
+        "--independent: lines have no past",
+        "dynamic_decay=2.0: must be finite, at least 0 and at most 1",
+        "nothing: give one FILE beside the flags; see --help",
+        "absent.txt: no such file",
+        "absent: holds no model",
+    ]
+    for outcome, reason in zip(refused, reasons, strict=True):
+        assert_refused(outcome, reason)

@@ -1,0 +1,189 @@
+"""A model that goes on learning while it is evaluated, and is drawn back to what it was.
+
+Krause, Kahembwe, Murray & Renals (2018), *Dynamic Evaluation of Neural Sequence Models*,
+section 3. A text is read in segments; each is predicted first, and then the parameters
+take one step on its loss L, the mean nats a token:
+
+    sgd: p <- p - rate * grad L + decay * (trained - p)
+    rms: p <- p - rate * grad L / (rms + epsilon) + decay * norm * (trained - p)
+
+`rms` is the root of the mean square of each parameter's gradient over the training text,
+`norm` is rms over its mean over all parameters, at most 1 / decay.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Literal, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zaremba_jax.array_types import (
+    Masks,
+    ModelParams,
+    RNNState,
+    Scalar,
+    TokenNLL,
+    Tokens,
+    Window,
+    Windows,
+)
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
+from zaremba_jax.model import token_nll
+from zaremba_jax.rnn import zero_state
+
+Rule = Literal["sgd", "rms"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DynamicConfig:
+    """How a model adapts.
+
+    Raises:
+      ValueError: a value is outside its limits.
+    """
+
+    rule: Rule
+    rate: float
+    decay: float
+    segment: int = 5  # tokens between two steps
+    epsilon: float = 1e-5  # of rms: bounds the steps of what has hardly any gradient
+
+    def __post_init__(self):
+        for name, least, most in (("rate", 0, math.inf), ("decay", 0, 1), ("epsilon", 0, math.inf)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and least <= value <= most):
+                limits = "at least 0" + (" and at most 1" if most == 1 else "")
+                raise ValueError(f"dynamic_{name}={value}: must be finite, {limits}")
+        if self.segment < 1:
+            raise ValueError(f"dynamic_segment={self.segment}: must be at least 1")
+
+
+@functools.partial(jax.jit, static_argnames="compute")
+def mean_squares(
+    params: ModelParams,
+    windows: Windows,
+    compute: ComputeConfig = ComputeConfig(),
+    masks: Masks | None = None,
+) -> ModelParams:
+    """The mean square of each parameter's gradient over windows of text, noise off.
+
+    Args:
+      params: the trained model.
+      windows: of the training text, from `corpus.windows` with segments for their length.
+      compute: precision and kernel.
+      masks: of `regularizers.expected_masks`, for a model trained with zoneout.
+    """
+
+    def add(carry: tuple[ModelParams, RNNState], window: Window) -> tuple[tuple, None]:
+        total, state = carry
+        gradient, (_, state) = _gradient(params, window[:-1], window[1:], state, masks, compute)
+        total = jax.tree.map(lambda t, g: t + jnp.square(g), total, gradient)
+        return (total, state), None
+
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    state = zero_state(params.layers, windows.shape[-1])
+    (total, _), _ = jax.lax.scan(add, (nothing, state), windows)
+    return jax.tree.map(lambda t: t / len(windows), total)
+
+
+def dynamic_nll(
+    params: ModelParams,
+    ids: np.ndarray,
+    config: DynamicConfig,
+    squares: ModelParams | None = None,
+    compute: ComputeConfig = ComputeConfig(),
+    masks: Masks | None = None,
+) -> np.ndarray:
+    """`evaluate.text_nll` of one stream by a model that adapts to what it has read.
+
+    Args:
+      params: the trained model, which stays as it is.
+      ids: the text, [N] with N at least 2.
+      config: how to adapt.
+      squares: of `mean_squares`, which the rule rms needs.
+      compute: precision and kernel.
+      masks: as there.
+
+    Raises:
+      ValueError: the text has no token to predict, or the rule rms no squares.
+    """
+    predictions, segment = count_predictions(ids), config.segment
+    at_once = min(max(TOKENS_AT_ONCE // segment, 1), -(-predictions // segment))
+    padded = np.pad(ids, (0, -predictions % (at_once * segment)))
+    inputs, targets = (
+        jnp.asarray(tokens.reshape(-1, at_once, segment, 1)) for tokens in (padded[:-1], padded[1:])
+    )
+    sizes = step_sizes(params, config, squares)
+    adapted, state = jax.tree.map(jnp.copy, params), zero_state(params.layers, batch_size=1)
+    results = []
+    for now in zip(inputs, targets, strict=True):
+        nll, adapted, state = _read(params, adapted, state, *now, sizes, compute, masks)
+        results.append(nll.reshape(-1))
+    return np.concatenate(results)[:predictions]
+
+
+def step_sizes(
+    params: ModelParams, config: DynamicConfig, squares: ModelParams | None
+) -> tuple[ModelParams, ModelParams]:
+    """What multiplies each parameter's gradient, and its way back to the trained value."""
+    if config.rule == "sgd":
+        numbers = (config.rate, config.decay)
+        rate, decay = (jax.tree.map(lambda _, x=x: jnp.asarray(x), params) for x in numbers)
+        return rate, decay
+    if squares is None:
+        raise ValueError("the rule rms needs the mean squares of gradients; give them, or take sgd")
+    rms = jax.tree.map(jnp.sqrt, squares)
+    leaves = jax.tree.leaves(rms)
+    mean = sum(leaf.sum() for leaf in leaves) / sum(leaf.size for leaf in leaves)
+    return (
+        jax.tree.map(lambda x: config.rate / (x + config.epsilon), rms),
+        jax.tree.map(lambda x: jnp.minimum(config.decay * x / mean, 1), rms),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="compute", donate_argnames="adapted")
+def _read(
+    trained: ModelParams,
+    adapted: ModelParams,
+    state: RNNState,
+    inputs: jax.Array,
+    targets: jax.Array,
+    sizes: tuple[ModelParams, ModelParams],
+    compute: ComputeConfig,
+    masks: Masks | None,
+) -> tuple[jax.Array, ModelParams, RNNState]:
+    """Predicts segments [segments, time, 1] and learns from each before the next."""
+
+    def step(p, gradient, start, rate, decay):
+        return p - rate * gradient + decay * (start - p)
+
+    def read(
+        carry: tuple[ModelParams, RNNState], now: tuple[Tokens, Tokens]
+    ) -> tuple[tuple, TokenNLL]:
+        adapted, state = carry
+        gradient, (nll, state) = _gradient(adapted, *now, state, masks, compute)
+        return (jax.tree.map(step, adapted, gradient, trained, *sizes), state), nll
+
+    (adapted, state), nll = jax.lax.scan(read, (adapted, state), (inputs, targets))
+    return nll, adapted, state
+
+
+def _gradient(
+    params: ModelParams,
+    inputs: Tokens,
+    targets: Tokens,
+    state: RNNState,
+    masks: Masks | None,
+    compute: ComputeConfig,
+) -> tuple[ModelParams, tuple[TokenNLL, RNNState]]:
+    """Of the mean nats a token; beside it the nats, and the state after them."""
+
+    def loss(params: ModelParams) -> tuple[Scalar, tuple[TokenNLL, RNNState]]:
+        nll, after = token_nll(params, inputs, targets, state, masks, compute)
+        return nll.mean(), (nll, after)
+
+    return cast(tuple[ModelParams, tuple[TokenNLL, RNNState]], jax.grad(loss, has_aux=True)(params))

@@ -1,0 +1,59 @@
+"""Nats of lines that have nothing to do with each other, as the hypotheses of an n-best list."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from zaremba_jax.array_types import Masks, ModelParams
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.evaluate import window_nll
+from zaremba_jax.rnn import zero_state
+
+TOKENS_AT_ONCE = 4096
+
+
+def lines_nll(
+    params: ModelParams,
+    lines: Sequence[np.ndarray],
+    start: int,
+    compute: ComputeConfig = ComputeConfig(),
+    masks: Masks | None = None,
+) -> list[np.ndarray]:
+    """Nats of every token of each line, which is read from the zero state after `start`.
+
+    Lines of about one length are read side by side, so that few programs are compiled.
+
+    Args:
+      params: the model.
+      lines: ids of each, with the token that ends it, at least one.
+      start: the token before a line's first, which ends another line.
+      compute: precision and kernel.
+      masks: of `regularizers.expected_masks`, for a model trained with zoneout.
+
+    Returns:
+      float32 [tokens of the line] for each, in the order of the lines.
+    """
+    places = defaultdict(list)
+    for place, line in enumerate(lines):
+        places[_power_of_two(len(line))].append(place)
+    results = [np.empty(0, np.float32)] * len(lines)
+    for time, alike in places.items():
+        batch = min(max(TOKENS_AT_ONCE // time, 1), _power_of_two(len(alike)))
+        for first in range(0, len(alike), batch):
+            chosen = alike[first : first + batch]
+            tokens = np.full((time + 1, batch), start, np.int32)
+            for column, place in enumerate(chosen):
+                tokens[1 : len(lines[place]) + 1, column] = lines[place]
+            inputs, targets = jnp.asarray(tokens[:-1]), jnp.asarray(tokens[1:])
+            state = zero_state(params.layers, batch)
+            nll = np.asarray(window_nll(params, inputs, targets, state, compute, masks)[0])
+            for column, place in enumerate(chosen):
+                results[place] = nll[: len(lines[place]), column]
+    return results
+
+
+def _power_of_two(size: int) -> int:
+    """The least that is not below."""
+    return 1 << (size - 1).bit_length()

@@ -1,0 +1,138 @@
+"""A continuous cache: words that followed states like this one become more probable.
+
+Grave, Joulin & Usunier (2017), *Improving Neural Language Models with a Continuous
+Cache*, section 3. The last `window` outputs h[i] of the last layer are kept with the
+words x[i + 1] that came after them, and
+
+    p_cache(w) ∝ sum over i < t of [w = x[i+1]] exp(theta * h[t] . h[i])
+    p(w) = (1 - weight) * p_model(w) + weight * p_cache(w)
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from zaremba_jax.array_types import Masks, ModelParams, RNNState, TokenNLL, Tokens
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
+from zaremba_jax.model import encode, softmax_of
+from zaremba_jax.rnn import zero_state
+from zaremba_jax.softmax import softmax_nll
+
+_NOTHING = -1  # in the place of a word, before there are so many
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """How much is kept and what it counts.
+
+    Raises:
+      ValueError: a value is outside its limits.
+    """
+
+    window: int  # places kept
+    theta: float  # how much nearer states count more
+    weight: float  # of the cache in the mixture
+
+    def __post_init__(self):
+        if self.window < 1:
+            raise ValueError(f"cache_window={self.window}: must be at least 1")
+        if not (math.isfinite(self.theta) and self.theta >= 0):
+            raise ValueError(f"cache_theta={self.theta}: must be finite and at least 0")
+        if not 0 < self.weight < 1:
+            raise ValueError(f"cache_weight={self.weight}: must be above 0 and below 1")
+
+
+@struct.dataclass
+class Memory:
+    """What the cache holds, the oldest first."""
+
+    outputs: Float[Array, "window hidden"]
+    words: Int[Array, " window"]
+
+
+def cached_nll(
+    params: ModelParams,
+    ids: np.ndarray,
+    config: CacheConfig,
+    compute: ComputeConfig = ComputeConfig(),
+    masks: Masks | None = None,
+) -> np.ndarray:
+    """`evaluate.text_nll` of one stream with a cache, which is empty at first.
+
+    Where it is empty, the model's probability stands alone.
+
+    Raises:
+      ValueError: the text has no token to predict.
+    """
+    predictions = count_predictions(ids)
+    time = min(TOKENS_AT_ONCE, predictions)
+    padded = np.pad(ids, (0, -predictions % time))
+    hidden = params.layers[-1].recurrent_weights.shape[0]
+    memory = Memory(
+        outputs=jnp.zeros((config.window, hidden), params.embedding.dtype),
+        words=jnp.full(config.window, _NOTHING),
+    )
+    state, results = zero_state(params.layers, batch_size=1), []
+    for first in range(0, predictions, time):
+        window = jnp.asarray(padded[first : first + time + 1])[:, None]
+        nll, state, memory = _window_nll(
+            params, window[:-1], window[1:], state, memory, config, compute, masks
+        )
+        results.append(nll[:, 0])
+    return np.concatenate(results)[:predictions]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "compute"))
+def _window_nll(
+    params: ModelParams,
+    inputs: Tokens,
+    targets: Tokens,
+    state: RNNState,
+    memory: Memory,
+    config: CacheConfig,
+    compute: ComputeConfig,
+    masks: Masks | None,
+) -> tuple[TokenNLL, RNNState, Memory]:
+    encoding = encode(params, inputs, state, masks, compute)
+    nll = softmax_nll(softmax_of(params), encoding.dropped, targets, compute)
+    mixed, memory = mix(nll[:, 0], encoding.outputs[:, 0], targets[:, 0], memory, config)
+    return mixed[:, None], encoding.state, memory
+
+
+def mix(
+    nll: Float[Array, " time"],
+    outputs: Float[Array, "time hidden"],
+    targets: Int[Array, " time"],
+    memory: Memory,
+    config: CacheConfig,
+) -> tuple[Float[Array, " time"], Memory]:
+    """The nats of a stretch of text under model and cache, from those under the model.
+
+    Args:
+      nll: of each target, under the model.
+      outputs: h[t] of the last layer, from which it was predicted.
+      targets: the words.
+      memory: before the stretch.
+      config: of the cache.
+
+    Returns:
+      The nats, and the memory after the stretch.
+    """
+    kept = jnp.concatenate([memory.outputs, outputs])
+    words = jnp.concatenate([memory.words, targets])
+    steps, places = jnp.arange(len(nll))[:, None], jnp.arange(len(words))[None, :]
+    # The place of step t is window + t: it finds those before it, as many as the window has.
+    found = (places >= steps) & (places < steps + config.window) & (words != _NOTHING)[None, :]
+    nearness = jnp.where(found, config.theta * (outputs @ kept.T), -jnp.inf)
+    of_target = jnp.where(words[None, :] == targets[:, None], nearness, -jnp.inf)
+    in_cache = jax.nn.logsumexp(of_target, axis=1) - jax.nn.logsumexp(nearness, axis=1)
+    both = jnp.logaddexp(math.log1p(-config.weight) - nll, math.log(config.weight) + in_cache)
+    after = Memory(outputs=kept[-config.window :], words=words[-config.window :])
+    return jnp.where(found.any(axis=1), -both, nll), after
