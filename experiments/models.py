@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.workdir import Workdir
-from zaremba_jax.exported import Model, load_model
+from zaremba_jax.exported import FOLDER_VOCABULARY, Model, load_folder, load_model
 from zaremba_jax.vocabulary import EOS, NOUNS, UNK, Vocabulary
 
 
@@ -20,7 +20,7 @@ def load_models(paths: list[str]) -> list[Model]:
     files = [file for path in paths for file in _model_files(Path(path))]
     if not files:
         raise ValueError("--workdir: names no model; give the folder of a finished run")
-    models = [load_model(file) for file in files]
+    models = [load_model(file) if file.is_file() else load_folder(file) for file in files]
     first = models[0].vocabulary
     for file, model in zip(files, models, strict=True):
         if model.vocabulary != first:
@@ -32,7 +32,7 @@ def load_models(paths: list[str]) -> list[Model]:
 
 
 def _model_files(path: Path) -> list[Path]:
-    if path.is_file():
+    if path.is_file() or (path / FOLDER_VOCABULARY).exists():
         return [path]
     workdir = Workdir(path)
     if workdir.model.exists():

@@ -24,6 +24,8 @@ install_import_hook(
             "softmax",
             "model",
             "generate",
+            "interchange",
+            "portable",
             "regularizers",
             "optimizer",
             "train",

@@ -8,7 +8,15 @@ import pytest
 from safetensors.numpy import load, save
 
 from zaremba_jax.config import QUICK, from_dict, override, to_dict
-from zaremba_jax.exported import ENTRY, Model, load_model, named_arrays, save_model
+from zaremba_jax.exported import (
+    ENTRY,
+    Model,
+    load_folder,
+    load_model,
+    named_arrays,
+    save_folder,
+    save_model,
+)
 from zaremba_jax.model import init_params
 from zaremba_jax.vocabulary import BYTES, Vocabulary
 
@@ -203,3 +211,54 @@ def test_names_are_those_of_the_records():
     np.testing.assert_array_equal(
         named_arrays(model.params)["layers.1.bias"], model.params.layers[1].bias
     )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model in the manner of Hugging Face."""
+    save_folder(tmp_path / "folder", make())
+    return tmp_path / "folder"
+
+
+def test_load_folder_inverts_save_folder(folder):
+    read, model = load_folder(folder), make()
+    assert (read.config, read.vocabulary) == (model.config, model.vocabulary)
+    jax.tree.map(np.testing.assert_array_equal, read.params, model.params)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "vocab.json",
+    ]
+    assert json.loads((folder / "vocab.json").read_text())["naïve"] == 2
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["vocab_size"], config["hidden_size"]) == (4, 3)
+
+
+def test_folder_whose_weights_lost_their_metadata_is_read(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(save(load(path.read_bytes()), {"format": "pt"}))
+    assert load_folder(folder).config == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("config.json", '{"model_type": "gpt2"}', "model_type=gpt2: is not zaremba_jax"),
+        ("config.json", "{", "is no folder of a model that can be read"),
+        ("config.json", "[]", "'model_type'"),
+        ("vocab.json", '{"a": 1, "b": 2}', r"its ids are not 0 to 1, each once"),
+        ("vocab.json", "3", "the vocabulary is no list of words"),
+        ("vocab.json", '["a", "b"]', r"and 2 words: embedding \(float32\[4, 3\] there"),
+        ("model.safetensors", "{}", "is not a whole safetensors file"),
+    ],
+)
+def test_folder_whose_files_do_not_go_together_is_refused(folder, name, content, reason):
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=reason):
+        load_folder(folder)
+
+
+def test_folder_that_lacks_a_file_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: no such file"):
+        load_folder(folder)

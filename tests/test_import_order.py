@@ -22,7 +22,7 @@ ORDER = [
     {"softmax"},
     {"model"},
     {"exported"},
-    {"generate"},
+    {"generate", "interchange", "portable"},
     {"optimizer"},
     {"train"},
     {"evaluate"},

@@ -20,6 +20,7 @@ PROGRAMS = (
     "report",
     "generate",
     "score",
+    "export",
     "ablation",
     "benchmark",
     "compile_for",

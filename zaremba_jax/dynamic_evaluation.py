@@ -36,6 +36,7 @@ from zaremba_jax.model import token_nll
 from zaremba_jax.rnn import zero_state
 
 Rule = Literal["sgd", "rms"]
+_Pair = tuple[Tokens, Tokens]  # inputs and targets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

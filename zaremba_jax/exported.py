@@ -25,6 +25,8 @@ from zaremba_jax.vocabulary import Unit, Vocabulary
 # One entry, since safetensors writes several in no certain order.
 ENTRY = "zaremba_jax"
 VERSION = 1
+FOLDER_MODEL, FOLDER_CONFIG = "model.safetensors", "config.json"
+FOLDER_VOCABULARY = "vocab.json"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,6 +83,72 @@ def load_model(path: str | Path) -> Model:
             " version of zaremba_jax that is to read it"
         ) from None
     return assemble(path, arrays, config, vocabulary)
+
+
+def save_folder(path: str | Path, model: Model) -> None:
+    """Writes a model as a folder in the manner of Hugging Face's hub.
+
+    `config.json` has the sizes and, under `settings`, the configuration; `vocab.json` the id
+    of each word; `model.safetensors` is the file of `save_model`.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder / FOLDER_MODEL, model)
+    words, described = model.vocabulary.words, model.config.model
+    config = {
+        "model_type": ENTRY,
+        "format_version": VERSION,
+        "vocab_size": len(words),
+        "hidden_size": described.hidden_size,
+        "num_hidden_layers": described.layers,
+        "tie_word_embeddings": described.tie_weights,
+        "unit": model.vocabulary.unit,
+        "settings": to_dict(model.config),
+    }
+    for name, content in (
+        (FOLDER_CONFIG, json.dumps(config, indent=2)),
+        (FOLDER_VOCABULARY, json.dumps(dict(zip(words, range(len(words)), strict=True)))),
+    ):
+        (folder / name).write_text(content + "\n", encoding="utf-8")
+
+
+def load_folder(path: str | Path) -> Model:
+    """Reads what `save_folder` wrote, of `model.safetensors` the arrays alone.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: a file cannot be read, or they do not go together.
+    """
+    folder = Path(path)
+    try:
+        record = dict(json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8")))
+        if record["model_type"] != ENTRY:
+            raise ValueError(f"model_type={record['model_type']}: is not {ENTRY}")
+        if record["format_version"] != VERSION:
+            raise ValueError(f"format_version={record['format_version']}: {VERSION} is read here")
+        config = from_dict(record["settings"])
+        vocabulary = read_vocabulary(folder / FOLDER_VOCABULARY, record["unit"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder}: is no folder of a model that can be read ({error}); export the model again"
+        ) from None
+    arrays, _ = read_safetensors(folder / FOLDER_MODEL)
+    return assemble(folder / FOLDER_MODEL, arrays, config, vocabulary)
+
+
+def read_vocabulary(path: str | Path, unit: Unit = "word") -> Vocabulary:
+    """Reads a `vocab.json`: words with their ids, or a list of words in the order of theirs.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is neither, or the ids are not those from 0 on.
+    """
+    words = json.loads(Path(path).read_text(encoding="utf-8"))
+    if isinstance(words, dict):
+        if sorted(words.values()) != list(range(len(words))):
+            raise ValueError(f"{path}: its ids are not 0 to {len(words) - 1}, each once")
+        words = sorted(words, key=words.__getitem__)
+    return vocabulary_of({"words": words, "unit": unit})
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

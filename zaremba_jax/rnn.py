@@ -56,7 +56,7 @@ def unroll_layer(
     if compute.kernel == "xla" and isinstance(state, LSTMState) and masks is None:
         return lstm_layer(params, inputs, state, compute.precision)
     every_step = jax.tree.map(
-        lambda mask: jnp.broadcast_to(mask, (len(inputs), *mask.shape[1:])),
+        lambda mask: jnp.broadcast_to(mask, (inputs.shape[0], *mask.shape[1:])),
         masks or RecurrentMasks(),
     )
     if compute.kernel == "xla":

@@ -1,0 +1,94 @@
+"""Writes a model for other programs: `python -m experiments.export --workdir=runs/small ...`."""
+
+from pathlib import Path
+
+from absl import flags
+from safetensors.numpy import save
+
+from experiments import command_line
+from experiments.command_line import FLAGS, fail
+from experiments.models import load_models
+from zaremba_jax.exported import (
+    Model,
+    assemble,
+    named_arrays,
+    read_safetensors,
+    read_vocabulary,
+    save_folder,
+    save_model,
+)
+from zaremba_jax.interchange import config_for, model_from_torch, model_to_torch
+from zaremba_jax.portable import portable_scoring
+
+flags.DEFINE_list("workdir", None, "a finished run, a member of an ensemble or a .safetensors file")
+flags.DEFINE_string("from_torch", None, "in its place, a .safetensors file with torch's arrays")
+flags.DEFINE_string("vocabulary", None, "for --from_torch: JSON of its words, with ids or in order")
+flags.DEFINE_enum("to", "folder", ["folder", "model", "torch", "stablehlo"], "what to write")
+flags.DEFINE_string("out", None, "the folder, or the file")
+flags.mark_flag_as_required("out")
+
+
+def main() -> None:
+    """Reads one model and writes it in another form."""
+    out = Path(FLAGS.out)
+    try:
+        if out.is_dir() != (FLAGS.to == "folder") and out.exists():
+            raise ValueError(f"--out={out}: is there, and no {_kind()}; name another")
+        write(out, read())
+    except (ValueError, OSError) as error:
+        fail(error)
+    print(f"{_kind()} written: {out}")
+
+
+def read() -> Model:
+    """The model that the flags name.
+
+    Raises:
+      ValueError: they name none, or several, or what is there is none.
+      FileNotFoundError: it is not there.
+    """
+    if (FLAGS.workdir is None) == (FLAGS.from_torch is None):
+        raise ValueError("--workdir, --from_torch: give one of the two")
+    if (FLAGS.from_torch is None) != (FLAGS.vocabulary is None):
+        raise ValueError("--vocabulary: goes with --from_torch, which has no words of its own")
+    if FLAGS.from_torch is None:
+        models = load_models(FLAGS.workdir)
+        if len(models) > 1:
+            raise ValueError(
+                f"--workdir={','.join(FLAGS.workdir)}: has {len(models)} models; name one file of"
+                " members/"
+            )
+        return models[0]
+    arrays, _ = read_safetensors(FLAGS.from_torch)
+    try:
+        params = model_from_torch(arrays)
+        vocabulary = read_vocabulary(FLAGS.vocabulary)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--from_torch={FLAGS.from_torch}: {error}") from None
+    return assemble(FLAGS.from_torch, named_arrays(params), config_for(params), vocabulary)
+
+
+def write(out: Path, model: Model) -> None:
+    """Writes what `--to` asks for.
+
+    Raises:
+      ValueError: the model has no such form.
+    """
+    if FLAGS.to == "folder":
+        return save_folder(out, model)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if FLAGS.to == "model":
+        return save_model(out, model)
+    if FLAGS.to == "torch":
+        content = save(model_to_torch(model.params), {"format": "pt"})
+    else:
+        content = portable_scoring(model)
+    out.write_bytes(content)
+
+
+def _kind() -> str:
+    return "folder" if FLAGS.to == "folder" else "file"
+
+
+if __name__ == "__main__":
+    command_line.run(main)

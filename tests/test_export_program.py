@@ -1,0 +1,61 @@
+"""The program that writes models in other forms and takes them from torch's."""
+
+import json
+
+import jax
+import numpy as np
+from program import assert_refused, content, run_elsewhere
+from safetensors.numpy import load, save
+
+from experiments.models import load_models
+from experiments.workdir import Workdir, write_model
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.exported import Model
+from zaremba_jax.interchange import model_to_torch
+from zaremba_jax.model import init_params
+from zaremba_jax.vocabulary import Vocabulary
+
+WORDS = Vocabulary(("the", "<eos>", "cat"))
+CONFIG = override(QUICK, layers=1, hidden_size=2)
+MODEL = Model(init_params(CONFIG.model, 3, key=jax.random.key(0)), CONFIG, WORDS)
+
+
+def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_path):
+    write_model(Workdir(tmp_path / "run").model, MODEL)
+    for seed in (0, 1):
+        write_model(Workdir(tmp_path / "ensemble").member(seed), MODEL)
+    (tmp_path / "words.json").write_text(json.dumps(WORDS.words))
+    (tmp_path / "bad.safetensors").write_bytes(save({"x": np.zeros(1)}))
+    taken = ["--from_torch=torch.safetensors", "--vocabulary=words.json", "--to=model"]
+    outcomes = run_elsewhere(
+        "experiments.export",
+        ["--workdir=run", "--out=folder"],
+        ["--workdir=folder", "--to=torch", "--out=torch.safetensors"],
+        [*taken, "--out=new/model.safetensors"],
+        ["--workdir=new/model.safetensors", "--to=stablehlo", "--out=scoring.stablehlo"],
+        cwd=tmp_path,
+    )
+    assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 4
+    assert outcomes[0].out == "folder written: folder\n"
+    found = load((tmp_path / "torch.safetensors").read_bytes())
+    jax.tree.map(np.testing.assert_array_equal, found, model_to_torch(MODEL.params))
+    for path in ("folder", "new/model.safetensors"):
+        (model,) = load_models([str(tmp_path / path)])
+        assert model.vocabulary == WORDS
+        jax.tree.map(np.testing.assert_array_equal, model.params, MODEL.params)
+    before = content(tmp_path)
+    refused = {
+        "--out=run: is there, and no file": ["--workdir=run", "--to=torch", "--out=run"],
+        "--out=words.json: is there, and no folder": ["--workdir=run", "--out=words.json"],
+        "--workdir, --from_torch: give one of the two": ["--out=x"],
+        "--workdir=ensemble: has 2 models; name one file": ["--workdir=ensemble", "--out=x"],
+        "--vocabulary: goes with --from_torch": ["--from_torch=bad.safetensors", "--out=x"],
+        "--from_torch=bad.safetensors: encoder.weight": [
+            *("--from_torch=bad.safetensors", "--vocabulary=words.json", "--out=x")
+        ],
+        "flag --out=None: Flag --out must have a value": ["--workdir=run"],
+    }
+    results = run_elsewhere("experiments.export", *refused.values(), cwd=tmp_path)
+    for reason, outcome in zip(refused, results, strict=True):
+        assert_refused(outcome, reason)
+    assert content(tmp_path) == before
