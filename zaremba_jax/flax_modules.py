@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from zaremba_jax.array_types import CellName, LayerParams
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import ComputeConfig
+from zaremba_jax.rnn import add_biases
 from zaremba_jax.sequences import Carry, Order, run_sequences
 
 # Flax's own, of its cells.
@@ -38,9 +39,8 @@ class _Layer(nnx.Module):
 
     @property
     def params(self) -> LayerParams:
-        return LayerParams(
-            self.input_weights[...], self.recurrent_weights[...], self.bias[...], self.cell
-        )
+        values = (getattr(self, name)[...] for name in _NAMES)
+        return LayerParams(*values, cell=self.cell)
 
 
 class DeepRNN(nnx.Module):
@@ -131,6 +131,7 @@ class DeepRNN(nnx.Module):
         Raises:
           ValueError: their number, kinds or shapes are others.
         """
+        layers = tuple(map(add_biases, layers))
         there, here = (jax.tree.map(jnp.shape, params) for params in (layers, self.params))
         if there != here:
             raise ValueError(f"layers of the shapes {there}: this module has {here}")
@@ -193,7 +194,7 @@ class _LinenLayer(nn.Module):
             self.param(name, _each_gate(init, self.cell), shape, self.dtype)
             for name, init, shape in zip(_NAMES, self.inits, self.shapes, strict=True)
         ]
-        return LayerParams(*values, self.cell)
+        return LayerParams(*values, cell=self.cell)
 
 
 class LinenDeepRNN(nn.Module):
@@ -269,7 +270,7 @@ def linen_params(layers: tuple[LayerParams, ...]) -> dict[str, dict[str, jax.Arr
     """The parameters of a `LinenDeepRNN` with these layers, such as `flax_weights` gives."""
     return {
         f"layers_{depth}": {name: getattr(layer, name) for name in _NAMES}
-        for depth, layer in enumerate(layers)
+        for depth, layer in enumerate(map(add_biases, layers))
     }
 
 

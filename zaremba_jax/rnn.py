@@ -99,7 +99,7 @@ def deep_rnn(
     for layer, layer_state, mask, through_time in zip(
         layers, state, masks.inputs or nothing, masks.recurrent or nothing, strict=True
     ):
-        layer = _add_biases(layer)
+        layer = add_biases(layer)
         # Eq. 1-6: D masks h[l-1, t] only, never h[l, t-1].
         inputs, layer_state = unroll_layer(
             layer, drop(inputs, mask), layer_state, through_time, compute
@@ -108,7 +108,8 @@ def deep_rnn(
     return inputs, tuple(final_state)
 
 
-def _add_biases(layer: LayerParams) -> LayerParams:
+def add_biases(layer: LayerParams) -> LayerParams:
+    """The same layer with one bias, the sum of both where it has two."""
     if layer.second_bias is None:
         return layer
     return dataclasses.replace(layer, bias=layer.bias + layer.second_bias, second_bias=None)

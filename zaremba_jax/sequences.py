@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from zaremba_jax.array_types import HiddenState, LayerParams, LayerState, LSTMState
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.layer_history import state_after
-from zaremba_jax.rnn import unroll_layer, zero_state
+from zaremba_jax.rnn import add_biases, unroll_layer, zero_state
 
 Carry = tuple[Any, ...]
 Drop = Callable[[jax.Array], jax.Array]
@@ -86,7 +86,7 @@ def run_sequences(
     if carry is not None:
         start = tuple(_state(part, batch, dtype) for part in carry)
     ends = []
-    for layer, state in zip(layers, start, strict=True):
+    for layer, state in zip(map(add_biases, layers), start, strict=True):
         read = drop(x)
         x, end = unroll_layer(layer, read, state, compute=compute)
         if order.return_carry and lengths is not None:

@@ -1,0 +1,21 @@
+import re
+from pathlib import Path
+
+import jax
+
+from experiments.flax_example import LETTERS, accuracy, train
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_example_learns_to_remember_the_first_letter():
+    chance = 1 / LETTERS
+    with jax.numpy_dtype_promotion("standard"):  # optax's, whose Adam needs it
+        assert accuracy(train(steps=60)) > 1.5 * chance
+
+
+def test_the_readmes_lines_run_as_written():
+    (lines,) = re.findall(r"```py\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    names = {}
+    exec(compile(lines, "README.md", "exec"), names)
+    assert names["outputs"].shape == (8, 20, 64)
