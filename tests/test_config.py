@@ -37,6 +37,8 @@ def test_presets_hold_the_numbers_of_section_4_1(preset, expected):
     assert {name: flat[name] for name in others if flat[name]} == {
         "cell": "lstm",
         "mask_each": "step",
+        "unit": "word",
+        "min_count": 1,
     }
 
 
@@ -48,6 +50,9 @@ def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
+        ("unit", "letter", "one of word, char, byte"),
+        ("vocab_size", -1, "at least 0"),
+        ("min_count", 0, "at least 1"),
         ("layers", 0, "at least 1"),
         ("hidden_size", -650, "at least 1"),
         ("hidden_size", 2.5, "of type int"),
@@ -66,7 +71,7 @@ def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
         ("decay_divisor", 0.5, "at least 1"),
         ("clip_norm", 0.0, "above 0"),
         ("seed", -1, "at least 0"),
-        ("corpus", "wikipedia", "one of toy, ptb, files"),
+        ("corpus", "wikipedia", "one of toy, ptb, ptb-char, wikitext-2, "),
         ("precision", "float16", "one of float32, bfloat16"),
         ("kernel", "cudnn", "one of xla, scan"),
         ("cell", "elman", "one of lstm, gru, tanh"),

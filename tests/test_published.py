@@ -15,6 +15,9 @@ from program import assert_refused, content, run
 from zaremba_jax import published as published_module
 from zaremba_jax.config import CorpusName
 from zaremba_jax.published import PUBLISHED, Part, folder_variable, load_published
+from zaremba_jax.vocabulary import NOUNS
+
+REAL = dict(PUBLISHED)
 
 MIRRORS = PUBLISHED["ptb"].addresses
 README = Path(__file__).parent.parent / "README.md"
@@ -216,8 +219,13 @@ def test_without_network_the_error_names_files_addresses_folder_and_a_way_out(
 
 def test_table_has_every_corpus_that_a_run_can_name_and_the_readme_lists():
     assert PUBLISHED.keys() == set(get_args(CorpusName)) - {"toy", "files"}
-    rows = re.findall(r"^\| `([\w-]+)` \| .*\[", README.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(rows) >= PUBLISHED.keys()
+    text = README.read_text(encoding="utf-8")
+    for name, entry in REAL.items():
+        (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", text, re.MULTILINE)
+        millions = entry.tokens[0] % 1_000_000 == 0
+        shown = [f"{count // 10**6}" if millions else f"{count:,}" for count in entry.tokens]
+        assert row.startswith(", ".join(shown))
+        assert NOUNS[entry.unit] in row
 
 
 def test_hashes_are_of_files_that_the_entries_name():
