@@ -17,7 +17,7 @@ install_import_hook(
             "cells",
             "kernels.lstm",
             "kernels.any_cell",
-            "layer_history",
+            "gates",
             "rnn",
             "sequences",
             "flax_weights",

@@ -75,6 +75,11 @@ def normal(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
+def sequences_of(lengths):
+    """1 within a sequence and 0 over its padding, [batch, time, 1]."""
+    return jnp.asarray(np.arange(TIME)[None, :, None] < np.array(lengths)[:, None, None], float)
+
+
 def carries(cell, layers, batch=(BATCH,)):
     shape = (*batch, HIDDEN)
     one = (normal(*shape, seed=1), normal(*shape, seed=2))
@@ -110,15 +115,20 @@ def test_call_means_what_it_means_in_flax(
             "keep_order": keep_order,
         }
         expected = theirs(x, start, **options)
-        assert_close(ours(x, initial_carry=start, **options), expected)
         assert_close(ours(x, initial_carry=start, return_carry=False, **options), expected[1])
+        carry, outputs = ours(x, initial_carry=start, **options)
+        assert_close(carry, expected[0])
+        valid = sequences_of(lengths or [TIME] * BATCH)
+        valid = jnp.swapaxes(valid, 0, 1) if time_major else valid
+        assert_close(outputs * valid, expected[1] * valid)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_and_dropout_are_those_of_a_stack_of_flax(float64, eager, cell):
     theirs, ours = both(cell, 2, dropout=0.5)
     x, lengths = normal(TIME, BATCH, FEATURES), jnp.array([1, 4, 2])
-    weights = carries(cell, 2), normal(TIME, BATCH, HIDDEN, seed=3)
+    valid = jnp.swapaxes(sequences_of(lengths), 0, 1)
+    weights = carries(cell, 2), normal(TIME, BATCH, HIDDEN, seed=3) * valid
 
     def loss(module, x):
         found = module(x, seq_lengths=lengths, time_major=True)
@@ -220,11 +230,14 @@ def test_both_directions_of_flax_take_it(eager):
     expected = jnp.concatenate(
         [forth(x), back(x, seq_lengths=lengths, reverse=True, keep_order=True)], axis=-1
     )
-    assert_close(nnx.Bidirectional(forth, back)(x, seq_lengths=lengths), expected, 1e-6)
+    valid = sequences_of(lengths)
+    found = nnx.Bidirectional(forth, back)(x, seq_lengths=lengths)
+    assert_close(found * valid, expected * valid, 1e-6)
     linen = nn.Bidirectional(LinenDeepRNN(HIDDEN), LinenDeepRNN(HIDDEN))
     params = [linen_params(one.params) for one in (forth, back)]
     variables = {"params": dict(zip(("forward_rnn", "backward_rnn"), params, strict=True))}
-    assert_close(linen.apply(variables, x, seq_lengths=lengths), expected, 1e-6)
+    found = linen.apply(variables, x, seq_lengths=lengths)
+    assert_close(found * valid, expected * valid, 1e-6)
 
 
 def test_both_directions_draw_masks_from_streams_of_their_own(eager):

@@ -14,7 +14,7 @@ ORDER = [
     {"cells"},
     {"kernels"},
     {"regularizers"},
-    {"layer_history"},
+    {"gates"},
     {"rnn"},
     {"sequences"},
     {"flax_weights"},

@@ -4,6 +4,7 @@ What `flax.nnx.RNN` makes of one cell, for layers of this library: the same layo
 the same meaning of lengths, of reversal and of the carry.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +16,6 @@ from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import HiddenState, LayerParams, LayerState, LSTMState
 from zaremba_jax.config import ComputeConfig
-from zaremba_jax.layer_history import state_after
 from zaremba_jax.rnn import add_biases, unroll_layer, zero_state
 
 Carry = tuple[Any, ...]
@@ -36,6 +36,7 @@ class Order(NamedTuple):
 
 
 _AS_IT_STANDS = Order()
+_SHUT = 1e4  # a gate's sum, larger than what weights add to it and within every type
 
 
 def run_sequences(
@@ -66,7 +67,8 @@ def run_sequences(
     Returns:
       The outputs, in the layout of the inputs; with `return_carry`, the carry and they.
       The carry is that after the last step of each sequence, where there is none the
-      carry before. Outputs go on over the padding, as they do in Flax; they mean nothing.
+      carry before. Outputs over the padding mean nothing; they go on as in Flax, but for
+      those of an LSTM whose carry is asked for.
 
     Raises:
       ValueError: shapes that do not fit each other.
@@ -74,7 +76,7 @@ def run_sequences(
     time_axis = 0 if order.time_major else inputs.ndim - 2
     batch_shape = _batch_shape(layers, inputs, carry, lengths, time_axis)
     batch, dtype = math.prod(batch_shape), layers[0].bias.dtype
-    lengths = None if lengths is None else lengths.reshape(batch)
+    lengths = None if lengths is None else lengths.reshape(batch).astype(int)
 
     def turn(x: jax.Array) -> jax.Array:
         return flip_sequences(x, lengths, num_batch_dims=1, time_major=True)
@@ -88,14 +90,39 @@ def run_sequences(
     ends = []
     for layer, state in zip(map(add_biases, layers), start, strict=True):
         read = drop(x)
-        x, end = unroll_layer(layer, read, state, compute=compute)
         if order.return_carry and lengths is not None:
-            end = state_after(layer, read, x, state, lengths, compute.precision)
+            x, end = _unroll_to_ends(layer, read, state, lengths, compute)
+        else:
+            x, end = unroll_layer(layer, read, state, compute=compute)
         ends.append(_carry(end, batch_shape))
     x = drop(x) if drop_output else x
     x = turn(x) if order.reverse and order.keep_order else x
     outputs = jnp.moveaxis(x.reshape(len(x), *batch_shape, -1), 0, time_axis)
     return (tuple(ends), outputs) if order.return_carry else outputs
+
+
+def _unroll_to_ends(
+    layer: LayerParams,
+    inputs: jax.Array,
+    state: LayerState,
+    lengths: jax.Array,
+    compute: ComputeConfig,
+) -> tuple[jax.Array, LayerState]:
+    """`unroll_layer`, and the state after each sequence's own last step.
+
+    A kernel gives h of every step, but c of the last one alone. So a feature that tells
+    the padding holds an LSTM's f at 1 and its i at 0 there, and c stays.
+    """
+    if isinstance(state, LSTMState):
+        hidden = len(layer.recurrent_weights)
+        held = jnp.repeat(jnp.array([_SHUT, -_SHUT, 0, 0], inputs.dtype), hidden)
+        weights = jnp.concatenate([layer.input_weights, held[None]])
+        layer = dataclasses.replace(layer, input_weights=weights)
+        ended = jnp.arange(len(inputs), dtype=lengths.dtype)[:, None] >= lengths[None]
+        inputs = jnp.concatenate([inputs, ended[..., None].astype(inputs.dtype)], axis=-1)
+    outputs, end = unroll_layer(layer, inputs, state, compute=compute)
+    every = jnp.concatenate([state.hidden[None], outputs])
+    return outputs, dataclasses.replace(end, hidden=every[lengths, jnp.arange(len(lengths))])
 
 
 def _batch_shape(

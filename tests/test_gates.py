@@ -6,7 +6,7 @@ from layer_examples import make
 
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.cells import CELLS, project_inputs, step
-from zaremba_jax.layer_history import gate_values, state_after
+from zaremba_jax.gates import gate_values
 from zaremba_jax.rnn import unroll_layer
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -25,17 +25,6 @@ def stepped(params, inputs, state):
         state = step(params, project_inputs(params, x), state)
         every.append(state)
     return every
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_state_after_some_steps_is_that_of_a_run_of_so_many(cell):
-    (params, inputs, state), *_ = make(TIME, BATCH, 3, 2, "float64", cell)
-    outputs, _ = unroll_layer(params, inputs, state)
-    found = state_after(params, inputs, outputs, state, jnp.arange(BATCH))
-    every = [state, *stepped(params, inputs, state)]
-    for stream, length in enumerate(range(BATCH)):
-        mine, expected = (jax.tree.map(lambda x, i=stream: x[i], s) for s in (found, every[length]))
-        assert_close(mine, expected)
 
 
 @pytest.mark.parametrize("cell", CELLS)

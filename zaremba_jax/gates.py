@@ -1,0 +1,47 @@
+"""What the gates of a layer did at every time step, seen afterwards from its outputs.
+
+A kernel keeps its gates to itself. With h of every step known, they are one matrix
+product, in which no step waits for another.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs
+from zaremba_jax.cells import project_inputs
+from zaremba_jax.precision import Precision, matmul
+
+
+def gate_values(
+    params: LayerParams,
+    inputs: Activations,
+    outputs: Outputs,
+    state: LayerState,
+    precision: Precision = "float32",
+) -> dict[str, Outputs]:
+    """The gates of every time step, by the letters of `array_types`.
+
+    Those of an LSTM are f, i, o and u, of a GRU r, z and n. The tanh cell has none: its h.
+
+    Args:
+      params: the layer's weights and its kind of cell.
+      inputs: what the layer read.
+      outputs: h of every step, as the layer gave it; nothing touched its connections
+        through time, but for zoneout.
+      state: before the first step.
+      precision: of the operands of the products.
+    """
+    if params.cell == "tanh":
+        return {"h": outputs}
+    before = jnp.concatenate([state.hidden[None], outputs[:-1]])
+    projected = project_inputs(params, inputs, precision)
+    recurrent = matmul(before, params.recurrent_weights, precision)
+    if params.cell == "lstm":
+        *sigmoids, update = jnp.split(projected + recurrent, 4, axis=-1)
+        f, i, o = map(jax.nn.sigmoid, sigmoids)
+        return {"f": f, "i": i, "o": o, "u": jnp.tanh(update)}
+    reset, keep, candidate = jnp.split(projected, 3, axis=-1)
+    past_reset, past_keep, past_candidate = jnp.split(recurrent, 3, axis=-1)
+    r = jax.nn.sigmoid(reset + past_reset)
+    n = jnp.tanh(candidate + r * past_candidate)
+    return {"r": r, "z": jax.nn.sigmoid(keep + past_keep), "n": n}
