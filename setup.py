@@ -4,12 +4,16 @@ from pathlib import Path
 
 from setuptools import setup
 
+# OWNER stands for whoever publishes it. Badges and notebooks name it too; a test compares.
+REPOSITORY = "https://github.com/OWNER/zaremba_jax"
+
 setup(
     name="zaremba-jax",
     version="0.1.0",
     description="Recurrent Neural Network Regularization (Zaremba et al. 2014) in JAX",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    url=REPOSITORY,
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=["zaremba_jax", "zaremba_jax.kernels", "experiments"],
@@ -32,7 +36,11 @@ setup(
         "test": [
             "beartype>=0.20",
             "hypothesis>=6.100",
+            "ipykernel>=6.29",
+            "jupytext>=1.16",
             "matplotlib>=3.9",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "pyright>=1.1.400",
             "pytest>=8.2",
             "pytest-xdist>=3.6",

@@ -1,0 +1,205 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The paper, executed
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/zaremba_jax/blob/main/experiments/notebooks/the_paper.ipynb)
+#
+# Zaremba, Sutskever & Vinyals, [*Recurrent Neural Network Regularization*](https://arxiv.org/abs/1409.2329):
+# its equations beside the code that computes them, how often its dropout corrupts what a network
+# remembers, and what that does to a model. No accelerator is needed.
+
+# %% [markdown]
+# The sizes of the comparison at the end, which takes a minute or two on two CPU cores.
+
+# %% tags=["parameters"]
+TRAIN_TOKENS = 8000
+HIDDEN_SIZE = 64
+EPOCHS = 10
+SEEDS = 2
+LONGEST_LAG = 100
+
+# %% tags=["colab"]
+# !git clone -q https://github.com/OWNER/zaremba_jax
+# %cd zaremba_jax
+# !pip install -q -e ".[plots]"
+
+# %%
+import dataclasses
+import inspect
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import Code, Markdown
+
+# %% [markdown]
+# ## The cell: equations 1 to 6
+#
+# Layer $l$, time $t$; $T$ is an affine map, $D$ is dropout, $\otimes$ the elementwise product.
+#
+# $$\begin{aligned}
+# f &= \sigma(T_1(D(h^{l-1}_t), h^l_{t-1})) & o &= \sigma(T_3(D(h^{l-1}_t), h^l_{t-1})) \\
+# i &= \sigma(T_2(D(h^{l-1}_t), h^l_{t-1})) & u &= \tanh(T_4(D(h^{l-1}_t), h^l_{t-1})) \\
+# c^l_t &= f \otimes c^l_{t-1} + i \otimes u & h^l_t &= o \otimes \tanh(c^l_t)
+# \end{aligned}$$
+#
+# The four maps lie side by side in one matrix for $D(h^{l-1}_t)$ and one for $h^l_{t-1}$. Of the
+# code below, `projected` and `recurrent` are the two products.
+
+# %%
+from zaremba_jax import cells
+
+Code(inspect.getsource(cells.lstm), language="python")
+
+# %% [markdown]
+# One step by the equations, in NumPy, is what the library gives.
+
+# %%
+from zaremba_jax.array_types import LayerParams, LSTMState
+
+rng = np.random.default_rng(0)
+x, h, c = (rng.normal(size=(1, 3)).astype(np.float32) for _ in range(3))
+W_x, W_h = (rng.normal(size=(3, 12)).astype(np.float32) for _ in range(2))
+b = rng.normal(size=12).astype(np.float32)
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+f, i, o, u = np.split(x @ W_x + h @ W_h + b, 4, axis=1)
+c_t = sigmoid(f) * c + sigmoid(i) * np.tanh(u)
+h_t = sigmoid(o) * np.tanh(c_t)
+
+# %%
+layer = LayerParams(*map(jnp.asarray, (W_x, W_h, b)))
+state = LSTMState(hidden=jnp.asarray(h), cell=jnp.asarray(c))
+after = cells.step(layer, cells.project_inputs(layer, jnp.asarray(x)), state)
+np.testing.assert_allclose(after.hidden, h_t, rtol=1e-5)
+np.testing.assert_allclose(after.cell, c_t, rtol=1e-5)
+
+# %% [markdown]
+# ## The network: D on the inputs of layers, never through time
+#
+# `masks.inputs[l]` is $D$ at the input of layer $l$; $h^l_{t-1}$ passes untouched.
+
+# %%
+from zaremba_jax import rnn
+
+Code(inspect.getsource(rnn.deep_rnn).split('"""')[-1], language="python")
+
+# %% [markdown]
+# A mask keeps a unit with probability $1 - p$ and scales it by $1 / (1 - p)$. With $L$ layers there
+# are $L + 1$ of them: an input each, and the last output.
+
+# %%
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.regularizers import active_rates, sample_masks
+
+config = override(QUICK, layers=2, hidden_size=4, dropout=0.5)
+tokens = jnp.zeros((3, 1), jnp.int32)
+rates = active_rates(config.regularizers)
+masks = sample_masks(config, rates, tokens, 1, key=jax.random.key(0))
+len(masks.inputs) + 1, masks.inputs[0][:, 0]
+
+# %% [markdown]
+# ## L + 1 times, however long ago
+#
+# Figure 3 of the paper: what was read $k$ steps ago passes $L + 1$ masks on its way to the output.
+# Under ordinary dropout, on $h^l_{t-1}$ too, it passes one more at every step. Both are counted
+# here from the masks themselves: each is replaced by twos, and the derivative of the output with
+# respect to that input grows by a factor of two for each mask on the way.
+
+# %%
+from experiments.corruption import count_masks
+
+size = {
+    "cell": "tanh",
+    "layers": 2,
+    "hidden_size": 16,
+    "init_scale": 0.4,
+    "unroll": LONGEST_LAG + 1,
+}
+papers = override(QUICK, **size, dropout=0.5)
+ordinary = override(papers, hidden_dropout=0.5)
+
+plt.plot(count_masks(ordinary, LONGEST_LAG), label="ordinary dropout")
+plt.plot(count_masks(papers, LONGEST_LAG), label="the paper's: L + 1 = 3")
+plt.xlabel("steps ago")
+plt.ylabel("masks on the way")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# ## Training: section 4.1
+#
+# Plain SGD, the gradient clipped to a norm, at a rate that is constant first and then decays.
+
+# %%
+from zaremba_jax.config import PRESETS
+from zaremba_jax.optimizer import learning_rate
+
+for name in ("small", "medium", "large"):
+    train = PRESETS[name].train
+    epochs = range(1, train.epochs + 1)
+    plt.plot(epochs, [learning_rate(train, epoch) for epoch in epochs], label=name)
+plt.xlabel("epoch")
+plt.ylabel("learning rate")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# ## What dropout does to a model
+#
+# A small LSTM on the first words of the built-in corpus, so few that it overfits, under three kinds
+# of regularization, at the rate 0.3 each. The floor is the perplexity of the corpus's own source.
+
+# %%
+from experiments.ablation_language import METHODS, VALIDATION_TOKENS, compare
+from zaremba_jax.toy_corpus import toy_corpus
+
+corpus = toy_corpus(valid_tokens=VALIDATION_TOKENS)
+short = dataclasses.replace(corpus, train=corpus.train[:TRAIN_TOKENS])
+base = override(
+    QUICK,
+    layers=1,
+    hidden_size=HIDDEN_SIZE,
+    dropout=0.0,
+    batch_size=8,
+    epochs=EPOCHS,
+    constant_epochs=EPOCHS // 2,
+)
+
+# %%
+methods = ["none", "ordinary", "non_recurrent"]
+found = compare(base, short, "lstm", methods, seeds=SEEDS, count=1, watch=print)
+
+# %%
+for name in methods:
+    curve = np.mean(found[name]["curves"], axis=0)
+    plt.plot(range(1, EPOCHS + 1), curve, label=METHODS[name].title)
+plt.axhline(corpus.floor_perplexity, color="gray", label="floor of the source")
+plt.xlabel("epoch")
+plt.ylabel("validation perplexity")
+plt.legend()
+plt.show()
+
+# %%
+rows = [f"| {METHODS[name].title} | {np.mean(found[name]['test']):.1f} |" for name in methods]
+Markdown("\n".join(["| | test perplexity |", "|---|---:|", *rows]))
+
+# %% [markdown]
+# All methods, cells and rates, with seeds: `python -m experiments.ablation`.

@@ -1,0 +1,129 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Train the paper's model on Colab
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/zaremba_jax/blob/main/experiments/notebooks/train_on_colab.ipynb)
+#
+# The medium LSTM of Zaremba, Sutskever & Vinyals,
+# [*Recurrent Neural Network Regularization*](https://arxiv.org/abs/1409.2329), on the Penn
+# Treebank. Choose a GPU or a TPU under *Runtime, Change runtime type*, and run the cells from the
+# top.
+
+# %% [markdown]
+# ## What to train
+#
+# `ACCELERATOR` is `cuda` on a GPU and `tpu` on a TPU. `FLAGS` are those of `experiments.ptb`; the
+# README lists them. The run lives in `WORKDIR`, on your Drive, which outlives the runtime.
+
+# %% tags=["parameters"]
+ACCELERATOR = "cuda"
+WORKDIR = "/content/drive/MyDrive/zaremba_jax/medium"
+FLAGS = ["--config=medium"]
+PROMPT = "the company said"
+
+# %% [markdown]
+# ## Install
+
+# %% tags=["colab"]
+# !git clone -q https://github.com/OWNER/zaremba_jax
+# %cd zaremba_jax
+# !pip install -q -e ".[{ACCELERATOR},plots]"
+
+# %% tags=["colab"]
+from google.colab import drive
+
+drive.mount("/content/drive")
+
+# %% [markdown]
+# ## The devices
+#
+# Asked in a process of its own: one that has found a TPU, or GPU memory, keeps it from the next.
+
+# %%
+# !python -c "import jax; print(jax.__version__, jax.devices())"
+
+# %% [markdown]
+# ## Train
+#
+# Training runs beside the notebook and writes what it says to a file. Where the folder holds a run
+# that was cut off, it goes on from there.
+
+# %%
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+Path(WORKDIR).mkdir(parents=True, exist_ok=True)
+LOG = Path(WORKDIR, "log.txt")
+
+
+def train():
+    command = [sys.executable, "-m", "experiments.ptb", *FLAGS, f"--workdir={WORKDIR}"]
+    plain = os.environ | {"FORCE_COLOR": ""}  # no moving bars in a file
+    return subprocess.Popen(command, env=plain, stdout=LOG.open("a"), stderr=subprocess.STDOUT)
+
+
+run = train()
+
+# %% [markdown]
+# ## Watch the curve
+#
+# A line of `metrics.jsonl` an epoch: perplexity of the training text, dropout on, and an estimate
+# of the validation perplexity. Interrupt the cell to do something else; training goes on.
+
+# %%
+import json
+import time
+
+import matplotlib.pyplot as plt
+from IPython.display import clear_output
+
+
+def draw():
+    path = Path(WORKDIR, "metrics.jsonl")
+    lines = path.read_text().splitlines() if path.exists() else []
+    epochs = [json.loads(line) for line in lines]
+    for name in ("train_perplexity", "valid_perplexity_estimate"):
+        plt.plot([e["epoch"] for e in epochs], [e[name] for e in epochs], "o-", label=name)
+    plt.xlabel("epoch")
+    plt.yscale("log")
+    plt.legend()
+    plt.show()
+
+
+# %%
+while run.poll() is None:
+    time.sleep(5)
+    clear_output(wait=True)
+    draw()
+print(LOG.read_text())
+
+# %% [markdown]
+# ## After a disconnect
+#
+# Open the notebook again and run its cells from the top: the same command finds its last checkpoint
+# on the Drive. Checkpoints are written after each epoch, and every ten minutes within a long one.
+# Of a run that is finished, the command prints the table of perplexities again.
+
+# %%
+train().wait()
+print("".join(LOG.open().readlines()[-20:]))
+
+# %% [markdown]
+# ## Write text
+
+# %%
+# !python -m experiments.generate --workdir="{WORKDIR}" --prompt="{PROMPT}" --temperature=0.8

@@ -1,0 +1,142 @@
+"""Every notebook is its script, says where it lives, and runs from the first cell to the last."""
+
+import os
+import re
+import runpy
+import sys
+from pathlib import Path
+from unittest import mock
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from program import SETTINGS, write_texts
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted((ROOT / "experiments" / "notebooks").glob("*.py"))
+BY_NAME = {path.stem: path for path in SCRIPTS}
+COMMAND = "jupytext --to ipynb experiments/notebooks/*.py"
+# Colab's own: a copy of the repository, packages, and a Drive.
+COLAB = "colab"
+
+
+def setup_arguments():
+    """What setup.py says of the package."""
+    with mock.patch("setuptools.setup") as setup:
+        runpy.run_path(str(ROOT / "setup.py"))
+    return setup.call_args.kwargs
+
+
+def cells(path):
+    """Kind, source and tags of each."""
+    return [
+        (cell.cell_type, cell.source, cell.metadata.get("tags", []))
+        for cell in jupytext.read(path).cells
+    ]
+
+
+def run(script, cwd, **parameters):
+    """Executes a notebook but for what only Colab can run; everything that it showed.
+
+    The parameters replace those of the cell that has the tag.
+    """
+    notebook = jupytext.read(script.with_suffix(".ipynb"))
+    given = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    runnable = []
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if COLAB in tags:
+            continue
+        runnable.append(cell)
+        if "parameters" in tags:
+            names = set(re.findall(r"^(\w+) =", cell.source, re.MULTILINE))
+            assert parameters.keys() <= names
+            runnable.append(nbformat.v4.new_code_cell(given))
+    notebook.cells = runnable
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "PATH": path,
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(cwd)}})
+    client.execute(env=env)
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def text_of(outputs):
+    plain = [output.get("text") or output.get("data", {}).get("text/plain") for output in outputs]
+    return "\n".join(filter(None, plain))
+
+
+def figures_of(outputs):
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_notebook_is_its_script_without_outputs(name):
+    script = BY_NAME[name]
+    notebook = jupytext.read(script.with_suffix(".ipynb"))
+    assert cells(script.with_suffix(".ipynb")) == cells(script), f"run {COMMAND}"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_cells_are_short(name):
+    for _, source, _ in cells(BY_NAME[name]):
+        assert len(source.splitlines()) <= 20
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_notebook_opens_and_clones_the_repository_that_setup_names(name):
+    url = setup_arguments()["url"]
+    repository = url.removeprefix("https://github.com/")
+    text = BY_NAME[name].read_text(encoding="utf-8")
+    opened = (
+        f"https://colab.research.google.com/github/{repository}/blob/main/experiments/notebooks"
+    )
+    assert f"]({opened}/{name}.ipynb)" in text
+    assert re.findall(r"git clone -q (\S+)", text) == [url]
+    assert f"%cd {Path(repository).name}\n" in text
+    assert opened in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_notebooks_install_extras_that_there_are():
+    extras = setup_arguments()["extras_require"]
+    named = {"plots"}
+    for script in SCRIPTS:
+        (wanted,) = re.findall(r'pip install -q -e "\.\[(.*)\]"', script.read_text())
+        named |= set(wanted.split(",")) - {"{ACCELERATOR}"}
+    assert named | {"cuda", "tpu"} <= extras.keys()
+
+
+@pytest.mark.slow
+def test_training_notebook_trains_resumes_and_writes(tmp_path):
+    write_texts(tmp_path)
+    texts = [f"--{split}_file={tmp_path / split}.txt" for split in ("train", "valid", "test")]
+    flags = [*texts, *(f"--{name}={value}" for name, value in SETTINGS.items())]
+    workdir = str(tmp_path / "on drive")
+    script = BY_NAME["train_on_colab"]
+    outputs = run(script, ROOT, WORKDIR=workdir, FLAGS=flags, PROMPT="a b")
+    shown = text_of(outputs)
+    assert "CpuDevice" in shown
+    assert f"epoch  {SETTINGS['epochs']}/{SETTINGS['epochs']}" in shown
+    assert f"resuming {workdir} after epoch {SETTINGS['epochs']}" in shown
+    assert figures_of(outputs) > 0
+    assert "error" not in shown.lower()
+    written = outputs[-1]["text"].split()
+    assert written[:2] == ["a", "b"]
+    assert len(written) > 50
+
+
+@pytest.mark.slow
+def test_the_papers_notebook_runs_and_counts_l_plus_1():
+    sizes = {"TRAIN_TOKENS": 400, "HIDDEN_SIZE": 8, "EPOCHS": 2, "SEEDS": 1, "LONGEST_LAG": 5}
+    outputs = run(BY_NAME["the_paper"], ROOT, **sizes)
+    shown = text_of(outputs)
+    assert figures_of(outputs) == 3
+    assert "(3," in shown
+    assert "def lstm(" in shown
+    assert "lstm: none, ordinary, non_recurrent; epoch 2" in shown
