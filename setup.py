@@ -45,6 +45,7 @@ setup(
             "pytest>=8.2",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
+            "tensorboardX>=2.6",
         ],
         "plots": ["matplotlib>=3.9"],
         "tensorboard": ["tensorboardX>=2.6"],

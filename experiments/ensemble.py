@@ -94,7 +94,11 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
       ValueError: the flags do not go together, or a run is not there, not finished, or was
         trained on another text.
     """
-    own = [name for name in (*settings(), "members", "members_at_once") if _is_given(name)]
+    own = [
+        name
+        for name in (*settings(), "members", "members_at_once", "tensorboard")
+        if _is_given(name)
+    ]
     if own:
         raise ValueError(f"--from: the runs bring their own --{', --'.join(own)}; leave it out")
     asked, folders = asked_sizes(len(paths)), named_runs(paths)

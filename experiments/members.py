@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
@@ -15,6 +16,7 @@ from experiments.training import (
     EVALUATION_STREAMS,
     NonFiniteLossError,
     Run,
+    averages,
     first_problem,
     new_run,
     on_every_device,
@@ -22,6 +24,7 @@ from experiments.training import (
     resume,
 )
 from experiments.workdir import Workdir
+from zaremba_jax.array_types import ModelParams
 from zaremba_jax.config import Config, override
 from zaremba_jax.corpus import Corpus, TextWindows
 from zaremba_jax.ensemble import (
@@ -68,6 +71,15 @@ class EnsembleRun(Run):
         """The members that have not diverged."""
         return [member for member in range(self.members) if str(member) not in self.excluded]
 
+    @property
+    def params(self) -> ModelParams:
+        """The first of the members that have not diverged."""
+        place = self.live[0]
+        chunk = 0
+        while place >= len(self.state[chunk].step):
+            place, chunk = place - len(self.state[chunk].step), chunk + 1
+        return jax.tree.map(lambda x: jnp.asarray(fetch(x)[place]), self.state[chunk].params)
+
     def seed(self, member: int) -> int:
         """What decides a member's initial values and masks."""
         return self.config.seed + member
@@ -95,21 +107,29 @@ class EnsembleRun(Run):
         states, losses, finite = [], [], []
         chunk, per_epoch = self.next_windows(count), len(self.windows)
         for state in self.state:
-            state, nll = train_members(
-                self.config, state, chunk, count, self.mesh, windows_per_epoch=per_epoch
+            state, found = train_members(
+                self.config,
+                state,
+                chunk,
+                count,
+                self.mesh,
+                windows_per_epoch=per_epoch,
+                watch=self.watch,
             )
             self.windows.send_ahead()
             states.append(state)
-            losses.append(fetch(nll))
+            losses.append(fetch(found))
             finite.append(fetch(finite_members(state.params)))
         self.state = tuple(states)
-        nll, all_finite = np.concatenate(losses).astype(np.float64), np.concatenate(finite)
+        found, all_finite = np.concatenate(losses).astype(np.float64), np.concatenate(finite)
+        nll = found[..., 0] if self.watch else found
         for member in self.live:
-            found = first_problem(nll[member], all_finite[member])
-            if found is not None:
-                self._exclude(member, f"{found[1]} at {place(self, found[0])}")
+            problem = first_problem(nll[member], all_finite[member])
+            if problem is not None:
+                self._exclude(member, f"{problem[1]} at {place(self, problem[0])}")
         for member in self.live:
             self.epoch_nll[member] += float(nll[member].sum())
+        self.watched = averages(found[self.live]) if self.watch else {}
 
     def _exclude(self, member: int, reason: str) -> None:
         self.excluded[str(member)] = reason

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import command_line
+from experiments.board import Board, check_installed
 from experiments.command_line import FLAGS, config_from_flags, fail
 from experiments.training import InterruptedRunError, NonFiniteLossError, Run, train
 from experiments.workdir import Workdir
@@ -35,6 +37,7 @@ flags.DEFINE_bool(
 flags.DEFINE_string("workdir", None, "folder of the run (default: runs/, by the configuration)")
 flags.DEFINE_integer("chunk", 20, "windows between two looks of the host", lower_bound=1)
 flags.DEFINE_float("checkpoint_minutes", 10, "save this often within an epoch", lower_bound=0)
+flags.DEFINE_bool("tensorboard", False, "write curves and gates for TensorBoard")
 flags.DEFINE_integer(
     "data_parallel", 1, "devices that share the streams of a model's batch", lower_bound=1
 )
@@ -87,6 +90,8 @@ def configure(**more: object) -> tuple[Config, Workdir]:
       ValueError: the flags do not go together.
     """
     config, changes = config_from_flags()
+    if FLAGS.tensorboard:
+        check_installed()
     own_text = [FLAGS[name].value for name in TEXT_FILES]
     if any(own_text):
         if not all(own_text):
@@ -153,13 +158,15 @@ def load_corpus(config: Config) -> Corpus:
 def train_to_the_end(run: Run, workdir: Workdir, console: Console) -> None:
     """Trains as the flags say; a signal or a loss that is not finite ends the program."""
     try:
-        train(
-            run,
-            workdir,
-            console,
-            chunk=FLAGS.chunk,
-            checkpoint_minutes=FLAGS.checkpoint_minutes,
-        )
+        with Board(workdir.tensorboard, run.step) if FLAGS.tensorboard else nullcontext() as board:
+            train(
+                run,
+                workdir,
+                console,
+                chunk=FLAGS.chunk,
+                checkpoint_minutes=FLAGS.checkpoint_minutes,
+                board=board,
+            )
     except (NonFiniteLossError, OSError) as error:
         fail(error, status=1)
     except InterruptedRunError as stop:

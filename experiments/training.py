@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
+from experiments.board import Board, Gates, gates_while_reading
 from experiments.progress import EpochProgress
 from experiments.workdir import Workdir, write_json_lines
 from zaremba_jax import checkpoint
@@ -49,6 +50,8 @@ class Run:
     epoch_seconds: float = 0.0  # spent training in this epoch so far
     seconds: float = 0.0  # spent training and evaluating since the run first began
     mesh: Mesh | None = None  # of the devices that share the batch, if there are several
+    watch: bool = False  # whether `watched` is wanted
+    watched: dict[str, float] = dataclasses.field(default_factory=dict)  # of the last windows
 
     @property
     def position(self) -> tuple[int, int]:
@@ -100,18 +103,25 @@ class Run:
         """
         chunk, per_epoch = self.next_windows(count), len(self.windows)
         if self.mesh is None:
-            self.state, window_nll = train_windows(
-                self.config, self.state, chunk, count, windows_per_epoch=per_epoch
+            self.state, found = train_windows(
+                self.config,
+                self.state,
+                chunk,
+                count,
+                windows_per_epoch=per_epoch,
+                watch=self.watch,
             )
         else:
-            self.state, window_nll = train_spread(
-                self.config, self.state, chunk, count, self.mesh, per_epoch
+            self.state, found = train_spread(
+                self.config, self.state, chunk, count, self.mesh, per_epoch, self.watch
             )
         self.windows.send_ahead()
-        nll = np.asarray(window_nll, np.float64)
+        found = np.asarray(found, np.float64)
+        nll = found[..., 0] if self.watch else found
         leaves = jax.tree.leaves(self.state.params)
         _check_finite(self, nll, all(jnp.isfinite(leaf).all() for leaf in leaves))
         self.epoch_nll += float(nll.sum())
+        self.watched = averages(found) if self.watch else {}
 
     def nll(self, ids: np.ndarray, streams: int = 1) -> np.ndarray:
         """Nats [predictions] of every token of a text but the first."""
@@ -122,6 +132,18 @@ class Run:
         """The validation perplexity by the faster protocol, as it is recorded."""
         nll = self.nll(self.corpus.valid, EVALUATION_STREAMS)
         return {"valid_perplexity_estimate": perplexity(nll)}
+
+    def gates(self) -> Gates:
+        """What the gates do at the beginning of the validation text."""
+        config = self.config
+        return gates_while_reading(
+            self.params,
+            self.corpus.valid,
+            EVALUATION_STREAMS,
+            config.train.unroll,
+            config.compute,
+            expected_masks(config),
+        )
 
     def end_epoch(self) -> None:
         """Makes the sums ready for the next epoch."""
@@ -202,7 +224,13 @@ def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
 
 
 def train(
-    run: Run, workdir: Workdir, console: Console, *, chunk: int, checkpoint_minutes: float
+    run: Run,
+    workdir: Workdir,
+    console: Console,
+    *,
+    chunk: int,
+    checkpoint_minutes: float,
+    board: Board | None = None,
 ) -> None:
     """Trains to the last epoch.
 
@@ -212,6 +240,7 @@ def train(
       console: takes the progress.
       chunk: windows trained on the device between two looks of the host.
       checkpoint_minutes: an epoch that lasts longer is saved on the way, this often.
+      board: takes points of each chunk and each epoch.
 
     Raises:
       NonFiniteLossError: the last checkpoint is the one before it happened.
@@ -219,20 +248,25 @@ def train(
     """
     epochs, per_epoch = run.config.train.epochs, len(run.windows)
     write_json_lines(workdir.metrics, run.history)
-    saved = time.monotonic()
+    saved, run.watch = time.monotonic(), board is not None
     with (
         EpochProgress(console, epochs, per_epoch, run.step) as progress,
         _signals() as received,
     ):
         while run.step < epochs * per_epoch:
-            progress.windows(run.step, train_chunk(run, chunk))
+            so_far = train_chunk(run, chunk)
+            progress.windows(run.step, so_far)
             epoch_ends = run.step % per_epoch == 0
             if epoch_ends:
                 finish_epoch(run)
                 progress.epoch(run.history[-1])
+            if board is not None:
+                show(board, run, so_far, epoch_ends)
             due = epoch_ends or time.monotonic() - saved > 60 * checkpoint_minutes
             number, due = _largest(received[0] if received else 0, due)
             if number or due:
+                if board is not None:
+                    board.flush()  # before a checkpoint after which they are not written again
                 checkpoint.save(workdir.checkpoints, run.step, run.state, _record(run))
                 write_json_lines(workdir.metrics, run.history)
                 saved = time.monotonic()
@@ -258,6 +292,32 @@ def train_chunk(run: Run, chunk: int) -> dict[str, float]:
     run.seconds += elapsed
     run.epoch_seconds += elapsed
     return run.progress(epoch + 1, window + count)
+
+
+def show(board: Board, run: Run, so_far: dict[str, Any], epoch_ends: bool) -> None:
+    """Adds the points of the last windows and, at its end, of an epoch."""
+    points = {f"train/{name}": value for name, value in run.watched.items()}
+    points["train/perplexity_of_epoch_so_far"] = so_far["train_perplexity"]
+    points |= {name: so_far[name] for name in ("learning_rate", "words_per_second")}
+    if epoch_ends:
+        estimates = run.history[-1].items()
+        points |= {
+            f"valid/{name.removeprefix('valid_')}": value
+            for name, value in estimates
+            if name.startswith("valid_") and isinstance(value, float)
+        }
+        board.gates(run.step, run.gates())
+    board.scalars(run.step, points)
+
+
+def averages(windows: np.ndarray) -> dict[str, float]:
+    """Over windows [..., 2] of `train.train_step` with `watch`, by the names of curves."""
+    nll, norms = windows[..., 0], windows[..., 1]
+    return {
+        "nats": float(nll.mean()),
+        "gradient_norm": float(norms.mean()),
+        "gradient_norm_largest": float(norms.max()),
+    }
 
 
 def first_problem(nll: np.ndarray, params_finite: bool) -> tuple[int, str] | None:

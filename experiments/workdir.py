@@ -26,6 +26,7 @@ class Workdir:
         self.model = self.path / "model.safetensors"
         self.members = self.path / "members"
         self.mixtures = self.path / "mixtures.png"
+        self.tensorboard = self.path / "tensorboard"
         self.nll = self.path / "nll.npz"
 
     def check(self, config: Config, **more: Any) -> None:

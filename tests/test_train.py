@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -226,6 +227,25 @@ def test_members_under_rates_of_their_own_equal_runs_whose_configurations_say_so
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), mine, alone.params
         )
     assert not np.allclose(nll[0], nll[1])
+
+
+def test_watching_the_gradient_changes_no_bit(text):
+    config = override(CONFIG, clip_norm=0.5)  # which clips them all
+    state, nll = train_windows(config, fresh(text, config), text, 3)
+    watched, found = train_windows(config, fresh(text, config), text, 3, watch=True)
+    np.testing.assert_array_equal(found[:, 0], nll)
+    jax.tree.map(np.testing.assert_array_equal, watched.params, state.params)
+
+
+def test_watched_norm_is_that_of_the_whole_gradient_before_clipping(text):
+    config = override(CONFIG, dropout=0.0, clip_norm=0.5)
+    state, window = fresh(text, config), text[0]
+    gradient: Any = jax.grad(window_loss, has_aux=True)(
+        state.params, window[:-1], window[1:], state.rnn_state, None
+    )[0]
+    _, found = train_windows(config, state, text, 1, watch=True)
+    assert found[0, 1] > 0.5
+    np.testing.assert_allclose(found[0, 1], optax.tree.norm(gradient), rtol=1e-5)
 
 
 def test_nothing_is_compiled_again_between_epochs(text, monkeypatch):

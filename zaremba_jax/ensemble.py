@@ -145,7 +145,7 @@ def init_spread(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "count", "mesh", "windows_per_epoch"),
+    static_argnames=("config", "count", "mesh", "windows_per_epoch", "watch"),
     donate_argnames="states",
 )
 def train_members(
@@ -156,7 +156,8 @@ def train_members(
     mesh: Mesh,
     rates: MemberRates | None = None,
     windows_per_epoch: int | None = None,
-) -> tuple[TrainState, Float[Array, "members count"]]:
+    watch: bool = False,
+) -> tuple[TrainState, Float[Array, "members count *watched"]]:
     """Trains every member on the next `count` windows, as `train.train_windows` does one.
 
     The same masks as those of the member alone, the same numbers up to rounding; where
@@ -170,13 +171,14 @@ def train_members(
       mesh: of `make_mesh`; compiled in.
       rates: in place of the configuration's, `[members]` each, as of `train.train_step`.
       windows_per_epoch: as of `train.train_windows`.
+      watch: as there; compiled in.
 
     Returns:
-      The states after them, and the mean nats a token of each window.
+      The states after them, and what `train.train_step` gives of each window.
     """
 
     def train(windows: Windows, states: TrainState, rates: MemberRates | None) -> Any:
-        alone = _train_alone(config, windows, count, mesh, windows_per_epoch)
+        alone = _train_alone(config, windows, count, mesh, windows_per_epoch, watch)
         return _each(alone)(states, rates)
 
     specs = _state_specs(MEMBER)
@@ -187,7 +189,7 @@ def train_members(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "count", "mesh", "windows_per_epoch"),
+    static_argnames=("config", "count", "mesh", "windows_per_epoch", "watch"),
     donate_argnames="state",
 )
 def train_spread(
@@ -197,11 +199,12 @@ def train_spread(
     count: int,
     mesh: Mesh,
     windows_per_epoch: int | None = None,
-) -> tuple[TrainState, Float[Array, " count"]]:
+    watch: bool = False,
+) -> tuple[TrainState, Float[Array, "count *watched"]]:
     """`train.train_windows` of one model, the streams of its batch spread over the mesh."""
 
     def train(windows: Windows, state: TrainState) -> Any:
-        return _train_alone(config, windows, count, mesh, windows_per_epoch)(state)
+        return _train_alone(config, windows, count, mesh, windows_per_epoch, watch)(state)
 
     specs = _state_specs()
     return _spread(train, mesh, (_REPLICATED, specs), (specs, _REPLICATED))(windows, state)
@@ -304,13 +307,20 @@ def mixture_perplexities(nll: MemberNLL, size: int) -> Float[np.ndarray, " subse
 
 
 def _train_alone(
-    config: Config, windows: Windows, count: int, mesh: Mesh, windows_per_epoch: int | None
+    config: Config,
+    windows: Windows,
+    count: int,
+    mesh: Mesh,
+    windows_per_epoch: int | None,
+    watch: bool,
 ) -> Callable[..., Any]:
     """`train_windows` of one member, as a device of the mesh runs it."""
     data_axis = DATA if mesh.shape[DATA] > 1 else None
 
     def train(state: TrainState, rates: Rates | None = None) -> Any:
-        return train_windows(config, state, windows, count, rates, data_axis, windows_per_epoch)
+        return train_windows(
+            config, state, windows, count, rates, data_axis, windows_per_epoch, watch
+        )
 
     return train
 

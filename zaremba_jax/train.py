@@ -35,6 +35,7 @@ from zaremba_jax.rnn import zero_state
 from zaremba_jax.softmax import softmax_nll
 
 StreamWeights = Float[Array, " batch"]
+WindowRecord = Float[Array, "*watched"]
 
 
 def init_train_state(
@@ -106,7 +107,8 @@ def train_step(
     window: Window,
     rates: Rates | None = None,
     data_axis: str | None = None,
-) -> tuple[TrainState, Scalar]:
+    watch: bool = False,
+) -> tuple[TrainState, WindowRecord]:
     """One window forward and backward, and one update of the parameters.
 
     The recurrent state is carried from window to window as data, so that no
@@ -122,9 +124,11 @@ def train_step(
         `learning_rate`, that of the first epochs.
       data_axis: inside of `jax.shard_map`, the axis of the mesh over whose devices the
         streams are divided; `state.rnn_state` is this device's part, the window is whole.
+      watch: whether the gradient's norm is wanted too.
 
     Returns:
-      The next state, and the mean nats a token of this window, dropout on.
+      The next state, and the mean nats a token of this window, dropout on; with `watch`,
+      [2]: those, and the global norm of the gradient before it is clipped.
     """
     rnn_state = state.rnn_state
     if not config.train.carry_over_epochs:
@@ -169,7 +173,8 @@ def train_step(
     next_state = dataclasses.replace(
         state, params=params, opt_state=opt_state, rnn_state=rnn_state, step=state.step + 1
     )
-    return next_state, nll
+    record = jnp.stack([nll, optax.tree.norm(gradient)]) if watch else nll
+    return next_state, record
 
 
 def padded_streams(batch_size: int, devices: int) -> int:
@@ -213,7 +218,7 @@ def _words_in_use(tokens: Tokens, vocabulary_size: int) -> tuple[Int[Array, " wo
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "count", "data_axis", "windows_per_epoch"),
+    static_argnames=("config", "count", "data_axis", "windows_per_epoch", "watch"),
     donate_argnames="state",
 )
 def train_windows(
@@ -224,7 +229,8 @@ def train_windows(
     rates: Rates | None = None,
     data_axis: str | None = None,
     windows_per_epoch: int | None = None,
-) -> tuple[TrainState, Float[Array, " count"]]:
+    watch: bool = False,
+) -> tuple[TrainState, Float[Array, "count *watched"]]:
     """Trains on the next `count` windows without leaving the device.
 
     Args:
@@ -238,14 +244,15 @@ def train_windows(
       data_axis: as of `train_step`.
       windows_per_epoch: how many an epoch has, where `windows` holds no more than the
         next `count`; compiled in.
+      watch: as of `train_step`; compiled in.
 
     Returns:
-      The state after them, and the mean nats a token of each window, dropout on.
+      The state after them, and what `train_step` gives of each window.
     """
     if windows_per_epoch is None:
         windows_per_epoch = len(windows)
         windows = windows[(state.step + jnp.arange(count)) % windows_per_epoch]
     step = functools.partial(
-        train_step, config, windows_per_epoch, rates=rates, data_axis=data_axis
+        train_step, config, windows_per_epoch, rates=rates, data_axis=data_axis, watch=watch
     )
     return jax.lax.scan(step, state, windows, length=count)

@@ -1,0 +1,123 @@
+"""What TensorBoard shows of a run: curves over the windows trained on, and what its gates do."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zaremba_jax.array_types import Masks, ModelParams, Outputs, Tokens
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.gates import gate_values
+from zaremba_jax.rnn import add_biases, unroll_layer, zero_state
+
+Gates = tuple[dict[str, Outputs], ...]  # of each layer, by letter
+_TANHS = ("u", "n", "h")  # from -1 on; the other gates are sigmoids, from 0
+_BINS = 20
+
+
+def check_installed() -> None:
+    """Refuses to go on without what writes the files.
+
+    Raises:
+      ValueError: it is not installed.
+    """
+    try:
+        import tensorboardX  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "--tensorboard: needs tensorboardX, which is not installed; leave it out, or"
+            " pip install 'zaremba-jax[tensorboard]'"
+        ) from None
+
+
+class Board:
+    """Writes points at steps, which count the windows trained on, into a folder.
+
+    A run that is resumed trains again what came after its last checkpoint, and writes
+    again the points from there on. The first event of a file says from which step on it
+    replaces what is there, as TensorBoard understands it.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        """`step` is where the run stands. Of several hosts, the first writes."""
+        from tensorboardX import SummaryWriter
+
+        self._writer: Any = None
+        if jax.process_index() == 0:
+            # In the order of names, by which TensorBoard reads, within a second too.
+            self._writer = SummaryWriter(
+                str(folder), purge_step=step + 1, filename_suffix=f".{step:012}"
+            )
+
+    def scalars(self, step: int, points: dict[str, float]) -> None:
+        """Adds a point to the curve of each name."""
+        for name, value in points.items():
+            if self._writer is not None:
+                self._writer.add_scalar(name, value, step)
+
+    def gates(self, step: int, gates: Gates) -> None:
+        """Adds a histogram for each gate of each layer, over the range of its values."""
+        for depth, of_layer in enumerate(gates, start=1):
+            for gate, values in of_layer.items():
+                edges = np.linspace(-1 if gate in _TANHS else 0, 1, _BINS + 1)
+                if self._writer is not None:
+                    tag = f"gates/layer_{depth}_{gate}"
+                    self._writer.add_histogram(tag, np.asarray(values, np.float64), step, edges)
+
+    def flush(self) -> None:
+        """Brings all points to the disk."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def gates_while_reading(
+    params: ModelParams,
+    ids: np.ndarray,
+    streams: int,
+    steps: int,
+    compute: ComputeConfig = ComputeConfig(),
+    masks: Masks | None = None,
+) -> Gates:
+    """The gates while a model reads the beginning of a text, from the zero state.
+
+    Args:
+      params: the model.
+      ids: the text, at least one token.
+      streams: side by side, fewer if the text has not so many tokens.
+      steps: tokens of each stream, fewer if the text is too short.
+      compute: precision and kernel.
+      masks: of `regularizers.expected_masks`.
+    """
+    streams = min(streams, len(ids))
+    steps = min(steps, len(ids) // streams)
+    tokens = ids[: streams * steps].reshape(streams, steps).T
+    return _gates(params, jnp.asarray(tokens), compute, masks)
+
+
+@functools.partial(jax.jit, static_argnames="compute")
+def _gates(
+    params: ModelParams, tokens: Tokens, compute: ComputeConfig, masks: Masks | None
+) -> Gates:
+    layers = tuple(map(add_biases, params.layers))
+    recurrent = masks.recurrent if masks is not None else None
+    inputs, found = params.embedding[tokens], []
+    for layer, state, through_time in zip(
+        layers,
+        zero_state(layers, tokens.shape[1]),
+        recurrent or (None,) * len(layers),
+        strict=True,
+    ):
+        outputs, _ = unroll_layer(layer, inputs, state, through_time, compute)
+        found.append(gate_values(layer, inputs, outputs, state, compute.precision))
+        inputs = outputs
+    return tuple(found)

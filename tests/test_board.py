@@ -1,0 +1,160 @@
+"""What `--tensorboard` writes, read back from its files."""
+
+import struct
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import program
+import pytest
+from program import FLAGS, WINDOWS, assert_refused, assert_same_run, metrics, run, write_texts
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from experiments import ensemble, training
+from experiments.board import Board, gates_while_reading
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.model import encode, init_params
+from zaremba_jax.rnn import zero_state
+
+TIMED = "words_per_second"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with the three texts."""
+    write_texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def events(path):
+    """Every event of a file: length, its checksum, that many bytes, theirs."""
+    content, place = path.read_bytes(), 0
+    while place < len(content):
+        (length,) = struct.unpack_from("<Q", content, place)
+        yield Event.FromString(content[place + 12 : place + 12 + length])
+        place += length + 16
+
+
+def points(folder):
+    """By tag, what TensorBoard shows: step, and value or histogram, as often as it is there."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        for event in events(path):
+            if event.session_log.status == SessionLog.START:
+                found = {
+                    tag: [point for point in mine if point[0] < event.step]
+                    for tag, mine in found.items()
+                }
+            for value in event.summary.value:
+                content = value.histo if value.HasField("histo") else value.simple_value
+                found.setdefault(value.tag, []).append((event.step, content))
+    return found
+
+
+def scalars(folder):
+    return {tag: mine for tag, mine in points(folder).items() if "gates/" not in tag}
+
+
+def test_points_are_those_of_the_run_and_watching_changes_no_bit(folder):
+    assert run(*FLAGS, "--workdir=plain").status == 0
+    assert run(*FLAGS, "--workdir=run", "--tensorboard").status == 0
+    assert_same_run(folder / "run", folder / "plain")
+    found = points(folder / "run" / "tensorboard")
+    chunks = [step for epoch in (0, WINDOWS) for step in (*range(epoch + 3, epoch + 118, 3),)]
+    every = sorted({*chunks, WINDOWS, 2 * WINDOWS})
+    for tag in ("train/nats", "train/gradient_norm", "learning_rate", TIMED):
+        assert [step for step, _ in found[tag]] == every
+    record = metrics(folder / "run")
+    ends = [WINDOWS, 2 * WINDOWS]
+    for tag, name in (
+        ("valid/perplexity_estimate", "valid_perplexity_estimate"),
+        ("learning_rate", "learning_rate"),
+        ("train/perplexity_of_epoch_so_far", "train_perplexity"),
+    ):
+        mine = dict(found[tag])
+        np.testing.assert_allclose([mine[s] for s in ends], [r[name] for r in record], rtol=1e-6)
+    pairs = zip(found["train/gradient_norm"], found["train/gradient_norm_largest"], strict=True)
+    assert all(0 < mean[1] <= largest[1] for mean, largest in pairs)
+
+
+def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch):
+    assert run(*FLAGS, "--workdir=whole", "--tensorboard").status == 0
+    show, calls = training.show, []
+
+    def cut_off(*args):
+        show(*args)
+        calls.append(args)
+        if len(calls) == 45:  # five chunks after the only checkpoint
+            sys.exit(137)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "show", cut_off)
+        assert run(*FLAGS, "--workdir=cut", "--tensorboard").status == 137
+    resumed = run(*FLAGS, "--workdir=cut", "--tensorboard")
+    assert "after epoch 1, window 0" in resumed.out
+    whole, cut = (scalars(folder / name / "tensorboard") for name in ("whole", "cut"))
+    assert [step for step, _ in cut.pop(TIMED)] == [step for step, _ in whole.pop(TIMED)]
+    assert cut == whole
+    steps = [
+        event.step
+        for path in (folder / "cut" / "tensorboard").iterdir()
+        for event in events(path)
+        for value in event.summary.value
+        if value.tag == "learning_rate"
+    ]
+    assert len(steps) == len(set(steps)) + 5  # which the resumed run took back
+
+
+def test_gates_have_histograms_over_their_whole_range(folder):
+    params = init_params(override(QUICK, hidden_size=8).model, 9, key=jax.random.key(0))
+    gates = gates_while_reading(params, np.arange(60, dtype=np.int32) % 9, 4, 5)
+    with Board(folder / "board", 0) as board:
+        board.gates(7, gates)
+    found = points(folder / "board")
+    assert found.keys() == {f"gates/layer_{depth}_{gate}" for depth in (1, 2) for gate in "fiou"}
+    for tag, ((step, histogram),) in found.items():
+        assert step == 7
+        assert sum(histogram.bucket) == histogram.num == 4 * 5 * 8
+        lowest = -1 if tag.endswith("u") else 0
+        assert lowest <= histogram.min <= histogram.max <= max(histogram.bucket_limit) <= 1
+
+
+def test_gates_of_the_upper_layer_give_the_models_outputs():
+    config = override(QUICK, hidden_size=4, init_scale=0.5)
+    params = init_params(config.model, 9, key=jax.random.key(0))
+    ids = np.arange(30, dtype=np.int32) * 7 % 9
+    _, gates = gates_while_reading(params, ids, streams=3, steps=5)
+    cell = jnp.zeros((3, 4))
+    tokens = jnp.asarray(ids[:15].reshape(3, 5).T)
+    for t, expected in enumerate(encode(params, tokens, zero_state(params.layers, 3)).outputs):
+        cell = gates["f"][t] * cell + gates["i"][t] * gates["u"][t]
+        np.testing.assert_allclose(gates["o"][t] * jnp.tanh(cell), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "shape"), [(2, (1, 2, 4)), (7, (2, 3, 4)), (60, (5, 3, 4))])
+def test_a_short_text_fills_as_much_as_it_can(tokens, shape):
+    params = init_params(override(QUICK, hidden_size=4).model, 9, key=jax.random.key(0))
+    gates = gates_while_reading(params, np.zeros(tokens, np.int32), streams=3, steps=5)
+    assert gates[0]["f"].shape == shape
+
+
+def test_an_ensemble_shows_the_means_of_its_members(folder):
+    done = program.run(
+        *FLAGS, "--chunk=17", "--members=2", "--workdir=run", "--tensorboard", program=ensemble
+    )
+    assert done.status == 0
+    found = points(folder / "run" / "tensorboard")
+    record = metrics(folder / "run")[-1]
+    for name in ("perplexity_estimate", "perplexity_best", "perplexity_worst"):
+        assert found[f"valid/{name}"][-1] == (2 * WINDOWS, np.float32(record[f"valid_{name}"]))
+    assert len(found["train/gradient_norm"]) == 2 * WINDOWS // 17
+    assert len(found["gates/layer_1_f"]) == 2
+
+
+def test_without_its_package_the_flag_is_refused(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    refused = run(*FLAGS, "--workdir=run", "--tensorboard")
+    assert_refused(refused, "--tensorboard", "pip install 'zaremba-jax[tensorboard]'")
+    assert not (folder / "run").exists()
