@@ -174,8 +174,10 @@ class ComputeConfig(_Validated):
     precision: Precision = _setting(
         "float32, or bfloat16 for the operands of matrix products", default="float32"
     )
-    kernel: Literal["xla", "scan"] = _setting(
-        "xla: layers with a hand-written backward pass; scan: the readable twin", default="xla"
+    kernel: Literal["auto", "scan", "xla", "pallas"] = _setting(
+        "xla: layers with a hand-written backward pass; pallas: the same with kernels for a TPU or"
+        " NVIDIA; scan: the readable twin; auto: the fastest here, measured",
+        default="xla",
     )
     softmax_tokens: int = _setting(
         "tokens whose logits exist at once, to save memory; 0: a whole window's",

@@ -2,24 +2,21 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
 from zaremba_jax.array_types import (
     Activations,
     LayerParams,
     LayerState,
-    LSTMState,
     Mask,
     Masks,
     Outputs,
     RecurrentMasks,
     RNNState,
 )
-from zaremba_jax.cells import CELLS, project_inputs, step
+from zaremba_jax.cells import CELLS
 from zaremba_jax.config import ComputeConfig
-from zaremba_jax.kernels.any_cell import cell_layer
-from zaremba_jax.kernels.lstm import lstm_layer
+from zaremba_jax.kernels.layers import IMPLEMENTATIONS, choose
 
 
 def zero_state(layers: tuple[LayerParams, ...], batch_size: int) -> RNNState:
@@ -47,28 +44,14 @@ def unroll_layer(
       inputs: D(h[l-1, t]) for every t, dropout already applied.
       state: of the layer before the first step.
       masks: what touches its connections through time; None: nothing.
-      compute: `kernel` chooses between the layers of `kernels` and the readable scan of
-        `cells.step`, which compute the same.
+      compute: `kernel` chooses among the implementations of `kernels.layers`, which compute
+        the same.
 
     Returns:
       h[l, t] for every t, and the state after the last step.
     """
-    if compute.kernel == "xla" and isinstance(state, LSTMState) and masks is None:
-        return lstm_layer(params, inputs, state, compute.precision)
-    every_step = jax.tree.map(
-        lambda mask: jnp.broadcast_to(mask, (inputs.shape[0], *mask.shape[1:])),
-        masks or RecurrentMasks(),
-    )
-    if compute.kernel == "xla":
-        return cell_layer(params, inputs, state, every_step, compute.precision)
-
-    def readable(state, now):
-        state = step(params, now[0], state, now[1], compute.precision)
-        return state, state.hidden
-
-    projected = project_inputs(params, inputs, compute.precision)
-    state, outputs = jax.lax.scan(readable, state, (projected, every_step))
-    return outputs, state
+    layer = IMPLEMENTATIONS[choose(compute.kernel, params.cell, masks)]
+    return layer(params, inputs, state, masks, compute.precision)
 
 
 def deep_rnn(

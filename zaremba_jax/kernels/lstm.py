@@ -4,19 +4,41 @@ Differentiating a scan carries the gradient of W_h through the backward loop, a
 read and a write of the whole matrix at every time step. Here the forward loop
 keeps the gates and cells of all time steps, the backward loop carries the
 gradients of the state alone, and each gradient of a weight is one matrix
-product over all time steps after it.
+product over all time steps after it. The two loops are exchangeable: here they
+are scans, in `kernels.pallas_tpu` and `kernels.pallas_gpu` kernels.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from zaremba_jax.array_types import Activations, LayerParams, LSTMState, Outputs
 from zaremba_jax.cells import project_inputs
 from zaremba_jax.precision import Precision, multiply, multiply_rows, operand, weight_gradient
 
-_TILE = 128  # units, of a GPU's matrix product
+TILE = 128  # units, of a matrix product on NVIDIA and of an array on a TPU
+
+
+class TimeLoops(NamedTuple):
+    """What runs over the time steps of a layer, forward and backward.
+
+    Attributes:
+      forward: from what the inputs give to the gates [time, batch, 4 hidden], W_h as a factor
+        of products, and the state before the first step; returns h of every step, c after
+        the last, and whatever `backward` needs.
+      backward: from W_h, the state, what `forward` kept, and the gradients of h of every step
+        and of c after the last; returns the gradients of the gates of every step, as factors
+        of products, and of c before the first.
+    """
+
+    forward: Callable[[jax.Array, jax.Array, LSTMState], tuple[jax.Array, jax.Array, Any]]
+    backward: Callable[
+        [jax.Array, LSTMState, Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
+    ]
 
 
 def lstm_layer(
@@ -36,8 +58,8 @@ def lstm_layer(
     Returns:
       h[l, t] for every t, and the state after the last step.
     """
-    if state.hidden.shape[-1] % _TILE == 0:
-        return _layer(params, inputs, state, precision)
+    if state.hidden.shape[-1] % TILE == 0:
+        return _layer(params, inputs, state, precision, SCANS)
     # XLA for NVIDIA cuts a small product's contraction into parts of so many rows. Where the
     # rows do not suffice, it pads a copy of W_h, at every time step.
     return jax.lax.platform_dependent(
@@ -45,7 +67,7 @@ def lstm_layer(
         inputs,
         state,
         cuda=functools.partial(padded_lstm_layer, precision=precision),
-        default=functools.partial(_layer, precision=precision),
+        default=functools.partial(_layer, precision=precision, loops=SCANS),
     )
 
 
@@ -54,94 +76,212 @@ def padded_lstm_layer(
 ) -> tuple[Outputs, LSTMState]:
     """`lstm_layer` with units added up to whole tiles; their weights are 0, so h and c stay 0."""
     hidden = state.hidden.shape[-1]
-
-    def widen(x: jax.Array) -> jax.Array:
-        blocks = x.reshape(*x.shape[:-1], -1, hidden)  # one a gate
-        padding = [(0, 0)] * (blocks.ndim - 1) + [(0, -hidden % _TILE)]
-        return jnp.pad(blocks, padding).reshape(*x.shape[:-1], -1)
-
     padded = LayerParams(
-        input_weights=widen(params.input_weights),
-        recurrent_weights=widen(widen(params.recurrent_weights).T).T,
-        bias=widen(params.bias),
+        input_weights=_widen(params.input_weights, hidden),
+        recurrent_weights=_lengthen(_widen(params.recurrent_weights, hidden), TILE),
+        bias=_widen(params.bias, hidden),
     )
-    results = _layer(padded, inputs, jax.tree.map(widen, state), precision)
+    wide_state = jax.tree.map(lambda x: _widen(x, hidden), state)
+    results = _layer(padded, inputs, wide_state, precision, SCANS)
     # Without the barrier XLA fuses the cut into the next product, for which it has no tiles.
     return jax.lax.optimization_barrier(jax.tree.map(lambda x: x[..., :hidden], results))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _layer(
-    params: LayerParams, inputs: Activations, state: LSTMState, precision: Precision
+def lstm_layer_with(
+    loops: TimeLoops,
+    params: LayerParams,
+    inputs: Activations,
+    state: LSTMState,
+    precision: Precision = "float32",
 ) -> tuple[Outputs, LSTMState]:
-    return _forward(params, inputs, state, precision)[0]
+    """`lstm_layer` with other loops over time."""
+    return _layer(params, inputs, state, precision, loops)
 
 
-def _forward(params, inputs, state, precision):
+def padded(loops: TimeLoops, streams: int) -> TimeLoops:
+    """Loops for any sizes of loops for whole tiles: zeros are added before them and cut off after.
+
+    What is added stays 0: h and c, since its weights are 0, and all gradients.
+
+    Args:
+      loops: take units in multiples of `TILE`, and a batch that is
+      streams: a multiple of this.
+    """
+
+    def pad(x: jax.Array, hidden: int) -> jax.Array:
+        return _lengthen(_widen(x, hidden), streams)
+
+    def forward(projected, recurrent_weights, state):
+        batch, hidden = state.hidden.shape
+        outputs, final_cell, saved = loops.forward(
+            pad(projected, hidden),
+            _lengthen(_widen(recurrent_weights, hidden), TILE),
+            jax.tree.map(lambda x: pad(x, hidden), state),
+        )
+        return outputs[:, :batch, :hidden], final_cell[:batch, :hidden], saved
+
+    def backward(recurrent_weights, state, saved, d_outputs, d_final_cell):
+        batch, hidden = state.hidden.shape
+        d_gates, d_cell = loops.backward(
+            _lengthen(_widen(recurrent_weights, hidden), TILE),
+            jax.tree.map(lambda x: pad(x, hidden), state),
+            saved,
+            pad(d_outputs, hidden),
+            pad(d_final_cell, hidden),
+        )
+        blocks = d_gates.reshape(*d_gates.shape[:-1], 4, -1)[:, :batch, :, :hidden]
+        return blocks.reshape(*blocks.shape[:-2], -1), d_cell[:batch, :hidden]
+
+    return TimeLoops(forward, backward)
+
+
+def _widen(x: jax.Array, hidden: int) -> jax.Array:
+    """Zeros after each block of so many on the last axis, a block a gate, up to whole tiles."""
+    blocks = x.reshape(*x.shape[:-1], -1, hidden)
+    padding = [(0, 0)] * (blocks.ndim - 1) + [(0, -hidden % TILE)]
+    return jnp.pad(blocks, padding).reshape(*x.shape[:-1], -1)
+
+
+def _lengthen(x: jax.Array, multiple: int) -> jax.Array:
+    """Zeros at the end of the last axis but one."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, -x.shape[-2] % multiple), (0, 0)])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _layer(
+    params: LayerParams,
+    inputs: Activations,
+    state: LSTMState,
+    precision: Precision,
+    loops: TimeLoops,
+) -> tuple[Outputs, LSTMState]:
+    return _forward(params, inputs, state, precision, loops)[0]
+
+
+def _forward(params, inputs, state, precision, loops):
     recurrent_weights = operand(params.recurrent_weights, precision)
+    projected = project_inputs(params, inputs, precision)
+    outputs, final_cell, saved = loops.forward(projected, recurrent_weights, state)
+    final_state = LSTMState(hidden=outputs[-1], cell=final_cell)
+    return (outputs, final_state), (params, inputs, state, outputs, saved)
 
+
+def _backward(precision, loops, residuals, cotangents):
+    params, inputs, state, outputs, saved = residuals
+    d_outputs, d_final = cotangents
+    recurrent_weights = operand(params.recurrent_weights, precision)
+    d_outputs = d_outputs.at[-1].add(d_final.hidden)
+    d_gates, d_cell = loops.backward(recurrent_weights, state, saved, d_outputs, d_final.cell)
+    d_params = LayerParams(
+        input_weights=weight_gradient(operand(inputs, precision), d_gates),
+        recurrent_weights=weight_gradient(
+            operand(shifted(state.hidden, outputs), precision), d_gates
+        ),
+        bias=d_gates.astype(params.bias.dtype).sum(axis=(0, 1)),
+    )
+    d_inputs = multiply(d_gates, operand(params.input_weights, precision), contract=1)
+    d_hidden = multiply(d_gates[0], recurrent_weights, contract=1)
+    return d_params, d_inputs, LSTMState(hidden=d_hidden, cell=d_cell)
+
+
+_layer.defvjp(_forward, _backward)
+
+
+def _scan_forward(projected, recurrent_weights, state):
     def step(carry, projected):
         hidden, cell = carry
         gates = _activate(projected + multiply_rows(hidden, recurrent_weights))
         forget, write, output, update = jnp.split(gates, 4, axis=-1)
         cell = forget * cell + write * update
-        hidden = operand(output * jnp.tanh(cell), precision)
+        hidden = (output * jnp.tanh(cell)).astype(recurrent_weights.dtype)
         return (hidden, cell), jnp.concatenate([gates, cell], axis=-1)
 
     # One array is saved, h is rounded in the carry, and h of every step is formed again after
     # the loop: fewer kernels and stores a time step.
-    initial = operand(state.hidden, precision), state.cell
-    _, saved = jax.lax.scan(step, initial, project_inputs(params, inputs, precision))
-    _, _, output, _, cells = jnp.split(saved, 5, axis=-1)
-    outputs = output * jnp.tanh(cells)
-    final_state = LSTMState(hidden=outputs[-1], cell=cells[-1])
-    return (outputs, final_state), (params, inputs, state, saved, outputs)
+    initial = state.hidden.astype(recurrent_weights.dtype), state.cell
+    _, saved = jax.lax.scan(step, initial, projected)
+    return *outputs_and_final_cell(saved), saved
 
 
-def _backward(precision, residuals, cotangents):
-    params, inputs, state, saved, outputs = residuals
+def _scan_backward(recurrent_weights, state, saved, d_outputs, d_final_cell):
     *_, cells = jnp.split(saved, 5, axis=-1)
-    d_outputs, d_final = cotangents
-    recurrent_weights = operand(params.recurrent_weights, precision)
 
     def step(carry, now):
         d_gates, d_cell = carry
         d_output, saved, previous_cell = now
-        forget, write, output, update, cell = jnp.split(saved, 5, axis=-1)
-        squashed = jnp.tanh(cell)
         d_hidden = multiply_rows(d_gates, recurrent_weights, contract=1) + d_output
-        d_cell = d_cell + d_hidden * output * (1 - squashed * squashed)
-        d_gates = jnp.concatenate(
-            [
-                d_cell * previous_cell * forget * (1 - forget),
-                d_cell * update * write * (1 - write),
-                d_hidden * squashed * output * (1 - output),
-                d_cell * write * (1 - update * update),
-            ],
-            axis=-1,
+        parts, d_cell = gate_gradients(
+            d_hidden, d_cell, *jnp.split(saved, 5, axis=-1), previous_cell
         )
-        d_gates = operand(d_gates, precision)
-        return (d_gates, d_cell * forget), d_gates
+        d_gates = jnp.concatenate(parts, axis=-1).astype(recurrent_weights.dtype)
+        return (d_gates, d_cell), d_gates
 
     # A step starts with the product of d_gates of the step after it, zeros at first, and does
     # not end with its own: a GPU then sums the product's parts in the kernel that uses them.
-    after_last = jnp.zeros(saved.shape[1:-1] + params.bias.shape, params.bias.dtype)
-    (first, d_cell), d_gates = jax.lax.scan(
+    after_last = jnp.zeros((len(state.cell), recurrent_weights.shape[1]), recurrent_weights.dtype)
+    (_, d_cell), d_gates = jax.lax.scan(
         step,
-        (operand(after_last, precision), d_final.cell),
-        (d_outputs.at[-1].add(d_final.hidden), saved, _shifted(state.cell, cells)),
+        (after_last, d_final_cell),
+        (d_outputs, saved, shifted(state.cell, cells)),
         reverse=True,
     )
-    d_params = LayerParams(
-        input_weights=weight_gradient(operand(inputs, precision), d_gates),
-        recurrent_weights=weight_gradient(
-            operand(_shifted(state.hidden, outputs), precision), d_gates
-        ),
-        bias=d_gates.astype(params.bias.dtype).sum(axis=(0, 1)),
-    )
-    d_inputs = multiply(d_gates, operand(params.input_weights, precision), contract=1)
-    d_state = LSTMState(hidden=multiply(first, recurrent_weights, contract=1), cell=d_cell)
-    return d_params, d_inputs, d_state
+    return d_gates, d_cell
+
+
+SCANS = TimeLoops(_scan_forward, _scan_backward)
+
+
+def gate_gradients(
+    d_hidden: jax.Array,
+    d_cell: jax.Array,
+    forget: jax.Array,
+    write: jax.Array,
+    output: jax.Array,
+    update: jax.Array,
+    cell: jax.Array,
+    previous_cell: jax.Array,
+) -> tuple[list[jax.Array], jax.Array]:
+    """One time step back: the gradients of the four gates before their functions, and of c[t-1].
+
+    Args:
+      d_hidden: the gradient of h[t], [batch, hidden] as all of them.
+      d_cell: of c[t], but for what h[t] adds to it.
+      forget: f at this step.
+      write: i.
+      output: o.
+      update: u.
+      cell: c[t].
+      previous_cell: c[t-1].
+    """
+    squashed = jnp.tanh(cell)
+    d_cell = d_cell + d_hidden * output * (1 - squashed * squashed)
+    d_gates = [
+        d_cell * previous_cell * forget * (1 - forget),
+        d_cell * update * write * (1 - write),
+        d_hidden * squashed * output * (1 - output),
+        d_cell * write * (1 - update * update),
+    ]
+    return d_gates, d_cell * forget
+
+
+def sigmoid(x: jax.Array) -> jax.Array:
+    """By tanh, which accelerators have an instruction for."""
+    return 0.5 * jnp.tanh(0.5 * x) + 0.5
+
+
+def outputs_and_final_cell(
+    saved: Float[Array, "time batch gates_and_cell"],
+) -> tuple[Outputs, Float[Array, "batch hidden"]]:
+    """h of every step and the last c, from the gates f, i, o, u and c of every step."""
+    _, _, output, _, cells = jnp.split(saved, 5, axis=-1)
+    return output * jnp.tanh(cells), cells[-1]
+
+
+def shifted(
+    initial: Float[Array, "batch hidden"], sequence: Outputs
+) -> Float[Array, "time batch hidden"]:
+    """The sequence one step late: what each time step found."""
+    return jnp.concatenate([initial[None], sequence[:-1]])
 
 
 def _activate(gates: jax.Array) -> jax.Array:
@@ -150,11 +290,3 @@ def _activate(gates: jax.Array) -> jax.Array:
     is_update = jnp.arange(4 * hidden)[None, :] >= 3 * hidden
     scale = jnp.where(is_update, 1.0, 0.5).astype(gates.dtype)
     return jnp.tanh(gates * scale) * scale + (1 - scale)
-
-
-def _shifted(initial: jax.Array, sequence: jax.Array) -> jax.Array:
-    """The sequence one step late: what each time step found."""
-    return jnp.concatenate([initial[None], sequence[:-1]])
-
-
-_layer.defvjp(_forward, _backward)

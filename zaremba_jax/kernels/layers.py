@@ -1,0 +1,112 @@
+"""The implementations of a recurrent layer side by side, and which of them serves a layer."""
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from zaremba_jax.array_types import (
+    Activations,
+    CellName,
+    LayerParams,
+    LayerState,
+    LSTMState,
+    Outputs,
+    RecurrentMasks,
+)
+from zaremba_jax.cells import project_inputs, step
+from zaremba_jax.kernels import pallas_gpu, pallas_tpu
+from zaremba_jax.kernels.any_cell import cell_layer
+from zaremba_jax.kernels.lstm import lstm_layer, lstm_layer_with
+from zaremba_jax.precision import Precision
+
+KernelName = Literal["auto", "scan", "xla", "pallas"]
+Layer = Callable[
+    [LayerParams, Activations, LayerState, RecurrentMasks | None, Precision],
+    tuple[Outputs, LayerState],
+]
+
+
+def choose(kernel: KernelName, cell: CellName, masks: RecurrentMasks | None) -> str:
+    """The implementation that runs a layer, by its name in `IMPLEMENTATIONS`.
+
+    Pallas serves the LSTM without noise through time, where W_h has room on the chip
+    (`pallas_layer` looks at that); whatever it does not serve, and what nobody has measured
+    (`auto`), falls to `xla`.
+    """
+    if kernel == "auto" or (kernel == "pallas" and not (cell == "lstm" and masks is None)):
+        return "xla"
+    return kernel
+
+
+def scan_layer(
+    params: LayerParams,
+    inputs: Activations,
+    state: LayerState,
+    masks: RecurrentMasks | None,
+    precision: Precision,
+) -> tuple[Outputs, LayerState]:
+    """The readable twin of the others: a scan of `cells.step`, differentiated by jax."""
+
+    def readable(state, now):
+        state = step(params, now[0], state, now[1], precision)
+        return state, state.hidden
+
+    projected = project_inputs(params, inputs, precision)
+    masks = _of_every_step(masks, inputs.shape[0])
+    state, outputs = jax.lax.scan(readable, state, (projected, masks))
+    return outputs, state
+
+
+def xla_layer(
+    params: LayerParams,
+    inputs: Activations,
+    state: LayerState,
+    masks: RecurrentMasks | None,
+    precision: Precision,
+) -> tuple[Outputs, LayerState]:
+    """Backward passes written by hand, scans over time."""
+    if isinstance(state, LSTMState) and masks is None:
+        return lstm_layer(params, inputs, state, precision)
+    return cell_layer(params, inputs, state, _of_every_step(masks, inputs.shape[0]), precision)
+
+
+def pallas_layer(
+    params: LayerParams,
+    inputs: Activations,
+    state: LayerState,
+    masks: RecurrentMasks | None,
+    precision: Precision,
+) -> tuple[Outputs, LayerState]:
+    """The same with kernels for the time steps: of a TPU, of NVIDIA; elsewhere as `xla_layer`.
+
+    Raises:
+      ValueError: another cell than the LSTM, or noise through time.
+    """
+    if not isinstance(state, LSTMState) or masks is not None:
+        raise ValueError("pallas: serves the LSTM without noise through time; take xla")
+    xla = functools.partial(lstm_layer, precision=precision)
+    on_tpu, on_nvidia = (
+        functools.partial(lstm_layer_with, kernels.time_loops(), precision=precision)
+        for kernels in (pallas_tpu, pallas_gpu)
+    )
+    itemsize = 2 if precision == "bfloat16" else params.recurrent_weights.dtype.itemsize
+    fits = pallas_tpu.fits(*state.hidden.shape, itemsize)
+    return jax.lax.platform_dependent(
+        params, inputs, state, tpu=on_tpu if fits else xla, cuda=on_nvidia, default=xla
+    )
+
+
+IMPLEMENTATIONS: dict[str, Layer] = {
+    "scan": scan_layer,
+    "xla": xla_layer,
+    "pallas": pallas_layer,
+}
+
+
+def _of_every_step(masks: RecurrentMasks | None, time: int) -> RecurrentMasks:
+    return jax.tree.map(
+        lambda mask: jnp.broadcast_to(mask, (time, *mask.shape[1:])), masks or RecurrentMasks()
+    )

@@ -1,0 +1,169 @@
+"""The LSTM's loops over time as TPU kernels: W_h is read once a window and stays on the chip.
+
+A kernel runs over a window's time steps as its grid. W_h is a block that is the same at all of
+them, so it is copied to the chip's memory once; the state, or its gradient, stays there from
+step to step; what belongs to a time step comes and goes beside the computation.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from zaremba_jax.kernels.lstm import (
+    TILE,
+    TimeLoops,
+    gate_gradients,
+    outputs_and_final_cell,
+    padded,
+    shifted,
+    sigmoid,
+)
+
+_STREAMS = 8  # rows of a tile of the chip's memory
+_MEMORY = 128 * 2**20  # of a v5e and a v6e, for which programs are compiled elsewhere
+_BLOCKS = 40  # arrays [batch, hidden] of float32 that a step has beside W_h; measured: 10 to 23
+
+
+@functools.cache
+def time_loops(interpret: bool = False) -> TimeLoops:
+    """Both loops, for any sizes.
+
+    Args:
+      interpret: run the kernels as ordinary operations, on any machine.
+    """
+    forward = functools.partial(_forward, interpret=interpret)
+    backward = functools.partial(_backward, interpret=interpret)
+    return padded(TimeLoops(forward, backward), _STREAMS)
+
+
+def fits(batch: int, hidden: int, itemsize: int, memory: int | None = None) -> bool:
+    """Whether W_h and what a time step needs have room in the chip's memory together.
+
+    Args:
+      batch: streams.
+      hidden: units.
+      itemsize: bytes of a number of W_h.
+      memory: bytes on the chip; by default those of the TPU here, or 128 MiB where there is none.
+    """
+    return _needed(batch, hidden, itemsize) <= 0.9 * (_memory() if memory is None else memory)
+
+
+def _memory() -> int:
+    if jax.default_backend() != "tpu":
+        return _MEMORY
+    return pltpu.get_tpu_info().vmem_capacity_bytes
+
+
+def _needed(batch: int, hidden: int, itemsize: int) -> int:
+    streams, units = batch + -batch % _STREAMS, hidden + -hidden % TILE
+    return 4 * units**2 * itemsize + _BLOCKS * 4 * streams * units
+
+
+def _forward(projected, recurrent_weights, state, *, interpret):
+    time, batch, gates = projected.shape
+    hidden = gates // 4
+
+    def kernel(projected, weights, first_hidden, first_cell, saved, hidden_now, cell_now):
+        @pl.when(pl.program_id(0) == 0)
+        def _():
+            hidden_now[...] = first_hidden[...]
+            cell_now[...] = first_cell[...]
+
+        product = jnp.dot(hidden_now[...], weights[...], preferred_element_type=projected.dtype)
+        before = projected[...] + product
+        forget, write, output = (
+            sigmoid(before[:, gate * hidden : (gate + 1) * hidden]) for gate in range(3)
+        )
+        update = jnp.tanh(before[:, 3 * hidden :])
+        cell = forget * cell_now[...] + write * update
+        for place, part in enumerate((forget, write, output, update, cell)):
+            saved[:, place * hidden : (place + 1) * hidden] = part
+        cell_now[...] = cell
+        hidden_now[...] = (output * jnp.tanh(cell)).astype(hidden_now.dtype)
+
+    first_hidden = state.hidden.astype(recurrent_weights.dtype)
+    saved = pl.pallas_call(
+        kernel,
+        grid=(time,),
+        in_specs=[
+            _of_step(batch, gates, lambda t: t),
+            *map(_whole, (recurrent_weights, first_hidden, state.cell)),
+        ],
+        out_specs=_of_step(batch, 5 * hidden, lambda t: t),
+        out_shape=jax.ShapeDtypeStruct((time, batch, 5 * hidden), projected.dtype),
+        scratch_shapes=[_scratch(first_hidden), _scratch(state.cell)],
+        compiler_params=_compiler_params(batch, recurrent_weights),
+        interpret=interpret,
+        name="lstm_forward",
+    )(projected, recurrent_weights, first_hidden, state.cell)
+    return *outputs_and_final_cell(saved), saved
+
+
+def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, interpret):
+    time, batch, hidden = d_outputs.shape
+    gates = 4 * hidden
+
+    def kernel(weights, d_final_cell, d_output, saved, previous_cell, d_gates, d_cell, d_gates_now):
+        @pl.when(pl.program_id(0) == 0)
+        def _():
+            d_gates_now[...] = jnp.zeros_like(d_gates_now)
+            d_cell[...] = d_final_cell[...]
+
+        product = jax.lax.dot_general(
+            d_gates_now[...],
+            weights[...],
+            (((1,), (1,)), ((), ())),
+            preferred_element_type=d_output.dtype,
+        )
+        kept = [saved[:, place * hidden : (place + 1) * hidden] for place in range(5)]
+        parts, d_previous = gate_gradients(
+            product + d_output[...], d_cell[...], *kept, previous_cell[...]
+        )
+        for gate, part in enumerate(parts):
+            d_gates_now[:, gate * hidden : (gate + 1) * hidden] = part.astype(d_gates_now.dtype)
+        d_gates[...] = d_gates_now[...]
+        d_cell[...] = d_previous
+
+    last_first = functools.partial(_of_step, batch, when=lambda t: time - 1 - t)
+    *_, cells = jnp.split(saved, 5, axis=-1)
+    return pl.pallas_call(
+        kernel,
+        grid=(time,),
+        in_specs=[
+            _whole(recurrent_weights),
+            _whole(d_final_cell),
+            *(last_first(size) for size in (hidden, 5 * hidden, hidden)),
+        ],
+        out_specs=[last_first(gates), _whole(d_final_cell)],
+        out_shape=[
+            jax.ShapeDtypeStruct((time, batch, gates), recurrent_weights.dtype),
+            jax.ShapeDtypeStruct(d_final_cell.shape, d_final_cell.dtype),
+        ],
+        scratch_shapes=[pltpu.VMEM((batch, gates), recurrent_weights.dtype)],
+        compiler_params=_compiler_params(batch, recurrent_weights),
+        interpret=interpret,
+        name="lstm_backward",
+    )(recurrent_weights, d_final_cell, d_outputs, saved, shifted(state.cell, cells))
+
+
+def _of_step(batch: int, size: int, when: Any) -> pl.BlockSpec:
+    return pl.BlockSpec((None, batch, size), lambda t: (when(t), 0, 0))
+
+
+def _whole(x: jax.Array) -> pl.BlockSpec:
+    return pl.BlockSpec(x.shape, lambda t: (0,) * x.ndim, pipeline_mode=pl.Buffered(1))
+
+
+def _scratch(x: jax.Array) -> Any:
+    return pltpu.VMEM(x.shape, x.dtype)
+
+
+def _compiler_params(batch: int, weights: jax.Array) -> pltpu.CompilerParams:
+    return pltpu.CompilerParams(
+        dimension_semantics=("arbitrary",),
+        vmem_limit_bytes=_needed(batch, len(weights), weights.dtype.itemsize),
+    )
