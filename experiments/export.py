@@ -17,8 +17,8 @@ from zaremba_jax.exported import (
     save_folder,
     save_model,
 )
-from zaremba_jax.interchange import config_for, model_from_torch, model_to_torch
 from zaremba_jax.portable import portable_scoring
+from zaremba_jax.torch_weights import config_for, model_from_torch, model_to_torch
 
 flags.DEFINE_list("workdir", None, "a finished run, a member of an ensemble or a .safetensors file")
 flags.DEFINE_string("from_torch", None, "in its place, a .safetensors file with torch's arrays")

@@ -42,6 +42,7 @@ flags.DEFINE_enum("dynamic", None, ["sgd", "rms"], "go on learning from the text
 flags.DEFINE_float("dynamic_rate", None, "learning rate (default: 0.1 of sgd, 5e-5 of rms)")
 flags.DEFINE_float("dynamic_decay", None, "part of the way back to the trained model, each step")
 flags.DEFINE_integer("dynamic_segment", 5, "tokens between two steps")
+flags.DEFINE_float("dynamic_epsilon", 5e-5, "of rms: bounds the steps where gradients are rare")
 flags.DEFINE_string("train_file", None, "training text, whose gradients the rule rms is scaled by")
 flags.DEFINE_integer("cache_window", 0, "places that a neural cache keeps; 0: no cache")
 flags.DEFINE_float("cache_theta", 0.3, "how much nearer places of the cache count more")
@@ -96,7 +97,11 @@ def reader_from_flags() -> Callable[[list[Model]], Reader]:
         for given, default in zip((FLAGS.dynamic_rate, FLAGS.dynamic_decay), defaults, strict=True)
     )
     dynamic = DynamicConfig(
-        rule=FLAGS.dynamic, rate=rate, decay=decay, segment=FLAGS.dynamic_segment
+        rule=FLAGS.dynamic,
+        rate=rate,
+        decay=decay,
+        segment=FLAGS.dynamic_segment,
+        epsilon=FLAGS.dynamic_epsilon,
     )
     if dynamic.rule == "rms" and FLAGS.train_file is None:
         raise ValueError("--dynamic=rms: give the training text with --train_file, or take sgd")

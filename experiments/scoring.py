@@ -14,6 +14,7 @@ from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.exported import Model
 from zaremba_jax.lines import lines_nll
 from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.text_files import find_files, read_blocks
 from zaremba_jax.vocabulary import NOUNS, UNK, Vocabulary
 
 Each = Literal["sentence", "token"]
@@ -37,22 +38,14 @@ class Text:
 
 
 def read_text(path: str | Path, vocabulary: Vocabulary) -> Text:
-    """Reads a UTF-8 file.
+    """Reads a text file, or several that are named as `text_files.find_files` takes them.
 
     Raises:
       FileNotFoundError: there is none.
       ValueError: it is empty or not UTF-8, or has tokens that the vocabulary lacks, and
         that has no `<unk>`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the path of a text file")
-    try:
-        content = path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: not UTF-8 text at byte {error.start}; convert the file to UTF-8 first"
-        ) from None
+    content = "".join(block for piece in find_files(path) for block in read_blocks(piece, "word"))
     if not content.strip():
         raise ValueError(f"{path}: holds no words; give a text with one sentence a line")
     lines = content.removesuffix("\n").split("\n")

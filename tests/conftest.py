@@ -24,7 +24,7 @@ install_import_hook(
             "softmax",
             "model",
             "generate",
-            "interchange",
+            "torch_weights",
             "portable",
             "regularizers",
             "optimizer",

@@ -11,8 +11,8 @@ from experiments.models import load_models
 from experiments.workdir import Workdir, write_model
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.exported import Model
-from zaremba_jax.interchange import model_to_torch
 from zaremba_jax.model import init_params
+from zaremba_jax.torch_weights import model_to_torch
 from zaremba_jax.vocabulary import Vocabulary
 
 WORDS = Vocabulary(("the", "<eos>", "cat"))

@@ -24,7 +24,7 @@ ORDER = [
     {"softmax"},
     {"model"},
     {"exported"},
-    {"generate", "interchange", "portable"},
+    {"generate", "portable", "torch_weights"},
     {"optimizer"},
     {"train"},
     {"evaluate"},

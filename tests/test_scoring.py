@@ -174,7 +174,7 @@ def test_program_scores_in_every_way_and_refuses_mistakes_in_one_line(tmp_path):
         "--dynamic, --cache_window: give one of the two",
         "--independent: lines have no past",
         "dynamic_decay=2.0: must be finite, at least 0 and at most 1",
-        "nothing: give one FILE beside the flags; see --help",
+        "nothing: give FILE beside the flags; see --help",
         "absent.txt: no such file",
         "absent: holds no model",
     ]

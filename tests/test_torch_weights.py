@@ -4,21 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen, nnx
 
-from zaremba_jax.array_types import LSTMState
 from zaremba_jax.config import QUICK, override
-from zaremba_jax.interchange import (
+from zaremba_jax.model import init_params
+from zaremba_jax.rnn import deep_rnn, zero_state
+from zaremba_jax.torch_weights import (
     config_for,
-    layer_from_linen,
-    layer_from_nnx,
     lstm_from_torch,
     lstm_to_torch,
     model_from_torch,
     model_to_torch,
 )
-from zaremba_jax.model import init_params
-from zaremba_jax.rnn import deep_rnn, unroll_layer, zero_state
 
 TIME, BATCH, FEATURES, HIDDEN = 5, 2, 3, 4
 RNG = np.random.default_rng(0)
@@ -90,35 +86,6 @@ def test_torch_itself_agrees():
         np.testing.assert_allclose(other(torch.tensor(INPUTS))[0], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("cell", [linen.OptimizedLSTMCell, linen.LSTMCell])
-def test_linens_cell_computes_the_same(cell):
-    module = cell(HIDDEN, bias_init=linen.initializers.normal())
-    carry = module.initialize_carry(jax.random.key(0), (BATCH, FEATURES))
-    variables = module.init(jax.random.key(1), carry, jnp.asarray(INPUTS[0]))
-    layer, state = layer_from_linen(variables["params"]), zero_state_of_one()
-    for x in INPUTS[:2]:
-        carry, expected = module.apply(variables, carry, jnp.asarray(x))
-        found, state = unroll_layer(layer, jnp.asarray(x)[None], state)
-        np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_nnxs_cell_computes_the_same():
-    module = nnx.OptimizedLSTMCell(
-        FEATURES, HIDDEN, bias_init=nnx.initializers.normal(), rngs=nnx.Rngs(0)
-    )
-    kernels = module.dense_i.kernel[...], module.dense_h.kernel[...]
-    layer, state = layer_from_nnx(*kernels, module.dense_h.bias[...]), zero_state_of_one()
-    carry = (state.cell, state.hidden)
-    for x in INPUTS[:2]:
-        carry, expected = module(carry, jnp.asarray(x))
-        found, state = unroll_layer(layer, jnp.asarray(x)[None], state)
-        np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
-
-
-def zero_state_of_one():
-    return LSTMState(hidden=jnp.zeros((BATCH, HIDDEN)), cell=jnp.zeros((BATCH, HIDDEN)))
-
-
 @pytest.mark.parametrize("changes", [{}, {"tie_weights": True}, {"embedding_size": 5}], ids=str)
 def test_whole_model_goes_to_torchs_names_and_back(changes):
     config = override(QUICK, layers=2, hidden_size=3, dropout=0.0, corpus="files", **changes)
@@ -130,10 +97,24 @@ def test_whole_model_goes_to_torchs_names_and_back(changes):
     assert config_for(again) == config
 
 
+def test_second_bias_goes_to_torchs():
+    config = override(QUICK, layers=1, hidden_size=HIDDEN, second_bias=True)
+    layers = init_params(config.model, 3, key=jax.random.key(0)).layers
+    state = lstm_to_torch(layers)
+    assert state["bias_hh_l0"].any()
+    (again,) = lstm_from_torch(state)
+    assert again.second_bias is None
+    np.testing.assert_allclose(again.bias, layers[0].bias + layers[0].second_bias, rtol=1e-6)
+
+
 REFUSED = [
     ({}, "weight_ih_l0: is missing; give the state_dict of a torch.nn.LSTM"),
     ({"weight_ih_l0": (16, 3)}, "weight_hh_l0: is missing"),
     ({"weight_ih_l0": (12, 3), "weight_hh_l0": (12, 4)}, "has 12 rows for 4 units, where an LSTM"),
+    (
+        {"weight_ih_l0": (16, 3), "weight_hh_l0": (12, 4), "bias_ih_l0": (8,)},
+        "*_l0: the arrays have 8, 12, 16 rows, where those of one layer have the same",
+    ),
     (
         {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4), "weight_ih_l0_reverse": (16, 3)},
         "weight_ih_l1: is missing",
@@ -158,9 +139,3 @@ def test_other_cells_and_missing_parts_are_refused():
         lstm_to_torch(gru.layers)
     with pytest.raises(ValueError, match=r"decoder\.weight, decoder\.bias: missing; name the"):
         model_from_torch({"encoder.weight": np.zeros((3, 2))})
-    with pytest.raises(ValueError, match="'ii' is missing; give the params of a flax"):
-        layer_from_linen({})
-    with pytest.raises(ValueError, match=r"\(3, 8\) and \(4, 16\) are not those of an LSTM"):
-        layer_from_nnx(np.zeros((3, 8)), np.zeros((4, 16)), np.zeros(16))
-    with pytest.raises(ValueError, match=r"a bias of shape \(8,\) does not fit 16 gates"):
-        layer_from_nnx(np.zeros((3, 16)), np.zeros((4, 16)), np.zeros(8))

@@ -1,8 +1,8 @@
-"""Weights to and from other libraries: `torch.nn.LSTM`, and the LSTM cells of flax.
+"""Weights of `torch.nn.LSTM` as layers of this library, and back.
 
-All compute the same cell. Theirs have the gates in the order i, f, g, o, ours f, i, o, u;
-torch's matrices are transposed, and it has two biases where ours has their sum. Nothing
-here needs either library: weights come and go as arrays by name.
+Both compute the same. torch has the gates in the order i, f, g, o, ours f, i, o, u; its
+matrices are transposed, and it has two biases, of which layers made here have the sum.
+Nothing here needs torch: weights come and go as arrays by name.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,6 @@ from zaremba_jax.config import QUICK, Config, override
 from zaremba_jax.model import softmax_of
 
 _OURS = (1, 0, 3, 2)  # the places of f, i, o, u among i, f, g, o; and the other way round
-_LINEN = "ifgo"
 # Of torch's example `word_language_model`.
 _EMBEDDING, _LSTM, _WEIGHTS, _BIAS = "encoder.weight", "rnn.", "decoder.weight", "decoder.bias"
 
@@ -55,17 +54,26 @@ def _layer_from_torch(own: dict[str, np.ndarray], layer: str, prefix: str) -> La
             f"{prefix}{str(missing)[1:-1]}: is missing; give the state_dict of a torch.nn.LSTM"
         ) from None
     zeros = np.zeros(len(inputs), np.float32)
-    bias = own.pop(f"bias_ih_{layer}", zeros) + own.pop(f"bias_hh_{layer}", zeros)
-    if inputs.shape[0] != 4 * recurrent.shape[1]:
+    of_inputs, of_past = (own.pop(f"bias_{kind}_{layer}", zeros) for kind in ("ih", "hh"))
+    if len(inputs) != 4 * recurrent.shape[-1]:
         raise ValueError(
-            f"{prefix}weight_ih_{layer}: has {len(inputs)} rows for {recurrent.shape[1]} units,"
+            f"{prefix}weight_ih_{layer}: has {len(inputs)} rows for {recurrent.shape[-1]} units,"
             " where an LSTM has 4 a unit; torch's GRU has a bias that the cells here lack"
         )
-    return _layer(inputs.T, recurrent.T, bias)
+    shapes = {array.shape[:1] for array in (inputs, recurrent, of_inputs, of_past)}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{prefix}*_{layer}: the arrays have {', '.join(str(n) for (n,) in sorted(shapes))}"
+            " rows, where those of one layer have the same; give a state_dict as it was"
+        )
+    arrays = (jnp.asarray(_reordered(x)) for x in (inputs.T, recurrent.T, of_inputs + of_past))
+    return LayerParams(*arrays)
 
 
 def lstm_to_torch(layers: tuple[LayerParams, ...], prefix: str = "") -> dict[str, np.ndarray]:
-    """The `state_dict()` of the `torch.nn.LSTM` that computes the same; `bias_hh` is zero.
+    """The `state_dict()` of the `torch.nn.LSTM` that computes the same.
+
+    `bias_hh` is the second bias, or zero where a layer has one.
 
     Raises:
       ValueError: a layer is no LSTM.
@@ -74,12 +82,12 @@ def lstm_to_torch(layers: tuple[LayerParams, ...], prefix: str = "") -> dict[str
     for depth, layer in enumerate(layers):
         if layer.cell != "lstm":
             raise ValueError(f"cell={layer.cell}: only LSTM layers have a torch.nn.LSTM")
-        bias = _reordered(layer.bias)
+        second = np.zeros_like(layer.bias) if layer.second_bias is None else layer.second_bias
         arrays = {
             "weight_ih": _reordered(layer.input_weights).T,
             "weight_hh": _reordered(layer.recurrent_weights).T,
-            "bias_ih": bias,
-            "bias_hh": np.zeros_like(bias),
+            "bias_ih": _reordered(layer.bias),
+            "bias_hh": _reordered(second),
         }
         state |= {f"{prefix}{name}_l{depth}": np.ascontiguousarray(x) for name, x in arrays.items()}
     return state
@@ -143,57 +151,6 @@ def config_for(params: ModelParams) -> Config:
         embedding_size=0 if params.embedding.shape[1] == hidden else params.embedding.shape[1],
         tie_weights=isinstance(params.softmax, TiedSoftmaxParams),
     )
-
-
-def layer_from_linen(cell: Mapping[str, Mapping[str, Any]]) -> LayerParams:
-    """A layer from the parameters of a `flax.linen.OptimizedLSTMCell` or `LSTMCell`.
-
-    Args:
-      cell: `ii`, `if`, `ig`, `io` with a `kernel`, `hi`, `hf`, `hg`, `ho` with a `bias` too.
-
-    Raises:
-      ValueError: one is missing.
-    """
-    try:
-        inputs, recurrent = (
-            np.concatenate([np.asarray(cell[side + gate]["kernel"]) for gate in _LINEN], axis=1)
-            for side in "ih"
-        )
-        bias = np.concatenate([np.asarray(cell["h" + gate]["bias"]) for gate in _LINEN])
-    except KeyError as missing:
-        raise ValueError(
-            f"{missing} is missing; give the params of a flax.linen.OptimizedLSTMCell"
-        ) from None
-    return _layer(inputs, recurrent, bias)
-
-
-def layer_from_nnx(input_kernel: Any, recurrent_kernel: Any, bias: Any) -> LayerParams:
-    """A layer from the arrays of a `flax.nnx.OptimizedLSTMCell`.
-
-    Args:
-      input_kernel: of its `dense_i`, [features, 4 * hidden].
-      recurrent_kernel: of its `dense_h`, [hidden, 4 * hidden].
-      bias: of its `dense_h`, [4 * hidden].
-    """
-    return _layer(*map(np.asarray, (input_kernel, recurrent_kernel, bias)))
-
-
-def _layer(inputs: np.ndarray, recurrent: np.ndarray, bias: np.ndarray) -> LayerParams:
-    """From matrices [in, gates] with the gates i, f, g, o.
-
-    Raises:
-      ValueError: the shapes do not fit.
-    """
-    gates = 4 * len(recurrent)
-    if inputs.shape[1:] != (gates,) or recurrent.shape != (gates // 4, gates):
-        raise ValueError(
-            f"weights of shape {inputs.shape} and {recurrent.shape} are not those of an LSTM's"
-            " four gates; give the arrays of one layer"
-        )
-    if bias.shape != (gates,):
-        raise ValueError(f"a bias of shape {bias.shape} does not fit {gates} gates")
-    arrays = (jnp.asarray(_reordered(x), jnp.float32) for x in (inputs, recurrent, bias))
-    return LayerParams(*arrays)
 
 
 def _reordered(x: Any) -> np.ndarray:
