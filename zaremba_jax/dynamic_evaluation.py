@@ -51,7 +51,7 @@ class DynamicConfig:
     rate: float
     decay: float
     segment: int = 5  # tokens between two steps
-    epsilon: float = 5e-5  # of rms: bounds the steps of what has hardly any gradient
+    epsilon: float = 4e-4  # of rms: bounds the steps of what has hardly any gradient
 
     def __post_init__(self):
         for name, least, most in (("rate", 0, math.inf), ("decay", 0, 1), ("epsilon", 0, math.inf)):
