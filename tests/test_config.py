@@ -73,7 +73,7 @@ def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
         ("seed", -1, "at least 0"),
         ("corpus", "wikipedia", "one of toy, ptb, ptb-char, wikitext-2, "),
         ("precision", "float16", "one of float32, bfloat16"),
-        ("kernel", "cudnn", "one of xla, scan"),
+        ("kernel", "cudnn", "one of auto, scan, xla, pallas"),
         ("cell", "elman", "one of lstm, gru, tanh"),
         ("embedding_size", -1, "at least 0"),
         ("tie_weights", 1, "of type bool"),

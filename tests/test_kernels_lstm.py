@@ -18,9 +18,9 @@ from layer_examples import (
     values_and_gradients,
 )
 
-from zaremba_jax import rnn
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.config import ComputeConfig
+from zaremba_jax.kernels import layers
 from zaremba_jax.kernels.lstm import lstm_layer, padded_lstm_layer
 from zaremba_jax.rnn import unroll_layer
 
@@ -94,8 +94,8 @@ def test_lstm_takes_this_kernel_where_nothing_touches_its_connections_through_ti
     taken = []
 
     def recorded(name):
-        original = getattr(rnn, name)
-        monkeypatch.setattr(rnn, name, lambda *args: taken.append(name) or original(*args))
+        original = getattr(layers, name)
+        monkeypatch.setattr(layers, name, lambda *args: taken.append(name) or original(*args))
 
     recorded("lstm_layer")
     recorded("cell_layer")

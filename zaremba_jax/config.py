@@ -18,6 +18,8 @@ CorpusName = Literal[
     "toy", "ptb", "ptb-char", "wikitext-2", "wikitext-103", "text8", "enwik8", "files"
 ]
 
+KernelName = Literal["auto", "scan", "xla", "pallas"]
+
 
 def _setting(
     description: str,
@@ -174,7 +176,7 @@ class ComputeConfig(_Validated):
     precision: Precision = _setting(
         "float32, or bfloat16 for the operands of matrix products", default="float32"
     )
-    kernel: Literal["auto", "scan", "xla", "pallas"] = _setting(
+    kernel: KernelName = _setting(
         "xla: layers with a hand-written backward pass; pallas: the same with kernels for a TPU or"
         " NVIDIA; scan: the readable twin; auto: the fastest here, measured",
         default="xla",

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +16,12 @@ from zaremba_jax.array_types import (
     RecurrentMasks,
 )
 from zaremba_jax.cells import project_inputs, step
+from zaremba_jax.config import KernelName
 from zaremba_jax.kernels import pallas_gpu, pallas_tpu
 from zaremba_jax.kernels.any_cell import cell_layer
 from zaremba_jax.kernels.lstm import lstm_layer, lstm_layer_with
 from zaremba_jax.precision import Precision
 
-KernelName = Literal["auto", "scan", "xla", "pallas"]
 Layer = Callable[
     [LayerParams, Activations, LayerState, RecurrentMasks | None, Precision],
     tuple[Outputs, LayerState],

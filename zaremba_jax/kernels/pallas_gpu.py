@@ -16,6 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from zaremba_jax.kernels.lstm import TimeLoops, gate_gradients, padded, sigmoid
+from zaremba_jax.precision import multiply
 
 # Of one program: 96 programs of 1536 units, on 108 to 132 multiprocessors.
 _UNITS = 16
@@ -51,7 +52,7 @@ def _forward(projected, recurrent_weights, state, *, interpret):
             part = pl.ds(block * depth, depth)
             factor = hiddens[t, streams, part]
             return tuple(
-                total + _product(factor, weights[gate, units, part])
+                total + multiply(factor, weights[gate, units, part], contract=1)
                 for gate, total in enumerate(sums)
             )
 
@@ -73,7 +74,7 @@ def _forward(projected, recurrent_weights, state, *, interpret):
         _slots(state.cell, time),
     )
     call = _in_place(kernel, 3, results, _programs(batch, hidden), interpret, "lstm_forward")
-    hiddens, gates, cells = jax.lax.fori_loop(
+    _, gates, cells = jax.lax.fori_loop(
         0, time, lambda t, results: call(t, projected, weights, *results), results
     )
     return gates[:, :, 2] * jnp.tanh(cells[1:]), cells[-1], (gates, cells)
@@ -90,7 +91,7 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
 
         def add(block, total):
             part = pl.ds(block * depth, depth)
-            return total + _product(d_gates[t + 1, streams, part], weights[units, part])
+            return total + multiply(d_gates[t + 1, streams, part], weights[units, part], contract=1)
 
         d_hidden = jax.lax.fori_loop(0, 4 * hidden // depth, add, d_outputs[t, streams, units])
         kept = (gates[t, streams, gate, units] for gate in range(4))
@@ -150,11 +151,3 @@ def _tile(batch: int) -> Any:
     streams = _streams(batch)
     place, tiles = pl.program_id(0), batch // streams
     return pl.ds(place % tiles * streams, streams), pl.ds(place // tiles * _UNITS, _UNITS)
-
-
-def _product(rows: jax.Array, weights: jax.Array) -> jax.Array:
-    """`rows @ weights.T`, summed in float32 at least."""
-    dtype = jnp.promote_types(rows.dtype, jnp.float32)
-    return jax.lax.dot_general(
-        rows, weights, (((1,), (1,)), ((), ())), preferred_element_type=dtype
-    )

@@ -22,6 +22,7 @@ from zaremba_jax.kernels.lstm import (
     shifted,
     sigmoid,
 )
+from zaremba_jax.precision import multiply
 
 _STREAMS = 8  # rows of a tile of the chip's memory
 _MEMORY = 128 * 2**20  # of a v5e and a v6e, for which programs are compiled elsewhere
@@ -73,7 +74,7 @@ def _forward(projected, recurrent_weights, state, *, interpret):
             hidden_now[...] = first_hidden[...]
             cell_now[...] = first_cell[...]
 
-        product = jnp.dot(hidden_now[...], weights[...], preferred_element_type=projected.dtype)
+        product = multiply(hidden_now[...], weights[...])
         before = projected[...] + product
         forget, write, output = (
             sigmoid(before[:, gate * hidden : (gate + 1) * hidden]) for gate in range(3)
@@ -113,12 +114,7 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
             d_gates_now[...] = jnp.zeros_like(d_gates_now)
             d_cell[...] = d_final_cell[...]
 
-        product = jax.lax.dot_general(
-            d_gates_now[...],
-            weights[...],
-            (((1,), (1,)), ((), ())),
-            preferred_element_type=d_output.dtype,
-        )
+        product = multiply(d_gates_now[...], weights[...], contract=1)
         kept = [saved[:, place * hidden : (place + 1) * hidden] for place in range(5)]
         parts, d_previous = gate_gradients(
             product + d_output[...], d_cell[...], *kept, previous_cell[...]

@@ -1,0 +1,141 @@
+"""The kernels for TPUs and NVIDIA, run as ordinary operations on whatever machine is here."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from layer_examples import TOLERANCE, assert_same, make, of_layer
+
+from zaremba_jax.array_types import RecurrentMasks
+from zaremba_jax.config import QUICK, ComputeConfig, override
+from zaremba_jax.kernels import pallas_gpu, pallas_tpu
+from zaremba_jax.kernels.layers import IMPLEMENTATIONS, choose, pallas_layer, scan_layer
+from zaremba_jax.kernels.lstm import lstm_layer_with
+from zaremba_jax.rnn import unroll_layer
+from zaremba_jax.train import init_train_state, train_windows
+
+KERNELS = {
+    "tpu": pallas_tpu.time_loops(interpret=True),
+    "gpu": pallas_gpu.time_loops(interpret=True),
+}
+kernels = pytest.mark.parametrize("loops", KERNELS.values(), ids=KERNELS)
+
+
+def interpreted(loops, precision="float32"):
+    return functools.partial(lstm_layer_with, loops, precision=precision)
+
+
+def assert_kernel_matches_scan(loops, precision, *sizes):
+    arguments, _, weights = make(*sizes)
+    readable = functools.partial(scan_layer, masks=None, precision=precision)
+
+    @jax.jit
+    def both(arguments, weights):
+        layers = interpreted(loops, precision), readable
+        return [of_layer(layer, arguments, weights) for layer in layers]
+
+    assert_same(*both(arguments, weights), TOLERANCE["float32", precision])
+
+
+@kernels
+@settings(max_examples=1)
+@example(2, 17, 3, 129)  # more than a tile of streams and of units
+@given(st.integers(1, 5), st.integers(1, 33), st.integers(1, 5), st.integers(1, 130))
+def test_kernel_matches_scan_in_values_and_gradients(loops, time, batch, features, hidden):
+    assert_kernel_matches_scan(loops, "float32", time, batch, features, hidden)
+
+
+@kernels
+def test_kernel_matches_scan_of_bfloat16_operands(loops):
+    assert_kernel_matches_scan(loops, "bfloat16", 3, 5, 4, 6)
+
+
+@kernels
+def test_vmap_over_members_within_shard_map_and_donation_equals_each_member_alone(loops):
+    members = [make(2, 2, 3, 4)[::2]] * 2
+    members[1] = jax.tree.map(lambda x: -2 * x, members[1])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    run = functools.partial(of_layer, interpreted(loops))
+    mesh, spec = Mesh(np.array(jax.devices()[:1]), ("member",)), P("member")
+    spread: Any = jax.shard_map(
+        jax.vmap(run), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+    )
+    expected = [jax.jit(run)(*member) for member in members]
+    together = jax.jit(spread, donate_argnums=0)(*stacked)
+    for i, alone in enumerate(expected):
+        assert_same(jax.tree.map(lambda x, i=i: x[i], together), alone, 1e-5)
+
+
+def test_training_run_ends_with_the_losses_of_the_scan(monkeypatch):
+    config = override(QUICK, layers=1, hidden_size=6, batch_size=2, unroll=3, dropout=0.5)
+    windows = np.random.default_rng(0).integers(0, 9, (6, 4, 2)).astype(np.int32)
+
+    def losses(name, kernel="pallas"):
+        run = override(config, kernel=kernel, name=name)  # traced anew for each
+        return train_windows(run, init_train_state(run, 9, 3), jnp.asarray(windows), 6)[1]
+
+    readable = losses("scan", "scan")
+    assert readable[-1] != readable[0]
+    for name, loops in KERNELS.items():
+        taken = []
+
+        def layer(params, inputs, state, masks, precision, loops=loops, taken=taken):
+            assert masks is None
+            taken.append(loops)
+            return lstm_layer_with(loops, params, inputs, state, precision)
+
+        monkeypatch.setitem(IMPLEMENTATIONS, "pallas", layer)
+        np.testing.assert_allclose(losses(name), readable, rtol=1e-5)
+        assert taken
+
+
+def test_pallas_serves_the_lstm_without_noise_through_time_and_all_else_falls_to_xla():
+    noise = RecurrentMasks(hidden=jnp.ones((1, 1, 1)))
+    assert choose("pallas", "lstm", None) == "pallas"
+    assert choose("pallas", "lstm", noise) == choose("pallas", "gru", None) == "xla"
+    assert choose("auto", "lstm", None) == "xla"
+    assert [choose(name, "gru", noise) for name in ("scan", "xla")] == ["scan", "xla"]
+    arguments, masks, _ = make(2, 1, 2, 3, names=["hidden"])
+    with pytest.raises(ValueError, match="without noise through time; take xla"):
+        pallas_layer(*arguments, masks, "float32")
+    results = (
+        unroll_layer(*arguments, masks, ComputeConfig(kernel=name)) for name in ("pallas", "xla")
+    )
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def test_machine_without_these_accelerators_runs_what_xla_does():
+    arguments, _, weights = make(2, 1, 2, 3)
+    results = (
+        jax.jit(
+            functools.partial(
+                of_layer, functools.partial(IMPLEMENTATIONS[name], masks=None, precision="float32")
+            )
+        )(arguments, weights)
+        for name in ("pallas", "xla")
+    )
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def test_weights_without_room_on_a_tpu_s_chip_fall_to_xla_there(monkeypatch):
+    mebibyte = 2**20
+    assert pallas_tpu.fits(20, 1500, itemsize=4)
+    assert not pallas_tpu.fits(20, 1500, itemsize=2, memory=16 * mebibyte)
+    assert pallas_tpu.fits(20, 650, itemsize=2, memory=16 * mebibyte)
+    arguments, *_ = make(2, 1, 2, 3)
+
+    def kernels():
+        layer = functools.partial(pallas_layer, masks=None, precision="float32")
+        text = jax.jit(layer).trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
+        return text.count("tpu_custom_call")
+
+    assert kernels() == 1
+    monkeypatch.setattr(pallas_tpu, "fits", lambda *sizes: False)
+    assert kernels() == 0
