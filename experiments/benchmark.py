@@ -212,7 +212,8 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     console.print(
         f"{results['config']['name']} on {results['device']}, medians of {results['rounds']}"
         " rounds. Step: of all members. Ratio: time a token over ours alone. Floor: the step's"
-        f" matrix products at this run's best rate, GFLOP/s: {rates}. First: seconds to the end of the first turn. MB: peak."
+        f" matrix products at this run's best rate, GFLOP/s: {rates}. First: seconds to the end of"
+        " the first turn. MB: peak."
     )
 
 

@@ -1,11 +1,13 @@
 """Compiles training for accelerators that are absent: `python -m experiments.compile_for`.
 
 A table of what the compilers make of a whole epoch of the Penn Treebank: kernels a time step,
-memory, and the time that an epoch takes at least.
+memory, and the time that an epoch takes at least. With `--members`, of an ensemble over many
+devices: memory of each, what they have to say to each other, and the time.
 """
 
 import os
 import time
+from collections.abc import Iterator
 from itertools import product
 from typing import get_args
 
@@ -16,10 +18,11 @@ from rich.table import Table
 
 from experiments import command_line
 from experiments.command_line import FLAGS, fail
+from experiments.compiled_ensemble import report_members
 from experiments.targets import (
     TARGETS,
     MissingCompilerError,
-    Report,
+    Target,
     compile_epoch,
     report,
     windows_per_epoch,
@@ -29,6 +32,18 @@ from zaremba_jax.precision import Precision
 
 _NAMES = ("target", "config", "precision")
 _NUMBERS = ("forward", "backward", "copy kB", "mem. MB", "step ms", "epoch s", "built s")
+_KERNELS_NOTE = (
+    "Forward, backward: kernels of a layer for one time step. Copy: the largest array that a time"
+    " step writes and that is no product. Mem.: beside arguments and results. Step (a window) and"
+    " epoch: at least, by the rates and bandwidths of the maker's data sheet."
+)
+_ENSEMBLE_NUMBERS = ("devices", "each", "at once", "GB", "of", "shared", "step ms", "hours")
+_ENSEMBLE_NOTE = (
+    "Each: members of a device, padding included; at once: of those, trained together. GB: what a"
+    " device needs, of what it has. Shared: what devices exchange in a step. Step: a window of all"
+    " of a device's members; hours: all epochs of the configuration; at least, by the rates and"
+    " bandwidths of the maker's data sheet."
+)
 
 _CHOICES = {
     "targets": list(TARGETS),
@@ -42,6 +57,19 @@ for _name, _choices in _CHOICES.items():
         lambda values, known=frozenset(_choices): set(values) <= known,
         message=f"only {', '.join(_choices)} are known",
     )
+flags.DEFINE_integer("members", None, "compile an ensemble of so many instead", lower_bound=1)
+flags.DEFINE_list("devices", ["1"], "how many devices it is spread over, with commas")
+flags.register_validator(
+    "devices",
+    lambda values: all(value.isdecimal() and int(value) > 0 for value in values),
+    message="give numbers from 1 on, with commas",
+)
+flags.DEFINE_integer(
+    "members_at_once",
+    None,
+    "members that a device trains together (default: by its memory)",
+    lower_bound=1,
+)
 
 
 def main() -> None:
@@ -51,39 +79,60 @@ def main() -> None:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     jax.config.update("jax_platforms", "cpu")
     console = Console(highlight=False, markup=False)
+    if not FLAGS.members and (FLAGS["devices"].present or FLAGS.members_at_once):
+        fail("--devices, --members_at_once: are of an ensemble; give --members too")
+    numbers, note = _NUMBERS, _KERNELS_NOTE
+    if FLAGS.members:
+        numbers, note = _ENSEMBLE_NUMBERS, _ENSEMBLE_NOTE
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     for column in _NAMES:
         table.add_column(column, no_wrap=True)
-    for column in _NUMBERS:
+    for column in numbers:
         table.add_column(column, justify="right")
     for target, name, precision in product(FLAGS.targets, FLAGS.configs, FLAGS.precisions):
         config = override(PRESETS[name], precision=precision)
-        start = time.perf_counter()
         with console.status(f"compiling {name} in {precision} for {target}"):
             try:
-                compiled = compile_epoch(config, TARGETS[target])
-            except MissingCompilerError as error:
+                rows = _ensemble_rows if FLAGS.members else _kernels_rows
+                for row in rows(config, TARGETS[target]):
+                    table.add_row(target, name, precision, *row)
+            except (MissingCompilerError, ValueError) as error:
                 fail(error)
-        seconds = time.perf_counter() - start
-        found = report(compiled, config, TARGETS[target])
-        table.add_row(target, name, precision, *_cells(config, found), f"{seconds:.0f}")
     console.print(table)
-    console.print(
-        "Forward, backward: kernels of a layer for one time step. Copy: the largest array that a"
-        " time step writes and that is no product. Mem.: beside arguments and results. Step (a"
-        " window) and epoch: at least, by the rates and bandwidths of the maker's data sheet."
-    )
+    console.print(note)
 
 
-def _cells(config: Config, found: Report) -> list[str]:
-    return [
+def _kernels_rows(config: Config, target: Target) -> Iterator[list[str]]:
+    start = time.perf_counter()
+    compiled = compile_epoch(config, target)
+    seconds = time.perf_counter() - start
+    found = report(compiled, config, target)
+    yield [
         f"{found.forward_kernels:g}",
         f"{found.backward_kernels:g}",
         f"{found.largest_copy / 1e3:,.0f}",
         f"{found.temporary_bytes / 1e6:,.0f}",
         f"{1e3 * found.epoch_seconds / windows_per_epoch(config):.3f}",
         f"{found.epoch_seconds:.1f}",
+        f"{seconds:.0f}",
     ]
+
+
+def _ensemble_rows(config: Config, target: Target) -> Iterator[list[str]]:
+    for devices in map(int, FLAGS.devices):
+        found = report_members(
+            config, target, FLAGS.members, devices, at_once=FLAGS.members_at_once
+        )
+        yield [
+            f"{devices}",
+            f"{found.members}",
+            f"{found.at_once}",
+            f"{found.device_bytes / 1e9:.1f}",
+            f"{target.memory_bytes / 1e9:.0f}",
+            ", ".join(found.collectives) or "none",
+            f"{1e3 * found.epoch_seconds / windows_per_epoch(config):.2f}",
+            f"{config.train.epochs * found.epoch_seconds / 3600:.2f}",
+        ]
 
 
 if __name__ == "__main__":

@@ -15,9 +15,13 @@ from itertools import accumulate
 # These name or group buffers; the waiting half of an asynchronous pair is counted at its start.
 _FREE = re.compile(
     "parameter|constant|tuple|get-tuple-element|bitcast|after-all|opt-barrier|partition-id"
-    "|(copy|slice|async)-done|async-update|while|call|conditional"
+    "|[a-z-]+-done|async-update|while|call|conditional"
 )
 _FREE_CUSTOM_CALLS = frozenset({"AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound"})
+_COLLECTIVE = re.compile(
+    "((?:ragged-)?all-to-all|all-(?:reduce|gather)|reduce-scatter"
+    "|collective-(?:permute|broadcast))(-start)?"
+)
 _TRANSFERS = frozenset({"infeed", "outfeed", "send", "recv"})
 _ON_HOST = 5  # the memory space that a layout writes as S(5)
 ON_CHIP = 1  # and the one within the chip, on a TPU
@@ -27,13 +31,15 @@ _LINE = re.compile(r"\s+(ROOT )?%?([\w.-]+) = (\(.*?\) |\S+ )([a-z][\w-]*)\((.*)
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{[^}]*?(?:S\((\d+)\))?\})?")
 _NAME = re.compile(r"%([\w.-]+)")
 
+Shape = tuple[int, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
     """One array that an instruction returns."""
 
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
     space: int = 0
 
     @property
@@ -156,9 +162,8 @@ class Program:
         flops: Counter[str] = Counter()
         for line, around in self._inside(kernel, scope):
             if line.opcode in ("dot", "convolution"):
-                right = around[line.operands[1]].results[0]
-                terms = _contracted(line, right.shape)
-                flops[right.dtype] += 2 * math.prod(line.results[0].shape) * terms
+                left, right = (around[name].results[0] for name in line.operands[:2])
+                flops[right.dtype] += 2 * _multiplications(line, left.shape, right.shape)
         return flops
 
     def reads(self, kernel: Instruction, scope: Computation) -> dict[str, int]:
@@ -193,6 +198,14 @@ class Program:
             or re.search("callback|host", step.attribute("custom_call_target"), re.IGNORECASE)
         ]
 
+    def collectives(self) -> dict[str, int]:
+        """What devices do together: bytes of all results, by kind of instruction."""
+        found: Counter[str] = Counter()
+        for line in self.instructions():
+            if kind := _COLLECTIVE.fullmatch(line.opcode):
+                found[kind[1]] += line.nbytes
+        return dict(found)
+
     def _inside(
         self, kernel: Instruction, scope: Computation
     ) -> Iterator[tuple[Instruction, Computation]]:
@@ -226,7 +239,8 @@ class Program:
         for user in scope.values():
             for position, name in enumerate(user.operands):
                 if name == source.name and user.opcode == "bitcast":
-                    total += self._bytes_read_of(user, scope, whole)
+                    # As the root it is what a fusion within another hands on: read there.
+                    total += whole if user.is_root else self._bytes_read_of(user, scope, whole)
                 elif name == source.name and user.opcode != "tuple":
                     total += self._bytes_read(user, position, whole)
         return total
@@ -278,12 +292,40 @@ def _instruction(root: str | None, name: str, results: str, opcode: str, rest: s
     return Instruction(name, opcode, tuple(buffers), operands, arguments, attributes, bool(root))
 
 
-def _contracted(product: Instruction, right: tuple[int, ...]) -> int:
-    """Over how many numbers each number of a product's result is summed."""
+def _multiplications(product: Instruction, left: Shape, right: Shape) -> int:
+    """Of numbers that are there, not of those that pad a window or lie between its steps."""
+    result = product.results[0].shape
     if product.opcode == "dot":
-        return math.prod(right[axis] for axis in product.axes("rhs_contracting_dims"))
-    outputs = product.attribute("dim_labels").split("_")[1].split("-")[0].index("o")
-    return math.prod(right) // right[outputs]
+        contracted = math.prod(right[axis] for axis in product.axes("rhs_contracting_dims"))
+        return math.prod(result) * contracted
+    # As in 0bf_0io->0bf: batch and features, and by number the axes that the window moves along.
+    # By such an axis a TPU's compiler writes a batch of products, each with weights of its own.
+    labels = re.split("_|->", product.attribute("dim_labels"))
+    moved = sorted(label for label in labels[2] if label.isdecimal())
+    pairs = (
+        _pairs(product, int(label), left[labels[0].index(label)], result[labels[2].index(label)])
+        for label in moved
+    )
+    kept = [size for label, size in zip(labels[2], result, strict=True) if label not in moved]
+    return math.prod(kept) * right[labels[1].index("i")] * math.prod(pairs)
+
+
+def _pairs(convolution: Instruction, axis: int, inputs: int, outputs: int) -> int:
+    """How many places of inputs and weights meet along an axis of a convolution's window."""
+    (text,) = re.findall(r"window=\{(.*?)\}", convolution.attributes)
+    window = {name: values.split("x") for name, values in (x.split("=") for x in text.split())}
+
+    def value(name: str, default: int) -> int:
+        return int(window[name][axis]) if name in window else default
+
+    before = int(window["pad"][axis].split("_")[0]) if "pad" in window else 0
+    apart = value("lhs_dilate", 1)
+    places = (
+        place * value("stride", 1) + weight * value("rhs_dilate", 1) - before
+        for place in range(outputs)
+        for weight in range(value("size", 1))
+    )
+    return sum(place % apart == 0 and 0 <= place // apart < inputs for place in places)
 
 
 def origin(instruction: Instruction, scope: Computation) -> Instruction:

@@ -64,9 +64,10 @@ class Target:
       name: as on the command line.
       package: the module that brings the compiler.
       requirement: what pip installs it by, jax's own version left open.
-      devices: makes the devices of a topology that holds at least one.
+      devices: makes the devices of a slice of so many.
       compiler_options: pairs of XLA's options and their values.
       peak_flops: operations a second of matrix products, by precision.
+      memory_bytes: of a device.
       memory_bandwidth: bytes a second between the chip and its memory.
       on_chip_bytes: size of the memory on the chip that serves all of its units.
       launch_seconds: from one kernel to the next that depends on it.
@@ -76,9 +77,10 @@ class Target:
     name: str
     package: str
     requirement: str
-    devices: Callable[[], list[Any]]
+    devices: Callable[[int], list[Any]]
     compiler_options: tuple[tuple[str, str], ...] = ()
     peak_flops: dict[str, float]
+    memory_bytes: int
     memory_bandwidth: float
     on_chip_bytes: int
     launch_seconds: float
@@ -95,14 +97,24 @@ class Target:
         return importlib.util.find_spec(self.package) is not None
 
 
-def _v5e() -> list[Any]:
-    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
-    return list(topology.devices)
+# cloud.google.com/tpu/docs/v5e. A host has four chips; of those the compiler can take the first.
+_V5E_SLICES = {1: "2x2", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16"}
+_V5E_SLICES |= {256: "16x16"}
 
 
-def _h200() -> list[Any]:
+def _v5e(count: int) -> list[Any]:
+    if count not in _V5E_SLICES:
+        known = ", ".join(map(str, _V5E_SLICES))
+        raise ValueError(f"devices={count}: slices of v5e have {known} chips; give one of those")
     topology = topologies.get_topology_desc(
-        platform="cuda", topology="1x1x1", target_config=_H200_PROPERTIES
+        platform="tpu", topology_name=f"v5e:{_V5E_SLICES[count]}"
+    )
+    return list(topology.devices)[:count]
+
+
+def _h200(count: int) -> list[Any]:
+    topology = topologies.get_topology_desc(
+        platform="cuda", topology=f"1x1x{count}", target_config=_H200_PROPERTIES
     )
     return list(topology.devices)
 
@@ -118,7 +130,8 @@ TARGETS = {
             # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s in bfloat16. A product of float32 rounds
             # its operands to bfloat16 by default on a TPU (jax.default_matmul_precision).
             peak_flops={"bfloat16": 197e12, "float32": 197e12},
-            memory_bandwidth=819e9,  # the same page: 819 GB/s
+            memory_bytes=16 * 10**9,  # the same page: 16 GB
+            memory_bandwidth=819e9,  # and 819 GB/s
             on_chip_bytes=128 * 2**20,  # jax-ml.github.io/scaling-book/tpus: VMEM of 128 MiB
             launch_seconds=0.0,  # one program runs from end to end, nothing is launched
             scalar_kernels=False,
@@ -132,7 +145,8 @@ TARGETS = {
             # NVIDIA's H200 data sheet, SXM: 1,979 TFLOP/s in BFLOAT16 and 989 in TF32 with
             # sparsity, half of it without; XLA multiplies float32 as TF32 by default.
             peak_flops={"bfloat16": 989.5e12, "float32": 494.5e12},
-            memory_bandwidth=4.8e12,  # the same sheet: 4.8 TB/s
+            memory_bytes=141 * 10**9,  # the same sheet: 141 GB
+            memory_bandwidth=4.8e12,  # and 4.8 TB/s
             on_chip_bytes=50 * 2**20,  # NVIDIA's H100 white paper: L2 of 50 MB
             launch_seconds=2.5e-6,  # assumed, not measured
             scalar_kernels=True,
@@ -146,22 +160,32 @@ def windows_per_epoch(config: Config) -> int:
     return (_PTB_TRAIN_TOKENS // config.train.batch_size - 1) // config.train.unroll
 
 
+def devices_of(target: Target, count: int = 1) -> list[Any]:
+    """The devices of a slice of a target, to compile for.
+
+    Raises:
+      MissingCompilerError: its compiler is not installed.
+      ValueError: there is no slice of so many.
+    """
+    if not target.installed:
+        raise MissingCompilerError(
+            f"{target.name}: its compiler is not installed; {target.install_command}"
+        )
+    return target.devices(count)
+
+
 def compile_epoch(config: Config, target: Target) -> jax.stages.Compiled:
     """`train.train_windows` over a whole epoch of the Penn Treebank, for one device of a target.
 
     Raises:
       MissingCompilerError: its compiler is not installed.
     """
-    if not target.installed:
-        raise MissingCompilerError(
-            f"{target.name}: its compiler is not installed; {target.install_command}"
-        )
+    device = SingleDeviceSharding(devices_of(target)[0])
     count = windows_per_epoch(config)
     state = jax.eval_shape(functools.partial(init_train_state, config, PTB_VOCABULARY, count))
     windows = jax.ShapeDtypeStruct(
         (count, config.train.unroll + 1, config.train.batch_size), jnp.int32
     )
-    device = SingleDeviceSharding(target.devices()[0])
     state, windows = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), (state, windows)
     )

@@ -172,9 +172,26 @@ def test_program_without_a_compiler_ends_in_one_line():
     assert_refused(run_compile_for("--targets=v5e", before=hide), "v5e", "pip install 'jax[tpu]==")
 
 
-@pytest.mark.parametrize("flag", ["--targets=abacus", "--configs=quick", "--precisions=float64"])
+@pytest.mark.parametrize(
+    "flag", ["--targets=abacus", "--configs=quick", "--precisions=float64", "--devices=1,0"]
+)
 def test_program_refuses_what_it_does_not_know(flag):
-    assert_refused(run_compile_for(flag), *flag.removeprefix("--").split("="))
+    assert_refused(run_compile_for(flag), *re.findall(r"\w+", flag))
+
+
+def test_program_refuses_many_devices_for_one_model():
+    assert_refused(run_compile_for("--devices=8"), "--devices", "give --members too")
+
+
+@pytest.mark.compilers
+@pytest.mark.skipif(not TARGETS["h200"].installed, reason="no compiler for h200")
+def test_program_prints_a_row_for_each_number_of_devices():
+    which = ("--targets=h200", "--configs=small", "--precisions=bfloat16", "--members=3")
+    outcome = run_compile_for(*which, "--devices=1,2", "--members_at_once=1")
+    assert outcome.status == 0, outcome.err
+    rows = [line.split() for line in outcome.out.splitlines() if line.startswith("h200")]
+    assert [row[3:6] for row in rows] == [["1", "3", "1"], ["2", "2", "1"]]
+    assert all(float(row[6]) < float(row[7]) == 141 and row[8] == "none" for row in rows)
 
 
 @pytest.mark.compilers

@@ -133,6 +133,50 @@ def test_flops_are_counted_by_the_type_that_is_multiplied(program):
     assert not program.flops(kernels["storing"], body)
 
 
+def convolved(left, right, result, window, labels):
+    """The operations that are counted of a convolution of these shapes."""
+    text = f"""
+%body (a: f32[2]) -> f32[2] {{
+  %a = f32[{left}] parameter(0)
+  %b = f32[{right}] parameter(1)
+  ROOT %c = f32[{result}] convolution(%a, %b), window={{{window}}}, dim_labels={labels}
+}}
+"""
+    program = hlo.parse(text)
+    body = program.computations["body"]
+    return program.flops(body["c"], body)["f32"]
+
+
+def test_flops_of_a_batch_of_products_are_those_of_each():
+    # As the compiler for v5e writes ten products, of [20, 30] by [30, 60].
+    window = "size=10 stride=9 lhs_dilate=10"
+    found = convolved("10,20,30", "10,30,60", "10,20,60", window, "0bf_0io->0bf")
+    assert found == 2 * 10 * 20 * 30 * 60
+
+
+def test_flops_of_a_convolution_leave_padding_and_holes_out():
+    # Outputs at 0 to 4 see inputs at -1 to 1, ..., 3 to 5, of which 0 to 4 are there.
+    assert convolved("5,7", "3,7,2", "5,2", "size=3 pad=1_1", "0f_0io->0f") == 2 * 13 * 7 * 2
+    spread = "size=3 pad=1_1 lhs_dilate=2"  # inputs at 0, 2, 4
+    assert convolved("3,7", "3,7,2", "5,2", spread, "0f_0io->0f") == 2 * 7 * 7 * 2
+    apart = "size=2x1 rhs_dilate=4x1"  # outputs 0 and 1 see inputs 0 and 4, 1 and 5
+    assert convolved("6,3,7", "2,1,7,2", "2,3,2", apart, "01f_01io->01f") == 2 * 4 * 3 * 7 * 2
+
+
+def test_collectives_are_found_wherever_they_are_with_their_bytes():
+    text = """
+%body (a: f32[2,3]) -> f32[2,3] {
+  %a = f32[2,3]{1,0} parameter(0)
+  %one = f32[2,3]{1,0} all-reduce(%a), to_apply=%sum
+  %begun = (f32[2,3]{1,0}, bf16[4]{0}) all-reduce-start(%a, %a), to_apply=%sum
+  %all-reduce = (f32[2,3]{1,0}, bf16[4]{0}) all-reduce-done(%begun)
+  ROOT %moved = f32[2,3]{1,0} collective-permute(%one), source_target_pairs={{0,1}}
+}
+"""
+    assert hlo.parse(text).collectives() == {"all-reduce": 24 + 24 + 8, "collective-permute": 24}
+    assert hlo.parse(TEXT).collectives() == {}
+
+
 def test_update_in_place_moves_the_update_alone(program):
     _, body, kernels = inner(program)
     assert program.writes(kernels["storing"], body) == [4 * 64 * 4, 4 * 16 * 2]
@@ -144,6 +188,31 @@ def test_update_in_place_moves_the_update_alone(program):
 def test_reads_name_the_buffer_behind_a_bitcast(program):
     _, body, kernels = inner(program)
     assert program.reads(kernels["product"], body) == {"h": 4 * 16 * 2, "w": 16 * 64 * 2}
+
+
+def test_what_a_fusion_renames_for_the_one_around_it_is_read():
+    text = """
+%rename (p.0: bf16[2,16,64]) -> bf16[2,16,64] {
+  %p.0 = bf16[2,16,64]{2,1,0} parameter(0)
+  ROOT %named = bf16[2,16,64]{2,1,0} bitcast(%p.0)
+}
+
+%product (p.1: bf16[2,4,16], p.2: bf16[2,16,64]) -> f32[2,4,64] {
+  %p.1 = bf16[2,4,16]{2,1,0} parameter(0)
+  %p.2 = bf16[2,16,64]{2,1,0} parameter(1)
+  %weights = bf16[2,16,64]{2,1,0} fusion(%p.2), kind=kLoop, calls=%rename
+  ROOT %dot = f32[2,4,64]{2,1,0} dot(%p.1, %weights), rhs_contracting_dims={1}
+}
+
+ENTRY %main (x: bf16[2,4,16], w: bf16[2,16,64]) -> f32[2,4,64] {
+  %x = bf16[2,4,16]{2,1,0} parameter(0)
+  %w = bf16[2,16,64]{2,1,0} parameter(1)
+  ROOT %y = f32[2,4,64]{2,1,0} fusion(%x, %w), kind=kOutput, calls=%product
+}
+"""
+    program = hlo.parse(text)
+    body = program.computations["main"]
+    assert program.reads(body["y"], body) == {"x": 2 * 4 * 16 * 2, "w": 2 * 16 * 64 * 2}
 
 
 def test_unchanged_is_what_a_pass_hands_on_as_it_is(program):

@@ -130,7 +130,7 @@ def _init(
     mesh: Mesh,
 ) -> TrainState:
     start = _starter(config, vocabulary_size, windows_per_epoch, mesh)
-    return _spread(_each(start), mesh, (_EVERY_MEMBER,), _state_specs(MEMBER))(seeds)
+    return _spread(_each(start), mesh, (_EVERY_MEMBER,), state_specs(MEMBER))(seeds)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -140,7 +140,7 @@ def init_spread(
     """One model's state before its first window, for `train_spread`; arguments as above."""
     start = _starter(config, vocabulary_size, windows_per_epoch, mesh)
     seed = jnp.uint32(config.seed)
-    return _spread(start, mesh, (_REPLICATED,), _state_specs())(seed)
+    return _spread(start, mesh, (_REPLICATED,), state_specs())(seed)
 
 
 @functools.partial(
@@ -181,7 +181,7 @@ def train_members(
         alone = _train_alone(config, windows, count, mesh, windows_per_epoch, watch)
         return _each(alone)(states, rates)
 
-    specs = _state_specs(MEMBER)
+    specs = state_specs(MEMBER)
     return _spread(train, mesh, (_REPLICATED, specs, _EVERY_MEMBER), (specs, _EVERY_MEMBER))(
         windows, states, rates
     )
@@ -206,7 +206,7 @@ def train_spread(
     def train(windows: Windows, state: TrainState) -> Any:
         return _train_alone(config, windows, count, mesh, windows_per_epoch, watch)(state)
 
-    specs = _state_specs()
+    specs = state_specs()
     return _spread(train, mesh, (_REPLICATED, specs), (specs, _REPLICATED))(windows, state)
 
 
@@ -339,7 +339,7 @@ def _starter(
     return start
 
 
-def _state_specs(*axes: str) -> TrainState:
+def state_specs(*axes: str) -> TrainState:
     """Where the parts of a state lie, all but the streams' behind the same leading axes."""
     lead: Any = PartitionSpec(*axes)
     streams: Any = PartitionSpec(*axes, DATA)
