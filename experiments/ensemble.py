@@ -79,11 +79,10 @@ def prepare() -> tuple[EnsembleRun, Workdir, Console]:
     at_once = FLAGS.members_at_once or default_at_once(
         config, len(corpus.vocabulary), members, mesh
     )
-    more = {"members": members, "members_at_once": at_once}
-    workdir.check(config, **more)
+    workdir.check(config, members=members)
     run = new_ensemble(config, corpus, members, at_once, mesh, console, FLAGS.resident)
     run = resume(run, workdir, console)
-    workdir.create(config, **more)
+    workdir.create(config, members=members)
     return run, workdir, console
 
 
@@ -99,6 +98,8 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
         for name in (*settings(), "members", "members_at_once", "tensorboard")
         if _is_given(name)
     ]
+    if FLAGS.coordinator_address:
+        raise ValueError("--from: one process averages; leave --coordinator_address out")
     if own:
         raise ValueError(f"--from: the runs bring their own --{', --'.join(own)}; leave it out")
     asked, folders = asked_sizes(len(paths)), named_runs(paths)

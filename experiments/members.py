@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
+from experiments import recut
 from experiments.training import (
     EVALUATION_STREAMS,
     NonFiniteLossError,
@@ -60,6 +61,26 @@ class EnsembleRun(Run):
         """How members and streams are cut up for the devices."""
         shapes = [state.rnn_state[0].hidden.shape for state in self.state]
         return {"chunks": [shape[0] for shape in shapes], "streams": shapes[0][1]}
+
+    def room_for(self, there: dict[str, Any]) -> Any:
+        """What states are read into that were cut up otherwise."""
+        return tuple(
+            recut.room_for(self.state[0], (size,), there["streams"]) for size in there["chunks"]
+        )
+
+    def cut(self, stored: Any) -> Any:
+        """Such states in the chunks that there are here; what pads them is the last member."""
+        together = jax.tree.map(lambda *chunks: np.concatenate(chunks), *stored)
+        ends = np.cumsum([len(state.step) for state in self.state])
+        places = np.split(np.minimum(np.arange(ends[-1]), self.members - 1), ends[:-1])
+        return tuple(
+            recut.cut(
+                jax.tree.map(lambda x, chosen=chosen: x[chosen], together),
+                state,
+                self.config.train.batch_size,
+            )
+            for chosen, state in zip(places, self.state, strict=True)
+        )
 
     @property
     def kept(self) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def open_job(
     """
     workdir, more = Workdir(folder / job.name), {}
     if job.count > 1:
-        more = {"members": job.count, "members_at_once": at_once}
+        more = {"members": job.count}
     workdir.check(job.config, **more)
     if job.count > 1:
         run = new_ensemble(job.config, corpus, job.count, at_once, mesh, console)

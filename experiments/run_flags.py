@@ -65,7 +65,13 @@ def join_hosts() -> Console:
     if address == _CLUSTER:
         if numbers != (None, None):
             raise ValueError(f"--coordinator_address={_CLUSTER}: knows the processes; give no more")
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except ValueError:
+            raise ValueError(
+                f"--coordinator_address={_CLUSTER}: no cluster that jax knows has started this"
+                " process; give HOST:PORT, --num_processes and --process_id"
+            ) from None
     elif address is not None:
         count, place = numbers
         if count is None or place is None or place >= count:

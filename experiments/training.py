@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
+from experiments import recut
 from experiments.board import Board, Gates, gates_while_reading
 from experiments.progress import EpochProgress
 from experiments.workdir import Workdir, write_json_lines
@@ -62,6 +63,14 @@ class Run:
     def layout(self) -> dict[str, Any]:
         """How the state is cut up for the devices, where that decides its shape."""
         return {"streams": self.state.rnn_state[0].hidden.shape[0]}
+
+    def room_for(self, there: dict[str, Any]) -> Any:
+        """What a state is read into that was cut up otherwise."""
+        return recut.room_for(self.state, (), there["streams"])
+
+    def cut(self, stored: Any) -> Any:
+        """Such a state, as it is here."""
+        return recut.cut(stored, self.state, self.config.train.batch_size)
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -174,18 +183,25 @@ def new_run(
     `resident` as of `WindowFeed`.
 
     Raises:
-      ValueError: the text is too short, or there are not so many devices.
+      ValueError: the text is too short, or there are not so many devices, or some process
+        would have none of them.
     """
     text = TextWindows(corpus.train, config.train.batch_size, config.train.unroll)
-    if data_parallel == 1:
-        state = init_train_state(config, len(corpus.vocabulary), len(text))
-        return Run(config, corpus, WindowFeed(text, resident=resident), state)
-    devices = jax.devices()
+    devices = jax.devices()[:data_parallel]
     if data_parallel > len(devices):
         raise ValueError(
             f"data_parallel={data_parallel}: there are {len(devices)} devices; give at most that"
         )
-    mesh = make_mesh(devices[:data_parallel], data_parallel)
+    processes = jax.process_count()
+    if idle := processes - len({device.process_index for device in devices}):
+        raise ValueError(
+            f"data_parallel={data_parallel}: leaves {idle} of {processes} processes without a"
+            f" device; give {len(jax.devices())}, or start fewer"
+        )
+    if data_parallel == 1:
+        state = init_train_state(config, len(corpus.vocabulary), len(text))
+        return Run(config, corpus, WindowFeed(text, resident=resident), state)
+    mesh = make_mesh(devices, data_parallel)
     state = init_spread(config, len(corpus.vocabulary), len(text), mesh)
     feed = WindowFeed(text, on_every_device(mesh), resident)
     return Run(config, corpus, feed, state, mesh=mesh)
@@ -195,29 +211,29 @@ def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
     """The run where the newest whole checkpoint of the working directory has it.
 
     Raises:
-      ValueError: the checkpoint is of another text, or for other devices, or every
-        checkpoint is damaged.
+      ValueError: the checkpoint is of another text, or every checkpoint is damaged.
     """
 
-    def check(record: dict[str, Any]) -> None:
+    def like(record: dict[str, Any]) -> Any:
         if record["corpus_sha256"] != run.corpus.fingerprint:
             raise ValueError(
                 f"{workdir.path}: holds a run on another text; name another --workdir, or give"
                 " the text of that run"
             )
-        if (there := record.get("layout", run.layout)) != run.layout:
-            raise ValueError(
-                f"{workdir.path}: holds a run that was spread over other devices, {there} there,"
-                f" {run.layout} here; give as many devices again, or name another --workdir"
-            )
+        return run.room_for(record["layout"]) if cut_otherwise(record) else run.state
 
-    restored = checkpoint.restore(workdir.checkpoints, run.state, check)
+    def cut_otherwise(record: dict[str, Any]) -> bool:
+        return record.get("layout", run.layout) != run.layout
+
+    restored = checkpoint.restore(workdir.checkpoints, like)
     if restored is None:
         return run
     for path in restored.damaged:
         console.print(f"{path} was damaged: going on from the one before", soft_wrap=True)
     kept = {name: restored.record[name] for name in run.kept}
-    run = dataclasses.replace(run, state=restored.state, **kept)
+    other = cut_otherwise(restored.record)
+    state = run.cut(restored.state) if other else restored.state
+    run = dataclasses.replace(run, state=state, **kept)
     epoch, window = run.position
     console.print(f"resuming {workdir.path} after epoch {epoch}, window {window}", soft_wrap=True)
     return run

@@ -15,6 +15,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from experiments import command_line, ptb
@@ -38,6 +39,9 @@ CONFIG = override(QUICK, corpus="files", **SETTINGS)
 TEXT = ("--train_file=train.txt", "--valid_file=valid.txt", "--test_file=test.txt")
 FLAGS = (*TEXT, "--chunk=3", *(f"--{name}={value}" for name, value in SETTINGS.items()))
 WINDOWS = 119  # of an epoch of the text of `write_texts`
+CHUNK = 17  # divides an epoch, so that one program is compiled
+SINGLE = tuple(f"--chunk={CHUNK}" if f.startswith("--chunk") else f for f in FLAGS)
+MEMBERS = (*SINGLE, "--members=3", "--sizes=1,2")  # of experiments.ensemble
 
 
 class Outcome(NamedTuple):
@@ -147,10 +151,23 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def summary_of(workdir: Path) -> dict[str, Any]:
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def stored(workdir: Path) -> Any:
+    """The numbers of the newest checkpoint."""
+    newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    with ocp.StandardCheckpointer() as reader:
+        there = reader.metadata(newest / "state").item_metadata
+        room = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), there)
+        return reader.restore(newest / "state", room)
+
+
 def last_state(workdir: Path) -> TrainState:
     """What the last checkpoint holds, the key as plain numbers."""
     like = init_train_state(CONFIG, len(WORDS) + 1, WINDOWS)
-    restored = restore(workdir / "checkpoints", like, lambda record: None)
+    restored = restore(workdir / "checkpoints", lambda record: like)
     assert restored is not None
     return dataclasses.replace(restored.state, key=jax.random.key_data(restored.state.key))
 

@@ -27,8 +27,9 @@ def state_at(step, seed=0):
     )
 
 
-def accept(record):
-    """The check of a run that takes any checkpoint."""
+def like(record):
+    """The shapes of a run that takes any checkpoint."""
+    return state_at(0)
 
 
 def assert_same(one, other):
@@ -57,7 +58,7 @@ def damage(folder, how):
 def test_restore_inverts_save_to_the_bit(tmp_path):
     record = {"history": [{"epoch": 1, "nll": 0.1 + 0.2}], "seconds": 1e-17}
     save(tmp_path / "checkpoints", 3, state_at(3, seed=7), record)
-    restored = restore(tmp_path / "checkpoints", state_at(0), accept)
+    restored = restore(tmp_path / "checkpoints", like)
     assert restored is not None
     assert_same(restored.state, state_at(3, seed=7))
     assert restored.record == record
@@ -67,7 +68,7 @@ def test_restore_inverts_save_to_the_bit(tmp_path):
 def test_newest_is_restored_and_the_newest_two_are_kept(tmp_path):
     for step in (1, 5, 10):
         save(tmp_path, step, state_at(step), {"step": step})
-    restored = restore(tmp_path, state_at(0), accept)
+    restored = restore(tmp_path, like)
     assert restored is not None
     assert restored.record == {"step": 10}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "5"]
@@ -80,12 +81,12 @@ def test_damaged_checkpoint_falls_back_to_the_one_before_and_makes_room_for_a_ne
     for step in (1, 2):
         save(tmp_path, step, state_at(step), {"step": step})
     damage(tmp_path / "2", how)
-    restored = restore(tmp_path, state_at(0), accept)
+    restored = restore(tmp_path, like)
     assert restored is not None
     assert_same(restored.state, state_at(1))
     assert restored.damaged == (str(tmp_path / "2"),)
     save(tmp_path, 2, state_at(2), {"step": 2})
-    again = restore(tmp_path, state_at(0), accept)
+    again = restore(tmp_path, like)
     assert again is not None
     assert_same(again.state, state_at(2))
 
@@ -95,36 +96,35 @@ def test_when_all_are_damaged_the_error_says_so_and_nothing_is_removed(tmp_path)
         save(tmp_path, step, state_at(step), {"step": step})
         damage(tmp_path / str(step), "flipped")
     with pytest.raises(DamagedCheckpointError, match="every checkpoint is damaged; remove"):
-        restore(tmp_path, state_at(0), accept)
+        restore(tmp_path, like)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
 def test_no_checkpoint_is_none_and_makes_no_directory(tmp_path):
-    assert restore(tmp_path / "absent", state_at(0), accept) is None
+    assert restore(tmp_path / "absent", like) is None
     assert not (tmp_path / "absent").exists()
-    assert restore(tmp_path, state_at(0), accept) is None
+    assert restore(tmp_path, like) is None
 
 
 def test_checkpoint_of_another_run_is_refused_before_its_state_is_read(tmp_path):
     save(tmp_path, 1, state_at(1), {"text": "theirs"})
-    other_shapes = init_train_state(override(CONFIG, hidden_size=9), 3, 5)
 
     def refuse(record):
         raise LookupError(record["text"])
 
     with pytest.raises(LookupError, match="theirs"):
-        restore(tmp_path, other_shapes, refuse)
+        restore(tmp_path, refuse)
     assert (tmp_path / "1").exists()
 
 
 def test_checkpoint_cut_off_before_its_end_is_passed_over_and_makes_room(tmp_path):
     save(tmp_path, 1, state_at(1), {})
     (tmp_path / "1" / DIGEST).unlink()
-    assert restore(tmp_path, state_at(0), accept) is None
+    assert restore(tmp_path, like) is None
     save(tmp_path, 1, state_at(1), {})
     save(tmp_path, 2, state_at(2), {})
     (tmp_path / "2" / DIGEST).unlink()
-    restored = restore(tmp_path, state_at(0), accept)
+    restored = restore(tmp_path, like)
     assert restored is not None
     assert int(restored.state.step) == 1
     assert restored.damaged == ()
@@ -136,5 +136,5 @@ def test_checkpoints_without_checksums_that_were_not_cut_off_are_kept_and_named_
         save(tmp_path, step, state_at(step), {})
         (tmp_path / str(step) / DIGEST).unlink()
     with pytest.raises(DamagedCheckpointError):
-        restore(tmp_path, state_at(0), accept)
+        restore(tmp_path, like)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]

@@ -5,31 +5,29 @@ import json
 import os
 import shutil
 import signal
-import socket
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import program
 import pytest
 from program import (
+    CHUNK,
+    MEMBERS,
+    SINGLE,
     TEXT,
     WINDOWS,
     assert_refused,
     content,
     metrics,
+    stored,
+    summary_of,
     untimed,
     write_texts,
 )
 
 from experiments import ensemble, members
 from zaremba_jax.exported import load_model
-
-CHUNK = 17  # divides an epoch, so that one program is compiled
-SINGLE = [f"--chunk={CHUNK}" if f.startswith("--chunk") else f for f in program.FLAGS]
-FLAGS = (*SINGLE, "--members=3", "--sizes=1,2")
 
 
 def run(*flags):
@@ -51,7 +49,7 @@ def finished(tmp_path_factory):
     write_texts(folder)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
-        outcome = run(*FLAGS, "--workdir=run")
+        outcome = run(*MEMBERS, "--workdir=run")
     assert outcome.status == 0, outcome.err
     return folder, outcome
 
@@ -71,20 +69,9 @@ def after_chunk(monkeypatch):
     return todo.__setitem__
 
 
-def summary_of(workdir):
-    return json.loads((workdir / "summary.json").read_text())
-
-
 def exported(workdir):
     """The names of the members that were written."""
     return sorted(path.stem for path in (workdir / "members").glob("*.safetensors"))
-
-
-def stored(workdir):
-    """The numbers of the newest checkpoint."""
-    newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    with ocp.StandardCheckpointer() as reader:
-        return jax.tree.map(np.asarray, reader.restore(newest / "state"))
 
 
 def assert_same_ensemble(workdir, other):
@@ -107,7 +94,7 @@ def test_ensemble_leaves_all_its_files_and_a_line_an_epoch(finished):
     }
     assert exported(folder / "run") == ["seed-0", "seed-1", "seed-2"]
     config = json.loads((folder / "run" / "config.json").read_text())
-    assert (config["members"], config["members_at_once"], config["seed"]) == (3, 1, 0)
+    assert (config["members"], config["seed"]) == (3, 0)
     for number, line in enumerate(metrics(folder / "run"), 1):
         each = line["valid_perplexity_estimates"]
         assert len(each) == 3
@@ -166,26 +153,32 @@ def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(fini
     assert_refused(run("--from=seed0,seed1", *TEXT), "seed0: holds a run on another text")
 
 
-def test_interrupted_ensemble_ends_as_one_never_interrupted_to_the_bit(
-    finished, folder, after_chunk
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_interrupted_ensemble_ends_as_one_never_interrupted_whatever_is_trained_at_once(
+    finished, folder, after_chunk, at_once
 ):
     def ctrl_c(states, nll):
         os.kill(os.getpid(), signal.SIGINT)
         return states, nll
 
     after_chunk(3 * 2 + 2, ctrl_c)  # the second member of the third chunk
-    stopped = run(*FLAGS, "--workdir=run")
+    stopped = run(*MEMBERS, "--workdir=run")
     assert stopped.status == 128 + signal.SIGINT
     assert f"window {3 * CHUNK} of {WINDOWS}; saved in run" in stopped.out
-    resumed = run(*FLAGS, "--workdir=run", "--resident=false")  # its text from disk from now on
-    assert resumed.status == 0
+    flags = (f"--members_at_once={at_once}", "--resident=false")  # its text from disk from now on
+    resumed = run(*MEMBERS, *flags, "--workdir=run")
+    assert (resumed.status, resumed.err) == (0, "")
     assert f"resuming run after epoch 0, window {3 * CHUNK}" in resumed.out
-    assert_same_ensemble(folder / "run", finished[0] / "run")
+    if at_once == 1:
+        return assert_same_ensemble(folder / "run", finished[0] / "run")
+    mine, theirs = (summary_of(path / "run")["mixtures"] for path in (folder, finished[0]))
+    for row, other in zip(mine, theirs, strict=True):
+        assert row["test_perplexity"] == pytest.approx(other["test_perplexity"], rel=1e-5)
 
 
 def test_member_that_diverges_is_said_and_excluded_and_stays_so(finished, folder, after_chunk):
     after_chunk(3 * 8 + 2, lambda states, nll: (states, nll.at[0, 4].set(jnp.nan)))
-    outcome = run(*FLAGS, "--workdir=run")
+    outcome = run(*MEMBERS, "--workdir=run")
     assert outcome.status == 0
     reason = f"the loss became nan at step {WINDOWS + CHUNK + 5} (epoch 2, window {CHUNK + 5})"
     assert f"member 1 (seed 1): {reason}; excluded from here on" in outcome.out
@@ -200,13 +193,13 @@ def test_member_that_diverges_is_said_and_excluded_and_stays_so(finished, folder
     for member in (0, 2):
         assert summary["members"][member] == whole["members"][member]
     before = content(folder)
-    assert run(*FLAGS, "--workdir=run").status == 0
+    assert run(*MEMBERS, "--workdir=run").status == 0
     assert content(folder) == before
 
 
 def test_ensemble_whose_members_all_diverge_fails_and_keeps_its_last_checkpoint(folder):
     flags = ("--learning_rate=1e30", "--clip_norm=1e30", "--workdir=run")
-    outcome = run(*FLAGS, *flags)
+    outcome = run(*MEMBERS, *flags)
     assert_refused(outcome, "the last of 3 members", "try a lower --learning_rate", status=1)
     assert "member 0 (seed 0): the loss became" in outcome.out
     assert not (folder / "run" / "summary.json").exists()
@@ -221,6 +214,7 @@ BAD_FLAGS = [
     (["--data_parallel=7"], ["data_parallel=7: does not divide the 1 devices"]),
     (["--process_id=0"], ["--num_processes, --process_id: give --coordinator_address"]),
     (["--coordinator_address=a:1"], ["--coordinator_address=a:1: needs --num_processes and"]),
+    (["--from=a,b", "--coordinator_address=cluster"], ["--from: one process averages; leave"]),
     (["--from=absent"], ["absent: holds no run of experiments.ptb", "name the --workdir of one"]),
     (["--from=a,./a"], ["--from=a,./a: a run is there twice"]),
     (["--from=a,b", "--members=2"], ["--from: the runs bring their own --members; leave it out"]),
@@ -240,61 +234,7 @@ def test_bad_flag_is_refused_and_nothing_is_written(folder, flags, telling):
 def test_folder_of_other_members_is_refused_naming_both_values(finished, folder):
     shutil.copytree(finished[0] / "run", "run")
     before = content(folder)
-    outcome = run(*SINGLE, "--members=4", "--members_at_once=2", "--workdir=run")
-    assert_refused(outcome, "members (3 there, 4 here), members_at_once (1 there, 2 here);")
+    outcome = run(*SINGLE, "--members=4", "--workdir=run")
+    assert_refused(outcome, "members (3 there, 4 here);")
     assert_refused(run("--from=run", *TEXT), "run: holds no run of experiments.ptb")
     assert content(folder) == before
-
-
-def assert_same_perplexities(records, expected):
-    for record, other in zip(records, expected, strict=True):
-        for name in ("valid_perplexity", "test_perplexity"):
-            assert record[name] == pytest.approx(other[name], rel=1e-5)
-
-
-@pytest.mark.slow
-def test_one_model_with_its_batch_on_two_devices_is_the_same_run(finished, folder):
-    flags = (*SINGLE, "--data_parallel=2", "--workdir=spread")
-    devices = "--xla_force_host_platform_device_count=2"
-    with program.start(*flags, cwd=folder, JAX_PLATFORMS="cpu", XLA_FLAGS=devices) as process:
-        _, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    member = summary_of(finished[0] / "run")["members"][0]
-    assert_same_perplexities([summary_of(folder / "spread")], [member])
-    assert_refused(program.run(*SINGLE, "--data_parallel=2"), "data_parallel=2: there are 1 dev")
-
-
-def on_two_hosts(folder, *flags):
-    """Two processes that train one member each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    shared = (f"--coordinator_address={address}", "--num_processes=2", *flags)
-    return [
-        program.start(
-            *(*SINGLE, "--members=2", "--workdir=run", f"--process_id={place}", *shared),
-            cwd=folder,
-            program=ensemble,
-            JAX_PLATFORMS="cpu",
-        )
-        for place in (0, 1)
-    ]
-
-
-@pytest.mark.slow
-def test_run_on_two_hosts_that_is_killed_on_one_resumes_and_ends_as_on_one_host(finished, folder):
-    hosts = on_two_hosts(folder, "--checkpoint_minutes=0")
-    deadline = time.monotonic() + 200
-    while not (folder / "run" / "checkpoints" / str(3 * CHUNK)).exists():
-        assert [host.poll() for host in hosts] == [None, None], hosts[0].communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    for host in reversed(hosts):  # the other cannot go on alone
-        host.kill()
-        host.communicate(timeout=100)
-    assert not (folder / "run" / "summary.json").exists()
-    results = [host.communicate(timeout=200) for host in on_two_hosts(folder)]
-    assert "resuming run after epoch " in results[0][0], results[0][1]
-    assert "epoch" not in results[1][0]
-    summary = summary_of(folder / "run")
-    assert_same_perplexities(summary["members"], summary_of(finished[0] / "run")["members"][:2])

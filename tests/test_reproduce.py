@@ -219,4 +219,4 @@ def test_job_on_several_devices_is_opened_as_one_of_the_programs_would(folder):
     assert len(run.state) == 2
     config, more = workdir.read_config()
     assert config == dataclasses.replace(TINY)
-    assert more == {"members": 2, "members_at_once": 1}
+    assert more == {"members": 2}

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -59,16 +60,14 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
     _wait_for_all("saved")
 
 
-def restore(
-    directory: str | Path, like: State, check: Callable[[dict[str, Any]], None]
-) -> Restored | None:
+def restore(directory: str | Path, like: Callable[[dict[str, Any]], State]) -> Restored | None:
     """Reads the newest checkpoint that is whole, and removes the damaged ones after it.
 
     Args:
       directory: where the checkpoints of the run lie.
-      like: a state of the same shapes; its values do not matter.
-      check: gets the record before the state is read, and raises where the
-        checkpoint belongs to another run; what it raises goes through.
+      like: gets the record before the state is read and returns a state of the same
+        shapes, whose values do not matter; leaves that are of NumPy are read as such,
+        whole. Raises where the checkpoint belongs to another run, which goes through.
 
     Returns:
       The checkpoint, or None where there is none.
@@ -82,37 +81,36 @@ def restore(
         steps = sorted(manager.all_steps())
         cut_off = bool(steps) and not Path(directory, str(steps[-1]), DIGEST).exists()
         finished = steps[:-1] if cut_off else steps
-        whole = [step for step in finished if _is_whole(Path(directory, str(step)))]
-        if finished and not whole:
+        newest = _newest_whole(directory, finished)
+        if finished and newest is None:
             raise DamagedCheckpointError(
                 f"{directory}: every checkpoint is damaged; remove the directory to start anew"
             )
-        newest = max(whole, default=-1)
-        found = _read(manager, newest, like, check) if whole else None
+        found = None if newest is None else _read(manager, newest, like)
         _wait_for_all("read")
         for step in steps:
-            if step > newest:  # so that the run can save it again
+            if newest is None or step > newest:  # so that the run can save it again
                 manager.delete(step)
     if found is None:
         return None
-    damaged = (Path(directory, str(step)) for step in finished if step > newest)
-    return Restored(*found, damaged=tuple(map(str, damaged)))
+    damaged = finished[finished.index(newest) + 1 :]
+    return Restored(*found, damaged=tuple(str(Path(directory, str(step))) for step in damaged))
 
 
 def _read(
-    manager: ocp.CheckpointManager,
-    step: int,
-    like: State,
-    check: Callable[[dict[str, Any]], None],
+    manager: ocp.CheckpointManager, step: int, like: Callable[[dict[str, Any]], State]
 ) -> tuple[State, dict[str, Any]]:
     record = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
-    check(record)
-    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
-    stored = ocp.args.StandardRestore(shapes)
+    wanted = like(record)
+    stored = ocp.args.StandardRestore(jax.tree.map(_shape, _storable(wanted)))
     state = manager.restore(step, args=ocp.args.Composite(state=stored))["state"]
     # Under jit, so that keys that are spread over hosts stay so.
     wrap = jax.jit(jax.random.wrap_key_data)
-    return jax.tree.map(lambda x, y: wrap(x) if _is_key(y) else x, state, like), record
+    return jax.tree.map(lambda x, y: wrap(x) if _is_key(y) else x, state, wanted), record
+
+
+def _shape(x: Any) -> Any:
+    return x if isinstance(x, np.ndarray) else ocp.utils.to_shape_dtype_struct(x)
 
 
 def _checksums(folder: Path) -> dict[str, int]:
@@ -122,6 +120,20 @@ def _checksums(folder: Path) -> dict[str, int]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.name.startswith(DIGEST)
     }
+
+
+def _newest_whole(directory: str | Path, steps: list[int]) -> int | None:
+    """The last of the steps whose files are as they were written.
+
+    One host looks for all: it has to read every file, and the others only their own part.
+    """
+    place = -1
+    if jax.process_index() == 0:
+        newest_first = reversed(list(enumerate(steps)))
+        place = next((n for n, step in newest_first if _is_whole(Path(directory, str(step)))), -1)
+    if jax.process_count() > 1:
+        place = int(multihost_utils.broadcast_one_to_all(np.int32(place)))
+    return None if place < 0 else steps[place]
 
 
 def _is_whole(folder: Path) -> bool:
@@ -147,5 +159,5 @@ def _storable(state: State) -> State:
     return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
 
 
-def _is_key(x: jax.Array) -> bool:
+def _is_key(x: jax.Array | np.ndarray) -> bool:
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

@@ -1,0 +1,185 @@
+"""Runs on several devices and in several processes, which stand for hosts, are those on one."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import time
+
+import jax
+import numpy as np
+import program
+import pytest
+from program import (
+    CHUNK,
+    MEMBERS,
+    SINGLE,
+    assert_refused,
+    metrics,
+    stored,
+    summary_of,
+    untimed,
+    write_texts,
+)
+
+from experiments import ensemble, ptb
+
+OFTEN = "--checkpoint_minutes=0"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with the three texts."""
+    write_texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The workdir of an ensemble of one process that was never interrupted."""
+    folder = tmp_path_factory.mktemp("reference")
+    write_texts(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        outcome = program.run(*MEMBERS, "--workdir=run", program=ensemble)
+    assert outcome.status == 0, outcome.err
+    return folder / "run"
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def on_hosts(count, folder, *flags):
+    """So many processes that train three members together; none outlives a failure."""
+    shared = (f"--coordinator_address=localhost:{free_port()}", f"--num_processes={count}", *flags)
+    hosts = [
+        program.start(
+            *(*MEMBERS, "--workdir=run", f"--process_id={place}", *shared),
+            cwd=folder,
+            program=ensemble,
+            JAX_PLATFORMS="cpu",
+        )
+        for place in range(count)
+    ]
+    try:
+        yield hosts
+    finally:
+        for host in hosts:
+            host.kill()
+            host.communicate(timeout=100)
+
+
+def ends_of(hosts):
+    """The status of each and what it said."""
+    said = [host.communicate(timeout=300) for host in hosts]
+    return [
+        (host.returncode, re.sub(r"\[Gloo\].*\n", "", out), err)  # the library's own greeting
+        for host, (out, err) in zip(hosts, said, strict=True)
+    ]
+
+
+def wait_for_checkpoint(hosts, folder):
+    deadline = time.monotonic() + 300
+    while not (folder / "run" / "checkpoints" / str(3 * CHUNK)).exists():
+        assert [host.poll() for host in hosts] == [None] * len(hosts), hosts[0].communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def assert_same_perplexities(records, expected):
+    for record, other in zip(records, expected, strict=True):
+        for name in ("valid_perplexity", "test_perplexity"):
+            assert record[name] == pytest.approx(other[name], rel=1e-5)
+
+
+def assert_ends_as_on_one_host(ends, folder, reference):
+    assert [status for status, _, _ in ends] == [0] * len(ends), ends
+    assert "resuming run after epoch " in ends[0][1]
+    assert [out for _, out, _ in ends[1:]] == [""] * (len(ends) - 1)
+    assert_same_perplexities(
+        summary_of(folder / "run")["members"], summary_of(reference)["members"]
+    )
+
+
+@pytest.mark.slow
+def test_run_on_two_hosts_that_is_killed_on_one_resumes_and_ends_as_on_one_host(reference, folder):
+    with on_hosts(2, folder, OFTEN) as hosts:
+        wait_for_checkpoint(hosts, folder)
+        hosts[1].kill()  # the other cannot go on alone
+    assert not (folder / "run" / "summary.json").exists()
+    with on_hosts(2, folder) as hosts:
+        assert_ends_as_on_one_host(ends_of(hosts), folder, reference)
+
+
+@pytest.mark.slow
+def test_signal_to_one_of_four_hosts_has_all_save_and_three_of_them_end_it_as_one_to_the_bit(
+    reference, folder
+):
+    with on_hosts(4, folder, OFTEN) as hosts:
+        wait_for_checkpoint(hosts, folder)
+        hosts[2].send_signal(signal.SIGTERM)
+        ends = ends_of(hosts)
+    assert [status for status, _, _ in ends] == [128 + signal.SIGTERM] * 4, ends
+    assert "stopped by SIGTERM after epoch 0, window " in ends[0][1]
+    with on_hosts(3, folder) as hosts:
+        assert_ends_as_on_one_host(ends_of(hosts), folder, reference)
+    # One member each, and before that one process for padding: all run the program of one model.
+    (mine,), theirs = stored(folder / "run"), stored(reference)
+    together = jax.tree.map(lambda *parts: np.concatenate(parts), *theirs)
+    jax.tree.map(np.testing.assert_array_equal, mine, together)
+    assert untimed(metrics(folder / "run")) == untimed(metrics(reference))
+
+
+@pytest.mark.slow
+def test_one_model_with_its_batch_on_two_devices_is_the_same_run(reference, folder):
+    flags = (*SINGLE, "--data_parallel=2", "--workdir=spread")
+    devices = "--xla_force_host_platform_device_count=2"
+    with program.start(*flags, cwd=folder, JAX_PLATFORMS="cpu", XLA_FLAGS=devices) as process:
+        _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    member = summary_of(reference)["members"][0]
+    assert_same_perplexities([summary_of(folder / "spread")], [member])
+    assert_refused(program.run(*SINGLE, "--data_parallel=2"), "data_parallel=2: there are 1 dev")
+
+
+@pytest.mark.slow
+def test_one_model_with_its_batch_on_two_hosts_that_slurm_knows_is_the_same_run(reference, folder):
+    slurm = {
+        "JAX_PLATFORMS": "cpu",
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_LOCALID": "0",
+        "JAX_COORDINATOR_PORT": str(free_port()),
+    }
+    flags = (*SINGLE, "--data_parallel=2", "--coordinator_address=cluster", "--workdir=spread")
+    hosts = [
+        program.start(*flags, cwd=folder, program=ptb, **slurm, SLURM_PROCID=str(place))
+        for place in range(2)
+    ]
+    ends = ends_of(hosts)
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    assert "epoch  2/2" in ends[0][1]
+    assert ends[1][1] == ""
+    member = summary_of(reference)["members"][0]
+    assert_same_perplexities([summary_of(folder / "spread")], [member])
+
+
+@pytest.mark.slow
+def test_cluster_that_is_none_is_refused_with_what_to_give_instead(folder):
+    known = ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST")
+    assert not [name for name in known if name in os.environ]
+    outcome = program.run_process("--coordinator_address=cluster", cwd=folder)
+    assert_refused(outcome, "--coordinator_address=cluster: no cluster", "--num_processes")
+
+
+def test_process_without_a_device_in_the_run_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    outcome = program.run(*SINGLE, program=ptb)
+    assert_refused(outcome, "data_parallel=1: leaves 1 of 2 processes without a device", "give")

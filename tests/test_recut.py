@@ -1,0 +1,76 @@
+"""A state goes on with other chunks and other padding than it was saved with, to the bit."""
+
+import dataclasses
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.members import EnsembleRun
+from experiments.training import Run
+from zaremba_jax.checkpoint import restore, save
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.ensemble import init_chunks, make_mesh
+from zaremba_jax.train import init_train_state
+
+CONFIG = override(QUICK, layers=1, hidden_size=3, batch_size=3)
+NOTHING = cast(Any, None)
+
+
+def ensemble_of(places, at_once):
+    """Three members, in chunks with so many places."""
+    mesh = make_mesh(jax.devices()[:1])
+    states = init_chunks(CONFIG, 7, 5, places, at_once, mesh)
+    return EnsembleRun(CONFIG, NOTHING, NOTHING, states, mesh=mesh, members=3)
+
+
+def model_of(streams):
+    """One model whose batch is padded to so many streams; no number of its state is zero."""
+    state = init_train_state(CONFIG, 7, 5)
+    rnn_state = jax.tree.map(
+        lambda x: 1 + jnp.arange(streams * 3, dtype=x.dtype).reshape(streams, 3), state.rnn_state
+    )
+    return Run(CONFIG, NOTHING, NOTHING, dataclasses.replace(state, rnn_state=rnn_state))
+
+
+def through_a_checkpoint(run, other, folder):
+    """The state of a run, as another run of it has it that was cut up otherwise."""
+    assert run.layout != other.layout
+    save(folder, 1, run.state, {"layout": run.layout})
+    restored = restore(folder, lambda record: other.room_for(record["layout"]))
+    assert restored is not None
+    return other.cut(restored.state)
+
+
+def numbers(states):
+    """Leaves of all members, one after another."""
+    plain = [dataclasses.replace(state, key=jax.random.key_data(state.key)) for state in states]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *plain)
+
+
+def test_members_saved_one_by_one_go_on_in_chunks_with_padding_and_back(tmp_path):
+    single, paired = ensemble_of(3, at_once=1), ensemble_of(4, at_once=2)
+    there = through_a_checkpoint(single, paired, tmp_path / "there")
+    assert [len(state.step) for state in there] == [2, 2]
+    jax.tree.map(
+        lambda x, y: np.testing.assert_array_equal(x[:3], y), numbers(there), numbers(single.state)
+    )
+    paired.state = there
+    back = through_a_checkpoint(paired, single, tmp_path / "back")
+    assert [len(state.step) for state in back] == [1, 1, 1]
+    jax.tree.map(np.testing.assert_array_equal, numbers(back), numbers(single.state))
+
+
+def test_streams_that_pad_the_batch_are_dropped_and_new_ones_are_zero(tmp_path):
+    narrow, wide = model_of(3), model_of(6)
+    for run, other in ((narrow, wide), (wide, narrow)):
+        state = through_a_checkpoint(run, other, tmp_path / str(run.layout["streams"]))
+        hidden, saved = state.rnn_state[0].hidden, run.state.rnn_state[0].hidden
+        assert hidden.shape == other.state.rnn_state[0].hidden.shape
+        np.testing.assert_array_equal(hidden[:3], saved[:3])
+        assert not hidden[3:].any()
+        np.testing.assert_array_equal(
+            jax.random.key_data(state.key), jax.random.key_data(run.state.key)
+        )
+        jax.tree.map(np.testing.assert_array_equal, state.params, run.state.params)
