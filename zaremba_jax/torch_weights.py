@@ -66,8 +66,11 @@ def _layer_from_torch(own: dict[str, np.ndarray], layer: str, prefix: str) -> La
             f"{prefix}*_{layer}: the arrays have {', '.join(str(n) for (n,) in sorted(shapes))}"
             " rows, where those of one layer have the same; give a state_dict as it was"
         )
-    arrays = (jnp.asarray(_reordered(x)) for x in (inputs.T, recurrent.T, of_inputs + of_past))
-    return LayerParams(*arrays)
+    return LayerParams(
+        input_weights=jnp.asarray(_reordered(inputs.T)),
+        recurrent_weights=jnp.asarray(_reordered(recurrent.T)),
+        bias=jnp.asarray(_reordered(of_inputs + of_past)),
+    )
 
 
 def lstm_to_torch(layers: tuple[LayerParams, ...], prefix: str = "") -> dict[str, np.ndarray]:
