@@ -104,9 +104,9 @@ def test_second_bias_goes_to_torchs():
     assert state["bias_hh_l0"].any()
     (again,) = lstm_from_torch(state)
     assert again.second_bias is None
-    second_bias = layers[0].second_bias
-    assert second_bias is not None
-    np.testing.assert_allclose(again.bias, layers[0].bias + second_bias, rtol=1e-6)
+    second = layers[0].second_bias
+    assert second is not None
+    np.testing.assert_allclose(again.bias, layers[0].bias + second, rtol=1e-6)
 
 
 REFUSED = [

@@ -54,7 +54,7 @@ def scan_layer(
         return state, state.hidden
 
     projected = project_inputs(params, inputs, precision)
-    masks = _of_every_step(masks, inputs.shape[0])
+    masks = _of_every_step(masks, inputs)
     state, outputs = jax.lax.scan(readable, state, (projected, masks))
     return outputs, state
 
@@ -69,7 +69,7 @@ def xla_layer(
     """Backward passes written by hand, scans over time."""
     if isinstance(state, LSTMState) and masks is None:
         return lstm_layer(params, inputs, state, precision)
-    return cell_layer(params, inputs, state, _of_every_step(masks, inputs.shape[0]), precision)
+    return cell_layer(params, inputs, state, _of_every_step(masks, inputs), precision)
 
 
 def pallas_layer(
@@ -105,7 +105,8 @@ IMPLEMENTATIONS: dict[str, Layer] = {
 }
 
 
-def _of_every_step(masks: RecurrentMasks | None, time: int) -> RecurrentMasks:
+def _of_every_step(masks: RecurrentMasks | None, inputs: Activations) -> RecurrentMasks:
+    time = inputs.shape[0]
     return jax.tree.map(
         lambda mask: jnp.broadcast_to(mask, (time, *mask.shape[1:])), masks or RecurrentMasks()
     )
