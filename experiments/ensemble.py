@@ -1,5 +1,6 @@
 """Trains many models and averages them: `python -m experiments.ensemble --config=small`."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -27,11 +28,13 @@ from experiments.mixtures import (
 )
 from experiments.run_flags import (
     TEXT_FILES,
+    begin,
     configure,
     default_workdir,
     join_hosts,
     load_corpus,
     train_to_the_end,
+    with_kernel,
 )
 from experiments.training import resume
 from experiments.workdir import Workdir, write_json, write_model
@@ -80,9 +83,11 @@ def prepare() -> tuple[EnsembleRun, Workdir, Console]:
         config, len(corpus.vocabulary), members, mesh
     )
     workdir.check(config, members=members)
-    run = new_ensemble(config, corpus, members, at_once, mesh, console, FLAGS.resident)
-    run = resume(run, workdir, console)
-    workdir.create(config, members=members)
+    together = min(at_once, members)
+    taken, kernel = with_kernel(config, corpus, workdir, console, together)
+    run = new_ensemble(taken, corpus, members, at_once, mesh, console, FLAGS.resident)
+    run = dataclasses.replace(resume(run, workdir, console), kernel=kernel)
+    begin(run, workdir, config, members=members)
     return run, workdir, console
 
 

@@ -77,7 +77,7 @@ def summarize_members(
         for member in range(run.members)
     ]
     summary = summarize_mixtures(run.config, run.corpus, valid[run.live], test[run.live], sizes)
-    return summary | {"members": members, "seconds": run.seconds}
+    return summary | {"kernel": run.kernel, "members": members, "seconds": run.seconds}
 
 
 def member_record(valid: np.ndarray, test: np.ndarray) -> dict[str, float]:

@@ -1,11 +1,20 @@
 """Trains the paper's language model: `python -m experiments.ptb --config=medium`."""
 
+import dataclasses
+
 from absl import flags
 from rich.console import Console
 
 from experiments import command_line, run_flags
 from experiments.command_line import FLAGS, fail
-from experiments.run_flags import configure, join_hosts, load_corpus, train_to_the_end
+from experiments.run_flags import (
+    begin,
+    configure,
+    join_hosts,
+    load_corpus,
+    train_to_the_end,
+    with_kernel,
+)
 from experiments.summary import print_table, summarize
 from experiments.training import Run, new_run, resume
 from experiments.workdir import Workdir, write_json, write_model
@@ -24,9 +33,10 @@ def main() -> None:
         workdir.check(config)
         with console.status("reading the text"):
             corpus = load_corpus(config)
-        run = new_run(config, corpus, FLAGS.data_parallel, FLAGS.resident)
-        run = resume(run, workdir, console)
-        workdir.create(config)
+        taken, kernel = with_kernel(config, corpus, workdir, console)
+        run = new_run(taken, corpus, FLAGS.data_parallel, FLAGS.resident)
+        run = dataclasses.replace(resume(run, workdir, console), kernel=kernel)
+        begin(run, workdir, config)
     except (ValueError, OSError) as error:
         fail(error)
     train_to_the_end(run, workdir, console)

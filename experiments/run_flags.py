@@ -4,6 +4,7 @@ import hashlib
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -11,9 +12,10 @@ from rich.console import Console
 
 from experiments import command_line
 from experiments.board import Board, check_installed
+from experiments.choose_kernel import choose_kernel, shapes_here
 from experiments.command_line import FLAGS, config_from_flags, fail
 from experiments.training import InterruptedRunError, NonFiniteLossError, Run, train
-from experiments.workdir import Workdir
+from experiments.workdir import Workdir, write_json
 from zaremba_jax.config import Config, override
 from zaremba_jax.corpus import Corpus
 from zaremba_jax.encoding import Encoding, read_corpus
@@ -159,6 +161,36 @@ def load_corpus(config: Config) -> Corpus:
     train, valid, test = (str(FLAGS[name].value) for name in TEXT_FILES)
     name = ", ".join(Path(part).name for part in train.split(","))
     return read_corpus(name, train, valid, test, Encoding(config.unit, *limits), FLAGS.cache_dir)
+
+
+def with_kernel(
+    config: Config, corpus: Corpus, workdir: Workdir, console: Console, members: int = 1
+) -> tuple[Config, dict[str, Any]]:
+    """The configuration with the kernel that is taken, and how that was found.
+
+    Args:
+      config: as asked for.
+      corpus: what is read.
+      workdir: where the run keeps its choice.
+      console: takes a line for what is not as asked.
+      members: that a device trains together.
+    """
+    asked = config.compute.kernel
+    shapes = shapes_here(
+        config,
+        len(corpus.vocabulary),
+        members=members,
+        data_parallel=FLAGS.data_parallel,
+    )
+    found = choose_kernel(asked, shapes, workdir.kernel, console)
+    return (override(config, kernel=found["kernel"]) if asked == "auto" else config), found
+
+
+def begin(run: Run, workdir: Workdir, config: Config, **more: Any) -> None:
+    """Makes the folder of a run, with what was asked for and the kernel that was chosen."""
+    workdir.create(config, **more)
+    if config.compute.kernel == "auto":
+        write_json(workdir.kernel, run.kernel)
 
 
 def train_to_the_end(run: Run, workdir: Workdir, console: Console) -> None:

@@ -46,6 +46,7 @@ def summarize(run: Run, valid: np.ndarray, test: np.ndarray, mc_samples: int = 0
         "corpus": corpus.name,
         "unit": corpus.vocabulary.unit,
         "config": to_dict(config),
+        "kernel": run.kernel,
         "seed": config.seed,
         "epochs": config.train.epochs,
         "parameters": count_params(params),

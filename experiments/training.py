@@ -53,6 +53,7 @@ class Run:
     mesh: Mesh | None = None  # of the devices that share the batch, if there are several
     watch: bool = False  # whether `watched` is wanted
     watched: dict[str, float] = dataclasses.field(default_factory=dict)  # of the last windows
+    kernel: dict[str, Any] = dataclasses.field(default_factory=dict)  # of `choose_kernel`
 
     @property
     def position(self) -> tuple[int, int]:

@@ -20,6 +20,7 @@ class Workdir:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.config = self.path / "config.json"
+        self.kernel = self.path / "kernel.json"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
         self.curves = self.path / "curves.png"

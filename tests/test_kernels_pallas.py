@@ -18,6 +18,7 @@ from zaremba_jax.config import QUICK, ComputeConfig, override
 from zaremba_jax.kernels import pallas_gpu, pallas_tpu
 from zaremba_jax.kernels.layers import IMPLEMENTATIONS, choose, pallas_layer, scan_layer
 from zaremba_jax.kernels.lstm import lstm_layer_with
+from zaremba_jax.precision import Precision
 from zaremba_jax.rnn import unroll_layer
 from zaremba_jax.train import init_train_state, train_windows
 
@@ -28,20 +29,23 @@ KERNELS = {
 kernels = pytest.mark.parametrize("loops", KERNELS.values(), ids=KERNELS)
 
 
-def interpreted(loops, precision="float32"):
+def interpreted(loops, precision: Precision = "float32"):
     return functools.partial(lstm_layer_with, loops, precision=precision)
 
 
-def assert_kernel_matches_scan(loops, precision, *sizes):
+def assert_kernel_matches_scan(loops, precision: Precision, sizes):
     arguments, _, weights = make(*sizes)
-    readable = functools.partial(scan_layer, masks=None, precision=precision)
+
+    def readable(params, inputs, state):
+        return scan_layer(params, inputs, state, None, precision)
 
     @jax.jit
     def both(arguments, weights):
         layers = interpreted(loops, precision), readable
         return [of_layer(layer, arguments, weights) for layer in layers]
 
-    assert_same(*both(arguments, weights), TOLERANCE["float32", precision])
+    fast, slow = both(arguments, weights)
+    assert_same(fast, slow, TOLERANCE["float32", precision])
 
 
 @kernels
@@ -49,12 +53,12 @@ def assert_kernel_matches_scan(loops, precision, *sizes):
 @example(2, 17, 3, 129)  # more than a tile of streams and of units
 @given(st.integers(1, 5), st.integers(1, 33), st.integers(1, 5), st.integers(1, 130))
 def test_kernel_matches_scan_in_values_and_gradients(loops, time, batch, features, hidden):
-    assert_kernel_matches_scan(loops, "float32", time, batch, features, hidden)
+    assert_kernel_matches_scan(loops, "float32", (time, batch, features, hidden))
 
 
 @kernels
 def test_kernel_matches_scan_of_bfloat16_operands(loops):
-    assert_kernel_matches_scan(loops, "bfloat16", 3, 5, 4, 6)
+    assert_kernel_matches_scan(loops, "bfloat16", (3, 5, 4, 6))
 
 
 @kernels
@@ -113,15 +117,14 @@ def test_pallas_serves_the_lstm_without_noise_through_time_and_all_else_falls_to
 
 def test_machine_without_these_accelerators_runs_what_xla_does():
     arguments, _, weights = make(2, 1, 2, 3)
-    results = (
-        jax.jit(
-            functools.partial(
-                of_layer, functools.partial(IMPLEMENTATIONS[name], masks=None, precision="float32")
-            )
-        )(arguments, weights)
-        for name in ("pallas", "xla")
-    )
-    jax.tree.map(np.testing.assert_array_equal, *results)
+
+    def run(name):
+        def layer(params, inputs, state):
+            return IMPLEMENTATIONS[name](params, inputs, state, None, "float32")
+
+        return jax.jit(functools.partial(of_layer, layer))(arguments, weights)
+
+    jax.tree.map(np.testing.assert_array_equal, run("pallas"), run("xla"))
 
 
 def test_weights_without_room_on_a_tpu_s_chip_fall_to_xla_there(monkeypatch):
@@ -131,11 +134,11 @@ def test_weights_without_room_on_a_tpu_s_chip_fall_to_xla_there(monkeypatch):
     assert pallas_tpu.fits(20, 650, itemsize=2, memory=16 * mebibyte)
     arguments, *_ = make(2, 1, 2, 3)
 
-    def kernels():
+    def count():
         layer = functools.partial(pallas_layer, masks=None, precision="float32")
         text = jax.jit(layer).trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
         return text.count("tpu_custom_call")
 
-    assert kernels() == 1
+    assert count() == 1
     monkeypatch.setattr(pallas_tpu, "fits", lambda *sizes: False)
-    assert kernels() == 0
+    assert count() == 0

@@ -92,7 +92,8 @@ def pallas_layer(
         for kernels in (pallas_tpu, pallas_gpu)
     )
     itemsize = 2 if precision == "bfloat16" else params.recurrent_weights.dtype.itemsize
-    fits = pallas_tpu.fits(*state.hidden.shape, itemsize)
+    batch, hidden = state.hidden.shape
+    fits = pallas_tpu.fits(batch, hidden, itemsize)
     return jax.lax.platform_dependent(
         params, inputs, state, tpu=on_tpu if fits else xla, cuda=on_nvidia, default=xla
     )

@@ -9,7 +9,7 @@ are scans, in `kernels.pallas_tpu` and `kernels.pallas_gpu` kernels.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -210,9 +210,8 @@ def _scan_backward(recurrent_weights, state, saved, d_outputs, d_final_cell):
         d_gates, d_cell = carry
         d_output, saved, previous_cell = now
         d_hidden = multiply_rows(d_gates, recurrent_weights, contract=1) + d_output
-        parts, d_cell = gate_gradients(
-            d_hidden, d_cell, *jnp.split(saved, 5, axis=-1), previous_cell
-        )
+        kept = [*jnp.split(saved, 5, axis=-1), previous_cell]
+        parts, d_cell = gate_gradients(d_hidden, d_cell, kept)
         d_gates = jnp.concatenate(parts, axis=-1).astype(recurrent_weights.dtype)
         return (d_gates, d_cell), d_gates
 
@@ -232,27 +231,16 @@ SCANS = TimeLoops(_scan_forward, _scan_backward)
 
 
 def gate_gradients(
-    d_hidden: jax.Array,
-    d_cell: jax.Array,
-    forget: jax.Array,
-    write: jax.Array,
-    output: jax.Array,
-    update: jax.Array,
-    cell: jax.Array,
-    previous_cell: jax.Array,
+    d_hidden: jax.Array, d_cell: jax.Array, kept: Sequence[jax.Array]
 ) -> tuple[list[jax.Array], jax.Array]:
     """One time step back: the gradients of the four gates before their functions, and of c[t-1].
 
     Args:
       d_hidden: the gradient of h[t], [batch, hidden] as all of them.
       d_cell: of c[t], but for what h[t] adds to it.
-      forget: f at this step.
-      write: i.
-      output: o.
-      update: u.
-      cell: c[t].
-      previous_cell: c[t-1].
+      kept: f, i, o, u, c[t] and c[t-1].
     """
+    forget, write, output, update, cell, previous_cell = kept
     squashed = jnp.tanh(cell)
     d_cell = d_cell + d_hidden * output * (1 - squashed * squashed)
     d_gates = [

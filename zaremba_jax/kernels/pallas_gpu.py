@@ -94,11 +94,9 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
             return total + multiply(d_gates[t + 1, streams, part], weights[units, part], contract=1)
 
         d_hidden = jax.lax.fori_loop(0, 4 * hidden // depth, add, d_outputs[t, streams, units])
-        kept = (gates[t, streams, gate, units] for gate in range(4))
-        cell, previous_cell = (cells[slot, streams, units] for slot in (t + 1, t))
-        parts, d_previous = gate_gradients(
-            d_hidden, d_cell[streams, units], *kept, cell, previous_cell
-        )
+        kept = [gates[t, streams, gate, units] for gate in range(4)]
+        kept += [cells[slot, streams, units] for slot in (t + 1, t)]
+        parts, d_previous = gate_gradients(d_hidden, d_cell[streams, units], kept)
         for gate, value in enumerate(parts):
             columns = pl.ds(gate * hidden + units.start, _UNITS)
             d_gates[t, streams, columns] = value.astype(d_gates.dtype)

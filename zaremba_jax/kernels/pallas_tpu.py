@@ -117,7 +117,7 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
         product = multiply(d_gates_now[...], weights[...], contract=1)
         kept = [saved[:, place * hidden : (place + 1) * hidden] for place in range(5)]
         parts, d_previous = gate_gradients(
-            product + d_output[...], d_cell[...], *kept, previous_cell[...]
+            product + d_output[...], d_cell[...], [*kept, previous_cell[...]]
         )
         for gate, part in enumerate(parts):
             d_gates_now[:, gate * hidden : (gate + 1) * hidden] = part.astype(d_gates_now.dtype)

@@ -1,0 +1,254 @@
+"""Which implementation of the layers a run takes: the one asked for, or the fastest here.
+
+`auto` measures on an accelerator, before a run begins: what agrees with the readable scan is
+timed on the run's own shapes. The choice stays with the run, which so resumes to the bit.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from rich.console import Console
+
+from experiments.timing import interleave
+from zaremba_jax.config import Config, override
+from zaremba_jax.kernels import pallas_tpu
+from zaremba_jax.model import init_params
+from zaremba_jax.regularizers import active_rates, sample_masks
+from zaremba_jax.rnn import deep_rnn, zero_state
+from zaremba_jax.train import init_train_state, padded_streams, train_windows
+
+CANDIDATES = ("xla", "pallas")
+_WINDOWS, _ROUNDS = 5, 3  # of a timing
+_SMALL = 4  # time steps, of the window on which candidates are compared
+_SPARE = 4.0  # a candidate's error, at most, over that of the scan in the run's precision
+_LEAST = 1e-4  # share of an array's largest number that is never an error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What one device trains: the run, and how much of it at a time.
+
+    Attributes:
+      config: the run, its batch the streams of this device.
+      vocabulary_size: how many different tokens there are.
+      members: models side by side.
+      platform: of the device.
+    """
+
+    config: Config
+    vocabulary_size: int
+    members: int = 1
+    platform: str
+
+
+def shapes_here(
+    config: Config, vocabulary_size: int, *, members: int = 1, data_parallel: int = 1
+) -> Shapes:
+    """Those of a run on this machine's devices."""
+    streams = padded_streams(config.train.batch_size, data_parallel) // data_parallel
+    return Shapes(
+        config=override(config, batch_size=streams),
+        vocabulary_size=vocabulary_size,
+        members=members,
+        platform=jax.devices()[0].platform,
+    )
+
+
+def choose_kernel(asked: str, shapes: Shapes, record: Path, console: Console) -> dict[str, Any]:
+    """What runs the layers, under `kernel`, and how that was found.
+
+    Args:
+      asked: the setting `kernel`.
+      shapes: of the run.
+      record: where a run that asked for `auto` keeps its choice; read if it is there.
+      console: takes a line for what is not as asked.
+
+    Raises:
+      ValueError: the record is damaged.
+    """
+    reason = why_not_pallas(shapes)
+    if asked == "pallas" and reason:
+        console.print(f"kernel: xla, since pallas {reason}", soft_wrap=True)
+        return {"kernel": "xla", "left_out": {"pallas": reason}}
+    if asked != "auto":
+        return {"kernel": asked}
+    if record.exists():
+        return _read(record)
+    if reason:
+        return {"kernel": "xla", "left_out": {"pallas": reason}}
+    with console.status("measuring kernels"):
+        found = measure(shapes)
+    for name, why in found["left_out"].items():
+        console.print(f"kernel: {name} is left out: {why}", soft_wrap=True)
+    timings = ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in found["window_seconds"].items())
+    console.print(f"kernel: {found['kernel']}; a window: {timings}", soft_wrap=True)
+    return found
+
+
+def why_not_pallas(shapes: Shapes) -> str | None:
+    """Why the Pallas kernels do not serve a run; None where they do."""
+    config, train = shapes.config, shapes.config.train
+    if config.model.cell != "lstm":
+        return "serves the LSTM alone"
+    if _noise_through_time(shapes):
+        return "serves no noise through time"
+    if shapes.platform not in ("tpu", "gpu"):
+        return "needs a TPU or an NVIDIA GPU"
+    itemsize = jnp.dtype(config.compute.precision).itemsize
+    if shapes.platform == "tpu" and not pallas_tpu.fits(
+        train.batch_size, config.model.hidden_size, itemsize
+    ):
+        return "has no room for W_h on this chip"
+    return None
+
+
+def _noise_through_time(shapes: Shapes) -> bool:
+    config, rates = shapes.config, active_rates(shapes.config.regularizers)
+
+    def recurrent(tokens: jax.Array) -> Any:
+        key = jax.random.key(0)
+        return sample_masks(config, rates, tokens, shapes.vocabulary_size, key=key).recurrent
+
+    one_token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(recurrent, one_token) is not None
+
+
+def measure(shapes: Shapes, candidates: Sequence[str] = CANDIDATES) -> dict[str, Any]:
+    """Times the candidates that agree with the scan; never fails for one of them.
+
+    Returns:
+      The fastest under `kernel`, seconds a window of each under `window_seconds`, and why
+      others are not among these under `left_out`. On several hosts, the first one's choice.
+    """
+    left_out: dict[str, str] = {}
+    timed: dict[str, Callable[[], None]] = {}
+    trial, held_to = _Trial(shapes), yardstick(shapes)
+    for name in candidates:
+        try:
+            why = disagreement(shapes, name, held_to)
+            if why is None:
+                trial.run(name)
+        except Exception as error:  # whatever a compiler or a device says of it
+            trial.restart()
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        if why is None:
+            timed[name] = functools.partial(trial.run, name)
+        else:
+            left_out[name] = why
+    seconds = {
+        name: float(np.median(rounds)) / _WINDOWS
+        for name, rounds in interleave(timed, _ROUNDS).items()
+    }
+    fastest = min(seconds, key=seconds.__getitem__, default="xla")
+    if jax.process_count() > 1:
+        place = multihost_utils.broadcast_one_to_all(np.array(candidates.index(fastest)))
+        fastest = candidates[int(place)]
+    return {"kernel": fastest, "window_seconds": seconds, "left_out": left_out}
+
+
+class Yardstick(NamedTuple):
+    """What candidates are held to: a few time steps, and how far the scan is from them."""
+
+    exact: Any  # values and gradients, by products of float32
+    errors: list[float]  # of the scan in the run's precision
+
+
+def yardstick(shapes: Shapes) -> Yardstick:
+    """Of the scan at the run's shapes."""
+    with jax.default_matmul_precision("highest"):
+        exact = _small_window(shapes, "scan", "float32")
+    usual = _small_window(shapes, "scan", shapes.config.compute.precision)
+    return Yardstick(exact, _errors(usual, exact))
+
+
+def disagreement(shapes: Shapes, name: str, held_to: Yardstick) -> str | None:
+    """How an implementation differs from the scan in values and gradients; None: it agrees."""
+    results = _small_window(shapes, name, shapes.config.compute.precision)
+    for error, usual in zip(_errors(results, held_to.exact), held_to.errors, strict=True):
+        allowed = _SPARE * usual + _LEAST
+        if not error <= allowed:
+            return (
+                f"differs from the scan by {error:.1e} of the largest number; {allowed:.0e} may be"
+            )
+    return None
+
+
+def _small_window(shapes: Shapes, kernel: str, precision: str) -> Any:
+    """Outputs, final state and all gradients of the layers over a few time steps."""
+    config = override(shapes.config, kernel=kernel, precision=precision)
+    model, streams = config.model, config.train.batch_size
+
+    def alone(key: jax.Array) -> Any:
+        keys = jax.random.split(key, 3)
+        layers = init_params(model, 1, key=keys[0]).layers
+        inputs = jax.random.normal(keys[1], (_SMALL, streams, model.features))
+        weights = jax.random.normal(keys[2], (_SMALL, streams, model.hidden_size))
+
+        def loss(layers, inputs, state):
+            outputs, state = deep_rnn(layers, inputs, state, compute=config.compute)
+            total = (weights * outputs).sum() + sum(x.sum() for x in jax.tree.leaves(state))
+            return total, (outputs, state)
+
+        state = zero_state(layers, streams)
+        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(layers, inputs, state)
+
+    keys = jax.random.split(jax.random.key(0), min(shapes.members, 2))
+    # A function of its own each time, so that nothing compiled before is taken for it.
+    return jax.jit(jax.vmap(alone) if len(keys) > 1 else lambda keys: alone(keys[0]))(keys)
+
+
+def _errors(results: Any, exact: Any) -> list[float]:
+    """Largest differences of each array, over its largest number."""
+    pairs = zip(jax.tree.leaves(results), jax.tree.leaves(exact), strict=True)
+    return [float(jnp.abs(a - b).max() / (jnp.abs(b).max() + 1e-30)) for a, b in pairs]
+
+
+class _Trial:
+    """Trains on random windows of a run's shapes, by one implementation or another."""
+
+    def __init__(self, shapes: Shapes):
+        self._shapes = shapes
+        train = shapes.config.train
+        tokens = np.random.default_rng(0).integers(
+            0, shapes.vocabulary_size, (_WINDOWS, train.unroll + 1, train.batch_size)
+        )
+        self._windows = jnp.asarray(tokens, jnp.int32)
+        self._programs: dict[str, Any] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Makes the state again, which a program that failed may have given up."""
+        shapes = self._shapes
+        start = functools.partial(init_train_state, shapes.config, shapes.vocabulary_size, _WINDOWS)
+        self._state: Any = (
+            start() if shapes.members == 1 else jax.vmap(start)(jnp.arange(shapes.members))
+        )
+
+    def run(self, name: str) -> None:
+        """A few windows, to the end."""
+        if name not in self._programs:
+            self._programs[name] = self._program(name)
+        self._state, _ = jax.block_until_ready(self._programs[name](self._state))
+
+    def _program(self, name: str) -> Any:
+        config = override(self._shapes.config, kernel=name)
+        train = functools.partial(train_windows, config, windows=self._windows, count=_WINDOWS)
+        return train if self._shapes.members == 1 else jax.jit(jax.vmap(train), donate_argnums=0)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = dict(json.loads(path.read_text()))
+        if found["kernel"] in CANDIDATES:
+            return found
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise ValueError(f"{path}: is damaged; remove it to have the kernels measured again")
