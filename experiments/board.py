@@ -16,6 +16,7 @@ from zaremba_jax.rnn import add_biases, unroll_layer, zero_state
 Gates = tuple[dict[str, Outputs], ...]  # of each layer, by letter
 _TANHS = ("u", "n", "h")  # from -1 on; the other gates are sigmoids, from 0
 _BINS = 20
+_CURVES = ("learning_rate", "words_per_second")
 
 
 def check_installed() -> None:
@@ -52,20 +53,31 @@ class Board:
                 str(folder), purge_step=step + 1, filename_suffix=f".{step:012}"
             )
 
-    def scalars(self, step: int, points: dict[str, float]) -> None:
-        """Adds a point to the curve of each name."""
-        for name, value in points.items():
-            if self._writer is not None:
-                self._writer.add_scalar(name, value, step)
+    def windows(self, step: int, watched: dict[str, float], so_far: dict[str, Any]) -> None:
+        """Adds points of the last windows, of `averages`, and of the epoch so far."""
+        points = {f"train/{name}": value for name, value in watched.items()}
+        points["train/perplexity_of_epoch_so_far"] = so_far["train_perplexity"]
+        self._add(step, points | {name: so_far[name] for name in _CURVES})
 
-    def gates(self, step: int, gates: Gates) -> None:
-        """Adds a histogram for each gate of each layer, over the range of its values."""
+    def epoch(self, step: int, record: dict[str, Any], gates: Gates) -> None:
+        """Adds an epoch's estimates, and for each gate a histogram over the range of its values."""
+        estimates = {
+            f"valid/{name.removeprefix('valid_')}": value
+            for name, value in record.items()
+            if name.startswith("valid_") and isinstance(value, float)
+        }
+        self._add(step, estimates)
         for depth, of_layer in enumerate(gates, start=1):
             for gate, values in of_layer.items():
                 edges = np.linspace(-1 if gate in _TANHS else 0, 1, _BINS + 1)
                 if self._writer is not None:
                     tag = f"gates/layer_{depth}_{gate}"
                     self._writer.add_histogram(tag, np.asarray(values, np.float64), step, edges)
+
+    def _add(self, step: int, points: dict[str, float]) -> None:
+        if self._writer is not None:
+            for name, value in points.items():
+                self._writer.add_scalar(name, value, step)
 
     def flush(self) -> None:
         """Brings all points to the disk."""
@@ -78,6 +90,16 @@ class Board:
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def averages(windows: np.ndarray) -> dict[str, float]:
+    """Over windows [..., 2] of `train.train_step` with `watch`, by the names of curves."""
+    nll, norms = windows[..., 0], windows[..., 1]
+    return {
+        "nats": float(nll.mean()),
+        "gradient_norm": float(norms.mean()),
+        "gradient_norm_largest": float(norms.max()),
+    }
 
 
 def gates_while_reading(

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments import recut
+from experiments.board import averages
 from experiments.training import (
     EVALUATION_STREAMS,
     NonFiniteLossError,
     Run,
-    averages,
     first_problem,
     new_run,
     on_every_device,
@@ -25,7 +24,6 @@ from experiments.training import (
     resume,
 )
 from experiments.workdir import Workdir
-from zaremba_jax.array_types import ModelParams
 from zaremba_jax.config import Config, override
 from zaremba_jax.corpus import Corpus, TextWindows
 from zaremba_jax.ensemble import (
@@ -91,15 +89,6 @@ class EnsembleRun(Run):
     def live(self) -> list[int]:
         """The members that have not diverged."""
         return [member for member in range(self.members) if str(member) not in self.excluded]
-
-    @property
-    def params(self) -> ModelParams:
-        """The first of the members that have not diverged."""
-        place = self.live[0]
-        chunk = 0
-        while place >= len(self.state[chunk].step):
-            place, chunk = place - len(self.state[chunk].step), chunk + 1
-        return jax.tree.map(lambda x: jnp.asarray(fetch(x)[place]), self.state[chunk].params)
 
     def seed(self, member: int) -> int:
         """What decides a member's initial values and masks."""

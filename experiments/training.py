@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
 from experiments import recut
-from experiments.board import Board, Gates, gates_while_reading
+from experiments.board import Board, Gates, averages, gates_while_reading
 from experiments.progress import EpochProgress
 from experiments.workdir import Workdir, write_json_lines
 from zaremba_jax import checkpoint
@@ -144,10 +144,10 @@ class Run:
         return {"valid_perplexity_estimate": perplexity(nll)}
 
     def gates(self) -> Gates:
-        """What the gates do at the beginning of the validation text."""
-        config = self.config
+        """What the gates of the first model do at the beginning of the validation text."""
+        config, model = self.config, next(iter(self.models))
         return gates_while_reading(
-            self.params,
+            model.params,
             self.corpus.valid,
             EVALUATION_STREAMS,
             config.train.unroll,
@@ -278,7 +278,9 @@ def train(
                 finish_epoch(run)
                 progress.epoch(run.history[-1])
             if board is not None:
-                show(board, run, so_far, epoch_ends)
+                board.windows(run.step, run.watched, so_far)
+                if epoch_ends:
+                    board.epoch(run.step, run.history[-1], run.gates())
             due = epoch_ends or time.monotonic() - saved > 60 * checkpoint_minutes
             number, due = _largest(received[0] if received else 0, due)
             if number or due:
@@ -309,32 +311,6 @@ def train_chunk(run: Run, chunk: int) -> dict[str, float]:
     run.seconds += elapsed
     run.epoch_seconds += elapsed
     return run.progress(epoch + 1, window + count)
-
-
-def show(board: Board, run: Run, so_far: dict[str, Any], epoch_ends: bool) -> None:
-    """Adds the points of the last windows and, at its end, of an epoch."""
-    points = {f"train/{name}": value for name, value in run.watched.items()}
-    points["train/perplexity_of_epoch_so_far"] = so_far["train_perplexity"]
-    points |= {name: so_far[name] for name in ("learning_rate", "words_per_second")}
-    if epoch_ends:
-        estimates = run.history[-1].items()
-        points |= {
-            f"valid/{name.removeprefix('valid_')}": value
-            for name, value in estimates
-            if name.startswith("valid_") and isinstance(value, float)
-        }
-        board.gates(run.step, run.gates())
-    board.scalars(run.step, points)
-
-
-def averages(windows: np.ndarray) -> dict[str, float]:
-    """Over windows [..., 2] of `train.train_step` with `watch`, by the names of curves."""
-    nll, norms = windows[..., 0], windows[..., 1]
-    return {
-        "nats": float(nll.mean()),
-        "gradient_norm": float(norms.mean()),
-        "gradient_norm_largest": float(norms.max()),
-    }
 
 
 def first_problem(nll: np.ndarray, params_finite: bool) -> tuple[int, str] | None:

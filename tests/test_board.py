@@ -2,6 +2,7 @@
 
 import struct
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +10,16 @@ import numpy as np
 import program
 import pytest
 from program import FLAGS, WINDOWS, assert_refused, assert_same_run, metrics, run, write_texts
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto import event_pb2
 
-from experiments import ensemble, training
+from experiments import ensemble
 from experiments.board import Board, gates_while_reading
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.model import encode, init_params
 from zaremba_jax.rnn import zero_state
 
 TIMED = "words_per_second"
+PROTO: Any = event_pb2  # whose names are made when it is imported
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def events(path):
     content, place = path.read_bytes(), 0
     while place < len(content):
         (length,) = struct.unpack_from("<Q", content, place)
-        yield Event.FromString(content[place + 12 : place + 12 + length])
+        yield PROTO.Event.FromString(content[place + 12 : place + 12 + length])
         place += length + 16
 
 
@@ -42,7 +44,7 @@ def points(folder):
     found = {}
     for path in sorted(folder.iterdir()):
         for event in events(path):
-            if event.session_log.status == SessionLog.START:
+            if event.session_log.status == PROTO.SessionLog.START:
                 found = {
                     tag: [point for point in mine if point[0] < event.step]
                     for tag, mine in found.items()
@@ -81,16 +83,16 @@ def test_points_are_those_of_the_run_and_watching_changes_no_bit(folder):
 
 def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch):
     assert run(*FLAGS, "--workdir=whole", "--tensorboard").status == 0
-    show, calls = training.show, []
+    windows, calls = Board.windows, []
 
     def cut_off(*args):
-        show(*args)
+        windows(*args)
         calls.append(args)
         if len(calls) == 45:  # five chunks after the only checkpoint
             sys.exit(137)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "show", cut_off)
+        patch.setattr(Board, "windows", cut_off)
         assert run(*FLAGS, "--workdir=cut", "--tensorboard").status == 137
     resumed = run(*FLAGS, "--workdir=cut", "--tensorboard")
     assert "after epoch 1, window 0" in resumed.out
@@ -111,7 +113,7 @@ def test_gates_have_histograms_over_their_whole_range(folder):
     params = init_params(override(QUICK, hidden_size=8).model, 9, key=jax.random.key(0))
     gates = gates_while_reading(params, np.arange(60, dtype=np.int32) % 9, 4, 5)
     with Board(folder / "board", 0) as board:
-        board.gates(7, gates)
+        board.epoch(7, {}, gates)
     found = points(folder / "board")
     assert found.keys() == {f"gates/layer_{depth}_{gate}" for depth in (1, 2) for gate in "fiou"}
     for tag, ((step, histogram),) in found.items():

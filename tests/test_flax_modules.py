@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -208,7 +209,7 @@ def test_dropout_has_the_papers_sites_and_flaxs_switches(eager):
 
 def test_linen_draws_its_masks_from_the_stream_of_dropout(eager):
     x = jnp.ones((BATCH, TIME, FEATURES))
-    module = LinenDeepRNN(HIDDEN, dropout=0.5)
+    module: Any = LinenDeepRNN(HIDDEN, dropout=0.5)
     variables = module.init(jax.random.key(0), x, deterministic=True)
     one, same, other = (
         module.apply(variables, x, deterministic=False, rngs={"dropout": jax.random.key(seed)})
@@ -233,7 +234,7 @@ def test_both_directions_of_flax_take_it(eager):
     valid = sequences_of(lengths)
     found = nnx.Bidirectional(forth, back)(x, seq_lengths=lengths)
     assert_close(found * valid, expected * valid, 1e-6)
-    linen = nn.Bidirectional(LinenDeepRNN(HIDDEN), LinenDeepRNN(HIDDEN))
+    linen: Any = nn.Bidirectional(LinenDeepRNN(HIDDEN), LinenDeepRNN(HIDDEN))
     params = [linen_params(one.params) for one in (forth, back)]
     variables = {"params": dict(zip(("forward_rnn", "backward_rnn"), params, strict=True))}
     found = linen.apply(variables, x, seq_lengths=lengths)

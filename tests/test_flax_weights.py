@@ -1,3 +1,5 @@
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -99,7 +101,7 @@ def test_layer_of_a_linen_cell_equals_it_in_values_and_gradients(float64, kind):
 
 def test_linen_gru_with_a_second_bias_is_refused():
     cell, x = nn.GRUCell(HIDDEN), jnp.ones((BATCH, FEATURES))
-    params = cell.init(jax.random.key(0), jnp.ones((BATCH, HIDDEN)), x)["params"]
+    params: Any = cell.init(jax.random.key(0), jnp.ones((BATCH, HIDDEN)), x)["params"]
     linen_layer(cell, params)
     params["hn"]["bias"] += 1e-3
     with pytest.raises(ValueError, match="hn, that is not zero"):

@@ -31,7 +31,7 @@ class _Layer(nnx.Module):
     """The parameters of one layer."""
 
     def __init__(self, cell: CellName, shapes: Any, inits: Any, dtype: Any, rngs: nnx.Rngs):
-        self.cell = cell
+        self.cell: CellName = cell
         self.input_weights, self.recurrent_weights, self.bias = (
             nnx.Param(_each_gate(init, cell)(rngs.params(), shape, dtype))
             for init, shape in zip(inits, shapes, strict=True)
