@@ -23,7 +23,7 @@ PTB_VOCABULARY = 10_000
 _PTB_TRAIN_TOKENS = 929_589
 
 # What XLA asks of a device that it cannot ask: CUDA's device properties of an H200 SXM.
-_H200_PROPERTIES = """
+H200_PROPERTIES = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }
   core_count: 132
@@ -114,7 +114,7 @@ def _v5e(count: int) -> list[Any]:
 
 def _h200(count: int) -> list[Any]:
     topology = topologies.get_topology_desc(
-        platform="cuda", topology=f"1x1x{count}", target_config=_H200_PROPERTIES
+        platform="cuda", topology=f"1x1x{count}", target_config=H200_PROPERTIES
     )
     return list(topology.devices)
 

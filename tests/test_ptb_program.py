@@ -120,6 +120,25 @@ def test_finished_run_trains_no_more_and_reports_the_same(finished, folder):
     assert content(folder) == before
 
 
+def test_run_keeps_the_kernel_that_auto_took(folder):
+    flags = (*FLAGS, "--epochs=1", "--kernel=auto", "--workdir=run")
+    assert run(*flags).status == 0
+    found, summary, config = (
+        json.loads((folder / "run" / f"{name}.json").read_text())
+        for name in ("kernel", "summary", "config")
+    )
+    assert found == summary["kernel"]
+    assert (config["kernel"], found["kernel"], summary["config"]["kernel"]) == (
+        "auto",
+        "xla",
+        "xla",
+    )
+    (folder / "run" / "kernel.json").write_text(json.dumps(found | {"kernel": "pallas"}))
+    assert run(*flags).status == 0
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert summary["config"]["kernel"] == summary["kernel"]["kernel"] == "pallas"
+
+
 def test_run_needs_no_matplotlib(finished, folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "experiments.figures", None)
     shutil.copytree(finished[0] / "run", "run")
