@@ -84,9 +84,8 @@ def open_job(
     Raises:
       ValueError: the folder holds another run, or its checkpoints are damaged.
     """
-    workdir, more = Workdir(folder / job.name), {}
-    if job.count > 1:
-        more = {"members": job.count}
+    workdir = Workdir(folder / job.name)
+    more = {"members": job.count} if job.count > 1 else {}
     workdir.check(job.config, **more)
     if job.count > 1:
         run = new_ensemble(job.config, corpus, job.count, at_once, mesh, console)
