@@ -4,6 +4,8 @@ The loops over time alone are compiled: the rest of a training step is that of `
 whose compiler is not installed is skipped.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -59,7 +61,7 @@ def compile_loops(chip, config, precision, members):
     time, batch = config.train.unroll, config.train.batch_size
     hidden = config.model.hidden_size
 
-    def array(*shape, dtype=jnp.float32):
+    def array(*shape, dtype=jnp.float32) -> Any:
         shape = shape if members == 1 else (members, *shape)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
@@ -76,8 +78,7 @@ def compile_loops(chip, config, precision, members):
         array(time, batch, hidden),
     )
     run = both if members == 1 else jax.vmap(both)
-    options = dict(family.compiler_options)
-    compiled = jax.jit(run).lower(*arguments).compile(compiler_options=options)
+    compiled = jax.jit(run).lower(*arguments).compile(dict(family.compiler_options))
     return hlo.parse(compiled.as_text())
 
 
