@@ -63,6 +63,7 @@ def finished(tmp_path_factory):
     return folder, json.loads((folder / "results.json").read_text()), outcome
 
 
+@pytest.mark.slow
 def test_run_leaves_its_report_and_figures(finished):
     folder, _, outcome = finished
     assert {path.name for path in folder.iterdir()} == FILES
@@ -72,6 +73,7 @@ def test_run_leaves_its_report_and_figures(finished):
     assert "non-recurrent dropout" in outcome.out
 
 
+@pytest.mark.slow
 def test_every_method_has_as_many_candidates_seeds_and_epochs(finished):
     _, results, _ = finished
     assert list(results["language_modelling"]["tanh"]) == list(METHODS)
@@ -82,6 +84,7 @@ def test_every_method_has_as_many_candidates_seeds_and_epochs(finished):
         assert min(record["test"]) > results["floor_perplexity"]
 
 
+@pytest.mark.slow
 def test_memory_has_every_method_seed_and_bin(finished):
     _, results, _ = finished
     found = results["memory"]["cells"]["tanh"]
@@ -94,11 +97,13 @@ def test_memory_has_every_method_seed_and_bin(finished):
         assert np.isfinite(record["nats"]).all()
 
 
+@pytest.mark.slow
 def test_report_is_made_of_the_results_alone(finished):
     folder, results, _ = finished
     assert report(results) == (folder / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_corruption_is_in_the_report(finished):
     folder, _, _ = finished
     text = (folder / "report.md").read_text()
@@ -106,6 +111,7 @@ def test_corruption_is_in_the_report(finished):
     assert "| non-recurrent dropout | 3 | 3 | 3 |" in text
 
 
+@pytest.mark.slow
 def test_member_trains_in_company_as_it_does_alone(finished):
     _, results, _ = finished
     corpus = toy_corpus(valid_tokens=ablation_language.VALIDATION_TOKENS)

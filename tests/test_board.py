@@ -59,6 +59,7 @@ def scalars(folder):
     return {tag: mine for tag, mine in points(folder).items() if "gates/" not in tag}
 
 
+@pytest.mark.slow
 def test_points_are_those_of_the_run_and_watching_changes_no_bit(folder):
     assert run(*FLAGS, "--workdir=plain").status == 0
     assert run(*FLAGS, "--workdir=run", "--tensorboard").status == 0

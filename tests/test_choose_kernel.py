@@ -51,6 +51,7 @@ def pallas(monkeypatch):
     return lambda layer: monkeypatch.setitem(IMPLEMENTATIONS, "pallas", layer)
 
 
+@pytest.mark.slow
 def test_fastest_of_those_that_agree_with_the_scan_is_taken(pallas, monkeypatch):
     pallas(interpreted)
 

@@ -2,12 +2,14 @@ import re
 from pathlib import Path
 
 import jax
+import pytest
 
 from experiments.flax_example import LETTERS, accuracy, train
 
 README = Path(__file__).parent.parent / "README.md"
 
 
+@pytest.mark.slow
 def test_the_example_learns_to_remember_the_first_letter():
     chance = 1 / LETTERS
     with jax.numpy_dtype_promotion("standard"):  # optax's, whose Adam needs it

@@ -77,6 +77,7 @@ def test_vmap_over_members_within_shard_map_and_donation_equals_each_member_alon
         assert_same(jax.tree.map(lambda x, i=i: x[i], together), alone, 1e-5)
 
 
+@pytest.mark.slow
 def test_training_run_ends_with_the_losses_of_the_scan(monkeypatch):
     config = override(QUICK, layers=1, hidden_size=6, batch_size=2, unroll=3, dropout=0.5)
     windows = np.random.default_rng(0).integers(0, 9, (6, 4, 2)).astype(np.int32)

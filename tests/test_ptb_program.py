@@ -120,6 +120,7 @@ def test_finished_run_trains_no_more_and_reports_the_same(finished, folder):
     assert content(folder) == before
 
 
+@pytest.mark.slow
 def test_run_keeps_the_kernel_that_auto_took(folder):
     flags = (*FLAGS, "--epochs=1", "--kernel=auto", "--workdir=run")
     assert run(*flags).status == 0

@@ -91,6 +91,7 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     assert row(folder, 3)[3:6:2] == ["", ""]
 
 
+@pytest.mark.slow
 def test_members_trained_together_are_recorded_as_those_trained_alone(folder):
     assert run(*FLAGS, "--members_at_once=2", "--dropout=0.5").status == 0
     assert run(*FLAGS, "--dropout=0.5", "--results=alone", "--workdir=others").status == 0
