@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import shutil
 import signal
 
@@ -158,7 +157,7 @@ def test_interrupted_ensemble_ends_as_one_never_interrupted_whatever_is_trained_
     finished, folder, after_chunk, at_once
 ):
     def ctrl_c(states, nll):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         return states, nll
 
     after_chunk(3 * 2 + 2, ctrl_c)  # the second member of the third chunk
