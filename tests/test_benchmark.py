@@ -94,6 +94,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line():
         assert_refused(outcome, *telling)
 
 
+@pytest.mark.slow
 def test_members_are_timed_as_an_ensemble_trains_them_chunk_after_chunk(monkeypatch):
     chunks, train_members = [], contenders.train_members
 

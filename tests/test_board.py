@@ -82,6 +82,7 @@ def test_points_are_those_of_the_run_and_watching_changes_no_bit(folder):
     assert all(0 < mean[1] <= largest[1] for mean, largest in pairs)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch):
     assert run(*FLAGS, "--workdir=whole", "--tensorboard").status == 0
     windows, calls = Board.windows, []
