@@ -62,7 +62,7 @@ def step(
     """
     size = len(state[0])
     gates = [slice(k, k + size) for k in range(0, len(params.bias), size)]
-    bias = params.bias if params.second_bias is None else params.bias + params.second_bias
+    bias = params.bias + getattr(params, "second_bias", 0)
     from_input = [params.input_weights[:, g].T @ x + bias[g] for g in gates]
     from_past = [params.recurrent_weights[:, g].T @ (hidden * state[0]) for g in gates]
     new = CELLS[params.cell](from_input, from_past, *state, update)

@@ -1,4 +1,3 @@
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +9,7 @@ from flax import nnx
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from zaremba_jax.array_types import TwoBiasLayerParams
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.flax_modules import DeepRNN, LinenDeepRNN, linen_params
 from zaremba_jax.flax_weights import nnx_layer
@@ -309,7 +309,8 @@ def test_arrays_that_do_not_fit_are_refused(shape, options, reason):
 def test_a_second_bias_is_added_to_the_first(float64, eager):
     _, ours = both("lstm", 1)
     (layer,) = ours.params
-    half = dataclasses.replace(layer, bias=layer.bias / 2, second_bias=layer.bias / 2)
+    weights, half_bias = (layer.input_weights, layer.recurrent_weights), layer.bias / 2
+    half = TwoBiasLayerParams(*weights, bias=half_bias, second_bias=half_bias)
     x, expected = normal(BATCH, TIME, FEATURES), ours(normal(BATCH, TIME, FEATURES))
     ours.load((half,))
     linen = LinenDeepRNN(HIDDEN, param_dtype=jnp.float64)

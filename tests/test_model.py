@@ -7,6 +7,7 @@ import numpy as np
 import paper_model
 import pytest
 
+from zaremba_jax.array_types import TwoBiasLayerParams
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import (
     LARGE,
@@ -207,6 +208,7 @@ def test_second_bias_of_a_gate_has_the_gradient_of_the_first():
     params = init_params(config, VOCABULARY, key=jax.random.key(0))
     window, state = jnp.ones((TIME, BATCH), jnp.int32), zero_state(params.layers, BATCH)
     for layer in jax.grad(lambda p: window_loss(p, window, window, state, None)[0])(params).layers:
+        assert isinstance(layer, TwoBiasLayerParams)
         np.testing.assert_array_equal(layer.bias, layer.second_bias)
         assert np.all(layer.bias != 0)
 

@@ -50,16 +50,19 @@ RNNState = tuple[LayerState, ...]
 
 @struct.dataclass
 class LayerParams:
-    """One recurrent layer: the affine maps T of its gates, side by side, and its kind of cell.
-
-    A second bias, where there is one, is added to the first.
-    """
+    """One recurrent layer: the affine maps T of its gates, side by side, and its kind of cell."""
 
     input_weights: Float[Array, "features gates"]
     recurrent_weights: Float[Array, "hidden gates"]
     bias: Float[Array, " gates"]
     cell: CellName = struct.field(pytree_node=False, default="lstm")
-    second_bias: Float[Array, " gates"] | None = None
+
+
+@struct.dataclass(kw_only=True)
+class TwoBiasLayerParams(LayerParams):
+    """A layer whose gates have a second bias, which is added to the first."""
+
+    second_bias: Float[Array, " gates"]
 
 
 @struct.dataclass

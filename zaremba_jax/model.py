@@ -16,6 +16,7 @@ from zaremba_jax.array_types import (
     TiedSoftmaxParams,
     TokenNLL,
     Tokens,
+    TwoBiasLayerParams,
 )
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import ComputeConfig, ModelConfig
@@ -33,18 +34,19 @@ def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> Model
 
     features, hidden = config.features, config.hidden_size
     gates = CELLS[config.cell].gates * hidden
+
+    def layer(depth: int) -> LayerParams:
+        inputs = uniform(hidden if depth else features, gates)
+        recurrent, bias = uniform(hidden, gates), uniform(gates)
+        if config.second_bias:
+            return TwoBiasLayerParams(
+                inputs, recurrent, bias, cell=config.cell, second_bias=uniform(gates)
+            )
+        return LayerParams(inputs, recurrent, bias, cell=config.cell)
+
     return ModelParams(
         embedding=uniform(vocabulary_size, features),
-        layers=tuple(
-            LayerParams(
-                input_weights=uniform(hidden if depth else features, gates),
-                recurrent_weights=uniform(hidden, gates),
-                bias=uniform(gates),
-                second_bias=uniform(gates) if config.second_bias else None,
-                cell=config.cell,
-            )
-            for depth in range(config.layers)
-        ),
+        layers=tuple(map(layer, range(config.layers))),
         softmax=(
             TiedSoftmaxParams(bias=uniform(vocabulary_size))
             if config.tie_weights

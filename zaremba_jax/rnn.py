@@ -1,7 +1,5 @@
 """The deep recurrent network: layers outside, time inside, dropout on layer inputs only."""
 
-import dataclasses
-
 import jax.numpy as jnp
 
 from zaremba_jax.array_types import (
@@ -13,6 +11,7 @@ from zaremba_jax.array_types import (
     Outputs,
     RecurrentMasks,
     RNNState,
+    TwoBiasLayerParams,
 )
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import ComputeConfig
@@ -93,9 +92,14 @@ def deep_rnn(
 
 def add_biases(layer: LayerParams) -> LayerParams:
     """The same layer with one bias, the sum of both where it has two."""
-    if layer.second_bias is None:
+    if not isinstance(layer, TwoBiasLayerParams):
         return layer
-    return dataclasses.replace(layer, bias=layer.bias + layer.second_bias, second_bias=None)
+    return LayerParams(
+        input_weights=layer.input_weights,
+        recurrent_weights=layer.recurrent_weights,
+        bias=layer.bias + layer.second_bias,
+        cell=layer.cell,
+    )
 
 
 def drop(x: Activations, mask: Mask | None) -> Activations:

@@ -11,7 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from zaremba_jax.array_types import LayerParams, ModelParams, SoftmaxParams, TiedSoftmaxParams
+from zaremba_jax.array_types import (
+    LayerParams,
+    ModelParams,
+    SoftmaxParams,
+    TiedSoftmaxParams,
+    TwoBiasLayerParams,
+)
 from zaremba_jax.config import QUICK, Config, override
 from zaremba_jax.model import softmax_of
 
@@ -85,7 +91,8 @@ def lstm_to_torch(layers: tuple[LayerParams, ...], prefix: str = "") -> dict[str
     for depth, layer in enumerate(layers):
         if layer.cell != "lstm":
             raise ValueError(f"cell={layer.cell}: only LSTM layers have a torch.nn.LSTM")
-        second = np.zeros_like(layer.bias) if layer.second_bias is None else layer.second_bias
+        two = isinstance(layer, TwoBiasLayerParams)
+        second = layer.second_bias if two else np.zeros_like(layer.bias)
         arrays = {
             "weight_ih": _reordered(layer.input_weights).T,
             "weight_hh": _reordered(layer.recurrent_weights).T,
