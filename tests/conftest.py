@@ -69,3 +69,13 @@ def float64():
     """Double precision, for comparisons to the last digits."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with the three texts."""
+    from program import write_texts  # it imports what the hook above has to see first
+
+    write_texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

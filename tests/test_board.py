@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import program
 import pytest
-from program import FLAGS, WINDOWS, assert_refused, assert_same_run, metrics, run, write_texts
+from program import FLAGS, WINDOWS, assert_refused, assert_same_run, metrics, run
 from tensorboardX.proto import event_pb2
 
 from experiments import ensemble
@@ -20,14 +20,6 @@ from zaremba_jax.rnn import zero_state
 
 TIMED = "words_per_second"
 PROTO: Any = event_pb2  # whose names are made when it is imported
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory, with the three texts."""
-    write_texts(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def events(path):

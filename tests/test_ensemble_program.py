@@ -33,14 +33,6 @@ def run(*flags):
     return program.run(*flags, program=ensemble)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory, with the three texts."""
-    write_texts(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of an ensemble that was never interrupted, and what the program said."""

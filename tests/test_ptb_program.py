@@ -28,14 +28,6 @@ from zaremba_jax.exported import load_model
 from zaremba_jax.vocabulary import EOS
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory, with the three texts."""
-    write_texts(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run from beginning to end: its folder, and what the program said."""

@@ -9,7 +9,7 @@ import program
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from program import assert_refused, content, write_texts
+from program import assert_refused, content
 
 from experiments import records, reproduce, reproduction, table1
 from zaremba_jax.config import MEDIUM, PAPER_PERPLEXITIES, PRESETS, SMALL, override
@@ -29,14 +29,12 @@ FLAGS = (
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A working directory, in which `small` is tiny and the Penn Treebank another text."""
-    write_texts(tmp_path)
-    monkeypatch.chdir(tmp_path)
+def folder(folder, monkeypatch):
+    """The working directory, in which `small` is tiny and the Penn Treebank another text."""
     monkeypatch.setitem(PRESETS, "small", TINY)
-    texts = [tmp_path / f"{split}.txt" for split in ("train", "valid", "test")]
+    texts = [folder / f"{split}.txt" for split in ("train", "valid", "test")]
     monkeypatch.setattr(reproduce, "load_corpus", lambda config: read_corpus("PTB", *texts))
-    return tmp_path
+    return folder
 
 
 def run(*flags):

@@ -27,14 +27,6 @@ from experiments import training
 OFTEN = "--checkpoint_minutes=0"
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory, with the three texts."""
-    write_texts(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """The workdir of a run that was never interrupted."""
