@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from experiments.markdown import table
+
 
 def report(results: dict[str, Any]) -> str:
     """The whole text: language modelling, memory, corruption, and how it was measured."""
@@ -24,7 +26,7 @@ def language_table(results: dict[str, Any]) -> str:
     floor = results["floor_perplexity"]
     if floor is not None:
         rows.append(["floor of the source", *[f"{floor:.1f}"] * len(language)])
-    return _table(["test perplexity (rate)", *language], rows)
+    return table(["test perplexity (rate)", *language], rows)
 
 
 def memory_table(cells: dict[str, Any]) -> str:
@@ -36,7 +38,7 @@ def memory_table(cells: dict[str, Any]) -> str:
         for cell, found in cells.items()
         for method, record in found["methods"].items()
     ]
-    return _table(["cell", "steps ago:", *names, "nats in training"], rows)
+    return table(["cell", "steps ago:", *names, "nats in training"], rows)
 
 
 def _language(results: dict[str, Any]) -> list[str]:
@@ -92,7 +94,7 @@ def _corruption(results: dict[str, Any]) -> list[str]:
         "## How often information is corrupted",
         f"Counted from the masks of a network of L = {found['layers']} layers, between an input"
         " and the output so many steps later. The paper: L + 1 times, however many steps.",
-        _table(header, rows),
+        table(header, rows),
     ]
 
 
@@ -135,8 +137,3 @@ def _mean(values: Iterable[float]) -> str:
 def _rates(rates: dict[str, float]) -> str:
     """A number where all settings have the same."""
     return " and ".join(f"{rate:g}" for rate in dict.fromkeys(rates.values()))
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -40,8 +40,6 @@ from experiments.training import resume
 from experiments.workdir import Workdir, write_json, write_model
 from zaremba_jax.config import settings
 from zaremba_jax.ensemble import make_mesh
-from zaremba_jax.evaluate import text_nll
-from zaremba_jax.regularizers import expected_masks
 
 DEFAULT_MEMBERS = 10
 
@@ -114,11 +112,11 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
         raise ValueError(f"--from={paths[0]}: has its own text; give --{', --'.join(TEXT_FILES)}")
     console, corpus = join_hosts(), load_corpus(configs[0])
     valid, test, members = [], [], []
-    for folder, config in zip(folders, configs, strict=True):
+    for folder in folders:
         with console.status(f"evaluating {folder.path}"):
-            params, masks = run_of(folder, corpus).params, expected_masks(config)
-            for kept, ids in ((valid, corpus.valid), (test, corpus.test)):
-                kept.append(text_nll(params, ids, compute=config.compute, masks=masks))
+            run = run_of(folder, corpus)
+            valid.append(run.nll(corpus.valid))
+            test.append(run.nll(corpus.test))
         members.append({"run": str(folder.path), **member_record(valid[-1], test[-1])})
     sizes = sizes_for(asked, len(paths))
     summary = summarize_mixtures(configs[0], corpus, np.stack(valid), np.stack(test), sizes)

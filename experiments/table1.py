@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiments.markdown import table
 from experiments.records import Record, model_name
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 
@@ -68,10 +69,10 @@ def table1(records: list[Record], mixtures: Mixtures) -> list[Line]:
 
 def page(lines: list[Line], records: list[Record]) -> str:
     """The table, and what other choices than those of the presets make of it, as Markdown."""
-    rules = [":--" if name in ("model", "models", "time") else "--:" for name in _TITLES]
+    left = [column for column, name in enumerate(_TITLES) if name in ("model", "models", "time")]
     cells = [[str(getattr(line, name)) for name in _TITLES] for line in lines]
-    table = _markdown([[*_TITLES.values()], rules, *cells])
-    return "\n\n".join(["# Table 1: Penn Treebank", _LEGEND, table, *_other_choices(records)])
+    whole = table([*_TITLES.values()], cells, left)
+    return "\n\n".join(["# Table 1: Penn Treebank", _LEGEND, whole, *_other_choices(records)])
 
 
 def print_lines(console: Console, lines: list[Line]) -> None:
@@ -166,14 +167,9 @@ def _other_choices(records: list[Record]) -> list[str]:
     if not lines:
         return []
     titles = ["setting", "validation", "test", "change", "change of test", "models"]
-    rules = [":--", *["--:"] * (len(titles) - 1)]
     return [
         "## Other choices",
         "Models that differ from a preset, one at a time; the changes are means over the seeds that"
         " the\npreset was trained with too.",
-        _markdown([titles, rules, *lines]),
+        table(titles, lines),
     ]
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
