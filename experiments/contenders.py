@@ -60,7 +60,7 @@ def build_ours(config: Config, windows: np.ndarray) -> Run:
 def build_members(config: Config, windows: np.ndarray, members: int, at_once: int) -> Run:
     """An ensemble, as `experiments.ensemble` trains it on one device: so many at once, in turn."""
     mesh, text = make_mesh(jax.devices()[:1]), jnp.asarray(windows)
-    states = list(init_chunks(config, PTB_VOCABULARY, len(windows), members, at_once, mesh))
+    states = list(init_chunks(config, PTB_VOCABULARY, len(windows), range(members), at_once, mesh))
 
     def run() -> None:
         for place, state in enumerate(states):

@@ -1,6 +1,6 @@
 """Trains many models and averages them: `python -m experiments.ensemble --config=small`."""
 
-import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -10,15 +10,8 @@ from rich.console import Console
 
 from experiments import command_line, member_flags, run_flags
 from experiments.command_line import FLAGS, fail
-from experiments.member_flags import asked_sizes
-from experiments.members import (
-    EnsembleRun,
-    config_of,
-    default_at_once,
-    named_runs,
-    new_ensemble,
-    run_of,
-)
+from experiments.member_flags import asked_sizes, open_ensemble
+from experiments.members import EnsembleRun, config_of, named_runs, run_of, with_seeds
 from experiments.mixtures import (
     member_record,
     print_mixtures,
@@ -28,18 +21,14 @@ from experiments.mixtures import (
 )
 from experiments.run_flags import (
     TEXT_FILES,
-    begin,
     configure,
     default_workdir,
     join_hosts,
     load_corpus,
     train_to_the_end,
-    with_kernel,
 )
-from experiments.training import resume
-from experiments.workdir import Workdir, write_json, write_model
+from experiments.workdir import Workdir, write_json
 from zaremba_jax.config import settings
-from zaremba_jax.ensemble import make_mesh
 
 DEFAULT_MEMBERS = 10
 
@@ -57,8 +46,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         fail(error)
     train_to_the_end(run, workdir, console)
-    for model in run.models:
-        write_model(workdir.member(model.config.seed), model)
+    run.write_models(workdir)
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         sizes = sizes_for(asked_sizes(run.members), len(run.live))
@@ -75,17 +63,9 @@ def prepare() -> tuple[EnsembleRun, Workdir, Console]:
     members = FLAGS.members or DEFAULT_MEMBERS
     asked_sizes(members)
     config, workdir = configure(members=members)
-    console = join_hosts()
-    mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
-    at_once = FLAGS.members_at_once or default_at_once(
-        config, len(corpus.vocabulary), members, mesh
+    run, console = open_ensemble(
+        config, functools.partial(with_seeds, count=members), workdir, members=members
     )
-    workdir.check(config, members=members)
-    together = min(at_once, members)
-    taken, kernel = with_kernel(config, corpus, workdir, console, together)
-    run = new_ensemble(taken, corpus, members, at_once, mesh, console, FLAGS.resident)
-    run = dataclasses.replace(resume(run, workdir, console), kernel=kernel)
-    begin(run, workdir, config, members=members)
     return run, workdir, console
 
 

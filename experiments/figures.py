@@ -77,6 +77,38 @@ def draw_mixtures(path: Path, summary: dict[str, Any]) -> None:
     plt.close(figure)
 
 
+def draw_sweep(path: Path, summary: dict[str, Any]) -> None:
+    """Validation perplexity over the values of the first rate, a line for each setting of others.
+
+    Mean and range of the seeds; a setting of which a model diverged is left out.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    name, *others = summary["settings"][0]["setting"]
+    values = list(dict.fromkeys(line["setting"][name] for line in summary["settings"]))
+    lines: dict[str, list[tuple[int, list[float]]]] = {}
+    for line in summary["settings"]:
+        found = [member.get("valid_perplexity", np.nan) for member in line["members"]]
+        label = ", ".join(f"{other} {line['setting'][other]:g}" for other in others)
+        lines.setdefault(label, []).append((values.index(line["setting"][name]), found))
+    for label, points in lines.items():
+        places, found = zip(*points, strict=True)
+        figures = np.array(found)
+        (drawn,) = axes.plot(places, figures.mean(axis=1), marker="o", label=label)
+        axes.fill_between(
+            places, figures.min(axis=1), figures.max(axis=1), color=drawn.get_color(), alpha=0.2
+        )
+    axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    axes.set(
+        xlabel=name,
+        ylabel="validation perplexity",
+        title=f"{summary['corpus']}, {summary['name']}",
+    )
+    if others:
+        axes.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
 def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str, Any]]) -> None:
     """Validation perplexity over epochs, and test perplexity over the models averaged."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")

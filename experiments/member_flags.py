@@ -1,13 +1,26 @@
 """Flags of the programs that train many models: how many, how many together, what to average."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
 from absl import flags
+from rich.console import Console
 
 from experiments.command_line import FLAGS
+from experiments.members import EnsembleRun, default_at_once, new_ensemble
+from experiments.run_flags import begin, join_hosts, load_corpus, with_kernel
+from experiments.training import resume
+from experiments.workdir import Workdir
+from zaremba_jax.config import Config
+from zaremba_jax.ensemble import make_mesh
 
 flags.DEFINE_integer(
     "members",
     None,
-    "models, with seeds from --seed on (default: 10; of the paper's table, as many as there)",
+    "models, with seeds from --seed on (default: 10; of the paper's table, as many as there; of a"
+    " sweep, one of each)",
     lower_bound=1,
 )
 flags.DEFINE_list(
@@ -33,3 +46,31 @@ def asked_sizes(members: int) -> list[int] | None:
         if not size.isdecimal() or not 0 < int(size) <= members:
             raise ValueError(f"--sizes={size}: there are {members} members; give numbers from 1 on")
     return [int(size) for size in FLAGS.sizes]
+
+
+def open_ensemble(
+    config: Config, members_of: Callable[[Config], list[Config]], workdir: Workdir, **more: Any
+) -> tuple[EnsembleRun, Console]:
+    """The ensemble that the flags ask for, where its folder has it.
+
+    Args:
+      config: as asked for.
+      members_of: makes the configurations of all members from one.
+      workdir: its folder.
+      more: what the folder keeps beside the configuration.
+
+    Raises:
+      ValueError: the flags do not go together, or not with the folder.
+    """
+    members = len(members_of(config))
+    console = join_hosts()
+    mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
+    at_once = FLAGS.members_at_once or default_at_once(
+        config, len(corpus.vocabulary), members, mesh
+    )
+    workdir.check(config, **more)
+    taken, kernel = with_kernel(config, corpus, workdir, console, min(at_once, members))
+    run = new_ensemble(members_of(taken), corpus, at_once, mesh, console, FLAGS.resident)
+    run = dataclasses.replace(resume(run, workdir, console), kernel=kernel)
+    begin(run, workdir, config, **more)
+    return run, console

@@ -1,8 +1,8 @@
 """The host's side of an ensemble: chunks, members that diverge and are left out, other runs."""
 
 import dataclasses
-import operator
-from collections.abc import Iterator
+import functools
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from experiments.training import (
     place,
     resume,
 )
-from experiments.workdir import Workdir
-from zaremba_jax.config import Config, override
+from experiments.workdir import Workdir, write_model
+from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.corpus import Corpus, TextWindows
 from zaremba_jax.ensemble import (
     MEMBER,
     MemberNLL,
+    chunk_places,
     fetch,
     finite_members,
     init_chunks,
@@ -45,14 +46,35 @@ from zaremba_jax.regularizers import expected_masks
 
 @dataclasses.dataclass
 class EnsembleRun(Run):
-    """Members with seeds one after another, of which `config` has the first.
+    """Members that differ in their seeds and, in a sweep, in rates of training or regularizers.
 
-    `state` is a tuple of the stacked states of each chunk, `epoch_nll` a list over members.
+    `state` is a tuple of the stacked states of each chunk, `epoch_nll` a list over members,
+    `config` that of the first.
     """
 
-    members: int = 1
+    configs: list[Config] = dataclasses.field(default_factory=list)  # one a member
     excluded: dict[str, str] = dataclasses.field(default_factory=dict)  # by member: what happened
     console: Console = dataclasses.field(default_factory=Console)
+
+    @property
+    def members(self) -> int:
+        """How many there are, those that diverged included."""
+        return len(self.configs)
+
+    @property
+    def places(self) -> list[np.ndarray]:
+        """Which members are in each chunk."""
+        return chunk_places(self.members, [len(state.step) for state in self.state])
+
+    @functools.cached_property
+    def rates(self) -> dict[str, np.ndarray]:
+        """The settings, but for the seed, that members differ in: a value a member."""
+        each = [to_dict(override(config, seed=0)) for config in self.configs]
+        return {
+            name: np.array([of_member[name] for of_member in each], np.float32)
+            for name, value in each[0].items()
+            if any(of_member[name] != value for of_member in each)
+        }
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -69,15 +91,13 @@ class EnsembleRun(Run):
     def cut(self, stored: Any) -> Any:
         """Such states in the chunks that there are here; what pads them is the last member."""
         together = jax.tree.map(lambda *chunks: np.concatenate(chunks), *stored)
-        ends = np.cumsum([len(state.step) for state in self.state])
-        places = np.split(np.minimum(np.arange(ends[-1]), self.members - 1), ends[:-1])
         return tuple(
             recut.cut(
                 jax.tree.map(lambda x, chosen=chosen: x[chosen], together),
                 state,
                 self.config.train.batch_size,
             )
-            for chosen, state in zip(places, self.state, strict=True)
+            for chosen, state in zip(self.places, self.state, strict=True)
         )
 
     @property
@@ -92,18 +112,20 @@ class EnsembleRun(Run):
 
     def seed(self, member: int) -> int:
         """What decides a member's initial values and masks."""
-        return self.config.seed + member
+        return self.configs[member].seed
 
     def progress(self, epoch: int, windows: int) -> dict[str, Any]:
-        """As of one model, the training perplexity that of every member and their mean."""
+        """As of one model: means over members, and the training perplexity of each."""
         train = self.config.train
         words = self.members * windows * train.batch_size * train.unroll
-        each = [float(np.exp(nll / windows)) for nll in self.epoch_nll]
+        each = {member: float(np.exp(self.epoch_nll[member] / windows)) for member in self.live}
         return {
             "epoch": epoch,
-            "learning_rate": learning_rate(train, epoch),
-            "train_perplexity": float(np.mean([each[member] for member in self.live])),
-            "train_perplexities": self._of_live(each),
+            "learning_rate": statistics.mean(
+                learning_rate(self.configs[member].train, epoch) for member in self.live
+            ),
+            "train_perplexity": float(np.mean(list(each.values()))),
+            "train_perplexities": self._of_members(each),
             "words_per_second": words / self.epoch_seconds,
         }
 
@@ -116,13 +138,14 @@ class EnsembleRun(Run):
         assert self.mesh is not None
         states, losses, finite = [], [], []
         chunk, per_epoch = self.next_windows(count), len(self.windows)
-        for state in self.state:
+        for state, places in zip(self.state, self.places, strict=True):
             state, found = train_members(
                 self.config,
                 state,
                 chunk,
                 count,
                 self.mesh,
+                {name: values[places] for name, values in self.rates.items()},
                 windows_per_epoch=per_epoch,
                 watch=self.watch,
             )
@@ -165,35 +188,34 @@ class EnsembleRun(Run):
 
     def estimate(self) -> dict[str, Any]:
         """The validation perplexity by the faster protocol: mean, best, worst, and each."""
-        each = list(map(perplexity, self.nll(self.corpus.valid, EVALUATION_STREAMS)))
-        live = [each[member] for member in self.live]
+        nll = self.nll(self.corpus.valid, EVALUATION_STREAMS)
+        live = {member: perplexity(nll[member]) for member in self.live}
         return {
-            "valid_perplexity_estimate": float(np.mean(live)),
-            "valid_perplexity_best": min(live),
-            "valid_perplexity_worst": max(live),
-            "valid_perplexity_estimates": self._of_live(each),
+            "valid_perplexity_estimate": float(np.mean(list(live.values()))),
+            "valid_perplexity_best": min(live.values()),
+            "valid_perplexity_worst": max(live.values()),
+            "valid_perplexity_estimates": self._of_members(live),
         }
 
-    @property
-    def models(self) -> Iterator[Model]:
-        """The trained members, without those that diverged; each has its own seed."""
-        member = 0
-        for state in self.state:
-            chunk = jax.tree.map(fetch, state.params)
-            for row in range(len(chunk.embedding)):
-                if member in self.live:
-                    params = jax.tree.map(operator.itemgetter(row), chunk)
-                    config = override(self.config, seed=self.seed(member))
-                    yield Model(params, config, self.corpus.vocabulary)
-                member += 1
+    def model(self, member: int | None = None) -> Model:
+        """A member, with its own seed and rates; by default the first that did not diverge."""
+        member = self.live[0] if member is None else member
+        chunk, row = divmod(member, len(self.state[0].step))
+        params = jax.tree.map(lambda x: fetch(x[row]), self.state[chunk].params)
+        return Model(params, self.configs[member], self.corpus.vocabulary)
+
+    def write_models(self, workdir: Workdir) -> None:
+        """A file for each member that did not diverge."""
+        for member in self.live:
+            write_model(workdir.member(self.seed(member)), self.model(member))
 
     def end_epoch(self) -> None:
         """Makes the sums ready for the next epoch."""
         self.epoch_nll, self.epoch_seconds = [0.0] * self.members, 0.0
 
-    def _of_live(self, each: list[float]) -> list[float | None]:
-        live = set(self.live)
-        return [value if member in live else None for member, value in enumerate(each)]
+    def _of_members(self, live: dict[int, float]) -> list[float | None]:
+        """A figure of every member, None of those that diverged."""
+        return [live.get(member) for member in range(self.members)]
 
 
 def default_at_once(config: Config, vocabulary_size: int, members: int, mesh: Mesh) -> int:
@@ -208,10 +230,18 @@ def default_at_once(config: Config, vocabulary_size: int, members: int, mesh: Me
     return members_that_fit(config, vocabulary_size, resident, memory)
 
 
+def with_seeds(config: Config, count: int) -> list[Config]:
+    """A configuration with so many seeds one after another, its own first.
+
+    Raises:
+      ValueError: there are not so many seeds.
+    """
+    return [override(config, seed=config.seed + place) for place in range(count)]
+
+
 def new_ensemble(
-    config: Config,
+    configs: list[Config],
     corpus: Corpus,
-    members: int,
     at_once: int,
     mesh: Mesh,
     console: Console,
@@ -219,21 +249,28 @@ def new_ensemble(
 ) -> EnsembleRun:
     """An ensemble before its first window; `at_once` members on each device.
 
-    `resident` as of `WindowFeed`.
+    Args:
+      configs: one a member, alike but for seeds and for rates of training or regularizers.
+      corpus: what is read.
+      at_once: members that a device trains together.
+      mesh: of all devices.
+      console: takes a line for a member that diverges.
+      resident: as of `WindowFeed`.
 
     Raises:
-      ValueError: the text is too short, or there are not so many seeds.
+      ValueError: the text is too short.
     """
-    override(config, seed=config.seed + members - 1)
+    config = configs[0]
     text = TextWindows(corpus.train, config.train.batch_size, config.train.unroll)
+    seeds = [config.seed for config in configs]
     return EnsembleRun(
         config,
         corpus,
         WindowFeed(text, on_every_device(mesh), resident),
-        init_chunks(config, len(corpus.vocabulary), len(text), members, at_once, mesh),
-        epoch_nll=[0.0] * members,
+        init_chunks(config, len(corpus.vocabulary), len(text), seeds, at_once, mesh),
+        epoch_nll=[0.0] * len(configs),
         mesh=mesh,
-        members=members,
+        configs=configs,
         console=console,
     )
 

@@ -17,7 +17,7 @@ from experiments.run_flags import (
 )
 from experiments.summary import print_table, summarize
 from experiments.training import Run, new_run, resume
-from experiments.workdir import Workdir, write_json, write_model
+from experiments.workdir import Workdir, write_json
 
 flags.adopt_module_key_flags(run_flags)
 flags.DEFINE_integer(
@@ -40,8 +40,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         fail(error)
     train_to_the_end(run, workdir, console)
-    for model in run.models:
-        write_model(workdir.model, model)
+    run.write_models(workdir)
     report(run, workdir, console)
 
 

@@ -61,15 +61,15 @@ def read_record(workdir: Workdir) -> Record:
     """The run that lies in a folder, finished or not.
 
     Raises:
-      ValueError: it is damaged, or there is none.
+      ValueError: it is damaged, or there is none, or it is of a sweep.
     """
     if not workdir.config.exists():
         raise ValueError(f"{workdir.path}: holds no run; name the --workdir of one")
     try:
-        config, _ = workdir.read_config()
+        config, more = workdir.read_config()
         lines = workdir.metrics.read_text().splitlines() if workdir.metrics.exists() else []
         finished = workdir.summary.exists()
-        return Record(
+        record = Record(
             model=model_of(config),
             summary=json.loads(workdir.summary.read_text()) if finished else {},
             history=[json.loads(line) for line in lines],
@@ -78,6 +78,11 @@ def read_record(workdir: Workdir) -> Record:
         raise ValueError(
             f"{workdir.path}: holds a damaged record ({error}); remove the folder, and run it again"
         ) from None
+    if "vary" in more:
+        raise ValueError(
+            f"{workdir.path}: holds a sweep, whose own table compares its models; leave it out"
+        )
+    return record
 
 
 def model_of(config: Config) -> Config:

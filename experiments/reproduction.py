@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from experiments.members import EnsembleRun, new_ensemble
+from experiments.members import EnsembleRun, new_ensemble, with_seeds
 from experiments.mixtures import sizes_for, summarize_members, summarize_mixtures
 from experiments.records import Record, model_name, model_of
 from experiments.summary import summarize
@@ -88,7 +88,7 @@ def open_job(
     more = {"members": job.count} if job.count > 1 else {}
     workdir.check(job.config, **more)
     if job.count > 1:
-        run = new_ensemble(job.config, corpus, job.count, at_once, mesh, console)
+        run = new_ensemble(with_seeds(job.config, job.count), corpus, at_once, mesh, console)
     else:
         run = new_run(job.config, corpus, mesh.size // mesh.shape[MEMBER])
     run = resume(run, workdir, console)
@@ -99,8 +99,9 @@ def open_job(
 def record_job(run: Run, workdir: Workdir, results: Path) -> None:
     """Evaluates a job that is trained and leaves its record in a folder of its own.
 
-    The nats of every token stay in the working directory, for `mix`.
+    The models, and the nats of every token for `mix`, stay in the working directory.
     """
+    run.write_models(workdir)
     valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
     if isinstance(run, EnsembleRun):
         live, seeds = run.live, [run.seed(member) for member in run.live]

@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from experiments import recut
 from experiments.board import Board, Gates, averages, gates_while_reading
 from experiments.progress import EpochProgress
-from experiments.workdir import Workdir, write_json_lines
+from experiments.workdir import Workdir, write_json_lines, write_model
 from zaremba_jax import checkpoint
 from zaremba_jax.array_types import ModelParams, Windows
 from zaremba_jax.config import Config, to_dict
@@ -84,10 +84,13 @@ class Run:
         params = self.state.params
         return params if self.mesh is None else jax.tree.map(fetch, params)
 
-    @property
-    def models(self) -> Iterable[Model]:
-        """What is trained, to be used and written."""
-        return [Model(self.params, self.config, self.corpus.vocabulary)]
+    def model(self) -> Model:
+        """What is trained, to be used."""
+        return Model(self.params, self.config, self.corpus.vocabulary)
+
+    def write_models(self, workdir: Workdir) -> None:
+        """Writes it where the programs that use it look for it."""
+        write_model(workdir.model, self.model())
 
     def progress(self, epoch: int, windows: int) -> dict[str, Any]:
         """Learning rate, training perplexity and speed over an epoch's first windows."""
@@ -145,7 +148,7 @@ class Run:
 
     def gates(self) -> Gates:
         """What the gates of the first model do at the beginning of the validation text."""
-        config, model = self.config, next(iter(self.models))
+        config, model = self.config, self.model()
         return gates_while_reading(
             model.params,
             self.corpus.valid,

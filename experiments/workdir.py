@@ -27,6 +27,7 @@ class Workdir:
         self.model = self.path / "model.safetensors"
         self.members = self.path / "members"
         self.mixtures = self.path / "mixtures.png"
+        self.sweep = self.path / "sweep.png"
         self.tensorboard = self.path / "tensorboard"
         self.nll = self.path / "nll.npz"
 
@@ -80,7 +81,7 @@ class Workdir:
         write_json(self.config, to_dict(config) | more)
 
     def member(self, seed: int) -> Path:
-        """The model of an ensemble's member."""
+        """The model of an ensemble's member, or of a sweep's best setting."""
         return self.members / f"seed-{seed}.safetensors"
 
 

@@ -18,6 +18,7 @@ from experiments import hlo
 from zaremba_jax.config import QUICK, ComputeConfig, override
 from zaremba_jax.corpus import windows
 from zaremba_jax.ensemble import (
+    chunk_places,
     chunk_sizes,
     finite_members,
     init_chunks,
@@ -80,13 +81,14 @@ def test_members_start_as_their_seeds_do_to_the_bit():
         )
 
 
-def test_chunks_go_on_with_the_seeds_and_padding_begins_anew_after_the_last():
-    config = override(CONFIG, seed=SEEDS[-1] - 1)
-    chunks = init_chunks(config, VOCABULARY, len(TEXT), 3, 2, MESH)
+def test_chunks_have_the_members_one_after_another_and_the_last_one_pads():
+    chunks = init_chunks(CONFIG, VOCABULARY, len(TEXT), SEEDS, 2, MESH)
     assert [len(states.step) for states in chunks] == [2, 1]
-    expected = init_members(CONFIG, VOCABULARY, len(TEXT), (SEEDS[-1] - 1, SEEDS[-1], 0), MESH)
+    expected = init_members(CONFIG, VOCABULARY, len(TEXT), SEEDS, MESH)
     together = jax.tree.map(lambda *parts: np.concatenate(parts), *map(numbers, chunks))
     jax.tree.map(np.testing.assert_array_equal, together, numbers(expected))
+    padded = [places.tolist() for places in chunk_places(3, (2, 2))]
+    assert padded == [[0, 1], [2, 2]]
 
 
 def test_member_of_an_ensemble_is_the_same_run_as_that_member_alone(trained):

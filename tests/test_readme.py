@@ -17,6 +17,7 @@ PROGRAMS = (
     "ptb",
     "reproduce",
     "ensemble",
+    "sweep",
     "report",
     "generate",
     "score",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.members import EnsembleRun
+from experiments.members import EnsembleRun, with_seeds
 from experiments.training import Run
 from zaremba_jax.checkpoint import restore, save
 from zaremba_jax.config import QUICK, override
@@ -20,9 +20,9 @@ NOTHING = cast(Any, None)
 
 def ensemble_of(places, at_once):
     """Three members, in chunks with so many places."""
-    mesh = make_mesh(jax.devices()[:1])
-    states = init_chunks(CONFIG, 7, 5, places, at_once, mesh)
-    return EnsembleRun(CONFIG, NOTHING, NOTHING, states, mesh=mesh, members=3)
+    mesh, configs = make_mesh(jax.devices()[:1]), with_seeds(CONFIG, 3)
+    states = init_chunks(CONFIG, 7, 5, range(places), at_once, mesh)
+    return EnsembleRun(CONFIG, NOTHING, NOTHING, states, mesh=mesh, configs=configs)
 
 
 def model_of(streams):

@@ -102,4 +102,7 @@ def test_what_is_no_run_is_refused_in_a_line(folder):
     assert_refused(run(), "nothing: give RUN... beside the flags; see --help")
     (folder / "quick-seed0" / "config.json").write_text("{}")
     assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "run it again")
+    path = folder / RUNS[1] / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"vary": "dropout=0,0.5"}))
+    assert_refused(run(RUNS[1]), f"{RUNS[1]}: holds a sweep", "leave it out")
     assert not (folder / "report.html").exists()

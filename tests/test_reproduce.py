@@ -16,6 +16,7 @@ from zaremba_jax.config import MEDIUM, PAPER_PERPLEXITIES, PRESETS, SMALL, overr
 from zaremba_jax.encoding import read_corpus
 from zaremba_jax.ensemble import make_mesh, mixture_nll
 from zaremba_jax.evaluate import perplexity
+from zaremba_jax.exported import load_model
 
 TINY = override(SMALL, **program.SETTINGS)
 FLAGS = (
@@ -59,6 +60,8 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     for seed in (0, 1):
         record = folder / "results" / f"small-seed{seed}"
         assert sorted(path.name for path in record.iterdir()) == names
+        model = load_model(folder / "runs" / f"small-seed{seed}" / "model.safetensors")
+        assert model.config == override(TINY, seed=seed)
     singles = [
         json.loads((folder / "results" / f"small-seed{seed}" / "summary.json").read_text())
         for seed in (0, 1)
@@ -93,6 +96,11 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
 def test_members_trained_together_are_recorded_as_those_trained_alone(folder):
     assert run(*FLAGS, "--members_at_once=2", "--dropout=0.5").status == 0
     assert run(*FLAGS, "--dropout=0.5", "--results=alone", "--workdir=others").status == 0
+    (members,) = folder.glob("runs/*/members")
+    assert sorted(path.name for path in members.iterdir()) == [
+        "seed-0.safetensors",
+        "seed-1.safetensors",
+    ]
     together, *rest = records.read_records(folder / "results")
     assert not rest
     alone = records.read_records(folder / "alone")

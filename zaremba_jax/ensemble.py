@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Shaped, UInt
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt
 
 from zaremba_jax.array_types import Masks, ModelParams, RNNState, Tokens, TrainState, Windows
 from zaremba_jax.config import ComputeConfig, Config, override
@@ -30,9 +30,8 @@ from zaremba_jax.train import init_train_state, padded_streams, train_windows
 
 MEMBER, DATA = "member", "data"
 _EVERY_MEMBER, _REPLICATED = PartitionSpec(MEMBER), PartitionSpec()
-_SEEDS = 2**32
 
-MemberRates = Mapping[str, jax.Array]
+MemberRates = Mapping[str, jax.Array | np.ndarray]
 MemberNLL = Float[np.ndarray, "members predictions"]
 
 
@@ -98,27 +97,33 @@ def init_chunks(
     config: Config,
     vocabulary_size: int,
     windows_per_epoch: int,
-    members: int,
+    seeds: Sequence[int],
     at_once: int,
     mesh: Mesh,
 ) -> tuple[TrainState, ...]:
-    """The states of members with seeds from the configuration's on, in chunks to train in turn.
+    """The states of all members, in chunks to train in turn; the last member pads the last one.
 
     Args:
-      config: the run, with the first member's seed.
+      config: the run, whose own seed does not matter.
       vocabulary_size: how many different tokens there are.
       windows_per_epoch: how many windows an epoch has.
-      members: how many; those that pad the last chunk have the seeds after theirs.
+      seeds: one a member.
       at_once: members of a device that are trained together.
       mesh: of `make_mesh`.
     """
     shared = override(config, seed=0)  # so that all chunks are made by one program
-    states, first = [], config.seed
-    for size in chunk_sizes(members, at_once, mesh):
-        seeds = [seed % _SEEDS for seed in range(first, first + size)]
-        states.append(init_members(shared, vocabulary_size, windows_per_epoch, seeds, mesh))
-        first += size
-    return tuple(states)
+    return tuple(
+        init_members(
+            shared, vocabulary_size, windows_per_epoch, [seeds[place] for place in places], mesh
+        )
+        for places in chunk_places(len(seeds), chunk_sizes(len(seeds), at_once, mesh))
+    )
+
+
+def chunk_places(members: int, sizes: Sequence[int]) -> list[Int[np.ndarray, " places"]]:
+    """Which members are in each chunk of so many places; the last member is in those left over."""
+    ends = np.cumsum(sizes)
+    return np.split(np.minimum(np.arange(ends[-1]), members - 1), ends[:-1])
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))

@@ -1,0 +1,198 @@
+"""Trains a model for every combination of some rates: `python -m experiments.sweep --vary=…`."""
+
+import functools
+import itertools
+import statistics
+from typing import Any
+
+import jax
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments import command_line, run_flags
+from experiments.command_line import FLAGS, changes_from_flags, fail
+from experiments.member_flags import open_ensemble
+from experiments.members import EnsembleRun, with_seeds
+from experiments.mixtures import member_record
+from experiments.run_flags import configure, train_to_the_end
+from experiments.summary import environment
+from experiments.workdir import Workdir, write_json, write_model
+from zaremba_jax.config import PRESETS, Config, override, settings, to_dict
+from zaremba_jax.ensemble import MemberNLL
+
+flags.adopt_module_key_flags(run_flags)
+flags.declare_key_flag("members")
+flags.declare_key_flag("members_at_once")
+flags.DEFINE_multi_string(
+    "vary", None, "NAME=VALUE,VALUE: a rate and what to try for it; once for each rate"
+)
+
+Grid = dict[str, list[float]]
+
+
+def main() -> None:
+    """Trains all models side by side, and tells which setting validates best."""
+    try:
+        if FLAGS.sizes:
+            raise ValueError("--sizes: a sweep averages no models; leave it out")
+        grid, seeds = asked_grid(FLAGS.vary or []), FLAGS.members or 1
+        vary = "+".join(f"{name}={','.join(map(str, grid[name]))}" for name in grid)
+        more = {"vary": vary, "members": seeds}
+        config, workdir = configure(**more)
+        members_of = functools.partial(members_of_grid, grid=grid, seeds=seeds)
+        run, console = open_ensemble(config, members_of, workdir, **more)
+    except (ValueError, OSError) as error:
+        fail(error)
+    train_to_the_end(run, workdir, console)
+    with console.status("evaluating"):
+        valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
+        summary = summarize_sweep(run, grid, seeds, valid, test)
+    for member in summary["best_members"]:
+        write_model(workdir.member(run.seed(member)), run.model(member))
+    report(summary, workdir, console)
+
+
+def asked_grid(asked: list[str]) -> Grid:
+    """What `--vary` asks for: the values by the name of the setting.
+
+    Raises:
+      ValueError: it asks for nothing, or for what members of one program cannot differ in.
+    """
+    if not asked:
+        raise ValueError("--vary: nothing to try; give --vary=dropout=0.3,0.5 or the like")
+    grid: Grid = {}
+    for item in asked:
+        name, _, values = item.partition("=")
+        if name not in rates():
+            raise ValueError(f"--vary={item}: give one of {', '.join(rates())}, and its values")
+        if name in grid or name in changes_from_flags():
+            raise ValueError(f"--vary={item}: {name} is given twice; give all its values at once")
+        try:
+            grid[name] = [float(value) for value in values.split(",")]
+        except ValueError:
+            raise ValueError(f"--vary={item}: give numbers with commas between them") from None
+        if len(set(grid[name])) < len(grid[name]):
+            raise ValueError(f"--vary={item}: a value is there twice; name each once")
+    return grid
+
+
+def rates() -> list[str]:
+    """The settings that members of one program can differ in.
+
+    Not zoneout's: what it needs in evaluation is made for all members at once.
+    """
+    regularizers = PRESETS["quick"].regularizers
+    return ["learning_rate"] + [
+        name
+        for name, (kind, _) in settings().items()
+        if kind is float and hasattr(regularizers, name) and not name.startswith("zoneout")
+    ]
+
+
+def members_of_grid(config: Config, grid: Grid, seeds: int) -> list[Config]:
+    """A member for each combination and seed; the seeds of a combination follow each other.
+
+    Raises:
+      ValueError: a value is outside its limits, or there are not so many seeds.
+    """
+    return [
+        member
+        for values in itertools.product(*grid.values())
+        for member in with_seeds(override(config, **dict(zip(grid, values, strict=True))), seeds)
+    ]
+
+
+def summarize_sweep(
+    run: EnsembleRun, grid: Grid, seeds: int, valid: MemberNLL, test: MemberNLL
+) -> dict[str, Any]:
+    """The record of a sweep: a line a combination, and which of them validates best.
+
+    Args:
+      run: the sweep, trained.
+      grid: what was tried.
+      seeds: models of each combination.
+      valid: nats of every token of the validation text, by `EnsembleRun.nll`.
+      test: and of the test text.
+    """
+    lines, live = [], set(run.live)
+    for place, values in enumerate(itertools.product(*grid.values())):
+        members = range(place * seeds, (place + 1) * seeds)
+        lines.append(
+            {
+                "setting": dict(zip(grid, values, strict=True)),
+                "members": [
+                    {"seed": run.seed(member), "excluded": run.excluded.get(str(member))}
+                    | (member_record(valid[member], test[member]) if member in live else {})
+                    for member in members
+                ],
+            }
+        )
+    whole = [place for place, line in enumerate(lines) if perplexities(line, "valid")]
+    best = min(
+        whole, key=lambda place: statistics.mean(perplexities(lines[place], "valid")), default=None
+    )
+    return {
+        "name": run.config.name,
+        "corpus": run.corpus.name,
+        "config": to_dict(run.config),
+        "kernel": run.kernel,
+        "settings": lines,
+        "best": None if best is None else lines[best]["setting"],
+        "best_members": [] if best is None else [best * seeds + seed for seed in range(seeds)],
+        "seconds": run.seconds,
+        **environment(),
+    }
+
+
+def perplexities(line: dict[str, Any], split: str) -> list[float]:
+    """Of the models of a combination; none where one of them diverged."""
+    members = line["members"]
+    if any(member["excluded"] for member in members):
+        return []
+    return [member[f"{split}_perplexity"] for member in members]
+
+
+def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
+    """Writes the summary and the picture, prints the table and the best setting."""
+    write_json(workdir.summary, summary)
+    table = Table(title=f"Perplexity: {summary['corpus']}, {summary['name']}")
+    for title in (*summary["settings"][0]["setting"], "validation", "test"):
+        table.add_column(title, justify="right")
+    for line in summary["settings"]:
+        cells = [f"{value:g}" for value in line["setting"].values()]
+        table.add_row(*cells, *(_cell(perplexities(line, split)) for split in ("valid", "test")))
+    console.print(table)
+    for line in summary["settings"]:
+        for member in line["members"]:
+            if member["excluded"]:
+                setting = _as_flags(line["setting"])
+                reason = f"{setting} --seed={member['seed']}: {member['excluded']}"
+                console.print(reason, soft_wrap=True)
+    if summary["best"] is None:
+        console.print("a model of every setting diverged; try lower rates")
+    else:
+        console.print(f"best by validation: {_as_flags(summary['best'])}", soft_wrap=True)
+    try:
+        from experiments.figures import draw_sweep
+    except ImportError:
+        console.print("no sweep.png without matplotlib: pip install 'zaremba-jax[plots]'")
+    else:
+        if jax.process_index() == 0:
+            draw_sweep(workdir.sweep, summary)
+    console.print(f"all of it is in {workdir.path}", soft_wrap=True)
+
+
+def _cell(figures: list[float]) -> str:
+    if not figures:
+        return "diverged"
+    spread = f" ± {statistics.stdev(figures):.2f}" if len(figures) > 1 else ""
+    return f"{statistics.mean(figures):.2f}{spread}"
+
+
+def _as_flags(setting: dict[str, float]) -> str:
+    return " ".join(f"--{name}={value:g}" for name, value in setting.items())
+
+
+if __name__ == "__main__":
+    command_line.run(main)
