@@ -20,6 +20,7 @@ from experiments import command_line
 from experiments.command_line import FLAGS, config_from_flags, fail
 from experiments.contenders import (
     BUILDERS,
+    CHECKS,
     Run,
     build_members,
     doublings,
@@ -85,7 +86,8 @@ def contenders(config: Config, peers: list[str], members: int = 1) -> list[Conte
     """Ours first, ensembles of it where there are members, then the peers.
 
     Raises:
-      ValueError: a peer or its precision is not known, or one is named twice.
+      ValueError: a peer or its precision is not known, or cannot be had here, or one is
+        named twice.
     """
     found = [Contender(OURS, config)]
     if members > 1:
@@ -101,6 +103,8 @@ def contenders(config: Config, peers: list[str], members: int = 1) -> list[Conte
                 f" or the flags of other cells and regularizers"
             )
         mine = override(config, precision=precision or config.compute.precision)
+        if builder in CHECKS:
+            CHECKS[builder](mine)
         found.append(Contender(builder, mine))
     names = [contender.name for contender in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):

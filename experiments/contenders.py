@@ -18,7 +18,7 @@ import optax
 from flax import nnx
 
 from experiments.targets import PTB_VOCABULARY
-from experiments.torch_contender import build_torch
+from experiments.torch_contender import build_torch, check_torch
 from zaremba_jax.config import Config, ModelConfig, RegularizerConfig, override
 from zaremba_jax.ensemble import init_chunks, make_mesh, train_members
 from zaremba_jax.optimizer import make_optimizer
@@ -149,12 +149,20 @@ def build_nnx(config: Config, windows: np.ndarray) -> Run:
     return _run_optax(config, windows, params, _zero_carries(config), loss)
 
 
-def build_cudnn(config: Config, windows: np.ndarray) -> Run:
-    """`jax.experimental.rnn.lstm`, which binds cuDNN: float32, a layer at a time, our masks."""
+def check_cudnn(config: Config) -> None:
+    """Refuses what `build_cudnn` cannot build.
+
+    Raises:
+      ValueError: there is no NVIDIA GPU, or the precision is not float32.
+    """
     if jax.default_backend() != "gpu":
         raise ValueError("--peers=cudnn: needs an NVIDIA GPU; leave it out here")
     if config.compute.precision != "float32":
         raise ValueError("--peers=cudnn: has float32 only; add --precision=float32")
+
+
+def build_cudnn(config: Config, windows: np.ndarray) -> Run:
+    """`jax.experimental.rnn.lstm`, which binds cuDNN: float32, a layer at a time, our masks."""
     from jax.experimental import rnn
 
     size, batch, layers = config.model.hidden_size, config.train.batch_size, config.model.layers
@@ -227,4 +235,11 @@ BUILDERS: dict[str, Callable[..., Run]] = {
     "torch": functools.partial(build_torch, vocabulary=PTB_VOCABULARY),
     "torch-compile": functools.partial(build_torch, vocabulary=PTB_VOCABULARY, compiled=True),
     "cudnn": build_cudnn,
+}
+
+# What is known of a contender before it is built.
+CHECKS: dict[str, Callable[[Config], None]] = {
+    "torch": check_torch,
+    "torch-compile": check_torch,
+    "cudnn": check_cudnn,
 }

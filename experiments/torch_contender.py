@@ -1,11 +1,24 @@
 """The same training step in PyTorch: `torch.nn.LSTM`, on a GPU by cuDNN."""
 
 import contextlib
+import importlib.util
 from collections.abc import Callable
 
 import numpy as np
 
 from zaremba_jax.config import Config
+
+
+def check_torch(_: Config) -> None:
+    """Refuses to go on without torch.
+
+    Raises:
+      ValueError: it is not installed.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise ValueError(
+            "--peers=torch: torch is not installed; pip install torch, or leave it out"
+        )
 
 
 def build_torch(
@@ -23,14 +36,10 @@ def build_torch(
       A function that trains on all windows once.
 
     Raises:
-      ValueError: torch is not installed, or cannot do this here.
+      ValueError: torch cannot do this here.
     """
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ValueError(
-            "--peers=torch: torch is not installed; pip install torch, or leave it out"
-        ) from None
+    import torch  # pyright: ignore[reportMissingImports]
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")  # TF32 on NVIDIA, as jax multiplies by default
