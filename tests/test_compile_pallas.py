@@ -1,7 +1,7 @@
 """What compilers for accelerators that are absent make of the Pallas kernels.
 
-The loops over time alone are compiled: the rest of a training step is that of `xla`. A target
-whose compiler is not installed is skipped.
+The loops over time alone, at the sizes that matter, since the rest of a training step is that of
+`xla`; and a whole epoch of `small`. A target whose compiler is not installed is skipped.
 """
 
 from typing import Any
@@ -13,9 +13,9 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from experiments import hlo
-from experiments.targets import H200_PROPERTIES, TARGETS
+from experiments.targets import H200_PROPERTIES, TARGETS, compile_epoch, windows_per_epoch
 from zaremba_jax.array_types import LSTMState
-from zaremba_jax.config import LARGE, MEDIUM
+from zaremba_jax.config import LARGE, MEDIUM, SMALL, override
 from zaremba_jax.kernels import pallas_gpu, pallas_tpu
 from zaremba_jax.kernels.lstm import TILE
 
@@ -123,6 +123,19 @@ def test_nvidia_takes_two_kernels_a_time_step(chip, config, members):
         launched = program.kernels(loop.body)
         assert len(launched) <= 2  # the kernel, and the count of time steps
         assert len(kernels_of(program, loop.body)) == 1
+
+
+@pytest.mark.parametrize("chip", ["v5e", "h200"])
+def test_epoch_runs_its_time_steps_by_the_kernels_and_by_nothing_else(chip):
+    _, family = devices_of(chip)
+    config = override(SMALL, kernel="pallas", precision="bfloat16")
+    program = hlo.parse(compile_epoch(config, family).as_text())
+    epoch, *over_time = program.loops()
+    assert epoch.trip_count == windows_per_epoch(config)
+    bodies = [loop.body for loop in over_time] or [epoch.body]
+    passes = 2 * config.model.layers  # forward and backward
+    assert len(over_time) == (0 if chip == "v5e" else passes)
+    assert sum(len(kernels_of(program, body)) for body in bodies) == passes
 
 
 def test_nvidia_s_tiles_of_float32_fit_into_the_shared_memory_of_an_a100():
