@@ -76,7 +76,9 @@ def environment() -> dict[str, Any]:
 def device_name() -> str:
     """The accelerator, or the CPU with the cores at hand."""
     device = jax.devices()[0]
-    return f"CPU, {cores()} cores" if device.platform == "cpu" else device.device_kind
+    if device.platform != "cpu":
+        return device.device_kind
+    return f"CPU, {cores()} cores" if cores() > 1 else "CPU, 1 core"
 
 
 def cores() -> int:
