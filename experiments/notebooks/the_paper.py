@@ -202,4 +202,5 @@ rows = [f"| {METHODS[name].title} | {np.mean(found[name]['test']):.1f} |" for na
 Markdown("\n".join(["| | test perplexity |", "|---|---:|", *rows]))
 
 # %% [markdown]
-# All methods, cells and rates, with seeds: `python -m experiments.ablation`.
+# Dropout helps; which of its two kinds is better, two seeds of a small model at one rate cannot
+# tell. All methods, cells and rates, with seeds: `python -m experiments.ablation`.
