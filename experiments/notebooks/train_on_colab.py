@@ -96,10 +96,15 @@ def draw():
     path = Path(WORKDIR, "metrics.jsonl")
     lines = path.read_text().splitlines() if path.exists() else []
     epochs = [json.loads(line) for line in lines]
-    for name in ("train_perplexity", "valid_perplexity_estimate"):
-        plt.plot([e["epoch"] for e in epochs], [e[name] for e in epochs], "o-", label=name)
-    plt.xlabel("epoch")
-    plt.yscale("log")
+    for name, label in (
+        ("train_perplexity", "training"),
+        ("valid_perplexity_estimate", "validation"),
+    ):
+        plt.plot([e["epoch"] for e in epochs], [e[name] for e in epochs], "o-", label=label)
+    plt.gca().set(xlabel="epoch", ylabel="perplexity", yscale="log")
+    plt.gca().xaxis.get_major_locator().set_params(integer=True)
+    plt.gca().yaxis.set_major_formatter("{x:g}")
+    plt.gca().yaxis.set_minor_formatter("{x:g}")
     plt.legend()
     plt.show()
 
