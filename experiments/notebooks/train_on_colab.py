@@ -92,6 +92,7 @@ import matplotlib.pyplot as plt
 from IPython.display import clear_output
 
 
+# %%
 def draw():
     path = Path(WORKDIR, "metrics.jsonl")
     lines = path.read_text().splitlines() if path.exists() else []
