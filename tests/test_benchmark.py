@@ -28,7 +28,7 @@ def benchmark(*flags: str) -> Outcome:
         env=os.environ | {"COLUMNS": "120"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
 
