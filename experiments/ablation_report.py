@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.markdown import table
+from experiments.summary import mean
 
 
 def report(results: dict[str, Any]) -> str:
@@ -115,10 +116,8 @@ def _setting(results: dict[str, Any]) -> list[str]:
 def _test_cell(record: dict[str, Any]) -> str:
     if record["chosen"] is None:
         return "not finite"
-    tests = record["test"]
-    spread = f" ± {statistics.stdev(tests):.1f}" if len(tests) > 1 else ""
     rates = _rates(record["candidates"][record["chosen"]]["rates"])
-    return f"{statistics.mean(tests):.1f}{spread}" + (f" ({rates})" if rates else "")
+    return mean(record["test"]) + (f" ({rates})" if rates else "")
 
 
 def _tried(record: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 import functools
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
@@ -23,6 +22,7 @@ from experiments.run_flags import (
     TEXT_FILES,
     configure,
     default_workdir,
+    draw,
     join_hosts,
     load_corpus,
     train_to_the_end,
@@ -115,13 +115,7 @@ def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
     for member in summary["members"]:
         if member.get("excluded"):
             console.print(f"without seed {member['seed']}: {member['excluded']}", soft_wrap=True)
-    try:
-        from experiments.figures import draw_mixtures
-    except ImportError:
-        console.print("no mixtures.png without matplotlib: pip install 'zaremba-jax[plots]'")
-    else:
-        if jax.process_index() == 0:
-            draw_mixtures(workdir.mixtures, summary)
+    draw(console, workdir.mixtures, lambda figures, path: figures.draw_mixtures(path, summary))
     console.print(f"all of it is in {workdir.path}", soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""Flags of the programs that train many models: how many, how many together, what to average."""
+"""Flags of the programs that train many models, and the ensemble that they ask for."""
 
 import dataclasses
 from collections.abc import Callable

@@ -71,13 +71,21 @@ def summarize_members(
       test: and of the test text.
       sizes: how many members to average.
     """
-    members = [
+    summary = summarize_mixtures(run.config, run.corpus, valid[run.live], test[run.live], sizes)
+    return summary | {
+        "kernel": run.kernel,
+        "members": member_records(run, valid, test),
+        "seconds": run.seconds,
+    }
+
+
+def member_records(run: EnsembleRun, valid: MemberNLL, test: MemberNLL) -> list[dict[str, Any]]:
+    """The seed of every member with its perplexities, or with what had it excluded."""
+    return [
         {"seed": run.seed(member), "excluded": run.excluded.get(str(member))}
         | (member_record(valid[member], test[member]) if member in run.live else {})
         for member in range(run.members)
     ]
-    summary = summarize_mixtures(run.config, run.corpus, valid[run.live], test[run.live], sizes)
-    return summary | {"kernel": run.kernel, "members": members, "seconds": run.seconds}
 
 
 def member_record(valid: np.ndarray, test: np.ndarray) -> dict[str, float]:

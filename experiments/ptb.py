@@ -10,6 +10,7 @@ from experiments.command_line import FLAGS, fail
 from experiments.run_flags import (
     begin,
     configure,
+    draw,
     join_hosts,
     load_corpus,
     train_to_the_end,
@@ -51,12 +52,11 @@ def report(run: Run, workdir: Workdir, console: Console) -> None:
         summary = summarize(run, valid, test, FLAGS.mc_samples)
     write_json(workdir.summary, summary)
     print_table(console, summary)
-    try:
-        from experiments.figures import draw_curves
-    except ImportError:
-        console.print("no curves.png without matplotlib: pip install 'zaremba-jax[plots]'")
-    else:
-        draw_curves(workdir.curves, run.history, summary)
+    draw(
+        console,
+        workdir.curves,
+        lambda figures, path: figures.draw_curves(path, run.history, summary),
+    )
     console.print(f"the whole run is in {workdir.path}", soft_wrap=True)
 
 

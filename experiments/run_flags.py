@@ -1,7 +1,9 @@
 """What the programs that train share: settings, text, folder, devices, and how they end."""
 
 import hashlib
+import importlib
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -191,6 +193,23 @@ def begin(run: Run, workdir: Workdir, config: Config, **more: Any) -> None:
     workdir.create(config, **more)
     if config.compute.kernel == "auto":
         write_json(workdir.kernel, run.kernel)
+
+
+def draw(console: Console, path: Path, draw_with: Callable[[Any, Path], None]) -> None:
+    """Has a picture drawn on one host of several, or says what is missing for that.
+
+    Args:
+      console: takes a line where matplotlib, an extra, is not installed.
+      path: of the picture.
+      draw_with: draws it, from the module `experiments.figures` and the path.
+    """
+    try:
+        figures = importlib.import_module("experiments.figures")
+    except ImportError:
+        console.print(f"no {path.name} without matplotlib: pip install 'zaremba-jax[plots]'")
+        return
+    if jax.process_index() == 0:
+        draw_with(figures, path)
 
 
 def train_to_the_end(run: Run, workdir: Workdir, console: Console) -> None:

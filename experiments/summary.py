@@ -4,6 +4,8 @@ import dataclasses
 import math
 import os
 import platform
+import statistics
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -65,6 +67,12 @@ def summarize(run: Run, valid: np.ndarray, test: np.ndarray, mc_samples: int = 0
         "seconds": run.seconds,
         **environment(),
     }
+
+
+def mean(figures: Sequence[float], digits: int = 1) -> str:
+    """The mean, with the standard deviation where there are several."""
+    spread = f" ± {statistics.stdev(figures):.{digits}f}" if len(figures) > 1 else ""
+    return f"{statistics.mean(figures):.{digits}f}{spread}"
 
 
 def environment() -> dict[str, Any]:

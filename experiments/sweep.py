@@ -5,7 +5,6 @@ import itertools
 import statistics
 from typing import Any
 
-import jax
 from absl import flags
 from rich.console import Console
 from rich.table import Table
@@ -14,9 +13,9 @@ from experiments import command_line, run_flags
 from experiments.command_line import FLAGS, changes_from_flags, fail
 from experiments.member_flags import open_ensemble
 from experiments.members import EnsembleRun, with_seeds
-from experiments.mixtures import member_record
-from experiments.run_flags import configure, train_to_the_end
-from experiments.summary import environment
+from experiments.mixtures import member_records
+from experiments.run_flags import configure, draw, train_to_the_end
+from experiments.summary import environment, mean
 from experiments.workdir import Workdir, write_json, write_model
 from zaremba_jax.config import PRESETS, Config, override, settings, to_dict
 from zaremba_jax.ensemble import MemberNLL
@@ -62,10 +61,11 @@ def asked_grid(asked: list[str]) -> Grid:
     if not asked:
         raise ValueError("--vary: nothing to try; give --vary=dropout=0.3,0.5 or the like")
     grid: Grid = {}
+    known = rates()
     for item in asked:
         name, _, values = item.partition("=")
-        if name not in rates():
-            raise ValueError(f"--vary={item}: give one of {', '.join(rates())}, and its values")
+        if name not in known:
+            raise ValueError(f"--vary={item}: give one of {', '.join(known)}, and its values")
         if name in grid or name in changes_from_flags():
             raise ValueError(f"--vary={item}: {name} is given twice; give all its values at once")
         try:
@@ -115,23 +115,20 @@ def summarize_sweep(
       valid: nats of every token of the validation text, by `EnsembleRun.nll`.
       test: and of the test text.
     """
-    lines, live = [], set(run.live)
-    for place, values in enumerate(itertools.product(*grid.values())):
-        members = range(place * seeds, (place + 1) * seeds)
-        lines.append(
-            {
-                "setting": dict(zip(grid, values, strict=True)),
-                "members": [
-                    {"seed": run.seed(member), "excluded": run.excluded.get(str(member))}
-                    | (member_record(valid[member], test[member]) if member in live else {})
-                    for member in members
-                ],
-            }
-        )
-    whole = [place for place, line in enumerate(lines) if perplexities(line, "valid")]
-    best = min(
-        whole, key=lambda place: statistics.mean(perplexities(lines[place], "valid")), default=None
-    )
+    members = member_records(run, valid, test)
+    lines = [
+        {
+            "setting": dict(zip(grid, values, strict=True)),
+            "members": members[place * seeds : (place + 1) * seeds],
+        }
+        for place, values in enumerate(itertools.product(*grid.values()))
+    ]
+    validated = {
+        place: statistics.mean(found)
+        for place, line in enumerate(lines)
+        if (found := perplexities(line, "valid"))
+    }
+    best = min(validated, key=validated.__getitem__, default=None)
     return {
         "name": run.config.name,
         "corpus": run.corpus.name,
@@ -173,21 +170,12 @@ def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
         console.print("a model of every setting diverged; try lower rates")
     else:
         console.print(f"best by validation: {_as_flags(summary['best'])}", soft_wrap=True)
-    try:
-        from experiments.figures import draw_sweep
-    except ImportError:
-        console.print("no sweep.png without matplotlib: pip install 'zaremba-jax[plots]'")
-    else:
-        if jax.process_index() == 0:
-            draw_sweep(workdir.sweep, summary)
+    draw(console, workdir.sweep, lambda figures, path: figures.draw_sweep(path, summary))
     console.print(f"all of it is in {workdir.path}", soft_wrap=True)
 
 
 def _cell(figures: list[float]) -> str:
-    if not figures:
-        return "diverged"
-    spread = f" ± {statistics.stdev(figures):.2f}" if len(figures) > 1 else ""
-    return f"{statistics.mean(figures):.2f}{spread}"
+    return mean(figures, digits=2) if figures else "diverged"
 
 
 def _as_flags(setting: dict[str, float]) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from experiments.markdown import table
 from experiments.records import Record, model_name
+from experiments.summary import mean
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 
 # Test perplexity of single models: the docstring of ptb_word_lm.py in TensorFlow's tutorial, and
@@ -129,12 +129,6 @@ def _mixture(found: dict[str, Any] | None, seeds: list[int], own: list[Record]) 
     models = f"{len(seeds)}" + (f", {found['subsets']} sets" if several else "")
     pool = [record for record in own if record.perplexities.keys() & set(seeds)]
     return {"valid": valid, "test": test, "models": models, "time": _time(pool)}
-
-
-def mean(figures: Sequence[float]) -> str:
-    """The mean, with the standard deviation where there are several."""
-    spread = f" ± {statistics.stdev(figures):.1f}" if len(figures) > 1 else ""
-    return f"{statistics.mean(figures):.1f}{spread}"
 
 
 def _time(records: list[Record]) -> str:

@@ -2,9 +2,11 @@
 
 import itertools
 
+import program
 import pytest
-from program import SINGLE, TEXT, assert_refused, content, run, run_elsewhere, summary_of
+from program import SINGLE, TEXT, assert_refused, content, summary_of
 
+from experiments import sweep
 from zaremba_jax.exported import load_model
 
 SETTINGS = [flag for flag in SINGLE if not flag.startswith("--dropout")]
@@ -22,12 +24,14 @@ BAD_FLAGS = [
 ]
 
 
+def run(*flags):
+    return program.run(*flags, program=sweep)
+
+
 @pytest.mark.slow
 def test_models_of_a_sweep_are_the_runs_of_their_settings_and_the_best_is_kept(folder):
     flags = [*SETTINGS, *GRID, "--members=2", "--clip_norm=1e9", "--workdir=sweep"]
-    swept, again, averaged = run_elsewhere(
-        "experiments.sweep", flags, flags, [*flags, "--vary=l2=0"], cwd=folder
-    )
+    swept, again, averaged = run(*flags), run(*flags), run(*flags, "--vary=l2=0")
     assert (swept.status, swept.err) == (0, "")
     summary = summary_of(folder / "sweep")
     lines = summary["settings"]
@@ -41,7 +45,9 @@ def test_models_of_a_sweep_are_the_runs_of_their_settings_and_the_best_is_kept(f
 
     for place, seed in ((1, 1), (3, 0)):
         asked = [f"--{name}={value}" for name, value in lines[place]["setting"].items()]
-        alone = run(*SETTINGS, *asked, f"--seed={seed}", "--clip_norm=1e9", "--workdir=alone")
+        alone = program.run(
+            *SETTINGS, *asked, f"--seed={seed}", "--clip_norm=1e9", "--workdir=alone"
+        )
         assert alone.status == 0, alone.err
         member, single = lines[place]["members"][seed], summary_of(folder / "alone")
         for name in ("valid_perplexity", "test_perplexity"):
@@ -67,8 +73,6 @@ def test_models_of_a_sweep_are_the_runs_of_their_settings_and_the_best_is_kept(f
 
 def test_bad_flags_are_refused_and_nothing_is_written(folder):
     before = content(folder)
-    asked = [[*TEXT, *flags] for flags, _ in BAD_FLAGS]
-    outcomes = run_elsewhere("experiments.sweep", *asked, cwd=folder)
-    for outcome, (_, telling) in zip(outcomes, BAD_FLAGS, strict=True):
-        assert_refused(outcome, *telling)
+    for flags, telling in BAD_FLAGS:
+        assert_refused(run(*TEXT, *flags), *telling)
     assert content(folder) == before
