@@ -1,10 +1,12 @@
 """Configuration flags, and one-line errors for a user's mistakes."""
 
 import functools
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 
 from zaremba_jax.config import PRESETS, Config, override, settings
@@ -17,6 +19,14 @@ _DEFINE = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
+}
+
+# What takes less memory, by the flag that a program may have.
+_SPARING = {
+    "members_at_once": "--members_at_once=1",
+    "samples": "fewer --samples",
+    "softmax_tokens": "--softmax_tokens=1000",
+    "batch_size": "a lower --batch_size",
 }
 
 
@@ -53,6 +63,8 @@ def fail(error: object, status: int = 2) -> NoReturn:
 def run(main: Callable[..., None], takes: str | None = None) -> None:
     """Parses the command line and runs `main`; a mistake in it ends in one line, status 2.
 
+    So does memory that does not suffice, of the device or the host: in one line, status 1.
+
     Args:
       main: the program, which gets what is no flag.
       takes: what the program takes beside its flags: one, as `FILE`, or more, as `RUN...`.
@@ -61,6 +73,18 @@ def run(main: Callable[..., None], takes: str | None = None) -> None:
         app.run(lambda argv: main(*argv[1:]), flags_parser=functools.partial(_parse, takes))
     except KeyboardInterrupt:
         fail("interrupted", status=130)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        said = str(error).partition("\n")[0]
+        if isinstance(error, jax.errors.JaxRuntimeError) and not _no_memory_left(said):
+            raise
+        remedies = [remedy for name, remedy in _SPARING.items() if name in FLAGS]
+        less = " or ".join([*remedies, "a smaller model"])
+        fail(f"not enough memory: {said}; end other programs there, or try {less}", status=1)
+
+
+def _no_memory_left(said: str) -> bool:
+    """Whether this is how a compiler or a device says so."""
+    return re.search("RESOURCE_EXHAUSTED|out.of.memory", said, re.IGNORECASE) is not None
 
 
 def _parse(takes: str | None, argv: list[str]) -> list[str]:

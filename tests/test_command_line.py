@@ -1,7 +1,12 @@
 import sys
+from types import ModuleType
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import flags
+from program import assert_refused, run
 
 from experiments import ptb
 from experiments.command_line import FLAGS, config_from_flags
@@ -149,3 +154,41 @@ def test_value_outside_its_limits_is_no_configuration(parsed):
 def test_value_of_another_type_is_no_flag(parsed):
     with pytest.raises(flags.Error, match="hidden_size=abc"):
         parsed("--hidden_size=abc")
+
+
+def program_that(does) -> ModuleType:
+    program = ModuleType("program")
+    vars(program)["main"] = does
+    return program
+
+
+def fail_with(message: str) -> None:
+    raise jax.errors.JaxRuntimeError(message)
+
+
+@pytest.mark.parametrize(
+    ("does", "telling"),
+    [
+        (
+            lambda: jnp.zeros(1 << 45).block_until_ready(),
+            "Out of memory allocating 140737488355328",
+        ),
+        (lambda: np.zeros(1 << 50), "Unable to allocate 8.00 PiB"),
+        (
+            lambda: fail_with(
+                "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory"
+                " space hbm. Used 21.95G of 15.48G hbm.\nTotal hbm usage >= 22.47G"
+            ),
+            "Used 21.95G of 15.48G hbm.; end other",
+        ),
+    ],
+    ids=["device", "host", "compiler"],
+)
+def test_memory_that_does_not_suffice_is_one_line_with_what_takes_less(does, telling):
+    outcome = run(program=program_that(does))
+    assert_refused(outcome, "not enough memory", telling, "--batch_size", status=1)
+
+
+def test_other_failures_of_the_device_are_not_taken_for_it():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        run(program=program_that(lambda: fail_with("INTERNAL: a kernel is wrong")))
