@@ -8,7 +8,7 @@ from typing import Any
 from experiments.workdir import Workdir
 from zaremba_jax.config import PRESETS, Config, override, to_dict
 
-_NOT_THE_MODEL_S = ("seed", "kernel", "softmax_tokens")
+_NOT_OF_THE_MODEL = ("seed", "kernel", "softmax_tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def read_record(workdir: Workdir) -> Record:
 def model_of(config: Config) -> Config:
     """The configuration but for the seed and for what leaves the numbers as they are."""
     preset = to_dict(PRESETS[config.name])
-    return override(config, **{name: preset[name] for name in _NOT_THE_MODEL_S})
+    return override(config, **{name: preset[name] for name in _NOT_OF_THE_MODEL})
 
 
 def model_name(config: Config) -> str:

@@ -1,7 +1,6 @@
 """The paper's table 1 as Markdown, its figures beside ours, from records alone."""
 
 import dataclasses
-import statistics
 from typing import Any
 
 from rich.console import Console
@@ -153,17 +152,17 @@ def _other_choices(records: list[Record]) -> list[str]:
             {seed: pair for r in records if r.model == m for seed, pair in r.perplexities.items()}
             for m in (model, PRESETS[model.name])
         )
-        cells = [mean(figures) for figures in zip(*own.values(), strict=True)]
-        for split in (0, 1):
+        cells = [name]
+        for split, figures in enumerate(zip(*own.values(), strict=True)):
             changes = [own[seed][split] - preset[seed][split] for seed in own if seed in preset]
-            cells.append(f"{statistics.mean(changes):+.1f}" if changes else "")
-        lines.append([name, *cells, str(len(own))])
+            cells += [mean(figures), mean(changes, sign="+") if changes else ""]
+        lines.append([*cells, str(len(own))])
     if not lines:
         return []
-    titles = ["setting", "validation", "test", "change", "change of test", "models"]
+    titles = ["setting", "validation", "change", "test", "change", "models"]
     return [
         "## Other choices",
-        "Models that differ from a preset, one at a time; the changes are means over the seeds that"
-        " the\npreset was trained with too.",
+        "Models that differ from a preset; the changes are those of the same seeds, mean ± standard"
+        "\ndeviation.",
         table(titles, lines),
     ]
