@@ -21,6 +21,8 @@ _DEFINE = {
     str: flags.DEFINE_string,
 }
 
+# How a compiler or a device says so.
+_NO_MEMORY_LEFT = re.compile("RESOURCE_EXHAUSTED|out.of.memory", re.IGNORECASE)
 # What takes less memory, by the flag that a program may have.
 _SPARING = {
     "members_at_once": "--members_at_once=1",
@@ -75,16 +77,11 @@ def run(main: Callable[..., None], takes: str | None = None) -> None:
         fail("interrupted", status=130)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         said = str(error).partition("\n")[0]
-        if isinstance(error, jax.errors.JaxRuntimeError) and not _no_memory_left(said):
+        if not (isinstance(error, MemoryError) or _NO_MEMORY_LEFT.search(said)):
             raise
         remedies = [remedy for name, remedy in _SPARING.items() if name in FLAGS]
         less = " or ".join([*remedies, "a smaller model"])
         fail(f"not enough memory: {said}; end other programs there, or try {less}", status=1)
-
-
-def _no_memory_left(said: str) -> bool:
-    """Whether this is how a compiler or a device says so."""
-    return re.search("RESOURCE_EXHAUSTED|out.of.memory", said, re.IGNORECASE) is not None
 
 
 def _parse(takes: str | None, argv: list[str]) -> list[str]:
