@@ -65,7 +65,8 @@ def fail(error: object, status: int = 2) -> NoReturn:
 def run(main: Callable[..., None], takes: str | None = None) -> None:
     """Parses the command line and runs `main`; a mistake in it ends in one line, status 2.
 
-    So does memory that does not suffice, of the device or the host: in one line, status 1.
+    So do files that cannot be written, and memory that does not suffice, of the device or the
+    host: in one line, status 1.
 
     Args:
       main: the program, which gets what is no flag.
@@ -75,6 +76,8 @@ def run(main: Callable[..., None], takes: str | None = None) -> None:
         app.run(lambda argv: main(*argv[1:]), flags_parser=functools.partial(_parse, takes))
     except KeyboardInterrupt:
         fail("interrupted", status=130)
+    except OSError as error:
+        fail(error, status=1)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         said = str(error).partition("\n")[0]
         if not (isinstance(error, MemoryError) or _NO_MEMORY_LEFT.search(said)):
@@ -89,11 +92,13 @@ def _parse(takes: str | None, argv: list[str]) -> list[str]:
         rest = FLAGS(argv)
     except flags.Error as error:
         fail(f"{error}; see --help")
+    except SystemExit:  # after --help, with status 1
+        sys.exit(0)
     if FLAGS["verbosity"].using_default_value:  # the libraries' progress is not the user's
         FLAGS.verbosity = logging.WARNING
     given, name = rest[1:], (takes or "").removesuffix("...")
     if takes is None and given:
         fail(f"{given[0]!r} is not a flag; see --help")
     if takes is not None and (not given or (takes == name and len(given) > 1)):
-        fail(f"{' '.join(given) or 'nothing'}: give {takes} beside the flags; see --help")
+        fail(f"{' '.join([*given, ''])}give {takes} beside the flags; see --help")
     return rest

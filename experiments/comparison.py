@@ -42,7 +42,7 @@ svg {{ max-width: 100%; height: auto; }}
 </head>
 <body>
 <h1>Comparison of runs</h1>
-<p>Perplexity. Training is that of the last epoch, with dropout on; validation and test are the
+<p>Perplexity. Training is that of the last epoch, regularizers on; validation and test are the
 reported figures of a finished run (one stream, all N - 1 predictions), in brackets the last
 estimate of one that goes on. Of an ensemble all are means over its members.</p>
 <div class="wide">{table}</div>
@@ -103,7 +103,7 @@ def html_page(records: dict[str, Record], lines: list[Line]) -> str:
     """
     from experiments.figures import comparison_svg
 
-    settings = {name: to_dict(record.model) for name, record in records.items()}
+    settings = {name: to_dict(record.config) for name, record in records.items()}
     return _PAGE.format(
         table=_html_table([list(_TITLES), *(list(line.values()) for line in lines)]),
         curves=comparison_svg({name: record.history for name, record in records.items()}),

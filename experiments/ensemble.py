@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
@@ -29,6 +30,7 @@ from experiments.run_flags import (
 )
 from experiments.workdir import Workdir, write_json
 from zaremba_jax.config import settings
+from zaremba_jax.ensemble import make_mesh
 
 DEFAULT_MEMBERS = 10
 
@@ -40,7 +42,7 @@ flags.DEFINE_list("from", None, "folders of finished runs of experiments.ptb to 
 def main() -> None:
     """Trains an ensemble or takes finished runs, and reports what averaging makes of them."""
     try:
-        if FLAGS["from"].value:
+        if FLAGS["from"].value is not None:
             return report(*average_runs(FLAGS["from"].value))
         run, workdir, console = prepare()
     except (ValueError, OSError) as error:
@@ -63,9 +65,10 @@ def prepare() -> tuple[EnsembleRun, Workdir, Console]:
     members = FLAGS.members or DEFAULT_MEMBERS
     asked_sizes(members)
     config, workdir = configure(members=members)
-    run, console = open_ensemble(
-        config, functools.partial(with_seeds, count=members), workdir, members=members
-    )
+    console = join_hosts()
+    mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
+    members_of = functools.partial(with_seeds, count=members)
+    run = open_ensemble(config, members_of, corpus, mesh, workdir, console, members=members)
     return run, workdir, console
 
 
@@ -78,16 +81,20 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
     """
     own = [
         name
-        for name in (*settings(), "members", "members_at_once", "tensorboard")
+        for name in ("config", *settings(), "members", "members_at_once", "tensorboard")
         if _is_given(name)
     ]
     if FLAGS.coordinator_address:
         raise ValueError("--from: one process averages; leave --coordinator_address out")
     if own:
         raise ValueError(f"--from: the runs bring their own --{', --'.join(own)}; leave it out")
-    asked, folders = asked_sizes(len(paths)), named_runs(paths)
+    folders, asked = named_runs(paths), asked_sizes(len(paths))
     configs = [config_of(folder) for folder in folders]
     workdir = default_workdir("mixture", *(folder.path.name for folder in folders))
+    if workdir.config.exists():
+        raise ValueError(
+            f"--workdir={workdir.path}: holds a run, whose summary would be lost; name another"
+        )
     if configs[0].corpus == "files" and not all(FLAGS[name].value for name in TEXT_FILES):
         raise ValueError(f"--from={paths[0]}: has its own text; give --{', --'.join(TEXT_FILES)}")
     console, corpus = join_hosts(), load_corpus(configs[0])

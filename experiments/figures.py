@@ -168,12 +168,12 @@ def comparison_svg(histories: dict[str, list[dict[str, Any]]]) -> str:
     for axes, name, title in zip(
         panels,
         ("valid_perplexity_estimate", "train_perplexity"),
-        ("validation, estimate", "training, dropout on"),
+        ("validation, estimate", "training, regularizers on"),
         strict=True,
     ):
         for run, history in histories.items():
-            epochs = [line["epoch"] for line in history]
-            axes.plot(epochs, [line[name] for line in history], marker=".", label=run)
+            epochs, label = [line["epoch"] for line in history], run.replace("$", r"\$")
+            axes.plot(epochs, [line[name] for line in history], marker=".", label=label)
         axes.set(xlabel="epoch", yscale="log", title=title)
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")

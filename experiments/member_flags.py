@@ -4,17 +4,16 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from absl import flags
+from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments.command_line import FLAGS
 from experiments.members import EnsembleRun, default_at_once, new_ensemble
-from experiments.run_flags import begin, join_hosts, load_corpus, with_kernel
-from experiments.training import resume
+from experiments.run_flags import begin, with_kernel
 from experiments.workdir import Workdir
 from zaremba_jax.config import Config
-from zaremba_jax.ensemble import make_mesh
+from zaremba_jax.corpus import Corpus
 
 flags.DEFINE_integer(
     "members",
@@ -48,29 +47,36 @@ def asked_sizes(members: int) -> list[int] | None:
     return [int(size) for size in FLAGS.sizes]
 
 
+def at_once_on(mesh: Mesh, config: Config, corpus: Corpus, members: int) -> int:
+    """How many of so many members each device of a mesh trains together."""
+    return FLAGS.members_at_once or default_at_once(config, len(corpus.vocabulary), members, mesh)
+
+
 def open_ensemble(
-    config: Config, members_of: Callable[[Config], list[Config]], workdir: Workdir, **more: Any
-) -> tuple[EnsembleRun, Console]:
+    config: Config,
+    members_of: Callable[[Config], list[Config]],
+    corpus: Corpus,
+    mesh: Mesh,
+    workdir: Workdir,
+    console: Console,
+    **more: Any,
+) -> EnsembleRun:
     """The ensemble that the flags ask for, where its folder has it.
 
     Args:
       config: as asked for.
       members_of: makes the configurations of all members from one.
+      corpus: what is read.
+      mesh: of all devices.
       workdir: its folder.
+      console: takes what there is to say.
       more: what the folder keeps beside the configuration.
 
     Raises:
-      ValueError: the flags do not go together, or not with the folder.
+      ValueError: the flags do not go together, or not with the folder or the text.
     """
     members = len(members_of(config))
-    console = join_hosts()
-    mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
-    at_once = FLAGS.members_at_once or default_at_once(
-        config, len(corpus.vocabulary), members, mesh
-    )
-    workdir.check(config, **more)
+    at_once = at_once_on(mesh, config, corpus, members)
     taken, kernel = with_kernel(config, corpus, workdir, console, min(at_once, members))
     run = new_ensemble(members_of(taken), corpus, at_once, mesh, console, FLAGS.resident)
-    run = dataclasses.replace(resume(run, workdir, console), kernel=kernel)
-    begin(run, workdir, config, **more)
-    return run, console
+    return begin(dataclasses.replace(run, kernel=kernel), workdir, config, console, **more)

@@ -22,10 +22,11 @@ from experiments.training import (
     on_every_device,
     place,
     resume,
+    text_of,
 )
 from experiments.workdir import Workdir, write_model
 from zaremba_jax.config import Config, override, to_dict
-from zaremba_jax.corpus import Corpus, TextWindows
+from zaremba_jax.corpus import Corpus
 from zaremba_jax.ensemble import (
     MEMBER,
     MemberNLL,
@@ -55,6 +56,11 @@ class EnsembleRun(Run):
     configs: list[Config] = dataclasses.field(default_factory=list)  # one a member
     excluded: dict[str, str] = dataclasses.field(default_factory=dict)  # by member: what happened
     console: Console = dataclasses.field(default_factory=Console)
+
+    @property
+    def all_configs(self) -> list[Config]:
+        """One a member."""
+        return self.configs
 
     @property
     def members(self) -> int:
@@ -261,7 +267,7 @@ def new_ensemble(
       ValueError: the text is too short.
     """
     config = configs[0]
-    text = TextWindows(corpus.train, config.train.batch_size, config.train.unroll)
+    text = text_of(config, corpus)
     seeds = [config.seed for config in configs]
     return EnsembleRun(
         config,
@@ -312,8 +318,10 @@ def named_runs(paths: list[str]) -> list[Workdir]:
     """The folders of `--from`.
 
     Raises:
-      ValueError: one is named twice.
+      ValueError: there is none, or one is named twice.
     """
+    if not paths:
+        raise ValueError("--from: names no run; give folders, with commas between them")
     resolved = [Path(path).resolve() for path in paths]
     if len(set(resolved)) < len(resolved):
         raise ValueError(f"--from={','.join(paths)}: a run is there twice; name each once")

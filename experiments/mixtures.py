@@ -44,7 +44,7 @@ def summarize_mixtures(
             "members": size,
             "subsets": len(measured["test"]),
             **{f"{name}_perplexity": float(p.mean()) for name, p in measured.items()},
-            **{f"{name}_spread": float(p.std()) for name, p in measured.items()},
+            **{f"{name}_spread": _deviation(p) for name, p in measured.items()},
             "paper_valid_perplexity": paper[0],
             "paper_test_perplexity": paper[1],
         }
@@ -58,6 +58,10 @@ def summarize_mixtures(
         "floor_perplexity": corpus.floor_perplexity,
         **environment(),
     }
+
+
+def _deviation(figures: np.ndarray) -> float:
+    return float(figures.std(ddof=1)) if len(figures) > 1 else 0.0
 
 
 def summarize_members(

@@ -1,23 +1,20 @@
 """Trains the paper's language model: `python -m experiments.ptb --config=medium`."""
 
-import dataclasses
-
 from absl import flags
 from rich.console import Console
 
 from experiments import command_line, run_flags
 from experiments.command_line import FLAGS, fail
 from experiments.run_flags import (
-    begin,
     configure,
     draw,
     join_hosts,
     load_corpus,
+    open_run,
     train_to_the_end,
-    with_kernel,
 )
 from experiments.summary import print_table, summarize
-from experiments.training import Run, new_run, resume
+from experiments.training import Run
 from experiments.workdir import Workdir, write_json
 
 flags.adopt_module_key_flags(run_flags)
@@ -31,13 +28,9 @@ def main() -> None:
     try:
         config, workdir = configure()
         console = join_hosts()
-        workdir.check(config)
         with console.status("reading the text"):
             corpus = load_corpus(config)
-        taken, kernel = with_kernel(config, corpus, workdir, console)
-        run = new_run(taken, corpus, FLAGS.data_parallel, FLAGS.resident)
-        run = dataclasses.replace(resume(run, workdir, console), kernel=kernel)
-        begin(run, workdir, config)
+        run = open_run(config, corpus, workdir, console)
     except (ValueError, OSError) as error:
         fail(error)
     train_to_the_end(run, workdir, console)

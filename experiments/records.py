@@ -16,24 +16,37 @@ class Record:
     """A run of one model, or of members with seeds one after another.
 
     Attributes:
-      model: the configuration, by `model_of`.
+      config: of the run.
       summary: what the program reported at the end; empty before that.
       history: a record an epoch.
     """
 
-    model: Config
+    config: Config
     summary: dict[str, Any]
     history: list[dict[str, Any]]
 
     @property
+    def model(self) -> Config:
+        """The configuration, by `model_of`."""
+        return model_of(self.config)
+
+    @property
+    def seeds(self) -> set[int]:
+        """Of all models of a finished run."""
+        return {member["seed"] for member in self._members}
+
+    @property
     def perplexities(self) -> dict[int, tuple[float, float]]:
         """Validation and test perplexity by seed, of those that did not diverge."""
-        members = self.summary.get("members", [self.summary]) if self.summary else []
         return {
             member["seed"]: (member["valid_perplexity"], member["test_perplexity"])
-            for member in members
+            for member in self._members
             if not member.get("excluded")
         }
+
+    @property
+    def _members(self) -> list[dict[str, Any]]:
+        return self.summary.get("members", [self.summary]) if self.summary else []
 
     @property
     def curves(self) -> list[list[float]]:
@@ -70,13 +83,14 @@ def read_record(workdir: Workdir) -> Record:
         lines = workdir.metrics.read_text().splitlines() if workdir.metrics.exists() else []
         finished = workdir.summary.exists()
         record = Record(
-            model=model_of(config),
+            config=config,
             summary=json.loads(workdir.summary.read_text()) if finished else {},
             history=[json.loads(line) for line in lines],
         )
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
-            f"{workdir.path}: holds a damaged record ({error}); remove the folder, and run it again"
+            f"{workdir.path}: holds a damaged record ({error}); give the command of that run"
+            " again, which writes it anew, or leave it out"
         ) from None
     if "vary" in more:
         raise ValueError(

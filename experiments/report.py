@@ -35,7 +35,7 @@ def main(*runs: str) -> None:
 def named(runs: Sequence[str]) -> dict[str, str]:
     """The runs by the names of their folders, where these tell them apart."""
     runs = list(dict.fromkeys(runs))
-    short = [Path(path).name for path in runs]
+    short = [Path(path).resolve().name for path in runs]
     return dict(zip(short if len(set(short)) == len(short) else runs, runs, strict=True))
 
 

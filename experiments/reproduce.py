@@ -1,5 +1,6 @@
 """Reproduces the paper's Penn Treebank table: `python -m experiments.reproduce --rows=small`."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,20 +11,30 @@ from rich.console import Console
 
 from experiments import command_line, member_flags, run_flags
 from experiments.command_line import FLAGS, changes_from_flags, fail
-from experiments.member_flags import asked_sizes
-from experiments.members import default_at_once
+from experiments.member_flags import asked_sizes, at_once_on, open_ensemble
+from experiments.members import with_seeds
 from experiments.records import model_name, read_records
 from experiments.reproduction import (
+    Job,
     jobs_left,
     mix,
-    open_job,
     read_mixtures,
     record_job,
     write_mixtures,
 )
-from experiments.run_flags import default_workdir, join_hosts, load_corpus, train_to_the_end
-from experiments.table1 import Line, page, print_lines, table1
-from experiments.workdir import write_text
+from experiments.run_flags import (
+    TEXT_FILES,
+    default_workdir,
+    draw,
+    join_hosts,
+    load_corpus,
+    open_run,
+    train_to_the_end,
+    with_text,
+)
+from experiments.table1 import other_choices, page, print_page, table1
+from experiments.training import Run
+from experiments.workdir import Workdir, write_text
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 from zaremba_jax.corpus import Corpus
 from zaremba_jax.ensemble import MEMBER, make_mesh
@@ -36,7 +47,7 @@ flags.DEFINE_list(
 flags.DEFINE_integer(
     "seeds",
     None,
-    "models for the mean of single ones (default: as many as --members)",
+    "models for the mean of single ones, if more than --members (default: as many)",
     lower_bound=1,
 )
 flags.DEFINE_string(
@@ -55,19 +66,17 @@ def main() -> None:
         results.mkdir(parents=True, exist_ok=True)
         for config, averaged in zip(rows, sizes, strict=True):
             corpus = load_corpus(config)
-            for _ in train_row(config, max(averaged), corpus, mesh, folder, results, console):
+            for _ in train_row(config, corpus, mesh, folder, results, console):
                 write_mixtures(results, config, mix(config, corpus, folder, averaged))
-                report(results)
-        lines = report(results)
+                report(results, Console(quiet=True))  # it prints at the end
+        report(results, console)
     except (ValueError, OSError) as error:
         fail(error)
-    print_lines(console, lines)
     console.print(f"all of it is in {results}", soft_wrap=True)
 
 
 def train_row(
     config: Config,
-    members: int,
     corpus: Corpus,
     mesh: Mesh,
     folder: Path,
@@ -78,18 +87,32 @@ def train_row(
 
     Stops before the first, and after each.
     """
-    members = FLAGS.members or members
-    seeds = max(members, FLAGS.seeds or 1)
-    at_once = FLAGS.members_at_once or default_at_once(config, len(corpus.vocabulary), seeds, mesh)
-    jobs = jobs_left(config, seeds, read_records(results), at_once * mesh.shape[MEMBER])
+    seeds = asked_models(config)
+    at_most = at_once_on(mesh, config, corpus, seeds) * mesh.shape[MEMBER]
+    jobs = jobs_left(config, seeds, read_records(results), folder, at_most)
     yield
     for job in jobs:
         console.print(f"{job.name}:", soft_wrap=True)
-        run, workdir = open_job(job, corpus, folder, at_once, mesh, console)
+        workdir = Workdir(folder / job.name)
+        run = open_job(job, corpus, mesh, workdir, console)
         train_to_the_end(run, workdir, console)
         with console.status("evaluating"):
             record_job(run, workdir, results)
         yield
+
+
+def open_job(job: Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Console) -> Run:
+    """The job before its first window, or where its folder has it.
+
+    Raises:
+      ValueError: the folder holds another run, or its checkpoints are damaged.
+    """
+    if job.count == 1:
+        workdir.check(job.config)
+        return open_run(job.config, corpus, workdir, console)
+    workdir.check(job.config, members=job.count)
+    members_of = functools.partial(with_seeds, count=job.count)
+    return open_ensemble(job.config, members_of, corpus, mesh, workdir, console, members=job.count)
 
 
 def asked_rows() -> list[Config]:
@@ -101,41 +124,53 @@ def asked_rows() -> list[Config]:
     if FLAGS["config"].present:
         raise ValueError(f"--config={FLAGS.config}: name models of the table with --rows")
     changes = changes_from_flags()
-    if changes.get("corpus", "ptb") != "ptb" or FLAGS.train_file:
+    if changes.get("corpus", "ptb") != "ptb" or any(FLAGS[name].value for name in TEXT_FILES):
         raise ValueError("--corpus, --train_file: the table is the Penn Treebank's; leave them out")
     names = [name for name in dict.fromkeys(FLAGS.rows) if name]
     for name in names:
         if name not in PAPER_PERPLEXITIES:
             raise ValueError(f"--rows={name}: give some of {','.join(PAPER_PERPLEXITIES)}")
-    return [override(PRESETS[name], **changes) for name in names]
+    return [with_text(override(PRESETS[name], **changes), changes) for name in names]
 
 
-def sizes_of(config: Config) -> list[int]:
-    """How many models of a configuration to average.
+def asked_models(config: Config) -> int:
+    """How many models of a configuration to train; by default, as many as the paper averages.
 
     Raises:
       ValueError: the flags do not go together.
     """
-    paper = sorted(PAPER_PERPLEXITIES[config.name])
-    return asked_sizes(FLAGS.members or paper[-1]) or paper
+    if FLAGS.seeds and FLAGS.members and FLAGS.seeds < FLAGS.members:
+        raise ValueError(
+            f"--seeds={FLAGS.seeds}: is below --members={FLAGS.members}; leave one of them out"
+        )
+    return FLAGS.seeds or FLAGS.members or max(PAPER_PERPLEXITIES[config.name])
 
 
-def report(results: Path) -> list[Line]:
-    """Writes the table of all records, and its picture."""
+def sizes_of(config: Config) -> list[int]:
+    """How many models of a configuration to average: those of the paper, and those asked for.
+
+    Raises:
+      ValueError: the flags do not go together.
+    """
+    asked = asked_sizes(asked_models(config)) or []
+    return sorted({*PAPER_PERPLEXITIES[config.name], *asked})
+
+
+def report(results: Path, console: Console) -> None:
+    """Writes the table of all records, and its picture; prints what was run."""
     records = read_records(results)
     models = {model_name(r.model): r.model for r in records}
     found = {name: read_mixtures(results, model) for name, model in models.items()}
     mixtures = {name: mixture for name, mixture in found.items() if mixture}
-    lines = table1(records, mixtures)
+    lines, others = table1(records, mixtures), other_choices(records, mixtures)
     picture = "![learning curves, and perplexity over the models averaged](table1.png)"
-    write_text(results / "table1.md", f"{page(lines, records)}\n\n{picture}\n")
-    try:
-        from experiments.figures import draw_table1
-    except ImportError:
-        return lines  # matplotlib is an extra
-    if jax.process_index() == 0:
-        draw_table1(results / "table1.png", records, mixtures)
-    return lines
+    write_text(results / "table1.md", f"{page(lines, others)}\n\n{picture}\n")
+    print_page(console, lines, others)
+    draw(
+        console,
+        results / "table1.png",
+        lambda figures, path: figures.draw_table1(path, records, mixtures),
+    )
 
 
 if __name__ == "__main__":

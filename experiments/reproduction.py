@@ -2,23 +2,22 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-from jax.sharding import Mesh
-from rich.console import Console
 
-from experiments.members import EnsembleRun, new_ensemble, with_seeds
+from experiments.members import EnsembleRun
 from experiments.mixtures import sizes_for, summarize_members, summarize_mixtures
 from experiments.records import Record, model_name, model_of
 from experiments.summary import summarize
-from experiments.training import Run, new_run, resume
+from experiments.training import Run
 from experiments.workdir import Workdir, write_arrays, write_json
 from zaremba_jax.config import Config, override
 from zaremba_jax.corpus import Corpus
-from zaremba_jax.ensemble import MEMBER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,64 +35,57 @@ class Job:
     @property
     def name(self) -> str:
         """Of the folder that it runs in, and of its record."""
-        first, last = self.config.seed, self.config.seed + self.count - 1
+        first, last = self.seeds[0], self.seeds[-1]
         seeds = f"seed{first}" if self.count == 1 else f"seeds{first}-{last}"
         return f"{model_name(self.config)}-{seeds}"
 
+    @property
+    def seeds(self) -> range:
+        """Of its models."""
+        return range(self.config.seed, self.config.seed + self.count)
 
-def jobs_left(config: Config, seeds: int, records: list[Record], at_most: int) -> list[Job]:
+
+def jobs_left(
+    config: Config, seeds: int, records: list[Record], folder: Path, at_most: int
+) -> list[Job]:
     """What is left to train of so many models with seeds from that of `config` on.
+
+    First what was begun, whose models stay together.
 
     Args:
       config: of the models.
       seeds: how many.
       records: of what is finished.
+      folder: where jobs run.
       at_most: how many are trained together.
     """
-    held = held_seeds(config, records)
+    left = set(range(config.seed, config.seed + seeds)) - held_seeds(config, records)
+    begun = []
+    for job in jobs_begun(config, folder):
+        if left.issuperset(job.seeds):
+            begun.append(job)
+            left.difference_update(job.seeds)
     jobs: list[Job] = []
-    for seed in range(config.seed, config.seed + seeds):
-        if seed in held:
-            continue
+    for seed in sorted(left):
         last = jobs[-1] if jobs else None
-        if last and last.count < at_most and last.config.seed + last.count == seed:
+        if last and last.count < at_most and last.seeds.stop == seed:
             jobs[-1] = Job(last.config, last.count + 1)
         else:
             jobs.append(Job(override(config, seed=seed), 1))
-    return jobs
+    return begun + jobs
+
+
+def jobs_begun(config: Config, folder: Path) -> list[Job]:
+    """The jobs of a configuration, whatever its seed, that have a folder, finished or not."""
+    named = re.compile(rf"{re.escape(model_name(config))}-seeds?(\d+)(?:-(\d+))?")
+    found = [named.fullmatch(path.name) for path in sorted(folder.glob("*"))]
+    spans = [(int(match[1]), int(match[2] or match[1])) for match in found if match]
+    return [Job(override(config, seed=first), last - first + 1) for first, last in spans]
 
 
 def held_seeds(config: Config, records: list[Record]) -> set[int]:
-    """The seeds of a configuration that there are records of."""
-    return {seed for r in records if r.model == model_of(config) for seed in r.perplexities}
-
-
-def open_job(
-    job: Job, corpus: Corpus, folder: Path, at_once: int, mesh: Mesh, console: Console
-) -> tuple[Run, Workdir]:
-    """The job before its first window, or where its folder has it.
-
-    Args:
-      job: what to train.
-      corpus: on which text.
-      folder: holds a folder a job.
-      at_once: members that a device trains together.
-      mesh: of all devices.
-      console: takes what there is to say.
-
-    Raises:
-      ValueError: the folder holds another run, or its checkpoints are damaged.
-    """
-    workdir = Workdir(folder / job.name)
-    more = {"members": job.count} if job.count > 1 else {}
-    workdir.check(job.config, **more)
-    if job.count > 1:
-        run = new_ensemble(with_seeds(job.config, job.count), corpus, at_once, mesh, console)
-    else:
-        run = new_run(job.config, corpus, mesh.size // mesh.shape[MEMBER])
-    run = resume(run, workdir, console)
-    workdir.create(job.config, **more)
-    return run, workdir
+    """The seeds of a configuration that there are records of, those that diverged included."""
+    return {seed for r in records if r.model == model_of(config) for seed in r.seeds}
 
 
 def record_job(run: Run, workdir: Workdir, results: Path) -> None:
@@ -113,6 +105,8 @@ def record_job(run: Run, workdir: Workdir, results: Path) -> None:
         valid, test = valid[None], test[None]
     write_arrays(workdir.nll, seeds=np.array(seeds), valid=valid, test=test)
     write_json(workdir.summary, summary)
+    if jax.process_index() > 0:  # of several hosts, the first writes
+        return
     record = results / workdir.path.name
     record.mkdir(parents=True, exist_ok=True)
     for path in (workdir.config, workdir.metrics, workdir.summary):
@@ -125,7 +119,7 @@ def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[
     Args:
       config: of the models.
       corpus: which they were evaluated on.
-      folder: as of `open_job`.
+      folder: holds a folder a job.
       sizes: how many to average, as far as there are so many.
 
     Returns:

@@ -1,5 +1,6 @@
 """What the programs that train share: settings, text, folder, devices, and how they end."""
 
+import dataclasses
 import hashlib
 import importlib
 import sys
@@ -16,8 +17,17 @@ from experiments import command_line
 from experiments.board import Board, check_installed
 from experiments.choose_kernel import choose_kernel, shapes_here
 from experiments.command_line import FLAGS, config_from_flags, fail
-from experiments.training import InterruptedRunError, NonFiniteLossError, Run, train
+from experiments.training import (
+    InterruptedRunError,
+    NonFiniteLossError,
+    Run,
+    RunT,
+    new_run,
+    resume,
+    train,
+)
 from experiments.workdir import Workdir, write_json
+from zaremba_jax.checkpoint import clear_after
 from zaremba_jax.config import Config, override
 from zaremba_jax.corpus import Corpus
 from zaremba_jax.encoding import Encoding, read_corpus
@@ -97,9 +107,27 @@ def configure(**more: object) -> tuple[Config, Workdir]:
         directory is named after too.
 
     Raises:
-      ValueError: the flags do not go together.
+      ValueError: the flags do not go together, or the directory holds another run.
+      NotADirectoryError: as of `Workdir.check`.
     """
     config, changes = config_from_flags()
+    config = with_text(config, changes)
+    named = changes | more
+    workdir = default_workdir(config.name, *(f"{key}={named[key]}" for key in named))
+    workdir.check(config, **more)
+    return config, workdir
+
+
+def with_text(config: Config, changes: dict[str, int | float | str]) -> Config:
+    """The configuration with what the flags beside it say of the text, once they are checked.
+
+    Args:
+      config: with the flags' settings.
+      changes: those settings; `corpus` is added where other flags name the text.
+
+    Raises:
+      ValueError: the flags do not go together.
+    """
     if FLAGS.tensorboard:
         check_installed()
     own_text = [FLAGS[name].value for name in TEXT_FILES]
@@ -116,9 +144,7 @@ def configure(**more: object) -> tuple[Config, Workdir]:
             f"--data_dir={FLAGS.data_dir}: holds a published corpus, and this run reads"
             f" {config.corpus}; add --corpus=ptb or another of them, or leave it out"
         )
-    config = _with_own_unit(config, changes)
-    named = changes | more
-    return config, default_workdir(config.name, *(f"{key}={named[key]}" for key in named))
+    return _with_own_unit(config, changes)
 
 
 def _with_own_unit(config: Config, changes: dict[str, int | float | str]) -> Config:
@@ -188,11 +214,37 @@ def with_kernel(
     return (override(config, kernel=found["kernel"]) if asked == "auto" else config), found
 
 
-def begin(run: Run, workdir: Workdir, config: Config, **more: Any) -> None:
-    """Makes the folder of a run, with what was asked for and the kernel that was chosen."""
+def open_run(config: Config, corpus: Corpus, workdir: Workdir, console: Console) -> Run:
+    """The run of one model that the flags ask for, where its folder has it.
+
+    Raises:
+      ValueError: the flags do not go together, or not with the folder or the text.
+    """
+    taken, kernel = with_kernel(config, corpus, workdir, console)
+    run = new_run(taken, corpus, FLAGS.data_parallel, FLAGS.resident)
+    return begin(dataclasses.replace(run, kernel=kernel), workdir, config, console)
+
+
+def begin(run: RunT, workdir: Workdir, config: Config, console: Console, **more: Any) -> RunT:
+    """The run where its folder has it, which no other process may go on with from now on.
+
+    Args:
+      run: before its first window, with the kernel that was chosen.
+      workdir: its folder, which is made where it is missing.
+      config: as asked for.
+      console: takes what there is to say.
+      more: what the folder keeps beside the configuration.
+
+    Raises:
+      ValueError: another process has it, or its checkpoints are damaged or of another run.
+    """
+    workdir.hold()
+    run = resume(run, workdir, console)
+    clear_after(workdir.checkpoints, run.step)
     workdir.create(config, **more)
     if config.compute.kernel == "auto":
         write_json(workdir.kernel, run.kernel)
+    return run
 
 
 def draw(console: Console, path: Path, draw_with: Callable[[Any, Path], None]) -> None:

@@ -5,6 +5,7 @@ import itertools
 import statistics
 from typing import Any
 
+import jax
 from absl import flags
 from rich.console import Console
 from rich.table import Table
@@ -14,11 +15,11 @@ from experiments.command_line import FLAGS, changes_from_flags, fail
 from experiments.member_flags import open_ensemble
 from experiments.members import EnsembleRun, with_seeds
 from experiments.mixtures import member_records
-from experiments.run_flags import configure, draw, train_to_the_end
+from experiments.run_flags import configure, draw, join_hosts, load_corpus, train_to_the_end
 from experiments.summary import environment, mean
 from experiments.workdir import Workdir, write_json, write_model
 from zaremba_jax.config import PRESETS, Config, override, settings, to_dict
-from zaremba_jax.ensemble import MemberNLL
+from zaremba_jax.ensemble import MemberNLL, make_mesh
 
 flags.adopt_module_key_flags(run_flags)
 flags.declare_key_flag("members")
@@ -40,7 +41,9 @@ def main() -> None:
         more = {"vary": vary, "members": seeds}
         config, workdir = configure(**more)
         members_of = functools.partial(members_of_grid, grid=grid, seeds=seeds)
-        run, console = open_ensemble(config, members_of, workdir, **more)
+        console = join_hosts()
+        mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
+        run = open_ensemble(config, members_of, corpus, mesh, workdir, console, **more)
     except (ValueError, OSError) as error:
         fail(error)
     train_to_the_end(run, workdir, console)

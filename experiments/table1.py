@@ -39,6 +39,11 @@ class Line:
     time: str = ""
 
 
+_OTHERS_TITLES = ["setting", "validation", "change", "test", "change", "models", "all averaged"]
+_OTHERS_LEGEND = """\
+Models that differ from a preset; the changes are those of the same seeds, mean ± standard
+deviation. Of all of them averaged, the test perplexity."""
+
 _TITLES = {
     "model": "model",
     "averaged": "averaged",
@@ -66,24 +71,41 @@ def table1(records: list[Record], mixtures: Mixtures) -> list[Line]:
     return [line for model in models for line in _lines(model, records, mixtures)]
 
 
-def page(lines: list[Line], records: list[Record]) -> str:
-    """The table, and what other choices than those of the presets make of it, as Markdown."""
+def page(lines: list[Line], others: list[list[str]]) -> str:
+    """The table, and what other choices than those of the presets make of it, as Markdown.
+
+    Args:
+      lines: by `table1`.
+      others: by `other_choices`.
+    """
     left = [column for column, name in enumerate(_TITLES) if name in ("model", "models", "time")]
     cells = [[str(getattr(line, name)) for name in _TITLES] for line in lines]
     whole = table([*_TITLES.values()], cells, left)
-    return "\n\n".join(["# Table 1: Penn Treebank", _LEGEND, whole, *_other_choices(records)])
+    paragraphs = ["# Table 1: Penn Treebank", _LEGEND, whole]
+    if others:
+        paragraphs += ["## Other choices", _OTHERS_LEGEND, table(_OTHERS_TITLES, others)]
+    return "\n\n".join(paragraphs)
 
 
-def print_lines(console: Console, lines: list[Line]) -> None:
-    """Prints what was run, with the paper's figures."""
-    table = Table(title="Perplexity: Penn Treebank")
-    for title in ("model", "averaged", "validation", "paper", "test", "paper"):
-        table.add_column(title, justify="left" if title == "model" else "right")
-    for line in lines:
-        if line.models:
-            figures = (line.valid, line.paper_valid, line.test, line.paper_test)
-            table.add_row(line.model, str(line.averaged), *figures)
-    console.print(table)
+def print_page(console: Console, lines: list[Line], others: list[list[str]]) -> None:
+    """Prints what was run, with the paper's figures; arguments as of `page`."""
+    titles = ("model", "averaged", "validation", "paper", "test", "paper")
+    run = [
+        [x.model, str(x.averaged), x.valid, x.paper_valid, x.test, x.paper_test]
+        for x in lines
+        if x.models
+    ]
+    for title, columns, rows in (
+        ("Perplexity: Penn Treebank", titles, run),
+        ("Other choices", _OTHERS_TITLES, others),
+    ):
+        if rows:
+            printed = Table(title=title)
+            for place, column in enumerate(columns):
+                printed.add_column(column, justify="right" if place else "left", overflow="fold")
+            for row in rows:
+                printed.add_row(*row)
+            console.print(printed)
 
 
 def _lines(model: Config, records: list[Record], mixtures: Mixtures) -> list[Line]:
@@ -109,11 +131,16 @@ def _lines(model: Config, records: list[Record], mixtures: Mixtures) -> list[Lin
 
 
 def _single(records: list[Record]) -> dict[str, str]:
-    figures = [pair for record in records for pair in record.perplexities.values()]
+    figures = _by_seed(records)
     if not figures:
         return {}
-    valid, test = (mean(split) for split in zip(*figures, strict=True))
+    valid, test = (mean(split) for split in zip(*figures.values(), strict=True))
     return {"valid": valid, "test": test, "models": str(len(figures)), "time": _time(records)}
+
+
+def _by_seed(records: list[Record]) -> dict[int, tuple[float, float]]:
+    """Validation and test perplexity of models that differ in their seed alone."""
+    return {seed: pair for record in records for seed, pair in record.perplexities.items()}
 
 
 def _mixture(found: dict[str, Any] | None, seeds: list[int], own: list[Record]) -> dict[str, str]:
@@ -139,8 +166,11 @@ def _time(records: list[Record]) -> str:
     return "; ".join(f"{spent:.1f} h, {device}" for device, spent in hours.items())
 
 
-def _other_choices(records: list[Record]) -> list[str]:
-    """Models that differ from a preset, each beside the preset on the same seeds."""
+def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
+    """Cells of the models that differ from a preset, each beside the preset on the same seeds.
+
+    Arguments as of `table1`.
+    """
     others = {
         model_name(r.model): r.model
         for r in records
@@ -149,20 +179,13 @@ def _other_choices(records: list[Record]) -> list[str]:
     lines = []
     for name, model in sorted(others.items()):
         own, preset = (
-            {seed: pair for r in records if r.model == m for seed, pair in r.perplexities.items()}
-            for m in (model, PRESETS[model.name])
+            _by_seed([record for record in records if record.model == same])
+            for same in (model, PRESETS[model.name])
         )
         cells = [name]
         for split, figures in enumerate(zip(*own.values(), strict=True)):
             changes = [own[seed][split] - preset[seed][split] for seed in own if seed in preset]
             cells += [mean(figures), mean(changes, sign="+") if changes else ""]
-        lines.append([*cells, str(len(own))])
-    if not lines:
-        return []
-    titles = ["setting", "validation", "change", "test", "change", "models"]
-    return [
-        "## Other choices",
-        "Models that differ from a preset; the changes are those of the same seeds, mean ± standard"
-        "\ndeviation.",
-        table(titles, lines),
-    ]
+        mixed = mixtures[name]["mixtures"][-1]["test_perplexity"] if name in mixtures else None
+        lines.append([*cells, str(len(own)), "" if mixed is None else f"{mixed:.1f}"])
+    return lines

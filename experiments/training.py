@@ -20,10 +20,10 @@ from experiments.progress import EpochProgress
 from experiments.workdir import Workdir, write_json_lines, write_model
 from zaremba_jax import checkpoint
 from zaremba_jax.array_types import ModelParams, Windows
-from zaremba_jax.config import Config, to_dict
+from zaremba_jax.config import Config, defaults, to_dict
 from zaremba_jax.corpus import Corpus, TextWindows
 from zaremba_jax.ensemble import fetch, init_spread, make_mesh, train_spread
-from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.evaluate import count_predictions, perplexity, text_nll
 from zaremba_jax.exported import Model
 from zaremba_jax.feed import WindowFeed
 from zaremba_jax.optimizer import learning_rate
@@ -54,6 +54,11 @@ class Run:
     watch: bool = False  # whether `watched` is wanted
     watched: dict[str, float] = dataclasses.field(default_factory=dict)  # of the last windows
     kernel: dict[str, Any] = dataclasses.field(default_factory=dict)  # of `choose_kernel`
+
+    @property
+    def all_configs(self) -> list[Config]:
+        """One a model that is trained."""
+        return [self.config]
 
     @property
     def position(self) -> tuple[int, int]:
@@ -190,7 +195,7 @@ def new_run(
       ValueError: the text is too short, or there are not so many devices, or some process
         would have none of them.
     """
-    text = TextWindows(corpus.train, config.train.batch_size, config.train.unroll)
+    text = text_of(config, corpus)
     devices = jax.devices()[:data_parallel]
     if data_parallel > len(devices):
         raise ValueError(
@@ -211,14 +216,31 @@ def new_run(
     return Run(config, corpus, feed, state, mesh=mesh)
 
 
+def text_of(config: Config, corpus: Corpus) -> TextWindows:
+    """The windows of the training text, of a corpus whose other texts can be evaluated.
+
+    Raises:
+      ValueError: a text is too short.
+    """
+    for ids in (corpus.valid, corpus.test):
+        count_predictions(ids)
+    return TextWindows(corpus.train, config.train.batch_size, config.train.unroll)
+
+
 def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
     """The run where the newest whole checkpoint of the working directory has it.
 
     Raises:
-      ValueError: the checkpoint is of another text, or every checkpoint is damaged.
+      ValueError: the checkpoint is of another configuration or text, or every one is damaged.
     """
 
     def like(record: dict[str, Any]) -> Any:
+        there = record.get("configs", [])  # which checkpoints from before it was kept lack
+        if there and [_settings(defaults() | flat) for flat in there] != _record(run)["configs"]:
+            raise ValueError(
+                f"{workdir.path}: has checkpoints of another configuration; give the flags of that"
+                " run, or name another --workdir"
+            )
         if record["corpus_sha256"] != run.corpus.fingerprint:
             raise ValueError(
                 f"{workdir.path}: holds a run on another text; name another --workdir, or give"
@@ -356,12 +378,16 @@ def finish_epoch(run: Run) -> None:
 
 def _record(run: Run) -> dict[str, Any]:
     return {
-        "config": to_dict(run.config),
-        "vocabulary_sha256": run.corpus.vocabulary.fingerprint,
+        "configs": [_settings(to_dict(config)) for config in run.all_configs],
         "corpus_sha256": run.corpus.fingerprint,
         "layout": run.layout,
         **run.kept,
     }
+
+
+def _settings(flat: dict[str, Any]) -> dict[str, Any]:
+    """A configuration but for the kernel, which is another one on another machine."""
+    return {name: value for name, value in flat.items() if name != "kernel"}
 
 
 def on_every_device(mesh: Mesh) -> NamedSharding:

@@ -1,5 +1,7 @@
 """The files that a run leaves in its working directory."""
 
+import fcntl
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -75,14 +77,39 @@ class Workdir:
         more = {name: flat.pop(name) for name in flat.keys() - settings().keys()}
         return from_dict(flat), more
 
-    def create(self, config: Config, **more: Any) -> None:
-        """Makes the directory and writes `config.json`; arguments as of `check`."""
+    def hold(self) -> None:
+        """Makes the directory and takes it for this process, until that ends.
+
+        Raises:
+          ValueError: another process has it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:  # for all hosts of a run
+            _lock(self.path.resolve())
+
+    def create(self, config: Config, **more: Any) -> None:
+        """Takes the directory and writes `config.json`; arguments as of `check`."""
+        self.hold()
         write_json(self.config, to_dict(config) | more)
 
     def member(self, seed: int) -> Path:
         """The model of an ensemble's member, or of a sweep's best setting."""
         return self.members / f"seed-{seed}.safetensors"
+
+
+@functools.cache  # a process takes a directory once
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(
+            f"{path}: another process trains there; wait for its end, or name another --workdir"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    return descriptor
 
 
 def write_model(path: Path, model: Model) -> None:
@@ -105,7 +132,7 @@ def write_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file, all of it or nothing."""
-    _write(path, lambda partial: partial.write_text(text))
+    _write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:

@@ -1,11 +1,18 @@
 import dataclasses
+import resource
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zaremba_jax.checkpoint import DIGEST, DamagedCheckpointError, restore, save
+from zaremba_jax.checkpoint import (
+    DIGEST,
+    DamagedCheckpointError,
+    clear_after,
+    restore,
+    save,
+)
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.train import init_train_state
 
@@ -85,6 +92,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before_and_makes_room_for_a_ne
     assert restored is not None
     assert_same(restored.state, state_at(1))
     assert restored.damaged == (str(tmp_path / "2"),)
+    clear_after(tmp_path, 1)
     save(tmp_path, 2, state_at(2), {"step": 2})
     again = restore(tmp_path, like)
     assert again is not None
@@ -121,6 +129,7 @@ def test_checkpoint_cut_off_before_its_end_is_passed_over_and_makes_room(tmp_pat
     save(tmp_path, 1, state_at(1), {})
     (tmp_path / "1" / DIGEST).unlink()
     assert restore(tmp_path, like) is None
+    clear_after(tmp_path, 0)
     save(tmp_path, 1, state_at(1), {})
     save(tmp_path, 2, state_at(2), {})
     (tmp_path / "2" / DIGEST).unlink()
@@ -128,7 +137,41 @@ def test_checkpoint_cut_off_before_its_end_is_passed_over_and_makes_room(tmp_pat
     assert restored is not None
     assert int(restored.state.step) == 1
     assert restored.damaged == ()
+    clear_after(tmp_path, 1)
     save(tmp_path, 2, state_at(2), {})
+
+
+def test_reading_leaves_a_checkpoint_that_is_being_written(tmp_path):
+    save(tmp_path, 1, state_at(1), {})
+    save(tmp_path, 2, state_at(2), {})
+    (tmp_path / "2" / DIGEST).unlink()
+    (tmp_path / "3.orbax-checkpoint-tmp").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    restore(tmp_path, like)
+    assert sorted(tmp_path.rglob("*")) == before
+    clear_after(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_file_that_a_file_manager_adds_does_no_harm(tmp_path):
+    save(tmp_path, 1, state_at(1), {})
+    (tmp_path / "1" / ".DS_Store").write_bytes(b"Bud1")
+    assert restore(tmp_path, like) is not None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # by Orbax
+def test_disk_that_is_full_is_said_and_leaves_what_was_saved(tmp_path):
+    save(tmp_path, 1, state_at(1), {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"takes no checkpoint .* is its disk full"):
+            save(tmp_path, 2, state_at(2), {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    restored = restore(tmp_path, like)
+    assert restored is not None
+    assert restored.record == {"step": 1}
 
 
 def test_checkpoints_without_checksums_that_were_not_cut_off_are_kept_and_named_damaged(tmp_path):

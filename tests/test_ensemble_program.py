@@ -209,6 +209,8 @@ BAD_FLAGS = [
     (["--from=absent"], ["absent: holds no run of experiments.ptb", "name the --workdir of one"]),
     (["--from=a,./a"], ["--from=a,./a: a run is there twice"]),
     (["--from=a,b", "--members=2"], ["--from: the runs bring their own --members; leave it out"]),
+    (["--from=a,b", "--config=small"], ["--from: the runs bring their own --config"]),
+    (["--from="], ["--from: names no run; give folders, with commas between them"]),
     (["--from=a,b", "--sizes=3"], ["--sizes=3: there are 2 members"]),
 ]
 
@@ -224,8 +226,12 @@ def test_bad_flag_is_refused_and_nothing_is_written(folder, flags, telling):
 
 def test_folder_of_other_members_is_refused_naming_both_values(finished, folder):
     shutil.copytree(finished[0] / "run", "run")
+    (folder / "a").mkdir()
+    shutil.copy(program.ROOT / "experiments/results/quick-seed0/config.json", "a")
     before = content(folder)
     outcome = run(*SINGLE, "--members=4", "--workdir=run")
     assert_refused(outcome, "members (3 there, 4 here);")
     assert_refused(run("--from=run", *TEXT), "run: holds no run of experiments.ptb")
+    refused = run("--from=a", "--workdir=run")
+    assert_refused(refused, "--workdir=run: holds a run, whose summary would be lost; name another")
     assert content(folder) == before

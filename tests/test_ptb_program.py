@@ -144,6 +144,7 @@ def test_run_needs_no_matplotlib(finished, folder, monkeypatch):
 
 def test_help_names_every_setting():
     outcome = run("--help")
+    assert (outcome.status, outcome.err) == (0, "")
     assert "\n  --config: <quick|small|medium|large>" in outcome.out
     for name, value in to_dict(QUICK).items():
         flag = f"[no]{name}" if isinstance(value, bool) else name
@@ -212,6 +213,15 @@ def test_bad_text_is_refused_and_nothing_is_written(folder, texts, telling):
             (folder / name).write_bytes(text)
     before = content(folder)
     assert_refused(run(*FLAGS), *telling)
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_text_without_anything_to_predict_is_refused_before_training(folder, split):
+    (folder / "one.txt").write_text("\n")
+    before = content(folder)
+    outcome = run(*FLAGS, "--unit=char", f"--{split}_file=one.txt")
+    assert_refused(outcome, "a text of 1 tokens has nothing to predict")
     assert content(folder) == before
 
 

@@ -57,6 +57,8 @@ class Page(html.parser.HTMLParser):
 
 
 def test_page_holds_table_curves_and_differing_settings_and_loads_nothing(folder):
+    scanned = folder / RUNS[1] / "config.json"
+    scanned.write_text(json.dumps(json.loads(scanned.read_text()) | {"kernel": "scan"}))
     outcome = run(*RUNS)
     assert outcome.status == 0, outcome.err
     text = (folder / "report.html").read_text()
@@ -70,6 +72,7 @@ def test_page_holds_table_curves_and_differing_settings_and_loads_nothing(folder
         assert rows[name][4:6] == figures
         assert figures[1] in outcome.out
     assert rows["precision"] == ["float32", "bfloat16"]
+    assert rows["kernel"] == ["xla", "scan"]
     assert "batch_size" not in rows
 
 
@@ -97,11 +100,19 @@ def test_folders_of_one_name_are_told_apart_by_their_paths_and_names_are_escaped
     assert "<b>" not in text
 
 
+def test_folder_has_its_name_from_within_too_and_no_name_is_mathematics(folder, monkeypatch):
+    shutil.copytree("quick-seed0", folder / "$_$")
+    assert run("$_$").status == 0
+    monkeypatch.chdir("quick-seed0")
+    assert run(".").status == 0
+    assert "quick-seed0" in {row[0] for row in Page(Path("report.html").read_text()).rows}
+
+
 def test_what_is_no_run_is_refused_in_a_line(folder):
     assert_refused(run("absent"), "absent: holds no run; name the --workdir of one")
-    assert_refused(run(), "nothing: give RUN... beside the flags; see --help")
+    assert_refused(run(), "error: give RUN... beside the flags; see --help")
     (folder / "quick-seed0" / "config.json").write_text("{}")
-    assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "run it again")
+    assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "writes it anew")
     path = folder / RUNS[1] / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"vary": "dropout=0,0.5"}))
     assert_refused(run(RUNS[1]), f"{RUNS[1]}: holds a sweep", "leave it out")

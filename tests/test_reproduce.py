@@ -1,8 +1,9 @@
 """The table of the paper: what is trained, recorded, skipped, averaged and shown."""
 
 import json
+import sys
+from pathlib import Path
 
-import jax
 import numpy as np
 import program
 import pytest
@@ -13,7 +14,7 @@ from program import assert_refused, content
 from experiments import records, reproduce, reproduction, table1
 from zaremba_jax.config import MEDIUM, PAPER_PERPLEXITIES, PRESETS, SMALL, override
 from zaremba_jax.encoding import read_corpus
-from zaremba_jax.ensemble import make_mesh, mixture_nll
+from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.evaluate import perplexity
 from zaremba_jax.exported import load_model
 
@@ -120,7 +121,7 @@ def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
     record.mkdir(parents=True)
     for name in ("config.json", "summary.json"):
         (record / name).write_text("{}")
-    assert_refused(run(*FLAGS), "results/small-seed0: holds a damaged record", "run it again")
+    assert_refused(run(*FLAGS), "results/small-seed0: holds a damaged record", "writes it anew")
     (record / "summary.json").unlink()
     (folder / "results" / "small-mixtures.json").write_text("{")
     corpus = reproduce.load_corpus(TINY)
@@ -139,6 +140,9 @@ BAD_FLAGS = [
     (["--seeds=0"], ["seeds=0", "see --help"]),
     (["--config=small"], ["--config=small: name models of the table with --rows"]),
     (["--corpus=toy"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
+    (["--valid_file=v.txt"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
+    (["--unit=char"], ["--unit=char: ptb is read by the word; leave it out"]),
+    (["--seeds=2", "--members=3"], ["--seeds=2: is below --members=3; leave one of them out"]),
 ]
 
 
@@ -153,9 +157,7 @@ def held(*seeds, config=SMALL, valid=2.0, test=1.0):
     """Records of runs of one model."""
     figures = {"valid_perplexity": valid, "test_perplexity": test, "device": "one", "seconds": 1}
     return [
-        records.Record(
-            model=records.model_of(config), summary={"seed": seed, **figures}, history=[]
-        )
+        records.Record(config=config, summary={"seed": seed, **figures}, history=[])
         for seed in seeds
     ]
 
@@ -169,12 +171,22 @@ def held(*seeds, config=SMALL, valid=2.0, test=1.0):
 def test_jobs_train_every_seed_that_is_missing_once_and_no_more_together_than_asked(
     first, seeds, done, at_most
 ):
-    config = override(SMALL, seed=first)
-    jobs = reproduction.jobs_left(config, seeds, held(*done), at_most)
+    config, nowhere = override(SMALL, seed=first), Path("nowhere")
+    jobs = reproduction.jobs_left(config, seeds, held(*done), nowhere, at_most)
     trained = [job.config.seed + place for job in jobs for place in range(job.count)]
     assert trained == sorted(set(range(first, first + seeds)) - done)
     assert all(job.count <= at_most for job in jobs)
     assert len({job.name for job in jobs}) == len(jobs)
+
+
+def test_what_was_begun_goes_on_first_and_together_however_many_are_trained_at_once(tmp_path):
+    for name in ("small-seeds2-4", "small-seed7", "small-seeds8-12", "small-layers=1-seed0"):
+        (tmp_path / name).mkdir()
+    for at_most, after in ((1, ["small-seed0", "small-seed1", "small-seed5"]), (3, None)):
+        jobs = reproduction.jobs_left(SMALL, 8, held(6), tmp_path, at_most)
+        names = [job.name for job in jobs]
+        assert names[:2] == ["small-seed7", "small-seeds2-4"]
+        assert names[2:] == (after or ["small-seeds0-1", "small-seed5"])
 
 
 def test_records_are_of_the_same_model_whatever_computes_it_but_not_with_other_settings():
@@ -194,10 +206,10 @@ def test_member_that_diverged_is_in_no_figure_and_no_curve():
         {"seed": 5, "excluded": "the loss became nan"},
     ]
     history = [{"valid_perplexity_estimates": [9.0, None]}]
-    record = records.Record(model=SMALL, summary={"members": members}, history=history)
+    record = records.Record(config=SMALL, summary={"members": members}, history=history)
     assert record.perplexities == {4: (2.0, 3.0)}
     assert record.curves == [[9.0]]
-    assert reproduction.held_seeds(SMALL, [record]) == {4}
+    assert reproduction.held_seeds(SMALL, [record]) == {4, 5}  # it would diverge again
 
 
 def test_mixtures_of_fewer_models_leave_those_of_more(tmp_path):
@@ -208,7 +220,7 @@ def test_mixtures_of_fewer_models_leave_those_of_more(tmp_path):
 
 
 def test_every_model_of_the_paper_has_a_line_for_each_number_averaged():
-    page = table1.page(table1.table1([], {}), [])
+    page = table1.page(table1.table1([], {}), table1.other_choices([], {}))
     for name, paper in PAPER_PERPLEXITIES.items():
         for members, (valid, test) in paper.items():
             assert f"| {name} | {members} | not run | {valid} | not run | {test} |" in page
@@ -219,20 +231,26 @@ def test_other_choices_are_compared_to_the_preset_on_the_same_seeds():
     found = [record for seed in (0, 1, 2) for record in held(seed, valid=120.0 + seed, test=110.0)]
     found += held(1, config=changed, valid=123.0, test=109.0)
     found += held(2, config=changed, valid=126.0, test=110.5)
-    page = table1.page(table1.table1(found, {}), found)
-    cells = ("124.5 ± 2.1", "+3.0 ± 1.4", "109.8 ± 1.1", "-0.2 ± 1.1", "2")
-    assert f"| small-constant_epochs=5 | {' | '.join(cells)} |" in page
+    mixtures = {"small-constant_epochs=5": {"mixtures": [{}, {"test_perplexity": 99.96}]}}
+    others = table1.other_choices(found, mixtures)
+    cells = ["124.5 ± 2.1", "+3.0 ± 1.4", "109.8 ± 1.1", "-0.2 ± 1.1", "2", "100.0"]
+    assert others == [["small-constant_epochs=5", *cells]]
+    assert f"| small-constant_epochs=5 | {' | '.join(cells)} |" in table1.page([], others)
 
 
-def test_job_on_several_devices_is_opened_as_one_of_the_programs_would(folder):
-    corpus = reproduce.load_corpus(TINY)
-    mesh = make_mesh(jax.devices())
-    job = reproduction.Job(TINY, 2)
-    run, workdir = reproduction.open_job(
-        job, corpus, folder / "runs", 1, mesh, reproduce.Console(quiet=True)
-    )
-    assert workdir.path.name == "small-seeds0-1"
-    assert len(run.state) == 2
-    config, more = workdir.read_config()
-    assert config == TINY
-    assert more == {"members": 2}
+def test_model_of_two_records_counts_once():
+    found = held(0, test=100.0) + held(0, config=override(SMALL, kernel="scan"), test=110.0)
+    (line, *_) = table1.table1(found, {})
+    assert (line.test, line.models) == ("110.0", "1")
+
+
+def test_what_is_asked_is_done_as_by_the_program_of_one_model(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "experiments.figures", None)  # as without matplotlib
+    flags = ("--rows=small", "--members=2", "--workdir=runs", "--results=r", "--hidden_size=6")
+    done = run(*flags, "--chunk=17", "--kernel=auto", "--sizes=2")
+    assert done.status == 0, done.err
+    assert done.out.count("no table1.png without matplotlib") == 1
+    assert "small-hidden_size=6" in done.out  # with its figures
+    assert json.loads((folder / "runs/small-hidden_size=6-seed0/kernel.json").read_text())
+    mixtures = json.loads((folder / "r" / "small-hidden_size=6-mixtures.json").read_text())
+    assert [mixture["members"] for mixture in mixtures["mixtures"]] == [1, 2]

@@ -149,6 +149,18 @@ def test_metrics_lost_in_a_kill_come_back_from_the_checkpoint(folder, reference)
     assert metrics(folder / "run") == metrics(reference)
 
 
+def test_checkpoints_are_of_their_configuration_though_its_record_is_lost(folder, reference):
+    shutil.copytree(reference, "run")
+    (folder / "run" / "config.json").unlink()
+    before = content(folder)
+    for other in ("--dropout=0.5", "--hidden_size=9"):
+        outcome = run(*FLAGS, other, "--workdir=run")
+        assert_refused(outcome, "run: has checkpoints of another configuration; give the flags of")
+        assert content(folder) == before
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert_same_run(folder / "run", reference)
+
+
 def damage(checkpoint, how):
     """Damages the biggest of a checkpoint's files, and its copies."""
     sizes = {path: path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()}

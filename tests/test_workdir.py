@@ -1,7 +1,10 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import program
 import pytest
 from program import content
 
@@ -75,6 +78,24 @@ def test_check_refuses_a_damaged_configuration(tmp_path, damage):
         Workdir(tmp_path).check(QUICK)
 
 
+def test_folder_that_another_process_trains_in_is_refused_until_that_ends(tmp_path):
+    hold = f"Workdir({str(tmp_path)!r}).hold(); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"from experiments.workdir import Workdir; {hold}"],
+        cwd=program.ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ValueError, match="another process trains there; wait for its end"):
+            Workdir(tmp_path).hold()
+        other.kill()
+    Workdir(tmp_path).hold()
+    Workdir(tmp_path).hold()
+
+
 def test_check_refuses_a_file(tmp_path):
     (tmp_path / "file").write_text("text")
     with pytest.raises(NotADirectoryError, match="file: is a file; name a folder with --workdir"):
@@ -95,8 +116,8 @@ def test_write_is_all_or_nothing(tmp_path, monkeypatch, write, read, before, aft
     whole = path.read_bytes()
     write_text = Path.write_text
 
-    def half(self, text):
-        write_text(self, text[: len(text) // 2])
+    def half(self, text, **encoding):
+        write_text(self, text[: len(text) // 2], **encoding)
         raise KeyboardInterrupt
 
     def stop(*_):

@@ -43,15 +43,19 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
       step: what the checkpoint is named after, higher than those before it.
       state: where the run stands.
       record: what belongs to the run beside the state, as JSON.
+
+    Raises:
+      OSError: there is no room for it, or no permission.
     """
-    with _manager(directory) as manager:
-        manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_storable(state)), record=ocp.args.JsonSave(record)
-            ),
-            force=True,
-        )
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(_storable(state)), record=ocp.args.JsonSave(record)
+    )
+    try:
+        with _manager(directory) as manager:
+            manager.save(step, args=items, force=True)
+    except ValueError as error:  # how Orbax says that a file could not be written
+        said = str(error).partition("\n")[0]
+        raise OSError(f"{directory}: takes no checkpoint ({said}); is its disk full?") from None
     if jax.process_index() == 0:
         folder = Path(directory, str(step))
         partial = folder / f"{DIGEST}.partial"
@@ -61,7 +65,7 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
 
 
 def restore(directory: str | Path, like: Callable[[dict[str, Any]], State]) -> Restored | None:
-    """Reads the newest checkpoint that is whole, and removes the damaged ones after it.
+    """Reads the newest checkpoint that is whole.
 
     Args:
       directory: where the checkpoints of the run lie.
@@ -87,14 +91,24 @@ def restore(directory: str | Path, like: Callable[[dict[str, Any]], State]) -> R
                 f"{directory}: every checkpoint is damaged; remove the directory to start anew"
             )
         found = None if newest is None else _read(manager, newest, like)
-        _wait_for_all("read")
-        for step in steps:
-            if newest is None or step > newest:  # so that the run can save it again
-                manager.delete(step)
     if found is None:
         return None
     damaged = finished[finished.index(newest) + 1 :]
     return Restored(*found, damaged=tuple(str(Path(directory, str(step))) for step in damaged))
+
+
+def clear_after(directory: str | Path, step: int) -> None:
+    """Removes what a run that goes on from a step will save again, and what a kill left behind.
+
+    Only the run itself may do so: to others, a checkpoint that is being written looks damaged.
+    """
+    _wait_for_all("read")
+    if not Path(directory).is_dir():
+        return
+    with _manager(directory, clean_up=True) as manager:
+        for later in manager.all_steps():
+            if later > step:
+                manager.delete(later)
 
 
 def _read(
@@ -138,8 +152,9 @@ def _newest_whole(directory: str | Path, steps: list[int]) -> int | None:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        return json.loads((folder / DIGEST).read_text()) == _checksums(folder)
-    except (OSError, ValueError):
+        written = dict(json.loads((folder / DIGEST).read_text()))
+        return written.items() <= _checksums(folder).items()  # file managers add their own
+    except (OSError, ValueError, TypeError):
         return False
 
 
@@ -149,8 +164,10 @@ def _wait_for_all(event: str) -> None:
         multihost_utils.sync_global_devices(event)
 
 
-def _manager(directory: str | Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
+def _manager(directory: str | Path, clean_up: bool = False) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=clean_up
+    )
     return ocp.CheckpointManager(Path(directory).absolute(), options=options)
 
 
