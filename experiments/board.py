@@ -11,7 +11,7 @@ import numpy as np
 from zaremba_jax.array_types import Masks, ModelParams, Outputs, Tokens
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.gates import gate_values
-from zaremba_jax.rnn import add_biases, unroll_layer, zero_state
+from zaremba_jax.rnn import unroll_layer, zero_state
 
 Gates = tuple[dict[str, Outputs], ...]  # of each layer, by letter
 _TANHS = ("u", "n", "h")  # from -1 on; the other gates are sigmoids, from 0
@@ -130,7 +130,7 @@ def gates_while_reading(
 def _gates(
     params: ModelParams, tokens: Tokens, compute: ComputeConfig, masks: Masks | None
 ) -> Gates:
-    layers = tuple(map(add_biases, params.layers))
+    layers = params.layers
     recurrent = masks.recurrent if masks is not None else None
     inputs, found = params.embedding[tokens], []
     for layer, state, through_time in zip(

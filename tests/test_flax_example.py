@@ -3,7 +3,9 @@ from pathlib import Path
 
 import jax
 import pytest
+from program import run
 
+from experiments import flax_example
 from experiments.flax_example import LETTERS, accuracy, train
 
 README = Path(__file__).parent.parent / "README.md"
@@ -14,6 +16,13 @@ def test_the_example_learns_to_remember_the_first_letter():
     chance = 1 / LETTERS
     with jax.numpy_dtype_promotion("standard"):  # optax's, whose Adam needs it
         assert accuracy(train(steps=60)) > 1.5 * chance
+
+
+def test_help_is_printed_and_nothing_trained(monkeypatch):
+    monkeypatch.setattr(flax_example, "train", None)
+    outcome = run("--help", program=flax_example)
+    assert outcome.status == 0
+    assert "USAGE" in outcome.out
 
 
 def test_the_readmes_lines_run_as_written():

@@ -165,6 +165,33 @@ def test_an_empty_sequence_leaves_the_carry_as_it_was(float64, eager):
     assert_close(after, start)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("padding", [1e5, np.nan])
+def test_padding_may_hold_anything_where_the_carry_is_asked_for(float64, eager, cell, padding):
+    _, ours = both(cell, 2)
+    lengths, x = jnp.array([1, 4, 2]), normal(BATCH, TIME, FEATURES)
+    clean, padded = (jnp.where(sequences_of(lengths) == 1, x, fill) for fill in (0, padding))
+
+    def loss(module, x):
+        carry, outputs = module(x, seq_lengths=lengths)
+        found = carry, outputs * sequences_of(lengths)
+        return sum(leaf.sum() for leaf in jax.tree.leaves(found)), found
+
+    gradients = nnx.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    expected, found = (jax.tree.leaves(gradients(ours, x)) for x in (clean, padded))
+    assert all(np.isfinite(leaf).all() for leaf in expected)
+    assert_close(found, expected)
+
+
+def test_lengths_may_be_numpys():
+    module = DeepRNN(FEATURES, HIDDEN, **(UNDRAWN | {"param_dtype": jnp.float32}), rngs=nnx.Rngs(0))
+    lengths = np.array([1, 4, 2], np.int64)  # a warning of truncation would be an error here
+    x = normal(BATCH, TIME, FEATURES).astype(jnp.float32)
+    found = module(x, seq_lengths=lengths, return_carry=True, reverse=True)
+    expected = module(x, seq_lengths=jnp.asarray(lengths), return_carry=True, reverse=True)
+    assert_close(found, expected)
+
+
 @pytest.mark.parametrize("axes", [(), (2, 3)])
 def test_the_batch_may_have_any_axes(float64, eager, axes):
     _, ours = both("lstm", 1)
@@ -271,6 +298,96 @@ def test_operands_in_bfloat16_change_rounding_alone(eager):
     assert 0 < float(jnp.abs(rounded - exact).max()) < 0.02
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_parameters_of_half_precision_are_drawn_by_flaxs_initializers(dtype):
+    module = nnx.eval_shape(lambda: DeepRNN(FEATURES, HIDDEN, param_dtype=dtype, rngs=nnx.Rngs(0)))
+    linen = LinenDeepRNN(HIDDEN, param_dtype=dtype)
+    variables = jax.eval_shape(linen.init, jax.random.key(0), jnp.ones((BATCH, TIME, FEATURES)))
+    drawn = jax.tree.leaves((nnx.state(module, nnx.Param), variables))
+    assert [leaf.dtype for leaf in drawn] == [dtype] * 6
+
+
+@pytest.mark.parametrize(
+    ("cell", "dtype"),
+    [*((cell, jnp.bfloat16) for cell in CELLS), ("lstm", jnp.float16)],
+)
+def test_parameters_of_half_precision_differ_by_their_rounding(cell, dtype):
+    lengths, x = jnp.array([1, 4, 2]), normal(BATCH, TIME, FEATURES).astype(jnp.float32)
+    half, twin = (
+        DeepRNN(FEATURES, HIDDEN, cell=cell, **(UNDRAWN | {"param_dtype": kind}), rngs=nnx.Rngs(0))
+        for kind in (dtype, jnp.float32)
+    )
+    (zeros,) = twin.params
+    half.load((jax.tree.map(lambda leaf: normal(*leaf.shape), zeros),))
+    twin.load(half.params)
+    start = jax.tree.map(lambda leaf: leaf.astype(dtype), carries(cell, 1))
+
+    @nnx.jit
+    @nnx.grad(argnums=(0, 1), has_aux=True)
+    def gradients(module, x):
+        found = module(x, initial_carry=start, seq_lengths=lengths, return_carry=True)
+        return sum(leaf.astype(jnp.float32).sum() for leaf in jax.tree.leaves(found)), found
+
+    (gradient, by_x), results = gradients(half, x)
+    assert by_x.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves((gradient, results))} == {jnp.dtype(dtype)}
+    found, expected = jax.tree.leaves(((gradient, by_x), results)), gradients(twin, x)
+    for a, b in zip(found, jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0.05, atol=0.05)
+
+
+def test_weights_of_another_type_are_converted_as_they_are_loaded():
+    half, full = (
+        DeepRNN(FEATURES, HIDDEN, **(UNDRAWN | {"param_dtype": dtype}), rngs=nnx.Rngs(0))
+        for dtype in (jnp.float16, jnp.float32)
+    )
+    (layer,) = full.params
+    half.load((jax.tree.map(lambda x: x + 1 / 3, layer),))
+    assert_close(
+        half.params, (jax.tree.map(lambda x: jnp.full_like(x, 1 / 3, jnp.float16), layer),)
+    )
+
+
+def test_weights_are_partitioned_as_those_of_flaxs_cells():
+    axes, rngs = (None, "model"), nnx.Rngs(0)
+    linen: Any = LinenDeepRNN(HIDDEN, kernel_init=nn.with_partitioning(ZEROS, axes))
+    variables = jax.eval_shape(linen.init, jax.random.key(0), jnp.ones((BATCH, TIME, FEATURES)))
+    specs = nn.get_partition_spec(variables)["params"]["layers_0"]
+    assert specs["input_weights"] == jax.sharding.PartitionSpec(*axes)
+    inits = {
+        "kernel_init": nnx.with_partitioning(ZEROS, axes),
+        "recurrent_kernel_init": ZEROS,
+    }
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        ours = DeepRNN(FEATURES, HIDDEN, **inits, rngs=rngs)
+        theirs = nnx.OptimizedLSTMCell(FEATURES, HIDDEN, **inits, rngs=rngs)
+        mine, flaxs = ours.layers[0].input_weights, theirs.dense_i.kernel
+        assert mine.get_metadata() == flaxs.get_metadata()
+        assert mine[...].sharding == flaxs[...].sharding
+        assert ours(jnp.ones((BATCH, TIME, FEATURES))).shape == (BATCH, TIME, HIDDEN)
+
+
+def test_scan_is_differentiated_forwards():
+    ones = nnx.initializers.ones_init()
+    inits = {"kernel_init": ones, "recurrent_kernel_init": ones}
+    rngs, x = nnx.Rngs(params=0, dropout=1), jnp.ones((BATCH, TIME, FEATURES))
+    scan = ComputeConfig(kernel="scan")
+    module = DeepRNN(FEATURES, HIDDEN, dropout=0.5, compute=scan, **inits, rngs=rngs)
+
+    def loss(scale):
+        return module(scale * x, rngs=nnx.Rngs(dropout=2)).sum()
+
+    @jax.jit
+    def derivatives(at):
+        return jax.grad(loss)(at), jax.jvp(loss, (at,), (at,))[1], jax.hessian(loss)(at)
+
+    backwards, forwards, second = derivatives(1.0)
+    np.testing.assert_allclose(forwards, backwards, rtol=1e-5)
+    assert np.isfinite(second)
+    assert backwards != 0
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -304,6 +421,25 @@ def test_arrays_that_do_not_fit_are_refused(shape, options, reason):
     module = DeepRNN(FEATURES, HIDDEN, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=reason):
         module(jnp.ones(shape), **options)
+
+
+@pytest.mark.parametrize(
+    ("cell", "layers", "shapes"),
+    [
+        ("lstm", 1, [[(HIDDEN, BATCH + 1)] * 2]),
+        ("lstm", 1, [[(BATCH + 1, HIDDEN)] * 3]),
+        ("lstm", 2, [[(BATCH + 1, HIDDEN)]] * 2),  # one layer's (c, h)
+        ("gru", 1, [[(BATCH + 1, HIDDEN)] * 2]),
+        ("tanh", 1, [[(2, BATCH + 1, HIDDEN)]]),
+    ],
+)
+def test_carry_that_does_not_fit_is_refused(cell, layers, shapes):
+    module = DeepRNN(FEATURES, HIDDEN, layers=layers, cell=cell, rngs=nnx.Rngs(0))
+    # A batch of HIDDEN + 1, so that a transposed carry has another shape.
+    carry = tuple(tuple(map(jnp.ones, of_layer)) for of_layer in shapes)
+    reason = "a layer of lstm: give c and h, " if cell == "lstm" else f"a layer of {cell}: give h, "
+    with pytest.raises(ValueError, match=f"{reason}.{BATCH + 1}, {HIDDEN}. each"):
+        module(jnp.ones((BATCH + 1, TIME, FEATURES)), initial_carry=carry)
 
 
 def test_a_second_bias_is_added_to_the_first(float64, eager):

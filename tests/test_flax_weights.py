@@ -12,18 +12,20 @@ from zaremba_jax.flax_weights import linen_layer, nnx_layer
 from zaremba_jax.rnn import unroll_layer
 
 TIME, BATCH, FEATURES, HIDDEN = 3, 2, 4, 5
-RNG = np.random.default_rng(0)
 
 
-def normal(*shape):
-    return jnp.asarray(RNG.normal(size=shape))
+@pytest.fixture
+def normal():
+    """Draws arrays of a shape, the same in a test whichever ran before it."""
+    rng = np.random.default_rng(0)
+    return lambda *shape: jnp.asarray(rng.normal(size=shape))
 
 
-def randomized(params):
+def randomized(params, normal):
     return jax.tree.map(lambda x: normal(*x.shape) / 2, params)
 
 
-def example(kind):
+def example(kind, normal):
     """Inputs, Flax's carry, the same as a state, and the weights of a loss of the results."""
     c, h = normal(BATCH, HIDDEN), normal(BATCH, HIDDEN)
     lstm = "LSTM" in kind
@@ -63,13 +65,13 @@ def assert_close(actual, expected):
 
 
 @pytest.mark.parametrize("kind", ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"])
-def test_layer_of_an_nnx_cell_equals_it_in_values_and_gradients(float64, kind):
+def test_layer_of_an_nnx_cell_equals_it_in_values_and_gradients(float64, normal, kind):
     cell = getattr(nnx, kind)(
         FEATURES, HIDDEN, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0)
     )
     graph, params = nnx.split(cell)
-    params = randomized(params)
-    inputs, carry, state, weights = example(kind)
+    params = randomized(params, normal)
+    inputs, carry, state, weights = example(kind, normal)
 
     def call(params, inputs):
         rnn = nnx.RNN(nnx.merge(graph, params), time_major=True, return_carry=True)
@@ -81,11 +83,11 @@ def test_layer_of_an_nnx_cell_equals_it_in_values_and_gradients(float64, kind):
 
 
 @pytest.mark.parametrize("kind", ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"])
-def test_layer_of_a_linen_cell_equals_it_in_values_and_gradients(float64, kind):
+def test_layer_of_a_linen_cell_equals_it_in_values_and_gradients(float64, normal, kind):
     cell = getattr(nn, kind)(HIDDEN, param_dtype=jnp.float64)
     rnn = nn.RNN(cell, time_major=True, return_carry=True)
-    inputs, carry, state, weights = example(kind)
-    params = randomized(rnn.init(jax.random.key(0), inputs)["params"]["cell"])
+    inputs, carry, state, weights = example(kind, normal)
+    params = randomized(rnn.init(jax.random.key(0), inputs)["params"]["cell"], normal)
     if kind == "GRUCell":
         params["hn"]["bias"] = jnp.zeros(HIDDEN)
 
@@ -120,3 +122,17 @@ def test_linen_gru_with_a_second_bias_is_refused():
 def test_what_has_other_equations_is_refused(cell, reason):
     with pytest.raises(ValueError, match=reason):
         linen_layer(cell, {})
+
+
+@pytest.mark.parametrize(
+    ("params", "found"),
+    [
+        ({"params": {"cell": {}}}, "params"),
+        ({"h": {}, "i": {}}, "h, i"),
+        ({}, ""),
+    ],
+)
+def test_what_are_no_parameters_of_the_cell_is_refused(params, found):
+    reason = f"parameters {found}: those of GRUCell are hn, hr, hz, in, ir, iz"
+    with pytest.raises(ValueError, match=reason):
+        linen_layer(nn.GRUCell(HIDDEN), params)

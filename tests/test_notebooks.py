@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -16,7 +17,7 @@ from program import SETTINGS, write_texts
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "experiments" / "notebooks").glob("*.py"))
 BY_NAME = {path.stem: path for path in SCRIPTS}
-COMMAND = "jupytext --to ipynb experiments/notebooks/*.py"
+COMMAND = "jupytext --update --to ipynb experiments/notebooks/*.py"
 # Colab's own: a copy of the repository, packages, and a Drive.
 COLAB = "colab"
 
@@ -110,6 +111,29 @@ def test_notebooks_install_extras_that_there_are():
         (wanted,) = re.findall(r'pip install -q -e "\.\[(.*)\]"', script.read_text())
         named |= set(wanted.split(",")) - {"{ACCELERATOR}"}
     assert named | {"cuda", "tpu"} <= extras.keys()
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_set_up_may_run_again(name, tmp_path):
+    (setup,) = (source for _, source, _ in cells(BY_NAME[name]) if "git clone" in source)
+    shell = re.sub("^[!%]", "", setup, flags=re.MULTILINE).replace("/content", str(tmp_path))
+    stubs = "git() { mkdir zaremba_jax; }; pip() { :; }"  # which fails where there is a folder
+    subprocess.run(["bash", "-ec", f"{stubs}\n{shell}\n{shell}"], check=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["zaremba_jax"]
+
+
+def test_training_runs_once_and_out_of_reach_of_an_interrupted_cell(tmp_path):
+    (source,) = (one for _, one, _ in cells(BY_NAME["train_on_colab"]) if "def train" in one)
+    names = {"WORKDIR": str(tmp_path), "FLAGS": []}
+    with mock.patch("subprocess.Popen") as start:
+        start.return_value.poll.return_value = None
+        exec(source, names)
+        exec(source, names)
+        assert start.call_count == 1
+        assert start.call_args.kwargs["start_new_session"]
+        start.return_value.poll.return_value = 0
+        exec(source, names)
+        assert start.call_count == 2
 
 
 @pytest.mark.slow

@@ -73,3 +73,7 @@ def test_clipping_never_exceeds_its_norm_and_leaves_smaller_gradients_alone(valu
     else:
         np.testing.assert_allclose(np.linalg.norm(stepped), clip_norm, rtol=1e-4)
         np.testing.assert_allclose(-stepped * norm / clip_norm, values, rtol=1e-4, atol=1e-6)
+
+
+def test_rate_vanishes_after_any_number_of_epochs():
+    assert learning_rate(SMALL.train, 2000) == 0

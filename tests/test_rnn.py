@@ -16,6 +16,7 @@ from zaremba_jax.array_types import (
     LSTMState,
     Masks,
     RecurrentMasks,
+    TwoBiasLayerParams,
 )
 from zaremba_jax.cells import CELLS, project_inputs, step
 from zaremba_jax.config import ComputeConfig
@@ -187,3 +188,20 @@ def test_last_output_of_a_layer_is_its_final_hidden_state(cell):
     params, inputs, state, _ = make(cell=cell)
     outputs, final = unroll_layer(params[0], inputs, state[0])
     np.testing.assert_array_equal(outputs[-1], final.hidden)
+
+
+@pytest.mark.parametrize("kernel", ["xla", "scan"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_layer_of_two_biases_is_that_of_their_sum_with_a_gradient_for_each(cell, kernel):
+    (layer, *_), inputs, (state, *_), _ = make(cell=cell)
+    parts = dataclasses.asdict(layer) | {"bias": layer.bias / 4}
+    two = TwoBiasLayerParams(**parts, second_bias=layer.bias * 3 / 4)
+
+    def total(params):
+        return unroll_layer(params, inputs, state, compute=ComputeConfig(kernel=kernel))[0].sum()
+
+    value, gradient = jax.value_and_grad(total)(two)
+    expected, by_sum = jax.value_and_grad(total)(layer)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(gradient.bias, by_sum.bias, rtol=1e-12)
+    np.testing.assert_allclose(gradient.second_bias, by_sum.bias, rtol=1e-12)

@@ -7,6 +7,7 @@ import optax
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from layer_examples import assert_same
 
 from zaremba_jax.array_types import SoftmaxParams
 from zaremba_jax.config import ComputeConfig
@@ -44,15 +45,6 @@ def by_autodiff(params, hidden, targets):
 
 def fused(compute):
     return lambda params, hidden, targets: softmax_nll(params, hidden, targets, compute)
-
-
-def assert_same(actual, expected, tolerance):
-    def same(a, b):
-        assert a.dtype == b.dtype
-        scale = max(float(jnp.abs(b).max()), 1.0)
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
-
-    jax.tree.map(same, actual, expected)
 
 
 @pytest.mark.parametrize(("dtype", "precision"), TOLERANCE)

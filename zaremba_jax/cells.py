@@ -19,10 +19,23 @@ from zaremba_jax.array_types import (
     LayerState,
     LSTMState,
     RecurrentMasks,
+    TwoBiasLayerParams,
 )
 from zaremba_jax.precision import Precision, matmul
 
 _NOTHING = RecurrentMasks()
+
+
+def add_biases(layer: LayerParams) -> LayerParams:
+    """The same layer with one bias, the sum of both where it has two."""
+    if not isinstance(layer, TwoBiasLayerParams):
+        return layer
+    return LayerParams(
+        input_weights=layer.input_weights,
+        recurrent_weights=layer.recurrent_weights,
+        bias=layer.bias + layer.second_bias,
+        cell=layer.cell,
+    )
 
 
 def project_inputs(
@@ -32,7 +45,7 @@ def project_inputs(
 
     Any number of leading axes, so that one matrix product serves all time steps.
     """
-    bias = jnp.expand_dims(params.bias, range(inputs.ndim - 1))
+    bias = jnp.expand_dims(add_biases(params).bias, range(inputs.ndim - 1))
     return matmul(inputs, params.input_weights, precision) + bias
 
 

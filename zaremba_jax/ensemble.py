@@ -21,7 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt
 
 from zaremba_jax.array_types import Masks, ModelParams, RNNState, Tokens, TrainState, Windows
-from zaremba_jax.config import ComputeConfig, Config, override
+from zaremba_jax.config import ComputeConfig, Config
 from zaremba_jax.evaluate import perplexity, read_text
 from zaremba_jax.model import token_nll
 from zaremba_jax.regularizers import Rates
@@ -111,10 +111,9 @@ def init_chunks(
       at_once: members of a device that are trained together.
       mesh: of `make_mesh`.
     """
-    shared = override(config, seed=0)  # so that all chunks are made by one program
     return tuple(
         init_members(
-            shared, vocabulary_size, windows_per_epoch, [seeds[place] for place in places], mesh
+            config, vocabulary_size, windows_per_epoch, [seeds[place] for place in places], mesh
         )
         for places in chunk_places(len(seeds), chunk_sizes(len(seeds), at_once, mesh))
     )

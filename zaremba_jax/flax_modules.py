@@ -5,6 +5,7 @@ keys, and run the layers of `rnn`. The carry is a tuple with Flax's own of each 
 the bottom one first: (c, h) of an LSTM, h of the other cells.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -15,10 +16,9 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from zaremba_jax.array_types import CellName, LayerParams
-from zaremba_jax.cells import CELLS
+from zaremba_jax.cells import CELLS, add_biases
 from zaremba_jax.config import ComputeConfig
-from zaremba_jax.rnn import add_biases
-from zaremba_jax.sequences import Carry, Order, run_sequences
+from zaremba_jax.sequences import Carry, Order, at_least_float32, run_sequences
 
 # Flax's own, of its cells.
 _KERNEL = nn.initializers.lecun_normal()
@@ -99,7 +99,9 @@ class DeepRNN(nnx.Module):
           recurrent_kernel_init: of the weights of h[t-1], gate by gate.
           bias_init: of the biases.
           param_dtype: type of the parameters, to which inputs are converted.
-          compute: precision of the products, and kernel.
+          compute: precision of the products, and kernel. For jvp, jacfwd or hessian take
+            `ComputeConfig(kernel="scan")` and no bfloat16: all else is differentiated
+            backwards only.
           rngs: draws parameters from `params`; `dropout` is forked for later, if there
             is any.
 
@@ -137,7 +139,8 @@ class DeepRNN(nnx.Module):
             raise ValueError(f"layers of the shapes {there}: this module has {here}")
         for mine, new in zip(self.layers, layers, strict=True):
             for name in _NAMES:
-                getattr(mine, name)[...] = getattr(new, name)
+                param = getattr(mine, name)
+                param[...] = getattr(new, name).astype(param[...].dtype)
 
     def __call__(
         self,
@@ -202,7 +205,8 @@ class LinenDeepRNN(nn.Module):
 
     Its parameters are `layers_0` and so on, with `input_weights`, `recurrent_weights` and
     `bias` each. `deterministic`, here or in the call, has to be given if there is dropout,
-    as `nn.Dropout` has it.
+    as `nn.Dropout` has it. For jvp, jacfwd or hessian take `ComputeConfig(kernel="scan")` and no
+    bfloat16.
     """
 
     features: int
@@ -299,7 +303,16 @@ def _each_gate(init: Initializer, cell: CellName) -> Initializer:
     def draw(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None):
         *lead, last = shape
         keys = jax.random.split(key, gates)
-        parts = [init(key, (*lead, last // gates), dtype) for key in keys]
-        return jnp.concatenate(parts, axis=-1)
+        wide = at_least_float32(dtype)  # `orthogonal` draws nothing of half precision
+        return _side_by_side([init(key, (*lead, last // gates), wide) for key in keys], dtype)
 
     return draw
+
+
+def _side_by_side(parts: list[Any], dtype: DTypeLike) -> Any:
+    """Arrays as one; within what `with_partitioning` of nnx or linen put around each, if so."""
+    box = parts[0]
+    if isinstance(box, nnx.VariableMetadata):
+        values = [part.raw_value for part in parts]
+        return dataclasses.replace(box, raw_value=_side_by_side(values, dtype))
+    return jax.tree.map(lambda *x: jnp.concatenate(x, axis=-1).astype(dtype), *parts)

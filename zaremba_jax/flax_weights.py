@@ -59,9 +59,16 @@ def linen_layer(cell: nn.RNNCellBase, params: Mapping[str, Any]) -> LayerParams:
       params: its parameters; of `variables`, what a `nn.RNN` has under `params`, `cell`.
 
     Raises:
-      ValueError: as of `nnx_layer`.
+      ValueError: as of `nnx_layer`, or these are no parameters of such a cell.
     """
-    return _layer(*_kind_of(cell), params)
+    kind, gates = _kind_of(cell)
+    expected = {f"{side}{gate}" for side in "ih" for gate in gates}
+    if params.keys() != expected:
+        raise ValueError(
+            f"parameters {', '.join(sorted(params))}: those of {type(cell).__name__} are"
+            f" {', '.join(sorted(expected))}"
+        )
+    return _layer(kind, gates, params)
 
 
 def _kind_of(cell: Any) -> tuple[CellName, tuple[str, ...]]:

@@ -14,7 +14,7 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     "After 6 epochs" means that epochs 1 to 6 run at the full rate and epoch 7
     is the first divided one.
     """
-    return config.learning_rate / config.decay_divisor ** max(epoch - config.constant_epochs, 0)
+    return config.learning_rate * config.decay_divisor ** -max(epoch - config.constant_epochs, 0)
 
 
 def make_optimizer(

@@ -11,9 +11,8 @@ from zaremba_jax.array_types import (
     Outputs,
     RecurrentMasks,
     RNNState,
-    TwoBiasLayerParams,
 )
-from zaremba_jax.cells import CELLS
+from zaremba_jax.cells import CELLS, add_biases
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.kernels.layers import IMPLEMENTATIONS, choose
 
@@ -50,7 +49,7 @@ def unroll_layer(
       h[l, t] for every t, and the state after the last step.
     """
     layer = IMPLEMENTATIONS[choose(compute.kernel, params.cell, masks)]
-    return layer(params, inputs, state, masks, compute.precision)
+    return layer(add_biases(params), inputs, state, masks, compute.precision)
 
 
 def deep_rnn(
@@ -81,25 +80,12 @@ def deep_rnn(
     for layer, layer_state, mask, through_time in zip(
         layers, state, masks.inputs or nothing, masks.recurrent or nothing, strict=True
     ):
-        layer = add_biases(layer)
         # Eq. 1-6: D masks h[l-1, t] only, never h[l, t-1].
         inputs, layer_state = unroll_layer(
             layer, drop(inputs, mask), layer_state, through_time, compute
         )
         final_state.append(layer_state)
     return inputs, tuple(final_state)
-
-
-def add_biases(layer: LayerParams) -> LayerParams:
-    """The same layer with one bias, the sum of both where it has two."""
-    if not isinstance(layer, TwoBiasLayerParams):
-        return layer
-    return LayerParams(
-        input_weights=layer.input_weights,
-        recurrent_weights=layer.recurrent_weights,
-        bias=layer.bias + layer.second_bias,
-        cell=layer.cell,
-    )
 
 
 def drop(x: Activations, mask: Mask | None) -> Activations:

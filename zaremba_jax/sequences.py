@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.nnx.nn.recurrent import flip_sequences
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import HiddenState, LayerParams, LayerState, LSTMState
+from zaremba_jax.cells import CELLS
 from zaremba_jax.config import ComputeConfig
-from zaremba_jax.rnn import add_biases, unroll_layer, zero_state
+from zaremba_jax.rnn import unroll_layer, zero_state
 
 Carry = tuple[Any, ...]
 Drop = Callable[[jax.Array], jax.Array]
@@ -43,7 +46,7 @@ def run_sequences(
     layers: tuple[LayerParams, ...],
     inputs: Float[Array, "*batch_and_time features"],
     carry: Carry | None = None,
-    lengths: Int[Array, "*batch"] | None = None,
+    lengths: Int[Array | np.ndarray, "*batch"] | None = None,
     *,
     drop: Drop = lambda x: x,
     drop_output: bool = False,
@@ -53,7 +56,8 @@ def run_sequences(
     """Runs all layers over all time steps.
 
     Args:
-      layers: the weights, bottom layer first.
+      layers: the weights, bottom layer first. Of half precision, they and the state are
+        float32 in here, and bfloat16 the operands of products of bfloat16.
       inputs: with any number of axes of the batch; converted to the type of the weights.
       carry: before the first step, Flax's of each layer, bottom layer first: (c, h) of an
         LSTM, h of another cell, [*batch, hidden]; None: zeros.
@@ -67,16 +71,22 @@ def run_sequences(
     Returns:
       The outputs, in the layout of the inputs; with `return_carry`, the carry and they.
       The carry is that after the last step of each sequence, where there is none the
-      carry before. Outputs over the padding mean nothing; they go on as in Flax, but for
-      those of an LSTM whose carry is asked for.
+      carry before. Outputs over the padding mean nothing; they go on as in Flax, but where
+      the carry is asked for, which takes the padding for zeros. All have the type of the
+      weights.
 
     Raises:
       ValueError: shapes that do not fit each other.
     """
     time_axis = 0 if order.time_major else inputs.ndim - 2
     batch_shape = _batch_shape(layers, inputs, carry, lengths, time_axis)
-    batch, dtype = math.prod(batch_shape), layers[0].bias.dtype
-    lengths = None if lengths is None else lengths.reshape(batch).astype(int)
+    batch, given = math.prod(batch_shape), layers[0].bias.dtype
+    dtype = at_least_float32(given)
+    layers = jax.tree.map(lambda weights: weights.astype(dtype), layers)
+    if given == jnp.bfloat16:
+        compute = dataclasses.replace(compute, precision="bfloat16")
+    # NumPy's own int64 would be too wide for an array of JAX, which warns then.
+    lengths = None if lengths is None else jnp.asarray(lengths).reshape(batch).astype(int)
 
     def turn(x: jax.Array) -> jax.Array:
         return flip_sequences(x, lengths, num_batch_dims=1, time_major=True)
@@ -86,9 +96,12 @@ def run_sequences(
     x = turn(x) if order.reverse else x
     start = zero_state(layers, batch)
     if carry is not None:
-        start = tuple(_state(part, batch, dtype) for part in carry)
+        start = tuple(
+            _state(layer, part, batch_shape, dtype)
+            for layer, part in zip(layers, carry, strict=True)
+        )
     ends = []
-    for layer, state in zip(map(add_biases, layers), start, strict=True):
+    for layer, state in zip(layers, start, strict=True):
         read = drop(x)
         if order.return_carry and lengths is not None:
             x, end = _unroll_to_ends(layer, read, state, lengths, compute)
@@ -98,7 +111,13 @@ def run_sequences(
     x = drop(x) if drop_output else x
     x = turn(x) if order.reverse and order.keep_order else x
     outputs = jnp.moveaxis(x.reshape(len(x), *batch_shape, -1), 0, time_axis)
-    return (tuple(ends), outputs) if order.return_carry else outputs
+    results = (tuple(ends), outputs) if order.return_carry else outputs
+    return jax.tree.map(lambda x: x.astype(given), results)
+
+
+def at_least_float32(dtype: DTypeLike) -> DTypeLike:
+    """float32 instead of a type of half precision, others as they are."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def _unroll_to_ends(
@@ -113,12 +132,13 @@ def _unroll_to_ends(
     A kernel gives h of every step, but c of the last one alone. So a feature that tells
     the padding holds an LSTM's f at 1 and its i at 0 there, and c stays.
     """
+    ended = jnp.arange(len(inputs), dtype=lengths.dtype)[:, None] >= lengths[None]
+    inputs = jnp.where(ended[..., None], 0, inputs)  # 1e5 would open a gate, NaN would spread
     if isinstance(state, LSTMState):
         hidden = len(layer.recurrent_weights)
         held = jnp.repeat(jnp.array([_SHUT, -_SHUT, 0, 0], inputs.dtype), hidden)
         weights = jnp.concatenate([layer.input_weights, held[None]])
         layer = dataclasses.replace(layer, input_weights=weights)
-        ended = jnp.arange(len(inputs), dtype=lengths.dtype)[:, None] >= lengths[None]
         inputs = jnp.concatenate([inputs, ended[..., None].astype(inputs.dtype)], axis=-1)
     outputs, end = unroll_layer(layer, inputs, state, compute=compute)
     every = jnp.concatenate([state.hidden[None], outputs])
@@ -129,7 +149,7 @@ def _batch_shape(
     layers: tuple[LayerParams, ...],
     inputs: jax.Array,
     carry: Carry | None,
-    lengths: jax.Array | None,
+    lengths: jax.Array | np.ndarray | None,
     time_axis: int,
 ) -> tuple[int, ...]:
     """The axes of the batch."""
@@ -151,8 +171,19 @@ def _batch_shape(
     return shape
 
 
-def _state(carry: Any, batch: int, dtype: Any) -> LayerState:
-    parts = [x.reshape(batch, -1).astype(dtype) for x in jax.tree.leaves(carry)]
+def _state(
+    layer: LayerParams, carry: Any, batch_shape: tuple[int, ...], dtype: DTypeLike
+) -> LayerState:
+    parts = jax.tree.leaves(carry)
+    found = [jnp.shape(part) for part in parts]
+    shape = (*batch_shape, len(layer.recurrent_weights))
+    names = ("c", "h") if CELLS[layer.cell].state is LSTMState else ("h",)
+    if found != [shape] * len(names):
+        raise ValueError(
+            f"a carry with arrays of the shapes {found} for a layer of {layer.cell}: give"
+            f" {' and '.join(names)}, {shape} each"
+        )
+    parts = [jnp.asarray(part, dtype).reshape(-1, shape[-1]) for part in parts]
     return HiddenState(*parts) if len(parts) == 1 else LSTMState(hidden=parts[1], cell=parts[0])
 
 

@@ -31,7 +31,8 @@ SEEDS = 2
 LONGEST_LAG = 100
 
 # %% tags=["colab"]
-# !git clone -q https://github.com/OWNER/zaremba_jax
+# %cd /content
+# !test -d zaremba_jax || git clone -q https://github.com/OWNER/zaremba_jax
 # %cd zaremba_jax
 # !pip install -q -e ".[plots]"
 
@@ -164,8 +165,9 @@ plt.show()
 # %% [markdown]
 # ## What dropout does to a model
 #
-# A small LSTM on the first words of the built-in corpus, so few that it overfits, under three kinds
-# of regularization, at the rate 0.3 each. The floor is the perplexity of the corpus's own source.
+# A small LSTM on the first words of the built-in corpus, so few that it overfits: no dropout,
+# ordinary dropout and the paper's compared, both at the rate 0.3. The floor is the perplexity of
+# the corpus's own source.
 
 # %%
 from experiments.ablation_language import METHODS, VALIDATION_TOKENS, compare

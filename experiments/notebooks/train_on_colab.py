@@ -37,7 +37,8 @@ PROMPT = "the company said"
 # ## Install
 
 # %% tags=["colab"]
-# !git clone -q https://github.com/OWNER/zaremba_jax
+# %cd /content
+# !test -d zaremba_jax || git clone -q https://github.com/OWNER/zaremba_jax
 # %cd zaremba_jax
 # !pip install -q -e ".[{ACCELERATOR},plots]"
 
@@ -58,7 +59,7 @@ drive.mount("/content/drive")
 # ## Train
 #
 # Training runs beside the notebook and writes what it says to a file. Where the folder holds a run
-# that was cut off, it goes on from there.
+# that was cut off, it goes on from there; where it trains already, this cell starts nothing.
 
 # %%
 import os
@@ -73,10 +74,14 @@ LOG = Path(WORKDIR, "log.txt")
 def train():
     command = [sys.executable, "-m", "experiments.ptb", *FLAGS, f"--workdir={WORKDIR}"]
     plain = os.environ | {"FORCE_COLOR": ""}  # no moving bars in a file
-    return subprocess.Popen(command, env=plain, stdout=LOG.open("a"), stderr=subprocess.STDOUT)
+    # A session of its own, which the interruption of a cell does not reach.
+    options = {"stderr": subprocess.STDOUT, "env": plain, "start_new_session": True}
+    with LOG.open("a") as log:
+        return subprocess.Popen(command, stdout=log, **options)
 
 
-run = train()
+if "run" not in globals() or run.poll() is not None:
+    run = train()
 
 # %% [markdown]
 # ## Watch the curve
@@ -125,7 +130,9 @@ print(LOG.read_text())
 # Of a run that is finished, the command prints the table of perplexities again.
 
 # %%
-train().wait()
+run.wait()
+run = train()
+run.wait()
 print("".join(LOG.open().readlines()[-20:]))
 
 # %% [markdown]
