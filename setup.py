@@ -17,6 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=["zaremba_jax", "zaremba_jax.kernels", "experiments"],
+    package_data={"zaremba_jax": ["py.typed"]},
     install_requires=[
         "absl-py>=2.1",
         "flatbuffers>=24.3",
@@ -49,7 +50,13 @@ setup(
         ],
         "plots": ["matplotlib>=3.9"],
         "tensorboard": ["tensorboardX>=2.6"],
-        "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10", "nbformat>=5.10"],
+        "notebooks": [
+            "ipykernel>=6.29",
+            "jupytext>=1.16",
+            "matplotlib>=3.9",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+        ],
         "compilers": ["jax[tpu]>=0.10", "jax-cuda12-plugin>=0.10", "jax-cuda12-pjrt>=0.10"],
         "peers": ["torch>=2.6"],
         "cuda": ["jax[cuda12]>=0.10"],

@@ -49,11 +49,13 @@ flags.DEFINE_integer("seeds", 3, "runs of each candidate, side by side", lower_b
 flags.DEFINE_integer("rates", 3, "candidates of each method", lower_bound=1, upper_bound=3)
 flags.DEFINE_integer("train_tokens", 8000, "first tokens of the training text", lower_bound=2)
 flags.DEFINE_integer("layers", 1, "layers of the language models", lower_bound=1)
-flags.DEFINE_integer("hidden_size", 64, "units of each of their layers", lower_bound=1)
-flags.DEFINE_integer("epochs", 10, "passes over their text", lower_bound=1)
+flags.DEFINE_integer("hidden_size", 64, "units of each layer of the language models", lower_bound=1)
+flags.DEFINE_integer("epochs", 10, "epochs of each language model", lower_bound=1)
 flags.DEFINE_integer("memory_steps", 400, "batches of the memory task; 0: none", lower_bound=0)
 flags.DEFINE_integer("memory_lags", 100, "longest time to remember", lower_bound=2)
-flags.DEFINE_float("memory_rate", 0.5, "its dropout rate", lower_bound=0.01, upper_bound=0.99)
+flags.DEFINE_float(
+    "memory_rate", 0.5, "dropout rate of the memory task", lower_bound=0.01, upper_bound=0.99
+)
 
 
 def configure() -> tuple[Config, Corpus]:
@@ -87,9 +89,10 @@ def configure() -> tuple[Config, Corpus]:
             f" of {config.train.unroll} + 1; give at least {needed}"
         )
     Path(FLAGS.workdir).mkdir(parents=True, exist_ok=True)
-    whole = toy_corpus(valid_tokens=ablation_language.VALIDATION_TOKENS)
     if FLAGS.corpus == "ptb":
         whole = load_published("ptb", FLAGS.data_dir)
+    else:
+        whole = toy_corpus(valid_tokens=ablation_language.VALIDATION_TOKENS)
     return config, dataclasses.replace(whole, train=whole.train[: FLAGS.train_tokens])
 
 
@@ -209,7 +212,7 @@ def gather(config: Config, corpus: Corpus, console: Console) -> dict[str, Any]:
         "language_modelling": found["language_modelling"],
         "memory": {
             "rate": FLAGS.memory_rate,
-            "steps": FLAGS.memory_steps,
+            "steps": recall.whole_chunks(FLAGS.memory_steps),
             "lags": FLAGS.memory_lags,
             "symbols": recall.SYMBOLS,
             "chance": 1 / recall.SYMBOLS,

@@ -5,6 +5,7 @@ every contender in turn, in one run.
 """
 
 import contextlib
+import importlib.util
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +30,7 @@ from experiments.contenders import (
 )
 from experiments.floor import products, step_flops
 from experiments.summary import PACKAGES, device_name
+from experiments.targets import PTB_VOCABULARY
 from experiments.timing import alone, interleave, quartiles
 from experiments.workdir import write_json
 from zaremba_jax.config import Config, override, to_dict
@@ -36,6 +38,7 @@ from zaremba_jax.precision import Precision
 
 OURS = "zaremba_jax"
 PRECISIONS = get_args(Precision)
+TEXT_SETTINGS = frozenset({"corpus", "unit", "vocab_size", "min_count"})
 # What each setting of the scaling curves is set to, all others as the configuration has them.
 SCALES = {
     "hidden_size": (128, 256, 512, 1024),
@@ -221,11 +224,35 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     )
 
 
+def configure() -> Config:
+    """The configuration that is timed; refuses what would only fail after the measurements.
+
+    Raises:
+      ValueError: a flag has no meaning here, or what it asks for cannot be written.
+    """
+    config, changes = config_from_flags()
+    if unread := sorted(changes.keys() & TEXT_SETTINGS):
+        raise ValueError(
+            f"--{', --'.join(unread)}: random tokens of {PTB_VOCABULARY:,} words are timed;"
+            " leave it out"
+        )
+    for name in ("json", "scaling"):
+        path = FLAGS[name].value
+        if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+            raise ValueError(f"--{name}={path}: is no file in a folder that exists; name one")
+    if FLAGS.scaling and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError(
+            f"--scaling={FLAGS.scaling}: is drawn by matplotlib;"
+            " pip install 'zaremba-jax[plots]', or leave it out"
+        )
+    return config
+
+
 def main() -> None:
     """Measures what the flags ask for, prints it, and writes it down."""
     console = Console(highlight=False, markup=False)
     try:
-        config, _ = config_from_flags()
+        config = configure()
         peers = default_peers(config) if FLAGS.peers is None else FLAGS.peers
         needs: dict[Contender, dict[str, Any]] = {}
         for entrant in contenders(config, peers, FLAGS.members):
@@ -233,8 +260,8 @@ def main() -> None:
                 try:
                     needs[entrant] = alone(entrant.build, FLAGS.windows)._asdict()
                 except ValueError as error:
-                    if FLAGS.peers is not None:
-                        raise
+                    if FLAGS.peers is not None or not needs:  # all are compared to the first
+                        raise ValueError(f"{entrant.name}: {error}") from None
                     console.print(f"{entrant.name} is left out: {error}", soft_wrap=True)
         with console.status("everyone in turn"):
             results = measure(list(needs), FLAGS.windows, FLAGS.rounds)
@@ -254,11 +281,12 @@ def main() -> None:
             with console.status("scaling"):
                 others = [entrant.name for entrant in needs if entrant.members == 1][1:]
                 results["scaling"] = scaling(config, others, FLAGS.windows, FLAGS.rounds)
+        if FLAGS.json:
+            write_json(Path(FLAGS.json), results)
+        if FLAGS.scaling:
             from experiments.figures import draw_scaling
 
             draw_scaling(Path(FLAGS.scaling), results)
-        if FLAGS.json:
-            write_json(Path(FLAGS.json), results)
     except (ValueError, OSError) as error:
         fail(error)
 

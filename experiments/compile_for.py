@@ -46,19 +46,19 @@ _ENSEMBLE_NOTE = (
 )
 
 _CHOICES = {
-    "targets": list(TARGETS),
-    "configs": [name for name, preset in PRESETS.items() if preset.corpus == "ptb"],
-    "precisions": list(get_args(Precision)),
+    "targets": ("accelerators", list(TARGETS)),
+    "configs": ("presets", [name for name, x in PRESETS.items() if x.corpus == "ptb"]),
+    "precisions": ("precisions", list(get_args(Precision))),
 }
-for _name, _choices in _CHOICES.items():
-    flags.DEFINE_list(_name, _choices, f"{_name}, with commas between them")
+for _name, (_what, _choices) in _CHOICES.items():
+    flags.DEFINE_list(_name, _choices, f"{_what} to compile for, with commas between them")
     flags.register_validator(
         _name,
         lambda values, known=frozenset(_choices): set(values) <= known,
         message=f"only {', '.join(_choices)} are known",
     )
 flags.DEFINE_integer("members", None, "compile an ensemble of so many instead", lower_bound=1)
-flags.DEFINE_list("devices", ["1"], "how many devices it is spread over, with commas")
+flags.DEFINE_list("devices", ["1"], "devices to spread the ensemble over, with commas")
 flags.register_validator(
     "devices",
     lambda values: all(value.isdecimal() and int(value) > 0 for value in values),

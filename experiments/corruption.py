@@ -12,13 +12,15 @@ from zaremba_jax.model import init_params
 from zaremba_jax.regularizers import active_rates, sample_masks
 from zaremba_jax.rnn import deep_rnn, drop, zero_state
 
+_VALUE = 1.25  # of every mask: float32 holds its powers up to some 390 masks
+
 
 def count_masks(config: Config, lag: int) -> np.ndarray:
     """Masks between the embedded input at a step and the dropped output some steps later.
 
     At zero input, bias and state the tanh cell is linear. Where every mask that
-    `sample_masks` makes is replaced by twos, the derivative of the output with respect
-    to the input grows by 2 for each mask on the way, whatever way it takes.
+    `sample_masks` makes is replaced by a constant, the derivative of the output with respect
+    to the input grows by that for each mask on the way, whatever way it takes.
 
     Args:
       config: which masks there are; the cell has to be tanh.
@@ -30,8 +32,8 @@ def count_masks(config: Config, lag: int) -> np.ndarray:
     tokens = jnp.zeros((lag + 1, 1), jnp.int32)
     rates = active_rates(config.regularizers)
     masks = sample_masks(config, rates, tokens, 1, key=jax.random.key(0))
-    ratio = _sensitivity(config, masks, 2.0) / _sensitivity(config, masks, 1.0)
-    return np.log2(ratio)[::-1]
+    ratio = _sensitivity(config, masks, _VALUE) / _sensitivity(config, masks, 1.0)
+    return (np.log(ratio) / np.log(_VALUE))[::-1]
 
 
 def _sensitivity(config: Config, masks: Masks, value: float) -> np.ndarray:

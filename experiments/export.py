@@ -9,6 +9,7 @@ from experiments import command_line
 from experiments.command_line import FLAGS, fail
 from experiments.models import load_models
 from zaremba_jax.exported import (
+    FOLDER_VOCABULARY,
     Model,
     assemble,
     named_arrays,
@@ -34,6 +35,8 @@ def main() -> None:
     try:
         if out.is_dir() != (FLAGS.to == "folder") and out.exists():
             raise ValueError(f"--out={out}: is there, and no {_kind()}; name another")
+        if out.is_dir() and any(out.iterdir()) and not (out / FOLDER_VOCABULARY).exists():
+            raise ValueError(f"--out={out}: holds other things than an export; name a new folder")
         write(out, read())
     except (ValueError, OSError) as error:
         fail(error)
@@ -59,10 +62,10 @@ def read() -> Model:
                 " members/"
             )
         return models[0]
+    vocabulary = read_vocabulary(FLAGS.vocabulary)
     arrays, _ = read_safetensors(FLAGS.from_torch)
     try:
         params = model_from_torch(arrays)
-        vocabulary = read_vocabulary(FLAGS.vocabulary)
     except (ValueError, TypeError) as error:
         raise ValueError(f"--from_torch={FLAGS.from_torch}: {error}") from None
     return assemble(FLAGS.from_torch, named_arrays(params), config_for(params), vocabulary)

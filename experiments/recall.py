@@ -137,13 +137,14 @@ def measure(
     Returns:
       `bins`, first and last lag of each; by method the `accuracy` of each seed in each
       bin, and the `nats` of an answer at the end of training, dropout on, of each seed.
+      Training takes `whole_chunks(steps)` batches.
     """
     config = task_config(cell, lags)
     units = np.repeat(np.array(list(METHODS.values()), np.float32), seeds, axis=0)
     rates = dict(zip(("dropout", "hidden_dropout"), jnp.asarray(rate * units.T), strict=True))
     numbers = jnp.tile(jnp.arange(seeds), len(METHODS))
     learners = jax.vmap(functools.partial(init_learner, config))(numbers)
-    count = -(-steps // CHUNKS)
+    count = whole_chunks(steps) // CHUNKS
     losses = np.zeros((len(numbers), count))
     for chunk in range(CHUNKS):
         learners, loss = learn(config, learners, rates, count)
@@ -165,6 +166,11 @@ def measure(
             for place, name in enumerate(METHODS)
         },
     }
+
+
+def whole_chunks(steps: int) -> int:
+    """So many batches, or the few more that `CHUNKS` divides."""
+    return -(-steps // CHUNKS) * CHUNKS
 
 
 def lag_bins(lags: int) -> list[tuple[int, int]]:

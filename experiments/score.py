@@ -1,6 +1,7 @@
 """Scores a text by trained models: `python -m experiments.score --workdir=runs/small FILE`."""
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from rich.console import Console
 
 from experiments import command_line
 from experiments.command_line import FLAGS, fail
-from experiments.models import listed, load_models
+from experiments.models import load_models
 from experiments.scoring import (
     Reader,
     Text,
     independent_nll,
+    named,
     read_text,
     records,
     stream_nll,
@@ -32,11 +34,11 @@ from zaremba_jax.vocabulary import NOUNS, UNK
 TAKES = "FILE"
 _STREAMS = 100  # of the training text, for the gradients that the rule rms needs
 
+_OF_RMS = ("train_file", "dynamic_epsilon")
 _RATES = {"sgd": 0.3, "rms": 4e-4}  # found on the Penn Treebank's validation text
 _NEEDS = {
     "each": "scores",
-    "train_file": "dynamic",
-    **{f"dynamic_{name}": "dynamic" for name in ("rate", "decay", "segment", "epsilon")},
+    **{f"dynamic_{name}": "dynamic" for name in ("rate", "decay", "segment")},
     **{f"cache_{name}": "cache_window" for name in ("theta", "weight")},
 }
 
@@ -64,19 +66,22 @@ def main(file: str) -> None:
         scores = None if FLAGS.scores is None else Path(FLAGS.scores)
         if scores is not None and scores.suffix not in (".jsonl", ".tsv"):
             raise ValueError(f"--scores={scores}: end the name in .jsonl or .tsv")
+        if scores is not None and scores.is_dir():
+            raise ValueError(f"--scores={scores}: is a folder; name a file")
         make_reader = reader_from_flags()
         models = load_models(FLAGS.workdir)
-        text = read_text(file, models[0].vocabulary)
+        text = read_text(file, models[0], whole_lines=FLAGS.independent)
         with Console(stderr=True).status(f"reading {file}"):
             if FLAGS.independent:
                 nll = independent_nll(models, text)
             else:
                 nll = stream_nll(models, text, make_reader(models))
+        check_scores(file, nll if FLAGS.independent else nll[1:])
+        report(file, models, text, nll)
         if scores is not None:
             write_records(scores, records(text, nll, FLAGS.each))
     except (ValueError, OSError) as error:
         fail(error)
-    report(file, models, text, nll)
 
 
 def reader_from_flags() -> Callable[[list[Model]], Reader]:
@@ -88,6 +93,9 @@ def reader_from_flags() -> Callable[[list[Model]], Reader]:
     for name, other in _NEEDS.items():
         if FLAGS[name].present and not FLAGS[other].value:
             raise ValueError(f"--{name}: means nothing without --{other}; give that too")
+    for name in _OF_RMS:
+        if FLAGS[name].present and FLAGS.dynamic != "rms":
+            raise ValueError(f"--{name}: means nothing without --dynamic=rms; give that too")
     if FLAGS.dynamic is not None and FLAGS.cache_window:
         raise ValueError("--dynamic, --cache_window: give one of the two")
     if FLAGS.independent and (FLAGS.dynamic is not None or FLAGS.cache_window):
@@ -119,7 +127,7 @@ def dynamic_reader(dynamic: DynamicConfig, models: list[Model]) -> Reader:
     """Dynamic evaluation, for the rule rms with the gradients of `--train_file`."""
     train = None
     if dynamic.rule == "rms":
-        ids = read_text(FLAGS.train_file, models[0].vocabulary).stream
+        ids = read_text(FLAGS.train_file, models[0]).stream
         streams = max(min(_STREAMS, len(ids) // (dynamic.segment + 1)), 1)
         train = jnp.asarray(windows(ids, streams, dynamic.segment))
 
@@ -135,19 +143,37 @@ def _read(nll: Callable[..., np.ndarray], model: Model, ids: np.ndarray) -> np.n
     return nll(model.params, ids, compute=model.config.compute, masks=expected_masks(model.config))
 
 
+def check_scores(file: str, nll: np.ndarray) -> None:
+    """Refuses the scores of a model that broke, as one does that learns too fast.
+
+    Raises:
+      ValueError: one is not finite, or they are too many nats for a perplexity.
+    """
+    with np.errstate(over="ignore"):
+        found = perplexity(nll)
+    if not math.isfinite(found):
+        remedy = (
+            "name another model"
+            if FLAGS.dynamic is None
+            else "try a lower --dynamic_rate or, of rms, a higher --dynamic_epsilon"
+        )
+        raise ValueError(f"{file}: a perplexity of {found}, the scores are not finite; {remedy}")
+
+
 def report(file: str, models: list[Model], text: Text, nll: np.ndarray) -> None:
     """Prints the perplexity, and what was unknown."""
     scored = nll[~np.isnan(nll)]
     noun, unknown = NOUNS[models[0].vocabulary.unit], sum(text.unknown.values())
+    bits = "" if noun == "word" else f", {math.log2(perplexity(scored)):.3f} bits a {noun}"
     averaged = "" if len(models) == 1 else f", {len(models)} models averaged"
     print(
-        f"{file}: perplexity {perplexity(scored):.2f}, {scored.mean():.4f} nats a token,"
-        f" {len(scored):,} tokens in {len(text.lines):,} lines{averaged}"
+        f"{file}: perplexity {perplexity(scored):.2f}, {scored.mean():.4f} nats a token"
+        f"{bits}, {len(scored):,} tokens in {len(text.lines):,} lines{averaged}"
     )
     if unknown:
         print(
             f"read as {UNK}, since no {noun}s of the model: {unknown:,} tokens,"
-            f" {len(text.unknown):,} different: {listed(text.unknown)}"
+            f" {len(text.unknown):,} different: {named(text.unknown)}"
         )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +14,10 @@ from experiments.workdir import write_text
 from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.exported import Model
 from zaremba_jax.lines import lines_nll
+from zaremba_jax.published import PUBLISHED
 from zaremba_jax.regularizers import expected_masks
-from zaremba_jax.text_files import find_files, read_blocks
-from zaremba_jax.vocabulary import NOUNS, UNK, Vocabulary
+from zaremba_jax.text_files import find_files, read_blocks, read_bytes
+from zaremba_jax.vocabulary import NOUNS, UNK, Vocabulary, split
 
 Each = Literal["sentence", "token"]
 Reader = Callable[[Model, np.ndarray], np.ndarray]  # nats of every token but the first
@@ -37,27 +39,64 @@ class Text:
         return np.concatenate(self.ids)
 
 
-def read_text(path: str | Path, vocabulary: Vocabulary) -> Text:
+def read_text(path: str | Path, model: Model, whole_lines: bool = False) -> Text:
     """Reads a text file, or several that are named as `text_files.find_files` takes them.
+
+    Their tokens are those that a run has which evaluates them: white space and line ends
+    count by characters and bytes. Only where the vocabulary can have no line ends, they
+    are left out.
+
+    Args:
+      path: of the file.
+      model: whose text is read the same.
+      whole_lines: the last line ends as the others do, whether the file has that or not.
 
     Raises:
       FileNotFoundError: there is none.
-      ValueError: it is empty or not UTF-8, or has tokens that the vocabulary lacks, and
-        that has no `<unk>`.
+      ValueError: it is empty or, but for bytes, not UTF-8, or has tokens that the
+        vocabulary lacks, and that has no `<unk>`.
     """
-    content = "".join(block for piece in find_files(path) for block in read_blocks(piece, "word"))
-    if not content.strip():
-        raise ValueError(f"{path}: holds no words; give a text with one sentence a line")
-    lines = content.removesuffix("\n").split("\n")
-    end = "" if line_end(vocabulary) is None else "\n"
-    tokens = [vocabulary.tokens(line + end) for line in lines]
+    vocabulary = model.vocabulary
+    content, noun = _content(path, model), NOUNS[vocabulary.unit]
+    if not (content.strip() if noun == "word" else content):
+        raise ValueError(f"{path}: holds no {noun}s; give a text with one sentence a line")
+    lines = re.findall("[^\n]*\n|[^\n]+", content)
+    if whole_lines:
+        lines[-1] = lines[-1].removesuffix("\n") + "\n"
+    plain = [line.removesuffix("\n") for line in lines]
+    tokens = [
+        split(line, "word" if noun == "word" else "char")  # a byte is a character here
+        for line in (lines if _has_ends(vocabulary) else plain)
+    ]
     unknown = unknown_tokens(vocabulary, [token for line in tokens for token in line])
     if unknown and UNK not in vocabulary.words:
         raise ValueError(
-            f"{path}: {len(unknown)} {NOUNS[vocabulary.unit]}s are not the model's, which has no"
-            f" {UNK}: {listed(unknown)}; replace them"
+            f"{path}: {len(unknown)} {noun}s are not the model's, which has no"
+            f" {UNK}: {named(unknown)}; replace them"
         )
-    return Text(lines, tokens, [vocabulary.encode(line) for line in tokens], unknown)
+    if noun == "byte":
+        plain = [line.encode("latin-1").decode(errors="replace") for line in plain]
+    return Text(plain, tokens, [vocabulary.encode(line) for line in tokens], unknown)
+
+
+def _content(path: str | Path, model: Model) -> str:
+    unit, entry = model.vocabulary.unit, PUBLISHED.get(model.config.corpus)
+    pieces = find_files(path)
+    if unit == "byte":
+        return b"".join(block for piece in pieces for block in read_bytes(piece)).decode("latin-1")
+    plain_lines = entry is not None and entry.plain_lines
+    return "".join(block for piece in pieces for block in read_blocks(piece, unit, plain_lines))
+
+
+def _has_ends(vocabulary: Vocabulary) -> bool:
+    """Whether line ends are tokens: also of characters where they are rare ones."""
+    rare = vocabulary.unit == "char" and UNK in vocabulary.words
+    return rare or line_end(vocabulary) is not None
+
+
+def named(unknown: dict[str, int]) -> str:
+    """The tokens that are unknown, on one line even if they are line ends."""
+    return listed({token.translate(_ESCAPES): count for token, count in unknown.items()})
 
 
 def stream_nll(models: list[Model], text: Text, read: Reader) -> np.ndarray:

@@ -7,6 +7,8 @@ import os
 import resource
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,11 +61,15 @@ def alone(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:
     framework has taken of its memory.
 
     Raises:
-      ValueError: the contender cannot run here.
+      ValueError: the contender cannot run here, or its process was killed.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (build, *arguments))
+    # A `multiprocessing.Pool` would wait for ever for a process that was killed.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure, build, *arguments).result()
+        except BrokenProcessPool:
+            raise ValueError("its process was killed; is there memory for it?") from None
 
 
 def _measure(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:

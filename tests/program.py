@@ -97,7 +97,8 @@ import contextlib, importlib, io, json, sys
 from unittest import mock
 from experiments import command_line
 
-name, lines = json.loads(sys.stdin.read())
+name, lines, before = json.loads(sys.stdin.read())
+exec(before)
 program, outcomes = importlib.import_module(name), []
 for flags in lines:
     out, err, status = io.StringIO(), io.StringIO(), 0
@@ -113,8 +114,8 @@ print(json.dumps(outcomes))
 """
 
 
-def run_elsewhere(name: str, *lines: list[str], cwd: Path) -> list[Outcome]:
-    """A program on each list of flags, all in one other process.
+def run_elsewhere(name: str, *lines: list[str], cwd: Path, before: str = "") -> list[Outcome]:
+    """A program on each list of flags, all in one other process, after some lines of Python.
 
     For programs whose flags bear the names of others'.
     """
@@ -122,13 +123,31 @@ def run_elsewhere(name: str, *lines: list[str], cwd: Path) -> list[Outcome]:
         [sys.executable, "-c", _ELSEWHERE],
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        input=json.dumps([name, lines]),
+        input=json.dumps([name, lines, before]),
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return [Outcome(*outcome) for outcome in json.loads(done.stdout)]
+
+
+def run_on_devices(count: int, code: str) -> None:
+    """Runs lines of Python, which may import tests, in a process with so many CPU devices."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT / "tests",
+        env=os.environ
+        | {
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def assert_refused(outcome: Outcome, *telling: str, status: int = 2) -> None:

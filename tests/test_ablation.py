@@ -1,13 +1,10 @@
 """The ablation from end to end at a tiny size, and the laws that make it fair."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from program import ROOT, Outcome, assert_refused
+from program import assert_refused, run_elsewhere
 
 from experiments import ablation_language, recall
 from experiments.ablation_language import METHODS, choose, choose_and_test, compare, groups
@@ -17,47 +14,22 @@ from zaremba_jax.toy_corpus import toy_corpus
 
 TINY = ("--train_tokens=400", "--hidden_size=4", "--epochs=2", "--seeds=2", "--rates=2")
 FILES = {"report.md", "results.json", "language_modelling.png", "memory.png"}
-PROGRAM = """
-import contextlib, io, json, sys
-from unittest import mock
-from experiments import ablation, command_line, recall
-
+SMALLER = """
+from experiments import recall
 recall.TEST_SEQUENCES, recall.SETTINGS = 50, {"tanh": {"hidden_size": 4}}
-outcomes = []
-for flags in json.loads(sys.stdin.read()):
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            with mock.patch.object(sys, "argv", ["ablation", *flags]):
-                command_line.run(ablation.main)
-        except SystemExit as stop:
-            status = stop.code or 0
-    command_line.FLAGS.unparse_flags()
-    outcomes.append((status, out.getvalue(), err.getvalue()))
-print(json.dumps(outcomes))
-"""  # flags of its own: the other programs' bear the same names
+"""
 
 
 def run(*lines, cwd):
     """The program on each list of flags, all in one other process."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        input=json.dumps(lines),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return [Outcome(*outcome) for outcome in json.loads(done.stdout)]
+    return run_elsewhere("experiments.ablation", *lines, cwd=cwd, before=SMALLER)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole run on one cell: its folder, its results, what it said."""
     folder = tmp_path_factory.mktemp("ablation")
-    memory = ("--memory_steps=10", "--memory_lags=3")
+    memory = ("--memory_steps=8", "--memory_lags=3")
     (outcome,) = run((f"--workdir={folder}", *TINY, "--cells=tanh", *memory), cwd=folder)
     assert outcome.status == 0, outcome.err
     return folder, json.loads((folder / "results.json").read_text()), outcome
@@ -87,6 +59,7 @@ def test_every_method_has_as_many_candidates_seeds_and_epochs(finished):
 @pytest.mark.slow
 def test_memory_has_every_method_seed_and_bin(finished):
     _, results, _ = finished
+    assert results["memory"]["steps"] == 10  # that were trained: whole chunks
     found = results["memory"]["cells"]["tanh"]
     assert found["bins"] == [[1, 1], [2, 2], [3, 3]]
     assert list(found["methods"]) == list(recall.METHODS)
@@ -224,3 +197,10 @@ def refused(tmp_path_factory):
 @pytest.mark.parametrize("flag", MISTAKES)
 def test_mistake_is_refused_in_one_line(refused, flag):
     assert_refused(refused[flag], MISTAKES[flag])
+
+
+def test_penn_treebank_is_read_without_the_built_in_corpus(tmp_path):
+    before = "from zaremba_jax import toy_corpus\ntoy_corpus.toy_corpus = None"
+    line = ["--corpus=ptb", "--data_dir=absent"]
+    (outcome,) = run_elsewhere("experiments.ablation", line, cwd=tmp_path, before=before)
+    assert_refused(outcome, "absent")

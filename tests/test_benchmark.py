@@ -1,20 +1,29 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 from program import ROOT, Outcome, assert_refused, run_elsewhere
 
 from experiments import contenders, timing
 from experiments.contenders import is_the_papers
 from experiments.floor import products, step_flops
+from zaremba_jax.array_types import ModelParams, SoftmaxParams
 from zaremba_jax.config import MEDIUM, QUICK, override
-from zaremba_jax.train import init_train_state
+from zaremba_jax.flax_weights import linen_layer, nnx_layer
+from zaremba_jax.rnn import zero_state
+from zaremba_jax.train import init_train_state, window_loss
 
 SIZES = {"hidden_size": 4, "batch_size": 2, "unroll": 3}
 TINY = override(QUICK, **SIZES)
@@ -85,6 +94,11 @@ REFUSED = {
     "--peers=flax --cell=gru": ("flax", "leave it out"),
     "--dropout=2": ("dropout=2",),
     "--rounds=1": ("rounds",),
+    "--vocab_size=50": ("--vocab_size", "random tokens of 10,000 words", "leave it out"),
+    "--corpus=ptb --unit=char --min_count=2": ("--corpus, --min_count, --unit", "leave it out"),
+    "--json=absent/results.json": ("--json=absent/results.json", "folder"),
+    "--scaling=absent/scaling.png": ("--scaling=absent/scaling.png", "folder"),
+    "--json=tests": ("--json=tests", "file"),
 }
 
 
@@ -93,6 +107,77 @@ def test_what_cannot_be_measured_is_refused_in_one_line():
     outcomes = run_elsewhere("experiments.benchmark", *lines, cwd=ROOT)
     for outcome, telling in zip(outcomes, REFUSED.values(), strict=True):
         assert_refused(outcome, *telling)
+
+
+def test_picture_is_refused_before_the_measurements_where_it_cannot_be_drawn(tmp_path):
+    line, before = ["--scaling=scaling.png"], "sys.modules['matplotlib'] = None"
+    (outcome,) = run_elsewhere("experiments.benchmark", line, cwd=tmp_path, before=before)
+    assert_refused(outcome, "--scaling=scaling.png", "matplotlib", "pip install", "leave it out")
+
+
+def test_results_are_written_before_the_picture_is_drawn(tmp_path):
+    before = """
+from experiments import benchmark, figures, timing
+benchmark.alone = lambda *_: timing.Alone(1.0, 1)
+benchmark.scaling = lambda *_: "tokens a second"
+def fail(*_): raise ValueError("not drawn")
+figures.draw_scaling = fail
+"""
+    line = [*FLAGS, "--peers=", "--json=results.json", "--scaling=scaling.png"]
+    (outcome,) = run_elsewhere("experiments.benchmark", line, cwd=tmp_path, before=before)
+    assert_refused(outcome, "not drawn")
+    assert json.loads((tmp_path / "results.json").read_text())["scaling"] == "tokens a second"
+
+
+def test_contender_whose_process_was_killed_is_an_error():
+    with pytest.raises(ValueError, match="its process was killed; is there memory for it"):
+        timing.alone(killed)
+
+
+def killed() -> Any:
+    """A contender for which there is no memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ["flax", "nnx"])
+def test_peers_on_jax_train_the_same_network_as_ours(name, monkeypatch):
+    config = override(TINY, dropout=0.0)
+    text = contenders.sample_windows(config, 1)
+    monkeypatch.setattr(contenders, "_run_optax", lambda *built: built)
+    built: Any = contenders.BUILDERS[name](config, text)
+    _, _, params, carries, loss = built
+    window, key = jnp.asarray(text[0]), jax.random.key(0)
+    theirs = loss_and_norm(lambda params: loss(params, window, carries, key)[0], params)
+
+    def ours(params, kernel):
+        state = zero_state(params.layers, config.train.batch_size)
+        compute = override(config, kernel=kernel).compute
+        return window_loss(params, window[:-1], window[1:], state, None, compute)[0]
+
+    for kernel in ("xla", "scan"):
+        mine = loss_and_norm(lambda params, kernel=kernel: ours(params, kernel), as_ours(params))
+        np.testing.assert_allclose(theirs, mine, rtol=1e-5)
+
+
+def loss_and_norm(loss, params):
+    value, gradient = jax.value_and_grad(loss)(params)
+    return value, optax.tree.norm(gradient)
+
+
+def as_ours(params):
+    """The weights of `contenders.LinenModel` or `NnxModel` as those of this library."""
+    if isinstance(params, nnx.State):
+        model = contenders.NnxModel(TINY, nnx.Rngs(0))
+        nnx.update(model, params)
+        layers = tuple(nnx_layer(layer.cell) for layer in model.layers)
+        dense: Any = model.dense
+        softmax = SoftmaxParams(dense.kernel[...], dense.bias[...])
+        return ModelParams(model.embed.embedding[...], layers, softmax)
+    found = params["params"]
+    cell = nn.OptimizedLSTMCell(TINY.model.hidden_size)
+    layers = tuple(linen_layer(cell, found[name]) for name in sorted(found) if "Cell" in name)
+    softmax = SoftmaxParams(found["Dense_0"]["kernel"], found["Dense_0"]["bias"])
+    return ModelParams(found["Embed_0"]["embedding"], layers, softmax)
 
 
 @pytest.mark.slow

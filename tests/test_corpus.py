@@ -16,7 +16,7 @@ from zaremba_jax.corpus import (
     unigram_perplexity,
     windows,
 )
-from zaremba_jax.vocabulary import Vocabulary
+from zaremba_jax.vocabulary import BYTES, Vocabulary
 
 
 @given(st.integers(1, 200), st.integers(1, 7), st.integers(1, 9))
@@ -102,3 +102,9 @@ def test_fingerprint_of_a_corpus_changes_with_any_of_its_words():
 def test_unigram_perplexity_predicts_all_but_the_first_word_by_training_frequency():
     corpus = make_corpus("c", ["a", "a", "a", "b"], ["a"], ["b", "a", "b"])
     assert unigram_perplexity(corpus) == pytest.approx((3 / 4 * 1 / 4) ** -0.5)
+
+
+def test_unigram_perplexity_is_none_where_the_training_text_lacks_a_byte():
+    ids = np.array([0, 1, 1], np.uint8)
+    corpus = Corpus("c", Vocabulary(BYTES, "byte"), ids, ids, np.array([0, 2], np.uint8))
+    assert unigram_perplexity(corpus) is None

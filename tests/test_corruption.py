@@ -28,8 +28,8 @@ def test_without_dropout_nothing_is_corrupted():
     np.testing.assert_allclose(counts(2, 4, dropout=0.0), 0, atol=1e-5)
 
 
-def test_table_reaches_a_hundred_steps():
-    assert corruption_table((1, 100)) == {
-        "ordinary dropout": {"1": 4, "100": 103},
-        "non-recurrent dropout": {"1": 3, "100": 3},
+def test_table_reaches_two_hundred_steps():
+    assert corruption_table((1, 100, 200)) == {
+        "ordinary dropout": {"1": 4, "100": 103, "200": 203},
+        "non-recurrent dropout": {"1": 3, "100": 3, "200": 3},
     }

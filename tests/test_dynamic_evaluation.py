@@ -100,12 +100,18 @@ def test_without_a_rate_nothing_adapts_and_the_trained_model_stays_whole():
     jax.tree.map(np.testing.assert_array_equal, PARAMS, before)
 
 
+def test_ids_of_any_type_are_read_alike():
+    found = dynamic_nll(PARAMS, IDS.astype(np.uint8), SGD)
+    np.testing.assert_array_equal(found, dynamic_nll(PARAMS, IDS, SGD))
+
+
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
         ({"rate": -1.0}, "dynamic_rate=-1.0: must be finite, at least 0"),
         ({"decay": 1.5}, "dynamic_decay=1.5: must be finite, at least 0 and at most 1"),
         ({"segment": 0}, "dynamic_segment=0: must be at least 1"),
+        ({"rule": "rms", "epsilon": 0.0}, "dynamic_epsilon=0.0: must be above 0 for the rule rms"),
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -130,16 +131,32 @@ def test_damaged_cache_is_written_again(texts, tmp_path, written, name, damage):
 
 
 def test_of_two_processes_that_encode_at_once_the_first_is_kept(texts, tmp_path, monkeypatch):
-    count = encoding_module._count
+    count, kept = encoding_module._count, []
+
+    def entry():
+        (folder,) = (tmp_path / "encoded").glob("[!p]*")  # not partial
+        return folder.stat().st_ino
 
     def overtaken(*args):
         monkeypatch.setattr(encoding_module, "_count", count)
         read_corpus("c", *texts, cache=tmp_path)
-        monkeypatch.setattr(encoding_module.shutil, "rmtree", lambda *_, **__: None)
+        kept.append(entry())
         return count(*args)
 
     monkeypatch.setattr(encoding_module, "_count", overtaken)
     assert read_corpus("c", *texts, cache=tmp_path).valid.tolist() == [1, 0]
+    assert kept == [entry()]
+    assert len(cached(tmp_path)) == 1
+
+
+def test_cache_can_be_read_by_whom_the_umask_lets(texts, tmp_path):
+    before = os.umask(0o022)
+    try:
+        read_corpus("c", *texts, cache=tmp_path)
+    finally:
+        os.umask(before)
+    (folder,) = (tmp_path / "encoded").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o755
 
 
 BAD = [

@@ -25,17 +25,19 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
     for seed in (0, 1):
         write_model(Workdir(tmp_path / "ensemble").member(seed), MODEL)
     (tmp_path / "words.json").write_text(json.dumps(WORDS.words))
+    (tmp_path / "bad.json").write_text("{")
     (tmp_path / "bad.safetensors").write_bytes(save({"x": np.zeros(1)}))
     taken = ["--from_torch=torch.safetensors", "--vocabulary=words.json", "--to=model"]
     outcomes = run_elsewhere(
         "experiments.export",
+        ["--workdir=run", "--out=folder"],
         ["--workdir=run", "--out=folder"],
         ["--workdir=folder", "--to=torch", "--out=torch.safetensors"],
         [*taken, "--out=new/model.safetensors"],
         ["--workdir=new/model.safetensors", "--to=stablehlo", "--out=scoring.stablehlo"],
         cwd=tmp_path,
     )
-    assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 4
+    assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 5
     assert outcomes[0].out == "folder written: folder\n"
     found = load((tmp_path / "torch.safetensors").read_bytes())
     jax.tree.map(np.testing.assert_array_equal, found, model_to_torch(MODEL.params))
@@ -47,6 +49,10 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
     refused = {
         "--out=run: is there, and no file": ["--workdir=run", "--to=torch", "--out=run"],
         "--out=words.json: is there, and no folder": ["--workdir=run", "--out=words.json"],
+        "--out=run: holds other things than an export": ["--workdir=run", "--out=run"],
+        "error: bad.json: is no vocabulary": [
+            *("--from_torch=torch.safetensors", "--vocabulary=bad.json", "--out=x")
+        ],
         "--workdir, --from_torch: give one of the two": ["--out=x"],
         "--workdir=ensemble: has 2 models; name one file": ["--workdir=ensemble", "--out=x"],
         "--vocabulary: goes with --from_torch": ["--from_torch=bad.safetensors", "--out=x"],

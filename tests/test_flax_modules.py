@@ -185,7 +185,7 @@ def test_padding_may_hold_anything_where_the_carry_is_asked_for(float64, eager, 
 
 def test_lengths_may_be_numpys():
     module = DeepRNN(FEATURES, HIDDEN, **(UNDRAWN | {"param_dtype": jnp.float32}), rngs=nnx.Rngs(0))
-    lengths = np.array([1, 4, 2], np.int64)  # a warning of truncation would be an error here
+    lengths: Any = np.array([1, 4, 2], np.int64)  # a warning of truncation would be an error here
     x = normal(BATCH, TIME, FEATURES).astype(jnp.float32)
     found = module(x, seq_lengths=lengths, return_carry=True, reverse=True)
     expected = module(x, seq_lengths=jnp.asarray(lengths), return_carry=True, reverse=True)
@@ -350,11 +350,12 @@ def test_weights_of_another_type_are_converted_as_they_are_loaded():
 
 def test_weights_are_partitioned_as_those_of_flaxs_cells():
     axes, rngs = (None, "model"), nnx.Rngs(0)
-    linen: Any = LinenDeepRNN(HIDDEN, kernel_init=nn.with_partitioning(ZEROS, axes))
+    boxed: Any = nn.with_partitioning(ZEROS, axes)
+    linen: Any = LinenDeepRNN(HIDDEN, kernel_init=boxed)
     variables = jax.eval_shape(linen.init, jax.random.key(0), jnp.ones((BATCH, TIME, FEATURES)))
     specs = nn.get_partition_spec(variables)["params"]["layers_0"]
     assert specs["input_weights"] == jax.sharding.PartitionSpec(*axes)
-    inits = {
+    inits: Any = {
         "kernel_init": nnx.with_partitioning(ZEROS, axes),
         "recurrent_kernel_init": ZEROS,
     }
@@ -370,7 +371,7 @@ def test_weights_are_partitioned_as_those_of_flaxs_cells():
 
 def test_scan_is_differentiated_forwards():
     ones = nnx.initializers.ones_init()
-    inits = {"kernel_init": ones, "recurrent_kernel_init": ones}
+    inits: Any = {"kernel_init": ones, "recurrent_kernel_init": ones}
     rngs, x = nnx.Rngs(params=0, dropout=1), jnp.ones((BATCH, TIME, FEATURES))
     scan = ComputeConfig(kernel="scan")
     module = DeepRNN(FEATURES, HIDDEN, dropout=0.5, compute=scan, **inits, rngs=rngs)

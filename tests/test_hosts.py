@@ -1,7 +1,6 @@
 """Runs on several devices and in several processes, which stand for hosts, are those on one."""
 
 import contextlib
-import os
 import re
 import signal
 import socket
@@ -164,9 +163,9 @@ def test_one_model_with_its_batch_on_two_hosts_that_slurm_knows_is_the_same_run(
 
 
 @pytest.mark.slow
-def test_cluster_that_is_none_is_refused_with_what_to_give_instead(folder):
-    known = ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST")
-    assert not [name for name in known if name in os.environ]
+def test_cluster_that_is_none_is_refused_with_what_to_give_instead(folder, monkeypatch):
+    for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
     outcome = program.run_process("--coordinator_address=cluster", cwd=folder)
     assert_refused(outcome, "--coordinator_address=cluster: no cluster", "--num_processes")
 

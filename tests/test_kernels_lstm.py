@@ -17,6 +17,7 @@ from layer_examples import (
     of_layer,
     values_and_gradients,
 )
+from program import run_on_devices
 
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.config import ComputeConfig
@@ -66,15 +67,25 @@ def test_donated_buffers_change_nothing():
     assert_same(donated, expected, 1e-6)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_sharded_batch_equals_the_whole_batch(precision):
+def assert_sharded_equals_whole():
+    """What the test below runs where there are four devices."""
     mesh = Mesh(np.array(jax.devices()), ("data",))
-    (params, inputs, state), _, weights = make(4, 2 * len(jax.devices()), 3, 5)
+    (params, inputs, state), _, weights = make(4, 2 * mesh.size, 3, 5)
     by_batch = NamedSharding(mesh, P(None, "data")), NamedSharding(mesh, P("data"))
     sharded = (params, jax.device_put(inputs, by_batch[0]), jax.device_put(state, by_batch[1]))
-    run = jax.jit(functools.partial(of_layer, functools.partial(lstm_layer, precision=precision)))
-    tolerance = TOLERANCE["float32", precision]
-    assert_same(run(sharded, weights), run((params, inputs, state), weights), tolerance)
+    for precision in ("float32", "bfloat16"):
+        layer = functools.partial(lstm_layer, precision=precision)
+        run = jax.jit(functools.partial(of_layer, layer))
+        _, (outputs, _) = results = run(sharded, weights)
+        assert len(outputs.sharding.device_set) == 4
+        assert not outputs.sharding.is_fully_replicated
+        tolerance = TOLERANCE["float32", precision]
+        assert_same(results, run((params, inputs, state), weights), tolerance)
+
+
+@pytest.mark.slow
+def test_sharded_batch_equals_the_whole_batch():
+    run_on_devices(4, "import test_kernels_lstm as test; test.assert_sharded_equals_whole()")
 
 
 def test_backward_loop_carries_the_gradients_of_the_state_alone():

@@ -56,6 +56,20 @@ def test_text_that_repeats_itself_becomes_probable():
     assert cached[-8:].mean() < text_nll(PARAMS, ids)[-8:].mean() - 0.3
 
 
+def test_ids_of_one_byte_are_read_as_those_of_four():
+    params = init_params(CONFIG.model, 256, key=jax.random.key(1))
+    ids = np.tile(np.array([255, 3, 255, 254], np.uint8), 3)
+    config = CacheConfig(window=20, theta=1.0, weight=0.5)
+    found = cached_nll(params, ids, config)
+    np.testing.assert_array_equal(found, cached_nll(params, ids.astype(np.int32), config))
+
+
+def test_memory_has_no_more_places_than_the_text():
+    large, enough = (CacheConfig(window=n, theta=2.0, weight=0.4) for n in (10**15, len(IDS)))
+    found = cached_nll(PARAMS, IDS, large)
+    np.testing.assert_array_equal(found, cached_nll(PARAMS, IDS, enough))
+
+
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [

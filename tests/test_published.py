@@ -71,6 +71,9 @@ def packed(name):
     return archive.getvalue()
 
 
+DAMAGED = packed("wikitext-2").replace(b"PK\x01\x02", b"PK\x01\x09")  # its table of contents
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """The user's cache."""
@@ -293,13 +296,14 @@ def test_hundred_million_are_split_by_place(tmp_path, name, unit, form, monkeypa
     [
         ("wikitext-2", {}, "lacks wiki.train.tokens, .*or wikitext-2-v1.zip"),
         ("wikitext-2", {"wikitext-2-v1.zip": b"a page"}, "is no zip archive; replace the file"),
+        ("wikitext-2", {"wikitext-2-v1.zip": DAMAGED}, "is no zip archive; replace the file"),
         ("wikitext-2", {"wikitext-2-v1.zip": packed("other")}, "holds no wikitext-2/wiki.train.to"),
         ("wikitext-2", {**WIKI, "wiki.test.tokens": b"the\n"}, "test.tokens: 2 tokens to test, is"),
         ("wikitext-103", {"wikitext-103-v1.zip": packed("wikitext-103") + b"x"}, "zip: sha256 "),
         ("enwik8", {"enwik8": b"x" * 20}, "enwik8: sha256 .* is not the published file's"),
         ("text8", {}, "lacks text8 .or text8.zip.; put the files there"),
     ],
-    ids=["nothing", "no zip", "other zip", "size", "edited zip", "edited file", "no file"],
+    ids=["nothing", "no zip", "damaged", "other", "size", "edited zip", "edited file", "no file"],
 )
 def test_files_that_are_not_the_published_ones_are_refused(tmp_path, name, files, message):
     for path, content_of in files.items():

@@ -2,14 +2,26 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import zaremba_jax.config
-from zaremba_jax.config import override
+from experiments.workdir import write_model
+from zaremba_jax.config import SMALL, override
+from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.exported import Model
+from zaremba_jax.model import init_params, token_nll
+from zaremba_jax.portable import portable_scoring
+from zaremba_jax.rnn import zero_state
+from zaremba_jax.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,12 +57,48 @@ for program in sys.argv[1:]:
 """
 
 
-def test_every_flag_of_the_programs_is_described():
+@pytest.fixture(scope="module")
+def flags_of():
+    """The flags of each program."""
     listed = [sys.executable, "-c", LIST_FLAGS, *PROGRAMS]
     done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
-    defined = set(done.stdout.split())
+    lines = done.stdout.splitlines()
+    return {name: set(line.split()) for name, line in zip(PROGRAMS, lines, strict=True)}
+
+
+def test_every_flag_of_the_programs_is_described(flags_of):
     described = set(re.findall(r"`--(\w+)`", README))
-    assert defined == described
+    assert described == set().union(*flags_of.values())
+
+
+def test_every_flag_that_is_mentioned_is_one_of_a_program(flags_of):
+    mentioned = set(re.findall(r"(?<![-\w])--(\w+)", README))
+    of_others = {"logdir", "update"}  # of TensorBoard and of jupytext
+    assert mentioned - of_others <= set().union(*flags_of.values())
+
+
+def test_every_flag_of_a_command_is_one_of_its_program(flags_of):
+    commands = re.findall(r"experiments\.(\w+)((?: [^`|&\n]+)?)", README)
+    given = {(name, flag) for name, rest in commands for flag in re.findall(r" --(\w+)", rest)}
+    assert {("benchmark", "config"), ("score", "scores")} < given
+    assert not [(name, flag) for name, flag in given if flag not in flags_of[name]]
+
+
+def block(telling):
+    """The lines of Python in which something occurs."""
+    blocks = re.findall(r"```py(?:thon)?\n(.*?)```", README, re.DOTALL)
+    (found,) = (lines for lines in blocks if telling in lines)
+    return compile(found, "README.md", "exec")
+
+
+# What tells each block of Python from the others; that of Flax's modules is run by
+# `test_flax_example`.
+EXAMPLES = ("toy_corpus", "load_model", "DeepRNN", "deserialize")
+
+
+def test_every_block_of_python_is_run_by_a_test():
+    assert len(re.findall("^```py", README, re.MULTILINE)) == len(EXAMPLES)
+    assert all(map(block, EXAMPLES))
 
 
 def test_library_example_runs_as_written(monkeypatch, capsys):
@@ -58,17 +106,83 @@ def test_library_example_runs_as_written(monkeypatch, capsys):
         zaremba_jax.config.QUICK, hidden_size=4, layers=1, epochs=1, batch_size=400, unroll=50
     )
     monkeypatch.setattr(zaremba_jax.config, "QUICK", tiny)
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
+    exec(block("toy_corpus"), {})
     measured, floor = map(float, capsys.readouterr().out.split())
     assert measured > floor > 1
 
 
-def test_ci_runs_the_test_command_as_written():
-    command = "grep '^python3 -m venv .* pytest$' README.md"
-    assert command in (ROOT / ".ci" / "run").read_text()
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A model of the size that the examples have, and its run in the working directory."""
+    words = Vocabulary(("<eos>", "the", "company", "said"))
+    found = Model(init_params(SMALL.model, 4, key=jax.random.key(0)), SMALL, words)
+    monkeypatch.chdir(tmp_path)
+    write_model(Path("runs/small/model.safetensors"), found)
+    return found
+
+
+def test_example_of_a_trained_model_runs_as_written(model, capsys):
+    exec(block("load_model"), {})
+    expected = perplexity(text_nll(model.params, np.array([1, 2, 3, 0], np.int32)))
+    assert float(capsys.readouterr().out) == pytest.approx(expected)
+
+
+def test_example_of_an_exported_model_runs_as_written(model):
+    Path("scoring.stablehlo").write_bytes(portable_scoring(model))
+    params, tokens = model.params, jnp.arange(10).reshape(5, 2) % 4
+    names = {"tokens": np.asarray(tokens), "targets": np.asarray(tokens[::-1])}
+    exec(block("deserialize"), names)
+    expected, _ = token_nll(params, tokens, tokens[::-1], zero_state(params.layers, 2))
+    np.testing.assert_allclose(names["nats"], expected, rtol=1e-5)
+
+
+def test_package_brings_its_types_and_notebooks_what_they_import():
+    with mock.patch("setuptools.setup") as setup:
+        runpy.run_path(str(ROOT / "setup.py"))
+    said = setup.call_args.kwargs
+    for package, names in said["package_data"].items():
+        assert all((ROOT / package / name).exists() for name in names)
+    assert said["package_data"] == {"zaremba_jax": ["py.typed"]}
+    assert set(said["extras_require"]["plots"]) < set(said["extras_require"]["notebooks"])
+
+
+CI = (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", re.findall(r"grep '.*' README.md", CI))
+def test_ci_runs_the_test_commands_as_written(command):
+    # As an argument it could be missing without a word; as a variable it ends the script.
+    (name,) = re.findall(rf"^(\w+)=\$\({re.escape(command)}\)$", CI, re.MULTILINE)
+    assert f'bash -c "${name}"' in CI
     found = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert len(found.stdout.splitlines()) == 1
+
+
+# Models alone in the table of perplexities, with what they are compared to there.
+SINGLES = {
+    "small-bfloat16-seed0": "paper: {paper_valid_perplexity}, {paper_test_perplexity}",
+    "quick-seed0": "exact floor of the source: {floor_perplexity:.1f};"
+    " unigram: {unigram_perplexity:.1f}",
+}
+
+
+def test_table_of_perplexities_is_what_was_recorded():
+    results = ROOT / "experiments" / "results"
+    rows = [[cell.strip(" *") for cell in row.split("|")[3:6]] for row in README.splitlines()]
+    mixtures = json.loads((results / "small-mixtures.json").read_text())["mixtures"]
+    for mixture in mixtures:
+        spread = mixture["subsets"] > 1
+        means = [
+            f"{mixture[f'{split}_perplexity']:.1f}"
+            + (f" ± {mixture[f'{split}_spread']:.1f}" if spread else "")
+            for split in ("valid", "test")
+        ]
+        paper = f"{mixture['paper_valid_perplexity']}, {mixture['paper_test_perplexity']}"
+        assert [*means, f"paper: {paper}"] in rows
+    for name, compared in SINGLES.items():
+        record = json.loads((results / name / "summary.json").read_text())
+        figures = [f"{record[f'{split}_perplexity']:.1f}" for split in ("valid", "test")]
+        assert [*figures, compared.format(**record)] in rows
 
 
 @pytest.mark.parametrize("name", ["small", "medium", "large"])
@@ -89,6 +203,15 @@ def test_table_of_speed_is_what_the_benchmark_recorded(name):
         assert row.split("|")[column].strip() == expected
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\((?!http|#)([^)]+)\)", README))
-def test_every_file_that_is_linked_to_exists(path):
-    assert (ROOT / path).exists()
+LINKS = sorted(set(re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", README)))
+
+
+@pytest.mark.parametrize(("path", "anchor"), LINKS)
+def test_every_link_leads_to_a_file_and_its_anchor_to_a_heading(path, anchor):
+    page = ROOT / (path or "README.md")
+    assert page.exists()
+    if anchor:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        words = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+        assert anchor in [heading.replace(" ", "-") for heading in words]

@@ -12,6 +12,7 @@ from experiments.recall import (
     right_answers,
     sample_sequences,
     task_config,
+    whole_chunks,
 )
 
 LAGS = 12
@@ -64,3 +65,8 @@ def test_nothing_but_answers_counts(sequences):
 def test_bins_cover_every_lag_once(lags):
     covered = [lag for first, last in lag_bins(lags) for lag in range(first, last + 1)]
     assert covered == list(range(1, lags + 1))
+
+
+@pytest.mark.parametrize(("steps", "trained"), [(0, 0), (1, 10), (400, 400), (401, 410)])
+def test_batches_are_rounded_up_to_whole_chunks(steps, trained):
+    assert whole_chunks(steps) == trained

@@ -1,11 +1,14 @@
 """The program that scores texts, and what it writes."""
 
+import dataclasses
 import json
+import math
+import re
 
 import jax
 import numpy as np
 import pytest
-from program import assert_refused, run_elsewhere
+from program import SETTINGS, assert_refused, content, run, run_elsewhere, summary_of
 
 from experiments.scoring import (
     independent_nll,
@@ -19,14 +22,14 @@ from zaremba_jax.config import QUICK, override
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.exported import Model
 from zaremba_jax.model import init_params
-from zaremba_jax.vocabulary import Vocabulary
+from zaremba_jax.vocabulary import BYTES, Vocabulary
 
 WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
 TEXT = "the cat sat\nthe zebra\n\ncat zebra ran\n"
 
 
-def make(seed=0, vocabulary=WORDS):
-    config = override(QUICK, layers=1, hidden_size=3, seed=seed, init_scale=1.0)
+def make(seed=0, vocabulary=WORDS, corpus="toy"):
+    config = override(QUICK, layers=1, hidden_size=3, seed=seed, init_scale=1.0, corpus=corpus)
     return Model(
         init_params(config.model, len(vocabulary), key=jax.random.key(seed)), config, vocabulary
     )
@@ -42,7 +45,7 @@ def read(model, ids):
 @pytest.fixture
 def text(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
-    return read_text(tmp_path / "text.txt", WORDS)
+    return read_text(tmp_path / "text.txt", MODELS[0])
 
 
 def test_text_is_read_by_lines_and_unknown_words_are_counted(text):
@@ -64,11 +67,11 @@ def test_independent_lines_are_scored_alike_wherever_they_stand(tmp_path):
     nll = {}
     for name, lines in (("one", ["cat sat", "the"]), ("other", ["the", "the cat", "cat sat"])):
         (tmp_path / name).write_text("\n".join(lines))
-        text = read_text(tmp_path / name, WORDS)
+        text = read_text(tmp_path / name, MODELS[0])
         found = records(text, independent_nll(MODELS, text), "sentence")
         nll[name] = {record["text"]: record["log_probability"] for record in found}
     assert nll["one"] == pytest.approx({line: nll["other"][line] for line in nll["one"]})
-    text = read_text(tmp_path / "one", WORDS)
+    text = read_text(tmp_path / "one", MODELS[0])
     ids = np.array([1, 2, 4, 1], np.int32)  # the end of another line, and the line
     p, q = (np.exp(-read(model, ids).astype(np.float64)) for model in MODELS)
     assert nll["one"]["cat sat"] == pytest.approx(np.log((p + q) / 2).sum(), rel=1e-5)
@@ -111,12 +114,73 @@ def test_tabs_and_line_ends_do_not_break_a_table(tmp_path):
 
 
 def test_model_of_characters_without_line_ends_reads_one_stream(tmp_path):
-    characters = Vocabulary(("a", "b", " "), "char")
+    model = make(vocabulary=Vocabulary(("a", "b", " "), "char"))
     (tmp_path / "text").write_text("ab\nba\n")
-    text = read_text(tmp_path / "text", characters)
+    text = read_text(tmp_path / "text", model)
     assert text.stream.tolist() == [0, 1, 1, 0]
     with pytest.raises(ValueError, match="--independent: the model's text had no line ends"):
-        independent_nll([make(vocabulary=characters)], text)
+        independent_nll([model], text)
+
+
+CHARACTERS = Vocabulary(("a", "b", " ", "\n", "\r", "<unk>"), "char")
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "corpus", "content", "tokens", "lines"),
+    [
+        (CHARACTERS, "files", b"ab \r\nb", [["a", "b", " ", "\r", "\n"], ["b"]], ["ab \r", "b"]),
+        (CHARACTERS, "ptb-char", b" a  b \r\n", [["a", " ", "b", "\n"]], ["a b"]),
+        (Vocabulary(("a", "<unk>"), "char"), "files", b"a\n", [["a", "\n"]], ["a"]),
+        (Vocabulary(BYTES, "byte"), "files", b"\xff\r\n\xc3\xb1", None, ["\ufffd\r", "ñ"]),
+    ],
+    ids=["as it is", "plain lines", "rare line ends", "bytes"],
+)
+def test_text_has_the_tokens_that_a_run_has(tmp_path, vocabulary, corpus, content, tokens, lines):
+    (tmp_path / "text").write_bytes(content)
+    text = read_text(tmp_path / "text", make(vocabulary=vocabulary, corpus=corpus))
+    assert text.lines == lines
+    if tokens is None:
+        assert text.stream.tolist() == list(content)
+    else:
+        assert text.tokens == tokens
+
+
+def test_last_line_is_whole_where_lines_are_scored_alone(tmp_path):
+    (tmp_path / "text").write_text("ab\nb")
+    model = make(vocabulary=CHARACTERS)
+    text = read_text(tmp_path / "text", model, whole_lines=True)
+    assert text.tokens == [["a", "b", "\n"], ["b", "\n"]]
+
+
+def test_unknown_line_ends_are_named_on_one_line(tmp_path):
+    (tmp_path / "text").write_bytes(b"a\r\n")
+    with pytest.raises(ValueError, match=r"1 characters are not the model's.* <unk>: \\r; replace"):
+        read_text(tmp_path / "text", make(vocabulary=Vocabulary(("a", "\n"), "char")))
+
+
+def test_program_gives_a_text_the_perplexity_of_the_run_that_evaluated_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = b"a caf\xc3\xa9  by\r\n"
+    texts = {"word": line[:-2], "char": line[:-2], "byte": bytes(range(256))}
+    for unit, last in texts.items():
+        (tmp_path / "train").write_bytes(line * 40)
+        (tmp_path / unit).write_bytes(line * 5 + last)
+        files = ["--train_file=train", f"--valid_file={unit}", f"--test_file={unit}"]
+        settings = [f"--{name}={value}" for name, value in (SETTINGS | {"epochs": 1}).items()]
+        outcome = run(*files, f"--unit={unit}", f"--workdir=run-{unit}", *settings)
+        assert outcome.status == 0, outcome.err
+    outcomes = run_elsewhere(
+        "experiments.score", *([f"--workdir=run-{unit}", unit] for unit in texts), cwd=tmp_path
+    )
+    for unit, outcome in zip(texts, outcomes, strict=True):
+        assert outcome.status == 0, outcome.err
+        summary = summary_of(tmp_path / f"run-{unit}")
+        assert f"{unit}: perplexity {summary['test_perplexity']:.2f}, " in outcome.out
+        (nats,) = re.findall(r"([\d.]+) nats a token", outcome.out)
+        assert float(nats) == pytest.approx(math.log(summary["test_perplexity"]), abs=1e-4)
+        bits = f", {summary['test_bits']:.3f} bits a {'byte' if unit == 'byte' else 'character'}"
+        assert (bits in outcome.out) == (unit != "word")
+    assert summary_of(tmp_path / "run-byte")["unigram_perplexity"] is None
 
 
 @pytest.mark.parametrize(
@@ -132,13 +196,18 @@ def test_text_that_cannot_be_read_is_refused(tmp_path, content, vocabulary, reas
     if content is not None:
         (tmp_path / "text").write_bytes(content)
     with pytest.raises((ValueError, FileNotFoundError), match=reason):
-        read_text(tmp_path / "text", vocabulary)
+        read_text(tmp_path / "text", make(vocabulary=vocabulary))
 
 
 def test_program_scores_in_every_way_and_refuses_mistakes_in_one_line(tmp_path):
     for seed in (0, 1):
         write_model(Workdir(tmp_path / f"run{seed}").model, make(seed))
     (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "folder.tsv").mkdir()
+    nothing = jax.tree.map(lambda x: np.full_like(x, np.nan), MODELS[0].params)
+    broken = dataclasses.replace(MODELS[0], params=nothing)
+    write_model(tmp_path / "broken.safetensors", broken)
+    before = content(tmp_path)
     both = ["--workdir=run0,run1", "text.txt"]
     static, cached, learned, scaled, independent, *refused = run_elsewhere(
         "experiments.score",
@@ -153,6 +222,12 @@ def test_program_scores_in_every_way_and_refuses_mistakes_in_one_line(tmp_path):
         [*both, "--independent", "--cache_window=4"],
         [*both, "--dynamic=sgd", "--dynamic_decay=2"],
         [*both, "--cache_theta=2"],
+        [*both, "--dynamic=sgd", "--train_file=text.txt"],
+        [*both, "--dynamic=sgd", "--dynamic_epsilon=0.1"],
+        ["--workdir=run0,broken.safetensors", "text.txt", "--scores=broken.tsv"],
+        [*both, "--dynamic=sgd", "--dynamic_rate=1e30", "--scores=broken.tsv"],
+        [*both, "--scores=folder.tsv"],
+        [*both, "--scores=text.txt/x.tsv"],
         ["--workdir=run0"],
         ["--workdir=run0", "absent.txt"],
         ["--workdir=absent", "text.txt"],
@@ -176,9 +251,17 @@ def test_program_scores_in_every_way_and_refuses_mistakes_in_one_line(tmp_path):
         "--independent: lines have no past",
         "dynamic_decay=2.0: must be finite, at least 0 and at most 1",
         "--cache_theta: means nothing without --cache_window; give that too",
-        "nothing: give FILE beside the flags; see --help",
+        "--train_file: means nothing without --dynamic=rms; give that too",
+        "--dynamic_epsilon: means nothing without --dynamic=rms; give that too",
+        "text.txt: a perplexity of nan, the scores are not finite; name another model",
+        "text.txt: a perplexity of inf, the scores are not finite; try a lower --dynamic_rate",
+        "--scores=folder.tsv: is a folder; name a file",
+        "text.txt",
+        "give FILE beside the flags; see --help",
         "absent.txt: no such file",
         "absent: holds no model",
     ]
     for outcome, reason in zip(refused, reasons, strict=True):
         assert_refused(outcome, reason)
+    assert content(tmp_path).keys() - before.keys() == {"scores.jsonl", "lines.tsv"}
+    assert "perplexity" in refused[11].out  # which is not lost when the file cannot be written

@@ -18,6 +18,7 @@ from zaremba_jax.config import (
 from zaremba_jax.corpus import TextWindows, make_corpus, unigram_perplexity
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.feed import WindowFeed
+from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.train import init_train_state
 
 CORPUS = make_corpus("ours", list("abcaba") * 5, list("abc") * 4, list("cba") * 6)
@@ -101,8 +102,11 @@ def test_monte_carlo_averages_over_noise_and_equals_the_protocol_without_any():
 
 
 def test_zoneout_is_evaluated_by_its_expectation():
-    frozen = summary_of(override(TINY, zoneout_hidden=1.0, zoneout_cell=1.0))
-    assert frozen["test_perplexity"] != summary_of(TINY)["test_perplexity"]
+    config = override(TINY, zoneout_hidden=0.25, zoneout_cell=0.5)
+    params = init_train_state(TINY, len(CORPUS.vocabulary), 1).params
+    nll = text_nll(params, CORPUS.test, masks=expected_masks(config))
+    assert summary_of(config)["test_perplexity"] == perplexity(nll)
+    assert summary_of(TINY)["test_perplexity"] != perplexity(nll)
 
 
 def test_speed_is_the_median_epoch_s_so_that_compilation_does_not_count():

@@ -55,6 +55,14 @@ def test_blocks_by_character_are_the_text_as_it_is(folder, text):
 
 
 @given(TEXT)
+def test_byte_order_mark_at_the_start_of_a_file_is_no_text(folder, text):
+    content = text.encode()
+    assert "".join(read_blocks(put(folder, b"\xef\xbb\xbf" + content), "char")) == text
+    inside = Piece(put(folder, b"ab\n\xef\xbb\xbf" + content).path, start=3)
+    assert "".join(read_blocks(inside, "char")) == "\ufeff" + text
+
+
+@given(TEXT)
 def test_plain_lines_have_words_with_one_space_between(folder, text):
     plain = "".join(read_blocks(put(folder, text.encode()), "char", plain_lines=True))
     assert split(plain) == words(text)
@@ -112,6 +120,10 @@ def test_files_are_named_alone_with_commas_or_by_globs(tmp_path, monkeypatch):
     assert names("c,d.txt") == ["c,d.txt"]
     assert names("e[1].txt") == ["e[1].txt"]
     assert len(names(tmp_path / "*.txt")) == 4
+    many = [f"{'x' * 50}{n}" for n in range(100)]  # together longer than a path may be
+    for name in many:
+        (tmp_path / name).write_text("text")
+    assert names(",".join(many)) == many
 
 
 @pytest.mark.parametrize(
@@ -119,6 +131,8 @@ def test_files_are_named_alone_with_commas_or_by_globs(tmp_path, monkeypatch):
     [
         ("absent.txt", r"^absent\.txt: no such file; give .* a glob in quotes"),
         ("a.txt,*.gz", r"^\*\.gz: no such file; give"),
+        ("x" * 300, "^x{300}: no such file; give"),
+        ("a.txt,../{folder}/a.txt", r"names \.\./.*/a\.txt twice; name each file once"),
         ("a.txt,*.txt", r"^a\.txt,\*\.txt: names a\.txt twice; name each file once"),
     ],
 )
@@ -128,4 +142,4 @@ def test_names_without_a_file_or_with_one_twice_are_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises((FileNotFoundError, ValueError), match=message):
-        find_files(pattern)
+        find_files(pattern.format(folder=tmp_path.name))

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from zaremba_jax.cells import add_biases
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.model import init_params
-from zaremba_jax.rnn import add_biases, deep_rnn, zero_state
+from zaremba_jax.rnn import deep_rnn, zero_state
 from zaremba_jax.torch_weights import (
     config_for,
     lstm_from_torch,
@@ -17,19 +18,18 @@ from zaremba_jax.torch_weights import (
 )
 
 TIME, BATCH, FEATURES, HIDDEN = 5, 2, 3, 4
-RNG = np.random.default_rng(0)
-INPUTS = RNG.normal(size=(TIME, BATCH, FEATURES)).astype(np.float32)
+INPUTS = np.random.default_rng(0).normal(size=(TIME, BATCH, FEATURES)).astype(np.float32)
 
 
 def torch_state(layers=2, bias=True):
     """Random weights as torch.nn.LSTM names them, with two biases."""
-    state = {}
+    state, rng = {}, np.random.default_rng(1)
     for n in range(layers):
         state[f"weight_ih_l{n}"] = (4 * HIDDEN, HIDDEN if n else FEATURES)
         state[f"weight_hh_l{n}"] = (4 * HIDDEN, HIDDEN)
         if bias:
             state[f"bias_ih_l{n}"] = state[f"bias_hh_l{n}"] = (4 * HIDDEN,)
-    return {name: RNG.normal(size=shape).astype(np.float32) for name, shape in state.items()}
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in state.items()}
 
 
 def sigmoid(x):
@@ -115,11 +115,15 @@ REFUSED = [
         "*_l0: the arrays have 8, 12, 16 rows, where those of one layer have the same",
     ),
     (
-        {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4), "weight_ih_l0_reverse": (16, 3)},
+        {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4), "weight_hh_l1": (16, 4)},
         "weight_ih_l1: is missing",
     ),
     (
-        {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4), "weight_hr_l0": (2, 4)},
+        {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4), "weight_ih_l0_reverse": (16, 3)},
+        "weight_ih_l0_reverse: only a torch.nn.LSTM in one direction, without projections",
+    ),
+    (
+        {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 2), "weight_hr_l0": (2, 4)},
         "weight_hr_l0: only a torch.nn.LSTM in one direction, without projections",
     ),
 ]

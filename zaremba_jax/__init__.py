@@ -3,5 +3,5 @@
 The modules in the order of the paper: `corpus` (text to windows), `cells` (one
 LSTM step), `regularizers` (dropout masks), `rnn` (the deep RNN), `model` (the
 language model), `optimizer`, `train`, `evaluate`, `ensemble`, `checkpoint`; `config` holds
-the paper's presets, `ptb` and `toy_corpus` the texts.
+the paper's presets, `published` and `toy_corpus` the texts.
 """

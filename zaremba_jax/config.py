@@ -142,13 +142,14 @@ class RegularizerConfig(_Validated):
         "probability that a recurrent weight is dropped for a window (Wan et al. 2013)",
         below=1,
     )
-    l1: float = _strength("penalty: times the sum of the weights' absolute values")
-    l2: float = _strength("penalty: times the sum of the weights' squares")
+    l1: float = _strength("penalty: this times the sum of the weights' absolute values")
+    l2: float = _strength("penalty: this times the sum of the weights' squares")
     activation_l2: float = _strength(
         "penalty on the square of the last layer's output, dropped out (Merity et al. 2018)",
     )
     temporal_activation_l2: float = _strength(
-        "penalty on the square of its change from step to step (Merity et al. 2018)",
+        "penalty on the squared change of the last layer's output from step to step"
+        " (Merity et al. 2018)",
     )
 
 
@@ -251,7 +252,7 @@ def settings() -> dict[str, tuple[type, str]]:
 
 
 def defaults() -> dict[str, int | float | str]:
-    """What settings were before there was a choice, of all that every preset need not name."""
+    """The default of each setting that has one: what an older `config.json` without it means."""
     return {
         field.name: field.default
         for record in (Config, *_SECTIONS.values())

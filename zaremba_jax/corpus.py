@@ -132,13 +132,17 @@ def windows(ids: np.ndarray, batch_size: int, unroll: int) -> np.ndarray:
     return TextWindows(ids, batch_size, unroll)[:]
 
 
-def unigram_perplexity(corpus: Corpus) -> float:
+def unigram_perplexity(corpus: Corpus) -> float | None:
     """Perplexity of the test text's words after the first under the training frequencies.
 
     A model that knows nothing but how often each word occurs: the scale against
-    which a language model's perplexity is read.
+    which a language model's perplexity is read. None where a word of the test text,
+    as a byte may, never occurs in the training text, so that it is infinite.
     """
     counts = np.zeros(len(corpus.vocabulary), np.int64)
     for block in blocks(corpus.train):
         counts += np.bincount(block, minlength=len(counts))
-    return float(np.exp(-np.mean(np.log(counts[corpus.test[1:]] / counts.sum()))))
+    of_test = counts[corpus.test[1:]]
+    if not of_test.all():
+        return None
+    return float(np.exp(-np.mean(np.log(of_test / counts.sum()))))

@@ -59,6 +59,8 @@ class DynamicConfig:
             if not (math.isfinite(value) and least <= value <= most):
                 limits = "at least 0" + (" and at most 1" if most == 1 else "")
                 raise ValueError(f"dynamic_{name}={value}: must be finite, {limits}")
+        if self.rule == "rms" and self.epsilon == 0:  # words that never occurred have no gradient
+            raise ValueError(f"dynamic_epsilon={self.epsilon}: must be above 0 for the rule rms")
         if self.segment < 1:
             raise ValueError(f"dynamic_segment={self.segment}: must be at least 1")
 
@@ -116,7 +118,8 @@ def dynamic_nll(
     at_once = min(max(TOKENS_AT_ONCE // segment, 1), -(-predictions // segment))
     padded = np.pad(ids, (0, -predictions % (at_once * segment)))
     inputs, targets = (
-        jnp.asarray(tokens.reshape(-1, at_once, segment, 1)) for tokens in (padded[:-1], padded[1:])
+        jnp.asarray(tokens.reshape(-1, at_once, segment, 1), jnp.int32)
+        for tokens in (padded[:-1], padded[1:])
     )
     sizes = step_sizes(params, config, squares)
     adapted, state = jax.tree.map(jnp.copy, params), zero_state(params.layers, batch_size=1)

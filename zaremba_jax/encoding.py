@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from zaremba_jax.text_files import Piece, content_hash, find_files, read_blocks,
 from zaremba_jax.vocabulary import EOS, NOUNS, UNK, Unit, Vocabulary, split
 
 SPLITS = ("train", "valid", "test")
-_VERSION = 1  # of what lies in the cache
+_VERSION = 2  # of what lies in the cache
 _RECORD = "record.json"  # written last
 _CODES = 0x110000  # of Unicode
 
@@ -120,8 +120,9 @@ def _load(name: str, folder: Path) -> Corpus | None:
 
 def _write(texts: Sequence[Pieces], encoding: Encoding, folder: Path) -> None:
     """Counts the training text, encodes all three, and moves them to their place at once."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
+    # Not of tempfile, whose folders are for their owner alone.
+    partial = folder.with_name(f"partial-{uuid.uuid4().hex}")
+    partial.mkdir(parents=True)
     try:
         vocabulary = _count(texts[0], encoding)
         dtype = _smallest_type(len(vocabulary))
@@ -136,10 +137,11 @@ def _write(texts: Sequence[Pieces], encoding: Encoding, folder: Path) -> None:
             "words": vocabulary.words,
         }
         (partial / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)  # it was not whole
+        if folder.exists() and _load("", folder) is None:  # else another process was faster
+            shutil.rmtree(folder, ignore_errors=True)
         os.rename(partial, folder)
     except OSError:
-        if not (folder / _RECORD).exists():  # else another process was faster
+        if not (folder / _RECORD).exists():  # else the same
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

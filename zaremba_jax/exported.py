@@ -143,12 +143,18 @@ def read_vocabulary(path: str | Path, unit: Unit = "word") -> Vocabulary:
       FileNotFoundError: there is none.
       ValueError: it is neither, or the ids are not those from 0 on.
     """
-    words = json.loads(Path(path).read_text(encoding="utf-8"))
-    if isinstance(words, dict):
-        if sorted(words.values()) != list(range(len(words))):
-            raise ValueError(f"{path}: its ids are not 0 to {len(words) - 1}, each once")
-        words = sorted(words, key=words.__getitem__)
-    return vocabulary_of({"words": words, "unit": unit})
+    try:
+        words = json.loads(Path(path).read_text(encoding="utf-8"))
+        if isinstance(words, dict):
+            if sorted(words.values()) != list(range(len(words))):
+                raise ValueError(f"its ids are not 0 to {len(words) - 1}, each once")
+            words = sorted(words, key=words.__getitem__)
+        return vocabulary_of({"words": words, "unit": unit})
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}: is no vocabulary ({error}); give JSON of different words, with their ids or"
+            " in the order of these"
+        ) from None
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -72,16 +72,17 @@ def cached_nll(
       ValueError: the text has no token to predict.
     """
     predictions = count_predictions(ids)
+    config = dataclasses.replace(config, window=min(config.window, predictions))  # for memory
     time = min(TOKENS_AT_ONCE, predictions)
     padded = np.pad(ids, (0, -predictions % time))
     hidden = params.layers[-1].recurrent_weights.shape[0]
     memory = Memory(
         outputs=jnp.zeros((config.window, hidden), params.embedding.dtype),
-        words=jnp.full(config.window, _NOTHING),
+        words=jnp.full(config.window, _NOTHING, jnp.int32),
     )
     state, results = zero_state(params.layers, batch_size=1), []
     for first in range(0, predictions, time):
-        window = jnp.asarray(padded[first : first + time + 1])[:, None]
+        window = jnp.asarray(padded[first : first + time + 1], jnp.int32)[:, None]
         nll, state, memory = _window_nll(
             params, window[:-1], window[1:], state, memory, config, compute, masks
         )

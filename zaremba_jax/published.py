@@ -224,11 +224,13 @@ def _verify(entry: Published, texts: Sequence[Piece]) -> None:
 
 
 def _verify_member(path: Path, member: str) -> None:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: is no zip archive; replace the file")
-    with zipfile.ZipFile(path) as archive:
-        if member not in archive.namelist():
-            raise ValueError(f"{path}: holds no {member}; replace the file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        raise ValueError(f"{path}: is no zip archive; replace the file") from None
+    if member not in names:
+        raise ValueError(f"{path}: holds no {member}; replace the file")
 
 
 def _download(entry: Published, cache: Path) -> list[Piece]:

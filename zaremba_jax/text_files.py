@@ -6,8 +6,10 @@ import glob
 import gzip
 import hashlib
 import io
+import os
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from zaremba_jax.vocabulary import Unit
 
 BLOCK = 2**20  # bytes in memory at a time
 _GZIP = b"\x1f\x8b"  # how such a file begins, whatever its name
+_MARK = "\ufeff"  # of byte order, with which some programs begin a file
 _DAMAGED = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError)
 
 
@@ -41,16 +44,18 @@ def find_files(pattern: str | Path) -> list[Piece]:
       ValueError: a file is there twice.
     """
     found: list[Path] = []
-    for part in [str(pattern)] if Path(pattern).is_file() else str(pattern).split(","):
-        matches = [part] if Path(part).is_file() else sorted(glob.glob(part, recursive=True))
-        files = [Path(match) for match in matches if Path(match).is_file()]
+    # Of a name that is too long for a file, Path.is_file raises an error.
+    for part in [str(pattern)] if os.path.isfile(pattern) else str(pattern).split(","):
+        matches = [part] if os.path.isfile(part) else sorted(glob.glob(part, recursive=True))
+        files = [Path(match) for match in matches if os.path.isfile(match)]
         if not files:
             raise FileNotFoundError(
                 f"{part}: no such file; give the path of a text file, several with commas between"
                 " them, or a glob in quotes"
             )
         found += files
-    if twice := sorted(str(path) for path in set(found) if found.count(path) > 1):
+    counts = Counter(path.resolve() for path in found)
+    if twice := sorted(str(path) for path in found if counts[path.resolve()] > 1):
         raise ValueError(f"{pattern}: names {twice[0]} twice; name each file once")
     return [Piece(path) for path in found]
 
@@ -99,25 +104,27 @@ def content_hash(piece: Piece, algorithm: str = "sha256") -> str:
 
 
 def read_text(piece: Piece) -> Iterator[str]:
-    """The characters of a UTF-8 file.
+    """The characters of a UTF-8 file, without the byte-order mark that it may begin with.
 
     Raises:
       ValueError: as `read_bytes`, or the file is not UTF-8.
     """
     decoder, before = codecs.getincrementaldecoder("utf-8")(), piece.start
-    blocks = read_bytes(piece)
+    blocks, begins = read_bytes(piece), piece.start == 0
     while True:
         block = next(blocks, b"")
         held = len(decoder.getstate()[0])  # of a character that the last block cut
         try:
-            yield decoder.decode(block, final=not block)
+            text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{piece}: not UTF-8 text at byte {before - held + error.start}; convert the file"
                 " to UTF-8 first, or read it as bytes"
             ) from None
+        yield text.removeprefix(_MARK) if begins else text
         if not block:
             return
+        begins = begins and not text
         before += len(block)
 
 

@@ -5,6 +5,7 @@ matrices are transposed, and it has two biases, of which layers made here have t
 Nothing here needs torch: weights come and go as arrays by name.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from zaremba_jax.array_types import (
 from zaremba_jax.config import QUICK, Config, override
 from zaremba_jax.model import softmax_of
 
+_ARRAY = re.compile(r"(weight|bias)_(ih|hh)_l(0|[1-9]\d*)")
 _OURS = (1, 0, 3, 2)  # the places of f, i, o, u among i, f, g, o; and the other way round
 # Of torch's example `word_language_model`.
 _EMBEDDING, _LSTM, _WEIGHTS, _BIAS = "encoder.weight", "rnn.", "decoder.weight", "decoder.bias"
@@ -41,26 +43,24 @@ def lstm_from_torch(state: Mapping[str, Any], prefix: str = "") -> tuple[LayerPa
         for name, array in state.items()
         if name.startswith(prefix)
     }
-    depth = sum(name.startswith("weight_ih_l") for name in own)
-    layers = [_layer_from_torch(own, f"l{n}", prefix) for n in range(max(depth, 1))]
-    if own:
+    if others := [name for name in own if not _ARRAY.fullmatch(name)]:
         raise ValueError(
-            f"{', '.join(prefix + name for name in own)}: only a torch.nn.LSTM in one direction,"
+            f"{', '.join(prefix + name for name in others)}: only a torch.nn.LSTM in one direction,"
             " without projections, can be taken; leave out what is not part of it"
         )
-    return tuple(layers)
+    last = max((int(name.rpartition("_l")[2]) for name in own), default=0)
+    return tuple(_layer_from_torch(own, f"l{n}", prefix) for n in range(last + 1))
 
 
-def _layer_from_torch(own: dict[str, np.ndarray], layer: str, prefix: str) -> LayerParams:
-    """A layer, whose arrays are taken out of `own`."""
+def _layer_from_torch(own: Mapping[str, np.ndarray], layer: str, prefix: str) -> LayerParams:
     try:
-        inputs, recurrent = (own.pop(f"weight_{kind}_{layer}") for kind in ("ih", "hh"))
+        inputs, recurrent = (own[f"weight_{kind}_{layer}"] for kind in ("ih", "hh"))
     except KeyError as missing:
         raise ValueError(
             f"{prefix}{str(missing)[1:-1]}: is missing; give the state_dict of a torch.nn.LSTM"
         ) from None
     zeros = np.zeros(len(inputs), np.float32)
-    of_inputs, of_past = (own.pop(f"bias_{kind}_{layer}", zeros) for kind in ("ih", "hh"))
+    of_inputs, of_past = (own.get(f"bias_{kind}_{layer}", zeros) for kind in ("ih", "hh"))
     if len(inputs) != 4 * recurrent.shape[-1]:
         raise ValueError(
             f"{prefix}weight_ih_{layer}: has {len(inputs)} rows for {recurrent.shape[-1]} units,"
