@@ -115,6 +115,7 @@ def test_picture_is_refused_before_the_measurements_where_it_cannot_be_drawn(tmp
     assert_refused(outcome, "--scaling=scaling.png", "matplotlib", "pip install", "leave it out")
 
 
+@pytest.mark.slow
 def test_results_are_written_before_the_picture_is_drawn(tmp_path):
     before = """
 from experiments import benchmark, figures, timing
@@ -160,7 +161,7 @@ def test_peers_on_jax_train_the_same_network_as_ours(name, monkeypatch):
 
 
 def loss_and_norm(loss, params):
-    value, gradient = jax.value_and_grad(loss)(params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     return value, optax.tree.norm(gradient)
 
 
