@@ -107,12 +107,12 @@ def open_job(job: Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Co
     Raises:
       ValueError: the folder holds another run, or its checkpoints are damaged.
     """
-    if job.count == 1:
-        workdir.check(job.config)
+    more = {"members": job.count} if job.count > 1 else {}
+    workdir.check(job.config, **more)
+    if not more:
         return open_run(job.config, corpus, workdir, console)
-    workdir.check(job.config, members=job.count)
     members_of = functools.partial(with_seeds, count=job.count)
-    return open_ensemble(job.config, members_of, corpus, mesh, workdir, console, members=job.count)
+    return open_ensemble(job.config, members_of, corpus, mesh, workdir, console, **more)
 
 
 def asked_rows() -> list[Config]:

@@ -236,7 +236,7 @@ def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
 
     def like(record: dict[str, Any]) -> Any:
         there = record.get("configs", [])  # which checkpoints from before it was kept lack
-        if there and [_settings(defaults() | flat) for flat in there] != _record(run)["configs"]:
+        if there and [defaults() | flat for flat in there] != _configs(run):
             raise ValueError(
                 f"{workdir.path}: has checkpoints of another configuration; give the flags of that"
                 " run, or name another --workdir"
@@ -378,16 +378,16 @@ def finish_epoch(run: Run) -> None:
 
 def _record(run: Run) -> dict[str, Any]:
     return {
-        "configs": [_settings(to_dict(config)) for config in run.all_configs],
+        "configs": _configs(run),
         "corpus_sha256": run.corpus.fingerprint,
         "layout": run.layout,
         **run.kept,
     }
 
 
-def _settings(flat: dict[str, Any]) -> dict[str, Any]:
-    """A configuration but for the kernel, which is another one on another machine."""
-    return {name: value for name, value in flat.items() if name != "kernel"}
+def _configs(run: Run) -> list[dict[str, Any]]:
+    """Of each model, as if its kernel, another one on another machine, were the default."""
+    return [to_dict(config) | {"kernel": defaults()["kernel"]} for config in run.all_configs]
 
 
 def on_every_device(mesh: Mesh) -> NamedSharding:

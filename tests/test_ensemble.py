@@ -1,10 +1,6 @@
 """A member of an ensemble is that model alone; a mixture is the mean of probabilities."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from program import run_on_devices
 
 from experiments import hlo
 from zaremba_jax.config import QUICK, ComputeConfig, override
@@ -256,20 +253,7 @@ def on_eight_devices():
 
 @pytest.mark.slow
 def test_spread_over_devices_is_as_on_one_and_only_a_gradient_is_ever_reduced():
-    done = subprocess.run(
-        [sys.executable, "-c", "import test_ensemble; test_ensemble.on_eight_devices()"],
-        cwd=Path(__file__).parent,
-        env=os.environ
-        | {
-            "PYTHONPATH": str(Path(__file__).parent.parent),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_devices(8, "import test_ensemble; test_ensemble.on_eight_devices()")
 
 
 def test_devices_that_cannot_be_divided_are_refused():
