@@ -141,7 +141,7 @@ def run_on_devices(count: int, code: str) -> None:
         | {
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+            "JAX_NUM_CPU_DEVICES": str(count),
         },
         capture_output=True,
         text=True,

@@ -21,13 +21,6 @@ ZEROS = nnx.initializers.zeros_init()
 UNDRAWN = {"kernel_init": ZEROS, "recurrent_kernel_init": ZEROS, "param_dtype": jnp.float64}
 
 
-@pytest.fixture
-def eager():
-    """Operation by operation, which the tests of a size share."""
-    with jax.disable_jit():
-        yield
-
-
 class FlaxStack(nnx.Module):
     """What a user of Flax writes: dropout before each layer and after the last."""
 
@@ -105,7 +98,7 @@ def assert_close(actual, expected, tolerance=1e-10):
 def test_call_means_what_it_means_in_flax(
     cell, layers, lengths, carried, time_major, reverse, keep_order
 ):
-    with jax.enable_x64(True), jax.disable_jit():
+    with jax.enable_x64(True):
         theirs, ours = both(cell, layers)
         x = normal(*((TIME, BATCH) if time_major else (BATCH, TIME)), FEATURES)
         start = carries(cell, layers) if carried else None
@@ -125,7 +118,7 @@ def test_call_means_what_it_means_in_flax(
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_gradients_and_dropout_are_those_of_a_stack_of_flax(float64, eager, cell):
+def test_gradients_and_dropout_are_those_of_a_stack_of_flax(float64, cell):
     theirs, ours = both(cell, 2, dropout=0.5)
     x, lengths = normal(TIME, BATCH, FEATURES), jnp.array([1, 4, 2])
     valid = jnp.swapaxes(sequences_of(lengths), 0, 1)
@@ -145,19 +138,18 @@ def test_gradients_and_dropout_are_those_of_a_stack_of_flax(float64, eager, cell
     assert_close(ours.params, tuple(nnx_layer(rnn.cell) for rnn in theirs.rnns))
 
 
-def test_linen_computes_what_nnx_does(float64, eager):
+def test_linen_computes_what_nnx_does(float64):
     _, ours = both("gru", 2)
     linen = LinenDeepRNN(HIDDEN, layers=2, cell="gru", param_dtype=jnp.float64)
     x, lengths = normal(BATCH, TIME, FEATURES), jnp.array([1, 4, 2])
     variables = {"params": linen_params(ours.params)}
-    with jax.disable_jit(False):
-        shapes = jax.eval_shape(linen.init, jax.random.key(0), x)
+    shapes = jax.eval_shape(linen.init, jax.random.key(0), x)
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
     options = {"seq_lengths": lengths, "reverse": True, "return_carry": True}
     assert_close(linen.apply(variables, x, **options), ours(x, **options))
 
 
-def test_an_empty_sequence_leaves_the_carry_as_it_was(float64, eager):
+def test_an_empty_sequence_leaves_the_carry_as_it_was(float64):
     _, ours = both("lstm", 2)
     start = carries("lstm", 2)
     lengths = jnp.zeros(BATCH, jnp.int32)
@@ -167,7 +159,7 @@ def test_an_empty_sequence_leaves_the_carry_as_it_was(float64, eager):
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("padding", [1e5, np.nan])
-def test_padding_may_hold_anything_where_the_carry_is_asked_for(float64, eager, cell, padding):
+def test_padding_may_hold_anything_where_the_carry_is_asked_for(float64, cell, padding):
     _, ours = both(cell, 2)
     lengths, x = jnp.array([1, 4, 2]), normal(BATCH, TIME, FEATURES)
     clean, padded = (jnp.where(sequences_of(lengths) == 1, x, fill) for fill in (0, padding))
@@ -193,7 +185,7 @@ def test_lengths_may_be_numpys():
 
 
 @pytest.mark.parametrize("axes", [(), (2, 3)])
-def test_the_batch_may_have_any_axes(float64, eager, axes):
+def test_the_batch_may_have_any_axes(float64, axes):
     _, ours = both("lstm", 1)
     x, start = normal(*axes, TIME, FEATURES), carries("lstm", 1, axes)
     lengths = jnp.full(axes, 2)
@@ -214,7 +206,7 @@ def sites(module, *args, **options):
     return int(module.dropout.rngs.count[...]) - before
 
 
-def test_dropout_has_the_papers_sites_and_flaxs_switches(eager):
+def test_dropout_has_the_papers_sites_and_flaxs_switches():
     x, rngs = jnp.ones((BATCH, TIME, FEATURES)), nnx.Rngs(params=0, dropout=1)
     full, inner = (
         DeepRNN(FEATURES, HIDDEN, layers=2, dropout=0.5, drop_output=last, rngs=rngs)
@@ -234,7 +226,7 @@ def test_dropout_has_the_papers_sites_and_flaxs_switches(eager):
     assert not np.array_equal(full(x, rngs=nnx.Rngs(dropout=4)), again[0])
 
 
-def test_linen_draws_its_masks_from_the_stream_of_dropout(eager):
+def test_linen_draws_its_masks_from_the_stream_of_dropout():
     x = jnp.ones((BATCH, TIME, FEATURES))
     module: Any = LinenDeepRNN(HIDDEN, dropout=0.5)
     variables = module.init(jax.random.key(0), x, deterministic=True)
@@ -249,7 +241,7 @@ def test_linen_draws_its_masks_from_the_stream_of_dropout(eager):
         module.apply(variables, x)
 
 
-def test_both_directions_of_flax_take_it(eager):
+def test_both_directions_of_flax_take_it():
     x, lengths = normal(BATCH, TIME, FEATURES).astype(jnp.float32), jnp.array([1, 4, 2])
     forth, back = (
         DeepRNN(FEATURES, HIDDEN, dropout=0.5, deterministic=True, rngs=nnx.Rngs(seed))
@@ -268,7 +260,7 @@ def test_both_directions_of_flax_take_it(eager):
     assert_close(found * valid, expected * valid, 1e-6)
 
 
-def test_both_directions_draw_masks_from_streams_of_their_own(eager):
+def test_both_directions_draw_masks_from_streams_of_their_own():
     x = jnp.ones((BATCH, TIME, FEATURES))
 
     def outputs(seed):
@@ -287,7 +279,7 @@ def test_every_gate_starts_as_one_of_flaxs_cells():
             np.testing.assert_allclose(gate @ gate.T, np.eye(HIDDEN), atol=1e-5)
 
 
-def test_operands_in_bfloat16_change_rounding_alone(eager):
+def test_operands_in_bfloat16_change_rounding_alone():
     rngs = nnx.Rngs(0)
     module = DeepRNN(FEATURES, HIDDEN, compute=ComputeConfig(precision="bfloat16"), rngs=rngs)
     twin = DeepRNN(FEATURES, HIDDEN, compute=ComputeConfig(kernel="scan"), rngs=rngs)
@@ -443,7 +435,7 @@ def test_carry_that_does_not_fit_is_refused(cell, layers, shapes):
         module(jnp.ones((BATCH + 1, TIME, FEATURES)), initial_carry=carry)
 
 
-def test_a_second_bias_is_added_to_the_first(float64, eager):
+def test_a_second_bias_is_added_to_the_first(float64):
     _, ours = both("lstm", 1)
     (layer,) = ours.params
     weights, half_bias = (layer.input_weights, layer.recurrent_weights), layer.bias / 2

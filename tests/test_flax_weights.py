@@ -101,6 +101,19 @@ def test_layer_of_a_linen_cell_equals_it_in_values_and_gradients(float64, normal
     assert_close(found, ((linen_layer(cell, gradient), by_inputs), outputs))
 
 
+def test_partitioned_weights_of_a_linen_cell_are_those_without_their_names():
+    draw = nn.initializers.lecun_normal()
+    x, carry = jnp.ones((BATCH, FEATURES)), jnp.ones((BATCH, HIDDEN))
+    expected, found = (
+        linen_layer(cell, cell.init(jax.random.key(0), carry, x)["params"])
+        for cell in (
+            nn.SimpleCell(HIDDEN, kernel_init=draw),
+            nn.SimpleCell(HIDDEN, kernel_init=nn.with_partitioning(draw, ("embed", "hidden"))),
+        )
+    )
+    assert_close(found, expected)
+
+
 def test_linen_gru_with_a_second_bias_is_refused():
     cell, x = nn.GRUCell(HIDDEN), jnp.ones((BATCH, FEATURES))
     params: Any = cell.init(jax.random.key(0), jnp.ones((BATCH, HIDDEN)), x)["params"]

@@ -130,8 +130,7 @@ def test_signal_to_one_of_four_hosts_has_all_save_and_three_of_them_end_it_as_on
 @pytest.mark.slow
 def test_one_model_with_its_batch_on_two_devices_is_the_same_run(reference, folder):
     flags = (*SINGLE, "--data_parallel=2", "--workdir=spread")
-    devices = "--xla_force_host_platform_device_count=2"
-    with program.start(*flags, cwd=folder, JAX_PLATFORMS="cpu", XLA_FLAGS=devices) as process:
+    with program.start(*flags, cwd=folder, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2") as process:
         _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     member = summary_of(reference)["members"][0]

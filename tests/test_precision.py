@@ -18,7 +18,13 @@ def normal(seed, *shape):
 
 
 def rounded(x):
-    return np.asarray(x.astype(jnp.bfloat16), np.float64)
+    return np.asarray(x).astype(jnp.bfloat16).astype(np.float64)
+
+
+@jax.jit
+def product_and_gradients(x, weights, g):
+    product, pullback = jax.vjp(lambda x, w: matmul(x, w, "bfloat16"), x, weights)
+    return product, *pullback(g)
 
 
 @given(sizes, sizes, sizes, sizes)
@@ -28,8 +34,7 @@ def test_bfloat16_rounds_the_operands_and_nothing_else(time, batch, inner, outer
         normal(1, inner, outer),
         normal(2, time, batch, outer),
     )
-    product, pullback = jax.vjp(lambda x, w: matmul(x, w, "bfloat16"), x, weights)
-    d_x, d_weights = pullback(g)
+    product, d_x, d_weights = product_and_gradients(x, weights, g)
     assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
     assert_close(product, rounded(x) @ rounded(weights))
     assert_close(d_x, rounded(g) @ rounded(weights).T)
@@ -62,11 +67,13 @@ def test_float32_leaves_double_precision_as_it_is(float64):
 @pytest.mark.parametrize("contract", [0, 1])
 @given(sizes, sizes, sizes)
 def test_product_of_few_rows_is_the_product(precision, contract, batch, inner, outer):
-    rows, weights = (
-        operand(x, precision) for x in (normal(0, batch, inner), normal(1, inner, outer))
-    )
-    stored = weights if contract == 0 else weights.T
-    product = multiply_rows(rows, stored, contract=contract)
+    @jax.jit
+    def operands_and_product(rows, weights):
+        rows, weights = operand(rows, precision), operand(weights, precision)
+        stored = weights if contract == 0 else weights.T
+        return rows, weights, multiply_rows(rows, stored, contract=contract)
+
+    rows, weights, product = operands_and_product(normal(0, batch, inner), normal(1, inner, outer))
     expected = np.asarray(rows, np.float64) @ np.asarray(weights, np.float64)
     assert product.dtype == jnp.float32
     np.testing.assert_allclose(product, expected, rtol=1e-5, atol=1e-5)

@@ -56,7 +56,8 @@ def linen_layer(cell: nn.RNNCellBase, params: Mapping[str, Any]) -> LayerParams:
 
     Args:
       cell: which tells the kind.
-      params: its parameters; of `variables`, what a `nn.RNN` has under `params`, `cell`.
+      params: its parameters, partitioned or not; of `variables`, what a `nn.RNN` has under
+        `params`, `cell`.
 
     Raises:
       ValueError: as of `nnx_layer`, or these are no parameters of such a cell.
@@ -68,7 +69,7 @@ def linen_layer(cell: nn.RNNCellBase, params: Mapping[str, Any]) -> LayerParams:
             f"parameters {', '.join(sorted(params))}: those of {type(cell).__name__} are"
             f" {', '.join(sorted(expected))}"
         )
-    return _layer(kind, gates, params)
+    return _layer(kind, gates, nn.unbox(params))
 
 
 def _kind_of(cell: Any) -> tuple[CellName, tuple[str, ...]]:
