@@ -46,6 +46,7 @@ setup(
             "pytest>=8.2",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
+            "setuptools>=68",
             "tensorboardX>=2.6",
         ],
         "plots": ["matplotlib>=3.9"],

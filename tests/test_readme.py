@@ -61,7 +61,8 @@ for program in sys.argv[1:]:
 def flags_of():
     """The flags of each program."""
     listed = [sys.executable, "-c", LIST_FLAGS, *PROGRAMS]
-    done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     return {name: set(line.split()) for name, line in zip(PROGRAMS, lines, strict=True)}
 
