@@ -67,6 +67,7 @@ def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
         ("epochs", 0, "at least 1"),
         ("learning_rate", 0.0, "above 0"),
         ("learning_rate", float("inf"), "finite and above 0"),
+        ("learning_rate", 10**400, "finite and above 0"),
         ("constant_epochs", -1, "at least 0"),
         ("decay_divisor", 0.5, "at least 1"),
         ("clip_norm", 0.0, "above 0"),

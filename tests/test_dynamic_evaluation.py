@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,14 @@ def test_ids_of_any_type_are_read_alike():
 def test_settings_outside_their_limits_are_refused(setting, reason):
     with pytest.raises(ValueError, match=re.escape(reason)):
         DynamicConfig(**{"rule": "sgd", "rate": 0.1, "decay": 0.0} | setting)
+
+
+def test_unknown_rule_is_refused():
+    unchecked: Any = object.__new__(DynamicConfig)  # as where annotations are not checked
+    for name, value in {"rule": "SGD", "rate": 0.1, "decay": 0.0, "epsilon": 0.1}.items():
+        object.__setattr__(unchecked, name, value)
+    with pytest.raises(ValueError, match="dynamic_rule='SGD': must be one of sgd, rms"):
+        unchecked.__post_init__()
 
 
 def test_rule_rms_without_squares_is_refused():

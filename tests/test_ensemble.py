@@ -259,3 +259,5 @@ def test_spread_over_devices_is_as_on_one_and_only_a_gradient_is_ever_reduced():
 def test_devices_that_cannot_be_divided_are_refused():
     with pytest.raises(ValueError, match="data_parallel=2: does not divide the 1 devices; give a"):
         make_mesh(jax.devices()[:1], 2)
+    with pytest.raises(ValueError, match="data_parallel=0: does not divide the 1 devices; give a"):
+        make_mesh(jax.devices()[:1], 0)

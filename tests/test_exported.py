@@ -161,6 +161,7 @@ def test_missing_file_is_said(tmp_path):
         ({"config": to_dict(CONFIG) | {"layers": "2"}}, "layers='2': must be of type int"),
         ({"config": to_dict(CONFIG) | {"width": 2}}, "width: no such setting"),
         ({"config": 3}, "its description cannot be read"),
+        ({"config": []}, "name=None: must be one of quick"),
         ({"vocabulary": {"words": "the", "unit": "word"}}, "the vocabulary is no list of words"),
         (
             {"vocabulary": listing("a", "a")},

@@ -17,10 +17,10 @@ from layer_examples import (
     values_and_gradients,
 )
 
-from zaremba_jax.array_types import RecurrentMasks
+from zaremba_jax.array_types import RecurrentMasks, TwoBiasLayerParams
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.kernels.any_cell import cell_layer
-from zaremba_jax.kernels.lstm import lstm_layer
+from zaremba_jax.kernels.lstm import SCANS, lstm_layer, lstm_layer_with, padded_lstm_layer
 
 COMBINATIONS = [
     (cell, names)
@@ -72,6 +72,26 @@ def test_lstm_without_masks_equals_the_kernel_of_its_own(float64):
     run = jax.jit(lambda: [of_layer(layer, arguments, weights) for layer in layers])
     general, special = run()
     assert_same(general, special, 1e-10)
+
+
+KERNELS = {
+    "lstm": lstm_layer,
+    "padded": padded_lstm_layer,
+    "other loops": functools.partial(lstm_layer_with, SCANS),
+    "any cell": functools.partial(cell_layer, masks=RecurrentMasks()),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_second_bias_is_added_and_has_the_gradient_of_the_first(float64, kernel):
+    (params, *others), _, weights = make(3, 2, 3, 5, "float64")
+    weights_of_two, half = (params.input_weights, params.recurrent_weights), params.bias / 2
+    two = TwoBiasLayerParams(*weights_of_two, bias=half, second_bias=half)
+    run = jax.jit(functools.partial(of_layer, KERNELS[kernel]))
+    (gradient, *d_others), results = run((params, *others), weights)
+    (of_two, *d_others_of_two), results_of_two = run((two, *others), weights)
+    both = TwoBiasLayerParams(**vars(gradient), second_bias=gradient.bias)
+    assert_same((of_two, d_others_of_two, results_of_two), (both, d_others, results), 1e-12)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])

@@ -93,6 +93,9 @@ def advance(
 
     Zoneout (Krueger et al. 2017, section 3.2) keeps units as they were; what the
     cell computed for the others does not depend on which these are.
+
+    Raises:
+      ValueError: as `step`.
     """
     new = CELLS[cell].equations(projected, recurrent, state, masks.update)
     if masks.keep_hidden is not None:
@@ -120,10 +123,15 @@ def lstm(
 
     `update_mask` multiplies u (Semeniuta et al. 2016, equation 12).
     """
-    forget, write, output, update = jnp.split(projected + recurrent, 4, axis=-1)
-    update = _times(jnp.tanh(update), update_mask)
-    cell = jax.nn.sigmoid(forget) * state.cell + jax.nn.sigmoid(write) * update
-    return LSTMState(hidden=jax.nn.sigmoid(output) * jnp.tanh(cell), cell=cell)
+    forget, write, output, update = lstm_gates(projected + recurrent)
+    cell = forget * state.cell + write * _times(update, update_mask)
+    return LSTMState(hidden=output * jnp.tanh(cell), cell=cell)
+
+
+def lstm_gates(sums: Float[Array, "*any gates"]) -> list[Float[Array, "*any hidden"]]:
+    """f, i, o and u of the LSTM, from z."""
+    *sigmoids, update = jnp.split(sums, 4, axis=-1)
+    return [*map(jax.nn.sigmoid, sigmoids), jnp.tanh(update)]
 
 
 def gru(
@@ -142,12 +150,19 @@ def gru(
     As cuDNN and Flax place the reset gate, so that one product serves all gates; one
     bias a gate, in x. `update_mask` multiplies n (Semeniuta et al. 2016, section 3.2).
     """
+    _, keep, update = gru_gates(projected, recurrent)
+    return HiddenState(hidden=_blend(state.hidden, _times(update, update_mask), keep))
+
+
+def gru_gates(
+    projected: Float[Array, "*any gates"], recurrent: Float[Array, "*any gates"]
+) -> list[Float[Array, "*any hidden"]]:
+    """r, z and n of the GRU."""
     reset, keep, candidate = jnp.split(projected, 3, axis=-1)
     past_reset, past_keep, past_candidate = jnp.split(recurrent, 3, axis=-1)
     reset = jax.nn.sigmoid(reset + past_reset)
-    keep = jax.nn.sigmoid(keep + past_keep)
-    update = _times(jnp.tanh(candidate + reset * past_candidate), update_mask)
-    return HiddenState(hidden=_blend(state.hidden, update, keep))
+    update = jnp.tanh(candidate + reset * past_candidate)
+    return [reset, jax.nn.sigmoid(keep + past_keep), update]
 
 
 def tanh(

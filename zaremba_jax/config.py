@@ -6,7 +6,7 @@ numbers are those of Zaremba, Sutskever & Vinyals (2014), arXiv 1409.2329.
 """
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -54,7 +54,7 @@ def _check(name: str, value: Any, kind: Any, limits: Any) -> None:
         raise ValueError(f"{name}={value!r}: must be of type {kind.__name__}")
     if kind in (str, bool):
         return
-    within = math.isfinite(value)
+    within = abs(value) <= sys.float_info.max
     bounds = [] if within else ["finite"]
     if limits["at_least"] is not None:
         bounds.append(f"at least {limits['at_least']}")
@@ -76,7 +76,7 @@ def _check(name: str, value: Any, kind: Any, limits: Any) -> None:
 class ModelConfig(_Validated):
     """The network: its size and its initial values."""
 
-    layers: int = _setting("LSTM layers", at_least=1)
+    layers: int = _setting("recurrent layers", at_least=1)
     hidden_size: int = _setting("units of each layer and of the embedding", at_least=1)
     init_scale: float = _setting("every parameter starts uniform in ± this", above=0)
     cell: CellName = _setting("kind of recurrent cell: lstm, gru or tanh", default="lstm")
@@ -276,9 +276,10 @@ def from_dict(flat: Mapping[str, int | float | str]) -> Config:
       ValueError: there is no such preset or setting, or a value is outside its limits.
     """
     changes = dict(flat)
-    preset = PRESETS.get(str(changes.pop("name", None)))
+    name = changes.pop("name", None)
+    preset = PRESETS.get(str(name))
     if preset is None:
-        raise ValueError(f"name={flat.get('name')!r}: must be one of {', '.join(PRESETS)}")
+        raise ValueError(f"name={name!r}: must be one of {', '.join(PRESETS)}")
     return override(preset, **changes)
 
 

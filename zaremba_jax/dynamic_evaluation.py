@@ -14,7 +14,7 @@ take one step on its loss L, the mean nats a token:
 import dataclasses
 import functools
 import math
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,9 @@ class DynamicConfig:
     epsilon: float = 4e-4  # of rms: bounds the steps of what has hardly any gradient
 
     def __post_init__(self):
+        if self.rule not in get_args(Rule):
+            rules = ", ".join(get_args(Rule))
+            raise ValueError(f"dynamic_rule={self.rule!r}: must be one of {rules}")
         for name, least, most in (("rate", 0, math.inf), ("decay", 0, 1), ("epsilon", 0, math.inf)):
             value = getattr(self, name)
             if not (math.isfinite(value) and least <= value <= most):
@@ -133,7 +136,13 @@ def dynamic_nll(
 def step_sizes(
     params: ModelParams, config: DynamicConfig, squares: ModelParams | None
 ) -> tuple[ModelParams, ModelParams]:
-    """What multiplies each parameter's gradient, and its way back to the trained value."""
+    """What multiplies each parameter's gradient, and its way back to the trained value.
+
+    Arguments as of `dynamic_nll`.
+
+    Raises:
+      ValueError: the rule is rms and there are no squares.
+    """
     if config.rule == "sgd":
         numbers = (config.rate, config.decay)
         rate, decay = (jax.tree.map(lambda _, x=x: jnp.asarray(x), params) for x in numbers)

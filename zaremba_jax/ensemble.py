@@ -22,8 +22,8 @@ from jaxtyping import Array, Bool, Float, Int, Shaped, UInt
 
 from zaremba_jax.array_types import Masks, ModelParams, RNNState, Tokens, TrainState, Windows
 from zaremba_jax.config import ComputeConfig, Config
-from zaremba_jax.evaluate import perplexity, read_text
-from zaremba_jax.model import token_nll
+from zaremba_jax.evaluate import nll_by_windows, perplexity
+from zaremba_jax.model import count_params, token_nll
 from zaremba_jax.regularizers import Rates
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, padded_streams, train_windows
@@ -41,7 +41,7 @@ def make_mesh(devices: Sequence[Any], data: int = 1) -> Mesh:
     Raises:
       ValueError: the devices cannot be divided so.
     """
-    if len(devices) % data:
+    if data < 1 or len(devices) % data:
         raise ValueError(
             f"data_parallel={data}: does not divide the {len(devices)} devices; give a divisor"
         )
@@ -69,7 +69,7 @@ def members_that_fit(config: Config, vocabulary_size: int, resident: int, memory
     """
     train, model = config.train, config.model
     state = jax.eval_shape(functools.partial(init_train_state, config, vocabulary_size, 1))
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    parameters = count_params(state.params)
     tokens = train.batch_size * train.unroll
     scores = 3 * min(config.compute.softmax_tokens or tokens, tokens) * vocabulary_size
     activations = 20 * model.layers * tokens * model.hidden_size
@@ -232,7 +232,7 @@ def members_nll(
         nll, state = _window_nll(params, inputs, targets, state, masks, compute, mesh)
         return fetch(nll), state
 
-    return read_text(read, ids, streams, _zero_states(params, streams, mesh))
+    return nll_by_windows(read, ids, streams, _zero_states(params, streams, mesh))
 
 
 @functools.partial(jax.jit, static_argnames=("streams", "mesh"))

@@ -61,10 +61,10 @@ def text_nll(
     def read(inputs: Tokens, targets: Tokens, state: RNNState) -> tuple[TokenNLL, RNNState]:
         return window_nll(params, inputs, targets, state, compute, masks)
 
-    return read_text(read, ids, streams, zero_state(params.layers, streams))
+    return nll_by_windows(read, ids, streams, zero_state(params.layers, streams))
 
 
-def read_text(read: Reader, ids: np.ndarray, streams: int, state: RNNState) -> np.ndarray:
+def nll_by_windows(read: Reader, ids: np.ndarray, streams: int, state: RNNState) -> np.ndarray:
     """What `text_nll` returns, by a function that reads one window after another.
 
     Args:
@@ -76,6 +76,9 @@ def read_text(read: Reader, ids: np.ndarray, streams: int, state: RNNState) -> n
 
     Returns:
       float32 [..., N - 1].
+
+    Raises:
+      ValueError: the text has no token to predict.
     """
     predictions = count_predictions(ids)
     unroll = max(TOKENS_AT_ONCE // streams, 1)

@@ -4,11 +4,10 @@ A kernel keeps its gates to itself. With h of every step known, they are one mat
 product, in which no step waits for another.
 """
 
-import jax
 import jax.numpy as jnp
 
 from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs
-from zaremba_jax.cells import project_inputs
+from zaremba_jax.cells import gru_gates, lstm_gates, project_inputs
 from zaremba_jax.precision import Precision, matmul
 
 
@@ -37,11 +36,5 @@ def gate_values(
     projected = project_inputs(params, inputs, precision)
     recurrent = matmul(before, params.recurrent_weights, precision)
     if params.cell == "lstm":
-        *sigmoids, update = jnp.split(projected + recurrent, 4, axis=-1)
-        f, i, o = map(jax.nn.sigmoid, sigmoids)
-        return {"f": f, "i": i, "o": o, "u": jnp.tanh(update)}
-    reset, keep, candidate = jnp.split(projected, 3, axis=-1)
-    past_reset, past_keep, past_candidate = jnp.split(recurrent, 3, axis=-1)
-    r = jax.nn.sigmoid(reset + past_reset)
-    n = jnp.tanh(candidate + r * past_candidate)
-    return {"r": r, "z": jax.nn.sigmoid(keep + past_keep), "n": n}
+        return dict(zip("fiou", lstm_gates(projected + recurrent), strict=True))
+    return dict(zip("rzn", gru_gates(projected, recurrent), strict=True))

@@ -149,7 +149,7 @@ def restrict(
 ) -> Float[Array, " vocabulary"]:
     """The logits that tokens are drawn by: -inf where the sampling leaves a token out.
 
-    A token that is as probable as the last one kept is kept too.
+    A token that is as probable as the last one kept is kept too. The temperature is above 0.
     """
     scores = scores / sampling.temperature
     if 0 < sampling.top_k < len(scores):

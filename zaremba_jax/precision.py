@@ -1,7 +1,8 @@
 """Matrix products in the precision that a run asks for.
 
 In bfloat16 the operands of a product are rounded and nothing else: products
-accumulate in float32 and return it, gradients of weights included.
+accumulate in float32 and return it, gradients of weights included. The gradient
+of an LSTM's or the softmax's bias is the sum of such operands.
 """
 
 import functools

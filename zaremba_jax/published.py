@@ -167,6 +167,7 @@ def load_published(
       FileNotFoundError: the folder lacks a file.
       ValueError: a file is not the published one.
       ConnectionError: no address could be reached.
+      OSError: `cache` cannot be written to.
     """
     entry = PUBLISHED[name]
     data_dir = data_dir or os.environ.get(folder_variable(name))

@@ -12,7 +12,7 @@ from zaremba_jax.array_types import (
     RecurrentMasks,
     RNNState,
 )
-from zaremba_jax.cells import CELLS, add_biases
+from zaremba_jax.cells import CELLS
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.kernels.layers import IMPLEMENTATIONS, choose
 
@@ -49,7 +49,7 @@ def unroll_layer(
       h[l, t] for every t, and the state after the last step.
     """
     layer = IMPLEMENTATIONS[choose(compute.kernel, params.cell, masks)]
-    return layer(add_biases(params), inputs, state, masks, compute.precision)
+    return layer(params, inputs, state, masks, compute.precision)
 
 
 def deep_rnn(

@@ -129,7 +129,7 @@ def read_text(piece: Piece) -> Iterator[str]:
 
 
 def read_blocks(piece: Piece, unit: Unit, plain_lines: bool = False) -> Iterator[str]:
-    """A text to be split by words or characters, never between two tokens.
+    """A text in blocks that each hold whole words or characters.
 
     By words, any line end becomes a line feed, and the last line has one too.
 

@@ -11,7 +11,7 @@ import functools
 import jax
 
 from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs, RecurrentMasks
-from zaremba_jax.cells import advance, drop_hidden, project_inputs
+from zaremba_jax.cells import add_biases, advance, drop_hidden, project_inputs
 from zaremba_jax.precision import Precision, multiply, multiply_rows, operand, weight_gradient
 
 
@@ -37,7 +37,7 @@ def cell_layer(
     Returns:
       h[l, t] for every t, and the state after the last step.
     """
-    return _layer(params, inputs, state, masks, precision)
+    return _layer(add_biases(params), inputs, state, masks, precision)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from zaremba_jax.array_types import Activations, LayerParams, LSTMState, Outputs
-from zaremba_jax.cells import project_inputs
+from zaremba_jax.cells import add_biases, project_inputs
 from zaremba_jax.precision import Precision, multiply, multiply_rows, operand, weight_gradient
 
 TILE = 128  # units, of a matrix product on NVIDIA and of an array on a TPU
@@ -53,11 +53,13 @@ def lstm_layer(
       params: the layer's weights.
       inputs: D(h[l-1, t]) for every t, dropout already applied; at least one step.
       state: h[l] and c[l] before the first step.
-      precision: of the operands of matrix products; everything else keeps its type.
+      precision: of the operands of matrix products, and of what the bias's gradient sums;
+        everything else keeps its type.
 
     Returns:
       h[l, t] for every t, and the state after the last step.
     """
+    params = add_biases(params)
     if state.hidden.shape[-1] % TILE == 0:
         return _layer(params, inputs, state, precision, SCANS)
     # XLA for NVIDIA cuts a small product's contraction into parts of so many rows. Where the
@@ -75,7 +77,7 @@ def padded_lstm_layer(
     params: LayerParams, inputs: Activations, state: LSTMState, precision: Precision = "float32"
 ) -> tuple[Outputs, LSTMState]:
     """`lstm_layer` with units added up to whole tiles; their weights are 0, so h and c stay 0."""
-    hidden = state.hidden.shape[-1]
+    params, hidden = add_biases(params), state.hidden.shape[-1]
     padded = LayerParams(
         input_weights=_widen(params.input_weights, hidden),
         recurrent_weights=_lengthen(_widen(params.recurrent_weights, hidden), TILE),
@@ -95,17 +97,17 @@ def lstm_layer_with(
     precision: Precision = "float32",
 ) -> tuple[Outputs, LSTMState]:
     """`lstm_layer` with other loops over time."""
-    return _layer(params, inputs, state, precision, loops)
+    return _layer(add_biases(params), inputs, state, precision, loops)
 
 
-def padded(loops: TimeLoops, streams: int) -> TimeLoops:
+def pad_loops(loops: TimeLoops, streams: int) -> TimeLoops:
     """Loops for any sizes of loops for whole tiles: zeros are added before them and cut off after.
 
     What is added stays 0: h and c, since its weights are 0, and all gradients.
 
     Args:
-      loops: take units in multiples of `TILE`, and a batch that is
-      streams: a multiple of this.
+      loops: take units in multiples of `TILE`, and a batch in multiples of `streams`.
+      streams: of a tile.
     """
 
     def pad(x: jax.Array, hidden: int) -> jax.Array:

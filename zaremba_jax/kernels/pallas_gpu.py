@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from zaremba_jax.kernels.lstm import TimeLoops, gate_gradients, padded, sigmoid
+from zaremba_jax.kernels.lstm import TimeLoops, gate_gradients, pad_loops, sigmoid
 from zaremba_jax.precision import multiply
 
 # Of one program: 96 programs of 1536 units, on 108 to 132 multiprocessors.
@@ -36,7 +36,7 @@ def time_loops(interpret: bool = False) -> TimeLoops:
     """
     forward = functools.partial(_forward, interpret=interpret)
     backward = functools.partial(_backward, interpret=interpret)
-    return padded(TimeLoops(forward, backward), _STREAMS)
+    return pad_loops(TimeLoops(forward, backward), _STREAMS)
 
 
 def _forward(projected, recurrent_weights, state, *, interpret):

@@ -18,7 +18,7 @@ from zaremba_jax.kernels.lstm import (
     TimeLoops,
     gate_gradients,
     outputs_and_final_cell,
-    padded,
+    pad_loops,
     shifted,
     sigmoid,
 )
@@ -38,7 +38,7 @@ def time_loops(interpret: bool = False) -> TimeLoops:
     """
     forward = functools.partial(_forward, interpret=interpret)
     backward = functools.partial(_backward, interpret=interpret)
-    return padded(TimeLoops(forward, backward), _STREAMS)
+    return pad_loops(TimeLoops(forward, backward), _STREAMS)
 
 
 def fits(batch: int, hidden: int, itemsize: int, memory: int | None = None) -> bool:
