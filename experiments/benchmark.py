@@ -277,18 +277,23 @@ def main() -> None:
             "versions": _versions(),
         }
         print_results(console, results)
+        write_results(results)
         if FLAGS.scaling:
             with console.status("scaling"):
                 others = [entrant.name for entrant in needs if entrant.members == 1][1:]
                 results["scaling"] = scaling(config, others, FLAGS.windows, FLAGS.rounds)
-        if FLAGS.json:
-            write_json(Path(FLAGS.json), results)
-        if FLAGS.scaling:
+            write_results(results)
             from experiments.figures import draw_scaling
 
             draw_scaling(Path(FLAGS.scaling), results)
     except (ValueError, OSError) as error:
         fail(error)
+
+
+def write_results(results: dict[str, Any]) -> None:
+    """Writes what was measured so far where `--json` asks for it."""
+    if FLAGS.json:
+        write_json(Path(FLAGS.json), results)
 
 
 def _versions() -> dict[str, str]:

@@ -97,6 +97,8 @@ def main() -> None:
                 for row in rows(config, TARGETS[target]):
                     table.add_row(target, name, precision, *row)
             except (MissingCompilerError, ValueError) as error:
+                if table.rows:
+                    console.print(table)
                 fail(error)
     console.print(table)
     console.print(note)

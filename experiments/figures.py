@@ -14,7 +14,8 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from experiments.records import Record, model_name
-from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, override
+from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, from_dict, override
+from zaremba_jax.regularizers import active_rates
 
 
 def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, Any]) -> None:
@@ -23,9 +24,9 @@ def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, An
     figure, (upper, lower) = plt.subplots(
         2, 1, sharex=True, figsize=(7, 6), height_ratios=(4, 1), layout="constrained"
     )
-    dropout = summary["config"]["dropout"]
+    regularized = active_rates(from_dict(summary["config"]).regularizers)
     for name, label in (
-        ("train_perplexity", "training, dropout on" if dropout else "training"),
+        ("train_perplexity", "training, regularizers on" if regularized else "training"),
         ("valid_perplexity_estimate", "validation"),
     ):
         upper.plot(epochs, [metrics[name] for metrics in history], marker=".", label=label)
@@ -39,14 +40,12 @@ def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, An
                 summary[name], color="black", linestyle=style, label=f"{label}: {summary[name]:.1f}"
             )
     upper.set(yscale="log", ylabel="perplexity", title=f"{summary['corpus']}, {summary['name']}")
-    upper.yaxis.set_major_formatter("{x:g}")
-    upper.yaxis.set_minor_formatter("{x:g}")
+    _label_plainly(upper)
     upper.legend()
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     lower.step(epochs, [metrics["learning_rate"] for metrics in history], where="mid")
     lower.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def draw_mixtures(path: Path, summary: dict[str, Any]) -> None:
@@ -73,8 +72,7 @@ def draw_mixtures(path: Path, summary: dict[str, Any]) -> None:
     axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def draw_sweep(path: Path, summary: dict[str, Any]) -> None:
@@ -105,8 +103,7 @@ def draw_sweep(path: Path, summary: dict[str, Any]) -> None:
     )
     if others:
         axes.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str, Any]]) -> None:
@@ -131,8 +128,7 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
         figures = [test for _, test in paper.values()]
         right.plot(list(paper), figures, "x", color=f"C{number}", label=f"{name}, paper")
     left.set(xlabel="epoch", ylabel="validation perplexity, estimate", yscale="log")
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter("{x:g}")
+    _label_plainly(left)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     sizes = sorted({size for paper in PAPER_PERPLEXITIES.values() for size in paper})
     right.set(xscale="log", xlabel="models averaged", ylabel="test perplexity")
@@ -142,8 +138,7 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     figure.suptitle("Penn Treebank: mean and range over seeds; mixtures with their deviation")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def _draw_mixtures(
@@ -175,8 +170,7 @@ def comparison_svg(histories: dict[str, list[dict[str, Any]]]) -> str:
             epochs, label = [line["epoch"] for line in history], run.replace("$", r"\$")
             axes.plot(epochs, [line[name] for line in history], marker=".", label=label)
         axes.set(xlabel="epoch", yscale="log", title=title)
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
+        _label_plainly(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("perplexity")
     panels[0].legend(fontsize="small")
@@ -206,8 +200,7 @@ def draw_scaling(path: Path, results: dict[str, Any]) -> None:
     figure.suptitle(
         f"training, {results['config']['name']} but for one setting, {results['device']}"
     )
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    _save(figure, path)
 
 
 _COLORS = {
@@ -247,14 +240,12 @@ def draw_language_modelling(path: Path, results: dict[str, Any]) -> None:
             )
         panel.set(xlabel="epoch", yscale="log", title=cell)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter("{x:g}")
+        _label_plainly(panel)
     _focus(panels[0], language)
     panels[0][0].set_ylabel("validation perplexity, mean over seeds")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def _focus(panels: Iterable[Any], language: dict[str, Any]) -> None:
@@ -298,5 +289,15 @@ def draw_memory(path: Path, results: dict[str, Any]) -> None:
     panels[0][0].set_ylabel("symbols named right, without noise")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    _save(figure, path)
+
+
+def _label_plainly(axes: Any) -> None:
+    """Numbers in place of powers of ten along a short logarithmic axis."""
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+
+
+def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -49,7 +49,7 @@ def asked_sizes(members: int) -> list[int] | None:
 
 def at_once_on(mesh: Mesh, config: Config, corpus: Corpus, members: int) -> int:
     """How many of so many members each device of a mesh trains together."""
-    return FLAGS.members_at_once or default_at_once(config, len(corpus.vocabulary), members, mesh)
+    return FLAGS.members_at_once or default_at_once(config, corpus, members, mesh)
 
 
 def open_ensemble(

@@ -40,7 +40,7 @@ from zaremba_jax.ensemble import (
 )
 from zaremba_jax.evaluate import perplexity
 from zaremba_jax.exported import Model
-from zaremba_jax.feed import WindowFeed
+from zaremba_jax.feed import WindowFeed, fits
 from zaremba_jax.optimizer import learning_rate
 from zaremba_jax.regularizers import expected_masks
 
@@ -224,16 +224,22 @@ class EnsembleRun(Run):
         return [live.get(member) for member in range(self.members)]
 
 
-def default_at_once(config: Config, vocabulary_size: int, members: int, mesh: Mesh) -> int:
+def default_at_once(config: Config, corpus: Corpus, members: int, mesh: Mesh) -> int:
     """How many members a device trains together: as its memory has it, on a CPU one.
 
     Members have weights of their own, so that a CPU, busy with one, gains nothing.
+
+    Raises:
+      ValueError: the text is too short.
     """
-    memory = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+    device = mesh.local_devices[0]
+    memory = (device.memory_stats() or {}).get("bytes_limit")
     if memory is None:
         return 1
+    text = text_of(config, corpus).nbytes
+    left = memory - text if fits(text, device) else memory
     resident = -(-members // mesh.shape[MEMBER])
-    return members_that_fit(config, vocabulary_size, resident, memory)
+    return members_that_fit(config, len(corpus.vocabulary), resident, left)
 
 
 def with_seeds(config: Config, count: int) -> list[Config]:

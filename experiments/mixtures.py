@@ -97,6 +97,12 @@ def member_record(valid: np.ndarray, test: np.ndarray) -> dict[str, float]:
     return {"valid_perplexity": perplexity(valid), "test_perplexity": perplexity(test)}
 
 
+def with_spread(mixture: dict[str, Any], split: str, digits: int) -> str:
+    """A perplexity, with the standard deviation over subsets where there are several."""
+    spread = f" ± {mixture[f'{split}_spread']:.{digits}f}" if mixture["subsets"] > 1 else ""
+    return f"{mixture[f'{split}_perplexity']:.{digits}f}{spread}"
+
+
 def print_mixtures(console: Console, summary: dict[str, Any]) -> None:
     """Prints a row a mixture, with the standard deviation over subsets, beside the paper's."""
     table = Table(title=f"Perplexity: {summary['corpus']}, {summary['name']}")
@@ -108,12 +114,7 @@ def print_mixtures(console: Console, summary: dict[str, Any]) -> None:
     if paper:
         table.add_column("the paper's", justify="right")
     for mixture in mixtures:
-        several = mixture["subsets"] > 1
-        cells = [
-            f"{mixture[f'{name}_perplexity']:.2f}"
-            + (f" ± {mixture[f'{name}_spread']:.2f}" if several else "")
-            for name in ("valid", "test")
-        ]
+        cells = [with_spread(mixture, name, digits=2) for name in ("valid", "test")]
         if paper and mixture["paper_test_perplexity"] is not None:
             figures = (mixture["paper_valid_perplexity"], mixture["paper_test_perplexity"])
             cells.append(" / ".join(f"{figure:.1f}" for figure in figures))

@@ -89,8 +89,8 @@ def read_record(workdir: Workdir) -> Record:
         )
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
-            f"{workdir.path}: holds a damaged record ({error}); give the command of that run"
-            " again, which writes it anew, or leave it out"
+            f"{workdir.path}: holds a damaged record ({error}); remove its summary.json and"
+            " give the command of that run again, which writes it anew, or leave it out"
         ) from None
     if "vary" in more:
         raise ValueError(

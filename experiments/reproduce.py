@@ -20,6 +20,7 @@ from experiments.reproduction import (
     mix,
     read_mixtures,
     record_job,
+    recorded_alone,
     write_mixtures,
 )
 from experiments.run_flags import (
@@ -87,9 +88,16 @@ def train_row(
 
     Stops before the first, and after each.
     """
-    seeds = asked_models(config)
+    seeds, records = asked_models(config), read_records(results)
     at_most = at_once_on(mesh, config, corpus, seeds) * mesh.shape[MEMBER]
-    jobs = jobs_left(config, seeds, read_records(results), folder, at_most)
+    jobs = jobs_left(config, seeds, records, folder, at_most)
+    if jobs and (unmixed := recorded_alone(config, seeds, records, folder)):
+        console.print(
+            f"{model_name(config)}: no average will have seed {', '.join(map(str, unmixed))}:"
+            f" recorded, but its nats a token are not in {folder}; remove that record to train it"
+            " here",
+            soft_wrap=True,
+        )
     yield
     for job in jobs:
         console.print(f"{job.name}:", soft_wrap=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from experiments.mixtures import sizes_for, summarize_members, summarize_mixture
 from experiments.records import Record, model_name, model_of
 from experiments.summary import summarize
 from experiments.training import Run
-from experiments.workdir import Workdir, write_arrays, write_json
+from experiments.workdir import Workdir, write_arrays, write_json, write_text
 from zaremba_jax.config import Config, override
 from zaremba_jax.corpus import Corpus
 
@@ -88,6 +88,16 @@ def held_seeds(config: Config, records: list[Record]) -> set[int]:
     return {seed for r in records if r.model == model_of(config) for seed in r.seeds}
 
 
+def recorded_alone(config: Config, seeds: int, records: list[Record], folder: Path) -> list[int]:
+    """The seeds that are recorded with figures, but of whose nats `mix` finds none.
+
+    Arguments as of `jobs_left`.
+    """
+    wanted = range(config.seed, config.seed + seeds)
+    recorded = {seed for r in records if r.model == model_of(config) for seed in r.perplexities}
+    return sorted(recorded.intersection(wanted) - read_nll(config, folder).keys())
+
+
 def record_job(run: Run, workdir: Workdir, results: Path) -> None:
     """Evaluates a job that is trained and leaves its record in a folder of its own.
 
@@ -110,7 +120,31 @@ def record_job(run: Run, workdir: Workdir, results: Path) -> None:
     record = results / workdir.path.name
     record.mkdir(parents=True, exist_ok=True)
     for path in (workdir.config, workdir.metrics, workdir.summary):
-        shutil.copyfile(path, record / path.name)
+        write_text(record / path.name, path.read_text())
+
+
+def read_nll(config: Config, folder: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Nats of every token, validation and test, of the models of a configuration, by their seed.
+
+    Args:
+      config: of the models, whatever its seed.
+      folder: holds a folder a job.
+
+    Raises:
+      ValueError: a file is damaged.
+    """
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for path in sorted(folder.glob(f"{model_name(config)}-seed*/nll.npz")):
+        try:
+            with path.open("rb") as file, np.load(file) as arrays:
+                pairs = zip(arrays["valid"], arrays["test"], strict=True)
+                found |= dict(zip(arrays["seeds"].tolist(), pairs, strict=True))
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path}: is damaged ({error}); remove it, and the record of that run to evaluate"
+                " it again"
+            ) from None
+    return found
 
 
 def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[str, Any] | None:
@@ -128,21 +162,7 @@ def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[
     Raises:
       ValueError: a file is damaged.
     """
-    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for path in sorted(folder.glob(f"{model_name(config)}-seed*/nll.npz")):
-        try:
-            with np.load(path) as arrays:
-                found |= dict(
-                    zip(
-                        arrays["seeds"].tolist(),
-                        zip(arrays["valid"], arrays["test"], strict=True),
-                        strict=True,
-                    )
-                )
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(
-                f"{path}: is damaged ({error}); remove the record of that run to evaluate it again"
-            ) from None
+    found = read_nll(config, folder)
     if len(found) < 2:
         return None
     seeds = sorted(found)

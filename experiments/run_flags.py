@@ -87,6 +87,9 @@ def join_hosts() -> Console:
                 " process; give HOST:PORT, --num_processes and --process_id"
             ) from None
     elif address is not None:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise ValueError(f"--coordinator_address={address}: must be HOST:PORT, or {_CLUSTER}")
         count, place = numbers
         if count is None or place is None or place >= count:
             raise ValueError(

@@ -3,10 +3,12 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from experiments.markdown import table
+from experiments.mixtures import with_spread
 from experiments.records import Record, model_name
 from experiments.summary import mean
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
@@ -21,7 +23,8 @@ _LEGEND = """\
 Perplexity. One model: mean ± standard deviation over seeds. Several: the probabilities of so many
 models averaged for each token (section 4.1), mean ± standard deviation over sets of them, all sets
 or 100 drawn at random. Validation and test are read as one stream, all N - 1 predictions counted.
-Training time is that of all the models of the line, evaluation after each epoch included."""
+Training time is that of all the models of the line: of each run, its epochs times their median,
+which leaves out what held some up; evaluation after each epoch included."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,13 +149,8 @@ def _by_seed(records: list[Record]) -> dict[int, tuple[float, float]]:
 def _mixture(found: dict[str, Any] | None, seeds: list[int], own: list[Record]) -> dict[str, str]:
     if found is None:
         return {}
-    several = found["subsets"] > 1
-    valid, test = (
-        f"{found[f'{split}_perplexity']:.1f}"
-        + (f" ± {found[f'{split}_spread']:.1f}" if several else "")
-        for split in ("valid", "test")
-    )
-    models = f"{len(seeds)}" + (f", {found['subsets']} sets" if several else "")
+    valid, test = (with_spread(found, split, digits=1) for split in ("valid", "test"))
+    models = f"{len(seeds)}" + (f", {found['subsets']} sets" if found["subsets"] > 1 else "")
     pool = [record for record in own if record.perplexities.keys() & set(seeds)]
     return {"valid": valid, "test": test, "models": models, "time": _time(pool)}
 
@@ -162,8 +160,14 @@ def _time(records: list[Record]) -> str:
     hours: dict[str, float] = {}
     for record in records:
         device = record.summary["device"]
-        hours[device] = hours.get(device, 0.0) + record.summary["seconds"] / 3600
+        hours[device] = hours.get(device, 0.0) + _typical_seconds(record) / 3600
     return "; ".join(f"{spent:.1f} h, {device}" for device, spent in hours.items())
+
+
+def _typical_seconds(record: Record) -> float:
+    """Of a run whose epochs had all taken their median."""
+    ends = np.array([0.0, *(line["seconds"] for line in record.history)])
+    return len(record.history) * float(np.median(np.diff(ends)))
 
 
 def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
@@ -186,6 +190,8 @@ def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
         for split, figures in enumerate(zip(*own.values(), strict=True)):
             changes = [own[seed][split] - preset[seed][split] for seed in own if seed in preset]
             cells += [mean(figures), mean(changes, sign="+") if changes else ""]
-        mixed = mixtures[name]["mixtures"][-1]["test_perplexity"] if name in mixtures else None
-        lines.append([*cells, str(len(own)), "" if mixed is None else f"{mixed:.1f}"])
+        mixed = mixtures.get(name, {"seeds": []})
+        complete = set(mixed["seeds"]) == own.keys()
+        averaged = f"{mixed['mixtures'][-1]['test_perplexity']:.1f}" if complete else ""
+        lines.append([*cells, str(len(own)), averaged])
     return lines

@@ -316,6 +316,9 @@ def train(
                 saved = time.monotonic()
                 if number:  # in here, so that what is said to be saved is
                     raise InterruptedRunError(run, workdir, number)
+        (number,) = _largest(received[0] if received else 0)
+        if number:  # it came while the last checkpoint was written
+            raise InterruptedRunError(run, workdir, number)
 
 
 def train_chunk(run: Run, chunk: int) -> dict[str, float]:

@@ -183,6 +183,23 @@ def test_program_refuses_many_devices_for_one_model():
     assert_refused(run_compile_for("--devices=8"), "--devices", "give --members too")
 
 
+def test_what_was_compiled_is_printed_though_what_follows_cannot_be():
+    before = """
+from experiments import compiled_ensemble
+def report_members(config, target, members, devices, **_):
+    if devices == 5: raise ValueError("there is no slice of 5")
+    return compiled_ensemble.EnsembleReport(
+        members=1, at_once=1, device_bytes=1, collectives={}, epoch_seconds=1.0
+    )
+compiled_ensemble.report_members = report_members
+"""
+    which = ("--targets=v5e", "--configs=small", "--precisions=bfloat16", "--members=3")
+    outcome = run_compile_for(*which, "--devices=4,5", before=before)
+    assert (outcome.status, outcome.err) == (2, "error: there is no slice of 5\n")
+    rows = [line.split() for line in outcome.out.splitlines() if line.startswith("v5e")]
+    assert [row[3:5] for row in rows] == [["4", "1"]]
+
+
 @pytest.mark.compilers
 @pytest.mark.skipif(not TARGETS["h200"].installed, reason="no compiler for h200")
 def test_program_prints_a_row_for_each_number_of_devices():

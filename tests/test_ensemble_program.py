@@ -4,6 +4,8 @@ import itertools
 import json
 import shutil
 import signal
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,10 @@ from program import (
 )
 
 from experiments import ensemble, members
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.ensemble import MEMBER, members_that_fit
 from zaremba_jax.exported import load_model
+from zaremba_jax.toy_corpus import toy_corpus
 
 
 def run(*flags):
@@ -196,6 +201,19 @@ def test_ensemble_whose_members_all_diverge_fails_and_keeps_its_last_checkpoint(
     assert not (folder / "run" / "summary.json").exists()
 
 
+@pytest.mark.parametrize("share", [4, 5], ids=["too long to lie there", "on the device"])
+def test_members_at_once_leave_room_for_the_text(share):
+    corpus, config = toy_corpus(), override(QUICK, hidden_size=1, unroll=1, batch_size=1)
+    text = members.text_of(config, corpus).nbytes
+    memory = share * text - (share == 4)
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": memory})
+    mesh: Any = SimpleNamespace(local_devices=[device], shape={MEMBER: 1})
+    words = len(corpus.vocabulary)
+    fitting = [members_that_fit(config, words, 250, there) for there in (memory, memory - text)]
+    assert members.default_at_once(config, corpus, 250, mesh) == fitting[share == 5]
+    assert 1 < fitting[1] < fitting[0] < 250
+
+
 BAD_FLAGS = [
     (["--members=0"], ["members=0", "see --help"]),
     (["--members_at_once=0"], ["members_at_once=0", "see --help"]),
@@ -205,6 +223,7 @@ BAD_FLAGS = [
     (["--data_parallel=7"], ["data_parallel=7: does not divide the 1 devices"]),
     (["--process_id=0"], ["--num_processes, --process_id: give --coordinator_address"]),
     (["--coordinator_address=a:1"], ["--coordinator_address=a:1: needs --num_processes and"]),
+    (["--coordinator_address=a"], ["--coordinator_address=a: must be HOST:PORT, or cluster"]),
     (["--from=a,b", "--coordinator_address=cluster"], ["--from: one process averages; leave"]),
     (["--from=absent"], ["absent: holds no run of experiments.ptb", "name the --workdir of one"]),
     (["--from=a,./a"], ["--from=a,./a: a run is there twice"]),

@@ -17,12 +17,12 @@ HISTORY = [
 SUMMARY = {
     "name": "small",
     "corpus": "Penn Treebank",
-    "config": {"dropout": 0.5},
+    "config": {"name": "small", "dropout": 0.5},
     "test_perplexity": 80.04,
     "paper_test_perplexity": None,
     "floor_perplexity": None,
 }
-CURVES = ["training, dropout on", "validation", "test, final: 80.0"]
+CURVES = ["training, regularizers on", "validation", "test, final: 80.0"]
 
 
 @pytest.fixture
@@ -51,9 +51,13 @@ def legend(figure):
     return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
-def test_legend_claims_no_dropout_where_there_is_none(drawn):
-    _, figure = drawn(HISTORY, config={"dropout": 0.0})
-    assert legend(figure)[0] == "training"
+@pytest.mark.parametrize(
+    ("changes", "label"),
+    [({}, "training"), ({"hidden_dropout": 0.5}, "training, regularizers on")],
+)
+def test_legend_claims_no_regularizers_where_there_are_none(drawn, changes, label):
+    _, figure = drawn(HISTORY, config={"name": "small", "dropout": 0.0, **changes})
+    assert legend(figure)[0] == label
 
 
 @pytest.mark.parametrize("epochs", [1, 4])

@@ -1,6 +1,7 @@
 """The table of the paper: what is trained, recorded, skipped, averaged and shown."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -53,6 +54,11 @@ def row(folder, averaged):
     return found
 
 
+def ends_of(record):
+    """Seconds of a run at the end of each epoch."""
+    return [line["seconds"] for line in record.history]
+
+
 def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     first = run(*FLAGS)
     assert first.status == 0, first.err
@@ -73,8 +79,9 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     mixed = perplexity(mixture_nll(np.concatenate([a["test"] for a in arrays])))
     assert row(folder, 2)[4] == f"{mixed:.1f}"
     assert mixed < np.mean(tests)
-    hours = sum(single["seconds"] for single in singles) / 3600
-    assert row(folder, 2)[7:] == ["2", f"{hours:.1f} h, {singles[0]['device']}"]
+    found = records.read_records(folder / "results")
+    hours = sum(len(ends) * np.median(np.diff(ends, prepend=0)) for ends in map(ends_of, found))
+    assert row(folder, 2)[7:] == ["2", f"{hours / 3600:.1f} h, {singles[0]['device']}"]
     page = (folder / "results" / "table1.md").read_text()
     assert "| large | 38 | not run | 71.9 | not run | 68.7 |" in page
     assert (folder / "results" / "table1.png").stat().st_size > 0
@@ -90,6 +97,11 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     assert "small-seed2:" in more.out
     assert row(folder, 2)[7] == "3, 3 sets"
     assert row(folder, 3)[3:6:2] == ["", ""]
+
+    shutil.rmtree(folder / "runs" / "small-seed1")  # as of a record that came from elsewhere
+    last = run(*FLAGS, "--seeds=4")
+    assert "small: no average will have seed 1: recorded, but its nats" in last.out
+    assert row(folder, 2)[7] == "3, 3 sets"
 
 
 @pytest.mark.slow
@@ -121,14 +133,17 @@ def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
     record.mkdir(parents=True)
     for name in ("config.json", "summary.json"):
         (record / name).write_text("{}")
-    assert_refused(run(*FLAGS), "results/small-seed0: holds a damaged record", "writes it anew")
+    assert_refused(run(*FLAGS), "results/small-seed0: holds a damaged record", "remove its summary")
     (record / "summary.json").unlink()
     (folder / "results" / "small-mixtures.json").write_text("{")
     corpus = reproduce.load_corpus(TINY)
     (folder / "runs" / "small-seed7").mkdir(parents=True)
-    (folder / "runs" / "small-seed7" / "nll.npz").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"small-seed7/nll.npz: is damaged"):
-        reproduction.mix(TINY, corpus, folder / "runs", [1])
+    whole = folder / "whole.npz"
+    np.savez(whole, seeds=[7], valid=np.ones((1, 9)), test=np.ones((1, 9)))
+    for damaged in (b"PK", b"", whole.read_bytes()[:300]):
+        (folder / "runs" / "small-seed7" / "nll.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"small-seed7/nll.npz: is damaged .*; remove it"):
+            reproduction.mix(TINY, corpus, folder / "runs", [1])
     with pytest.raises(ValueError, match=r"small-mixtures.json: is damaged"):
         reproduction.read_mixtures(folder / "results", TINY)
 
@@ -157,7 +172,7 @@ def held(*seeds, config=SMALL, valid=2.0, test=1.0):
     """Records of runs of one model."""
     figures = {"valid_perplexity": valid, "test_perplexity": test, "device": "one", "seconds": 1}
     return [
-        records.Record(config=config, summary={"seed": seed, **figures}, history=[])
+        records.Record(config=config, summary={"seed": seed, **figures}, history=[{"seconds": 1}])
         for seed in seeds
     ]
 
@@ -231,11 +246,20 @@ def test_other_choices_are_compared_to_the_preset_on_the_same_seeds():
     found = [record for seed in (0, 1, 2) for record in held(seed, valid=120.0 + seed, test=110.0)]
     found += held(1, config=changed, valid=123.0, test=109.0)
     found += held(2, config=changed, valid=126.0, test=110.5)
-    mixtures = {"small-constant_epochs=5": {"mixtures": [{}, {"test_perplexity": 99.96}]}}
-    others = table1.other_choices(found, mixtures)
+    mixture = {"seeds": [1, 2], "mixtures": [{}, {"test_perplexity": 99.96}]}
+    others = table1.other_choices(found, {"small-constant_epochs=5": mixture})
     cells = ["124.5 ± 2.1", "+3.0 ± 1.4", "109.8 ± 1.1", "-0.2 ± 1.1", "2", "100.0"]
     assert others == [["small-constant_epochs=5", *cells]]
     assert f"| small-constant_epochs=5 | {' | '.join(cells)} |" in table1.page([], others)
+    mixture["seeds"].remove(2)  # an average of one model is none of both
+    assert table1.other_choices(found, {"small-constant_epochs=5": mixture})[0][-1] == ""
+
+
+def test_training_time_leaves_out_what_held_an_epoch_up():
+    ends = [{"seconds": end} for end in (3600, 7200, 18000, 21600)]
+    summary = held(0)[0].summary
+    (line, *_) = table1.table1([records.Record(config=SMALL, summary=summary, history=ends)], {})
+    assert line.time == "4.0 h, one"
 
 
 def test_model_of_two_records_counts_once():

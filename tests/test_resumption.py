@@ -142,6 +142,26 @@ def test_second_ctrl_c_stops_at_once_and_keeps_what_was_saved(folder, reference,
     assert_same_run(folder / "run", reference)
 
 
+def test_ctrl_c_while_the_last_checkpoint_is_written_stops_before_the_evaluation(
+    folder, reference, monkeypatch
+):
+    epochs, save = len(metrics(reference)), training.checkpoint.save
+
+    def hit(path, step, *what):
+        save(path, step, *what)
+        if step == epochs * WINDOWS:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as hitting:
+        hitting.setattr(training.checkpoint, "save", hit)
+        stopped = run(*FLAGS, "--workdir=run")
+    assert stopped.status == 128 + signal.SIGINT
+    assert f"stopped by SIGINT after epoch {epochs}, window 0" in stopped.out
+    assert not (folder / "run" / "summary.json").exists()
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert_same_run(folder / "run", reference)
+
+
 def test_metrics_lost_in_a_kill_come_back_from_the_checkpoint(folder, reference):
     shutil.copytree(reference, "run")
     (folder / "run" / "metrics.jsonl").write_text("")
