@@ -4,4 +4,8 @@ The modules in the order of the paper: `corpus` (text to windows), `cells` (one
 LSTM step), `regularizers` (dropout masks), `rnn` (the deep RNN), `model` (the
 language model), `optimizer`, `train`, `evaluate`, `ensemble`, `checkpoint`; `config` holds
 the paper's presets, `published` and `toy_corpus` the texts.
+
+Where to begin: `train.init_train_state` and `train.train_windows` train, `evaluate.text_nll`
+evaluates, `exported.load_model` and `save_model` keep a model, `generate.generate` writes
+text by it; `flax_modules.DeepRNN` is the network in a model of Flax.
 """

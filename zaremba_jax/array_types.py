@@ -31,7 +31,7 @@ CellName = Literal["lstm", "gru", "tanh"]
 
 @struct.dataclass
 class LSTMState:
-    """What an LSTM layer remembers between time steps: h and c of equations 1 to 6."""
+    """What an LSTM layer remembers between time steps: h and c."""
 
     hidden: Float[Array, "batch hidden"]
     cell: Float[Array, "batch hidden"]

@@ -14,10 +14,10 @@ from zaremba_jax.array_types import CellName
 from zaremba_jax.precision import Precision
 from zaremba_jax.vocabulary import Unit
 
+PresetName = Literal["quick", "small", "medium", "large"]
 CorpusName = Literal[
     "toy", "ptb", "ptb-char", "wikitext-2", "wikitext-103", "text8", "enwik8", "files"
 ]
-
 KernelName = Literal["auto", "scan", "xla", "pallas"]
 
 
@@ -193,7 +193,7 @@ class ComputeConfig(_Validated):
 class Config(_Validated):
     """A whole run: which text, which network, trained how, from which seed."""
 
-    name: str = _setting("the preset that the configuration started from")
+    name: PresetName = _setting("the preset that the configuration started from")
     corpus: CorpusName = _setting(
         f"the text: {', '.join(get_args(CorpusName))}, of which toy is the built-in language and"
         " files are your own"
@@ -381,7 +381,7 @@ LARGE = Config(
     ),
 )
 
-PRESETS = {preset.name: preset for preset in (QUICK, SMALL, MEDIUM, LARGE)}
+PRESETS: dict[str, Config] = {preset.name: preset for preset in (QUICK, SMALL, MEDIUM, LARGE)}
 
 # Table 1, single models: (validation, test) perplexity on the Penn Treebank.
 PAPER_PERPLEXITY = {"small": (120.7, 114.5), "medium": (86.2, 82.7), "large": (82.2, 78.4)}

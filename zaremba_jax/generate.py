@@ -58,12 +58,12 @@ def generate(
     """Goes on from a prompt, many times side by side.
 
     At each step the models' probabilities are averaged (Zaremba et al. 2014, section 4.1),
-    and every model reads what was drawn.
+    and every model reads what was drawn. Compiled anew for every length of a prompt.
 
     Args:
       models: of one vocabulary; their sizes and cells may differ.
-      prompt: ids that are read first, from the zero state.
-      length: how many tokens to draw.
+      prompt: ids that are read first, from the zero state; a line begins after `<eos>`.
+      length: how many tokens to draw, across line ends.
       samples: how many texts. A text does not depend on how many others there are.
       sampling: how to draw; compiled in.
       key: decides all that is drawn.

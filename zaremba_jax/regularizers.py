@@ -149,8 +149,9 @@ def penalty(rates: Rates, params: ModelParams, outputs: Outputs, dropped: Output
 
     Args:
       rates: what is on, from `active_rates`.
-      params: the model.
-      outputs: h[t] of the last layer.
+      params: the model; of the embedding, where `penalizes_every_word` is false, a window's rows.
+      outputs: h[t] of the last layer; where devices share a batch, each stream's by a root of
+        its weight, which squares turn into the weight.
       dropped: D(h[t]).
     """
     total = jnp.zeros((), outputs.dtype)
@@ -167,7 +168,10 @@ def penalty(rates: Rates, params: ModelParams, outputs: Outputs, dropped: Output
 
 
 def penalizes_every_word(rates: Rates) -> bool:
-    """Whether words that a window lacks have a gradient all the same."""
+    """Whether words that a window lacks have a gradient all the same.
+
+    Where they have none, a window's loss is given the rows of its own words alone.
+    """
     return "l1" in rates or "l2" in rates
 
 

@@ -80,7 +80,7 @@ def deep_rnn(
     for layer, layer_state, mask, through_time in zip(
         layers, state, masks.inputs or nothing, masks.recurrent or nothing, strict=True
     ):
-        # Eq. 1-6: D masks h[l-1, t] only, never h[l, t-1].
+        # Section 3.2: D masks h[l-1, t] only, never h[l, t-1].
         inputs, layer_state = unroll_layer(
             layer, drop(inputs, mask), layer_state, through_time, compute
         )

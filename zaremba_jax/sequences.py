@@ -134,7 +134,7 @@ def _unroll_to_ends(
     """
     ended = jnp.arange(len(inputs), dtype=lengths.dtype)[:, None] >= lengths[None]
     inputs = jnp.where(ended[..., None], 0, inputs)  # 1e5 would open a gate, NaN would spread
-    if isinstance(state, LSTMState):
+    if layer.cell == "lstm":
         hidden = len(layer.recurrent_weights)
         held = jnp.repeat(jnp.array([_SHUT, -_SHUT, 0, 0], inputs.dtype), hidden)
         weights = jnp.concatenate([layer.input_weights, held[None]])

@@ -30,6 +30,9 @@ EPOCHS = 10
 SEEDS = 2
 LONGEST_LAG = 100
 
+# %% [markdown]
+# The next cell is for Colab: in a clone of the repository, leave it out.
+
 # %% tags=["colab"]
 # %cd /content
 # !test -d zaremba_jax || git clone -q https://github.com/OWNER/zaremba_jax
@@ -47,7 +50,7 @@ import numpy as np
 from IPython.display import Code, Markdown
 
 # %% [markdown]
-# ## The cell: equations 1 to 6
+# ## The cell: six equations
 #
 # Layer $l$, time $t$; $T$ is an affine map, $D$ is dropout, $\otimes$ the elementwise product.
 #
@@ -121,8 +124,8 @@ len(masks.inputs) + 1, masks.inputs[0][:, 0]
 #
 # Figure 3 of the paper: what was read $k$ steps ago passes $L + 1$ masks on its way to the output.
 # Under ordinary dropout, on $h^l_{t-1}$ too, it passes one more at every step. Both are counted
-# here from the masks themselves: each is replaced by twos, and the derivative of the output with
-# respect to that input grows by a factor of two for each mask on the way.
+# here from the masks themselves: each is replaced by a constant, 1.25, and the derivative of the
+# output with respect to that input grows by that factor for each mask on the way.
 
 # %%
 from experiments.corruption import count_masks

@@ -67,7 +67,7 @@ def xla_layer(
     precision: Precision,
 ) -> tuple[Outputs, LayerState]:
     """Backward passes written by hand, scans over time."""
-    if isinstance(state, LSTMState) and masks is None:
+    if params.cell == "lstm" and isinstance(state, LSTMState) and masks is None:
         return lstm_layer(params, inputs, state, precision)
     return cell_layer(params, inputs, state, _of_every_step(masks, inputs), precision)
 
