@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -11,7 +13,9 @@ from zaremba_jax import dynamic_evaluation
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares
 from zaremba_jax.evaluate import text_nll
-from zaremba_jax.model import init_params
+from zaremba_jax.model import init_params, token_nll
+from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.rnn import zero_state
 
 VOCABULARY = 4
 CONFIG = override(QUICK, layers=1, hidden_size=2, init_scale=0.9)
@@ -93,12 +97,30 @@ def test_mean_squares_are_of_each_windows_gradient_with_the_state_carried_on():
     np.testing.assert_allclose(found, (first**2 + second**2) / 2, rtol=2e-3, atol=1e-8)
 
 
-def test_without_a_rate_nothing_adapts_and_the_trained_model_stays_whole():
-    before = jax.tree.map(np.array, PARAMS)
-    still = DynamicConfig(rule="sgd", rate=0.0, decay=0.5, segment=4)
-    np.testing.assert_allclose(dynamic_nll(PARAMS, IDS, still), text_nll(PARAMS, IDS), rtol=1e-5)
-    dynamic_nll(PARAMS, IDS, SGD)
+ZONEOUT = override(CONFIG, zoneout_hidden=0.5, zoneout_cell=0.3, precision="bfloat16")
+
+
+@pytest.mark.parametrize("config", [CONFIG, ZONEOUT], ids=["plain", "zoneout in bfloat16"])
+def test_without_a_rate_nothing_adapts_and_the_trained_model_stays_whole(config):
+    before, still = jax.tree.map(np.array, PARAMS), dataclasses.replace(SGD, rate=0.0)
+    how = {"compute": config.compute, "masks": expected_masks(config)}
+    expected = text_nll(PARAMS, IDS, **how)
+    np.testing.assert_allclose(dynamic_nll(PARAMS, IDS, still, **how), expected, rtol=1e-5)
+    dynamic_nll(PARAMS, IDS, SGD, **how)
     jax.tree.map(np.testing.assert_array_equal, PARAMS, before)
+
+
+def test_mean_squares_are_of_the_model_as_it_is_evaluated():
+    def loss(params, how):
+        return token_nll(params, window[:-1], window[1:], state, **how)[0].mean()
+
+    window, state = jnp.asarray(IDS[:, None]), zero_state(PARAMS.layers, 1)
+    how = {"compute": ZONEOUT.compute, "masks": expected_masks(ZONEOUT)}
+    expected = jax.tree.map(jnp.square, jax.grad(loss)(PARAMS, how))
+    found, plain = mean_squares(PARAMS, window[None], **how), mean_squares(PARAMS, window[None])
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
+    jax.tree.map(close, found, expected)
+    assert not np.allclose(found.embedding, plain.embedding, rtol=0.1)
 
 
 def test_ids_of_any_type_are_read_alike():

@@ -10,6 +10,7 @@ from zaremba_jax.config import QUICK, override
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.model import init_params
 from zaremba_jax.neural_cache import CacheConfig, cached_nll
+from zaremba_jax.regularizers import expected_masks
 
 VOCABULARY = 6
 CONFIG = override(QUICK, layers=2, hidden_size=4, init_scale=0.9)
@@ -45,9 +46,14 @@ def test_cache_is_the_papers(monkeypatch, window):
     np.testing.assert_allclose(nll, by_the_paper(IDS, window, 2.0, 0.4), rtol=1e-4)
 
 
-def test_cache_of_little_weight_is_the_model():
-    nll = cached_nll(PARAMS, IDS, CacheConfig(window=8, theta=1.0, weight=1e-7))
-    np.testing.assert_allclose(nll, text_nll(PARAMS, IDS), rtol=1e-5)
+ZONEOUT = override(CONFIG, zoneout_hidden=0.5, zoneout_cell=0.3, precision="bfloat16")
+
+
+@pytest.mark.parametrize("config", [CONFIG, ZONEOUT], ids=["plain", "zoneout in bfloat16"])
+def test_cache_of_little_weight_is_the_model(config):
+    how = {"compute": config.compute, "masks": expected_masks(config)}
+    nll = cached_nll(PARAMS, IDS, CacheConfig(window=8, theta=1.0, weight=1e-7), **how)
+    np.testing.assert_allclose(nll, text_nll(PARAMS, IDS, **how), rtol=1e-5)
 
 
 def test_text_that_repeats_itself_becomes_probable():

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -6,9 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from layer_examples import ADMITTED, make, values_and_gradients
 
 from experiments import hlo
+from zaremba_jax.config import QUICK, ComputeConfig, override
+from zaremba_jax.model import apply, init_params
 from zaremba_jax.precision import matmul, multiply_rows, operand, weight_gradient
+from zaremba_jax.rnn import zero_state
+from zaremba_jax.softmax import logits, softmax_nll
 
 sizes = st.integers(1, 9)
 
@@ -41,6 +47,37 @@ def test_bfloat16_rounds_the_operands_and_nothing_else(time, batch, inner, outer
     flat_x, flat_g = rounded(x).reshape(-1, inner), rounded(g).reshape(-1, outer)
     assert_close(d_weights, flat_x.T @ flat_g)
     assert product.dtype == d_x.dtype == d_weights.dtype == jnp.float32
+
+
+def results(compute):
+    """Of products, in every part of a model."""
+    params = init_params(override(QUICK, hidden_size=4).model, 7, key=jax.random.key(0))
+    tokens, hidden = jnp.arange(6).reshape(3, 2), normal(0, 3, 2, 4)
+
+    def loss(softmax, hidden):
+        return softmax_nll(softmax, hidden, tokens, compute).sum()
+
+    found = {
+        "loss": loss(params.softmax, hidden),
+        "its gradients": jax.grad(loss, argnums=(0, 1))(params.softmax, hidden),
+        "logits": logits(params.softmax, hidden, compute),
+        "model": apply(params, tokens, zero_state(params.layers, 2), compute=compute)[0],
+    }
+    for cell in ADMITTED:
+        for names in ((), ("hidden",)):
+            layer = make(3, 2, 4, 4, "float32", cell, names)
+            for kernel in ("xla", "scan"):
+                one = dataclasses.replace(compute, kernel=kernel)
+                found[f"{kernel} {cell} {names}"] = values_and_gradients(one, *layer)
+    return found
+
+
+def test_every_part_of_a_model_has_the_precision_that_is_asked_for():
+    run = jax.jit(results, static_argnums=0)
+    exact, rounded = (run(ComputeConfig(precision=p)) for p in ("float32", "bfloat16"))
+    for name, part in exact.items():
+        pairs = zip(jax.tree.leaves(part), jax.tree.leaves(rounded[name]), strict=True)
+        assert all(1e-6 < abs(a - b).max() < 0.1 for a, b in pairs), name
 
 
 def test_sums_longer_than_bfloat16_can_count_keep_every_term():

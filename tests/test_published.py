@@ -231,12 +231,17 @@ def test_table_has_every_corpus_that_a_run_can_name_and_the_readme_lists():
         assert NOUNS[entry.unit] in row
 
 
-def test_hashes_are_of_files_that_the_entries_name():
-    for entry in PUBLISHED.values():
+def test_real_entries_have_whole_hashes_of_files_that_they_name_and_parts_as_long_as_said():
+    digits = {"sha256": 64, "sha1": 40, "md5": 32}
+    for name, entry in REAL.items():
         named = {*entry.files, *(part.file for part in entry.parts)}
         assert named & entry.hashes.keys()
-        algorithms = {digest.split(":")[0] for digest in entry.hashes.values()}
-        assert algorithms <= {"sha256", "sha1", "md5"}
+        for digest in entry.hashes.values():
+            algorithm, figure = digest.split(":")
+            assert re.fullmatch(rf"[0-9a-f]{{{digits[algorithm]}}}", figure)
+        if name in ("text8", "enwik8"):
+            places = [(part.start, part.stop) for part in entry.parts]
+            assert places == [(0, 90_000_000), (90_000_000, 95_000_000), (95_000_000, 10**8)]
 
 
 def test_characters_of_the_penn_treebank_are_those_of_plain_lines(tmp_path):
