@@ -2,14 +2,25 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from program import assert_refused, run_elsewhere
 
 from experiments import ablation_language, recall
-from experiments.ablation_language import METHODS, choose, choose_and_test, compare, groups
+from experiments.ablation_language import (
+    METHODS,
+    choose,
+    choose_and_test,
+    compare,
+    groups,
+    train_epoch,
+)
 from experiments.ablation_report import language_table, memory_table, report
 from zaremba_jax.config import QUICK, override
+from zaremba_jax.corpus import windows
+from zaremba_jax.evaluate import text_nll
 from zaremba_jax.toy_corpus import toy_corpus
 
 TINY = ("--train_tokens=400", "--hidden_size=4", "--epochs=2", "--seeds=2", "--rates=2")
@@ -101,6 +112,49 @@ def test_member_trains_in_company_as_it_does_alone(finished):
     assert alone["chosen"] == company["chosen"]
     np.testing.assert_allclose(alone["curves"], company["curves"], rtol=1e-4)
     np.testing.assert_allclose(alone["test"], company["test"], rtol=1e-4)
+
+
+def test_model_is_kept_from_the_epoch_that_validated_best():
+    config = override(QUICK, layers=1, hidden_size=3, batch_size=2, unroll=4)
+    ids = np.tile(np.array([0, 2, 1, 3], np.int32), 21)
+    text = jnp.asarray(windows(ids, 2, 4))
+    members = ablation_language._init(config, 4, len(text), seeds=2, copies=1)
+    best = []
+    for rate in (1.0, 1e3, 0.5):  # the second breaks what the first one learned
+        rates = {"learning_rate": jnp.full(2, rate)}
+        members, nll = train_epoch(config, members, rates, text, text)
+        best.append(jax.tree.map(np.array, (members.best, members.best_nll, nll)))
+        if rate == 1.0:
+            first = jax.tree.map(np.array, members.state.params)
+    for kept, kept_nll, nll in best:
+        jax.tree.map(np.testing.assert_array_equal, kept, first)
+        np.testing.assert_array_equal(kept_nll, best[0][2])
+        assert (nll >= kept_nll).all()
+    for member in range(2):
+        params = jax.tree.map(lambda x, member=member: x[member], first)
+        halves = np.split(ids, 2)  # the streams, in whole windows
+        expected = [text_nll(params, half[: len(half) // 4 * 4 + 1]).mean() for half in halves]
+        assert best[0][1][member] == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_methods_of_the_memory_task_see_the_same_and_have_rates_of_their_own(monkeypatch):
+    trained = []
+
+    def learn(config, learners, rates, count):
+        trained.append((np.asarray(jax.random.key_data(learners.key)), rates))
+        return learners, np.arange(6.0)[:, None] * np.ones(count)
+
+    monkeypatch.setattr(recall, "learn", learn)
+    monkeypatch.setattr(recall, "TEST_SEQUENCES", 5)
+    monkeypatch.setitem(recall.SETTINGS, "tanh", {"hidden_size": 2})
+    found = recall.measure("tanh", rate=0.4, lags=3, steps=2, seeds=2, watch=lambda _: None)
+    keys, rates = trained[0]
+    for place, (method, units) in zip((0, 2, 4), recall.METHODS.items(), strict=True):
+        np.testing.assert_array_equal(keys[place : place + 2], keys[:2])
+        for name, on in zip(("dropout", "hidden_dropout"), units, strict=True):
+            np.testing.assert_allclose(rates[name][place : place + 2], 0.4 * on)
+        assert found["methods"][method]["nats"] == [place, place + 1]
+    assert (keys[0] != keys[1]).any()
 
 
 def test_choice_is_of_the_lowest_mean_of_the_best_epochs():

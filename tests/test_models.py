@@ -9,6 +9,7 @@ from experiments.models import listed, load_models, prompt_ids, unknown_tokens
 from experiments.workdir import Workdir, write_model
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.exported import Model
+from zaremba_jax.generate import Sampling, generate
 from zaremba_jax.model import init_params
 from zaremba_jax.vocabulary import Vocabulary
 
@@ -86,12 +87,13 @@ def test_prompt_that_cannot_be_read_is_refused(words, unit, prompt, reason):
 
 def test_generate_writes_texts_and_refuses_mistakes_in_one_line(folder):
     begin = ["--workdir=ensemble", "--prompt=the cat zebra", "--length=9", "--samples=2"]
-    first, again, other, greedy, *refused = run_elsewhere(
+    first, again, other, greedy, likeliest, *refused = run_elsewhere(
         "experiments.generate",
         begin,
         begin,
         [*begin, "--seed=1"],
         ["--workdir=run", "--temperature=0", "--length=4"],
+        ["--workdir=run", "--top_k=1", "--length=4", "--temperature=3"],
         ["--workdir=absent"],
         ["--workdir=other", "--prompt=zebra"],
         ["--workdir=run", "--top_p=0"],
@@ -108,7 +110,10 @@ def test_generate_writes_texts_and_refuses_mistakes_in_one_line(folder):
         assert set(words) <= set(WORDS.words)
     assert first == again
     assert first.out != other.out
-    assert (greedy.status, greedy.err) == (0, "")
+    (one,), (start, _) = load_models([str(folder / "run")]), prompt_ids(WORDS, "")
+    (drawn,) = generate([one], start, 4, sampling=Sampling(temperature=0.0), key=jax.random.key(0))
+    assert greedy == (0, WORDS.join(drawn).strip("\n") + "\n", "")
+    assert likeliest == greedy
     reasons = [
         "absent: holds no model",
         "--prompt=zebra: not among the 2 words of the model: zebra",

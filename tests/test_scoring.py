@@ -6,6 +6,7 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from program import SETTINGS, assert_refused, content, run, run_elsewhere, summary_of
@@ -19,17 +20,23 @@ from experiments.scoring import (
 )
 from experiments.workdir import Workdir, write_model
 from zaremba_jax.config import QUICK, override
+from zaremba_jax.corpus import windows
+from zaremba_jax.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares
+from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.exported import Model
+from zaremba_jax.lines import lines_nll
 from zaremba_jax.model import init_params
+from zaremba_jax.neural_cache import CacheConfig, cached_nll
+from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.vocabulary import BYTES, Vocabulary
 
 WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
 TEXT = "the cat sat\nthe zebra\n\ncat zebra ran\n"
 
 
-def make(seed=0, vocabulary=WORDS, corpus="toy"):
-    config = override(QUICK, layers=1, hidden_size=3, seed=seed, init_scale=1.0, corpus=corpus)
+def make(seed=0, vocabulary=WORDS, **changes):
+    config = override(QUICK, layers=1, hidden_size=3, seed=seed, init_scale=1.0, **changes)
     return Model(
         init_params(config.model, len(vocabulary), key=jax.random.key(seed)), config, vocabulary
     )
@@ -199,9 +206,42 @@ def test_text_that_cannot_be_read_is_refused(tmp_path, content, vocabulary, reas
         read_text(tmp_path / "text", make(vocabulary=vocabulary))
 
 
+def perplexities(models, text):
+    """Of the text in every way that the program is told to below, by the library."""
+
+    def mixed(nll, **how):
+        def of(model):
+            usual = {"compute": model.config.compute, "masks": expected_masks(model.config)}
+            return nll(model.params, text.stream, **usual, **how)
+
+        return perplexity(mixture_nll(np.stack([of(model) for model in models])))
+
+    def scaled(params, ids, **usual):
+        parts = jnp.asarray(windows(ids, 2, 5))
+        return dynamic_nll(params, ids, rms, mean_squares(params, parts, **usual), **usual)
+
+    def independent(params, ids, **usual):
+        return np.concatenate(lines_nll(params, text.ids, WORDS.words.index("<eos>"), **usual))
+
+    sgd, rms = (
+        DynamicConfig(rule=rule, rate=rate, decay=0.002)
+        for rule, rate in (("sgd", 0.9), ("rms", 0.1))
+    )
+    cache = CacheConfig(window=4, theta=2.0, weight=0.5)
+    return (
+        mixed(text_nll),
+        mixed(cached_nll, config=cache),
+        mixed(dynamic_nll, config=sgd),
+        mixed(scaled),
+        mixed(independent),
+    )
+
+
 def test_program_scores_in_every_way_and_refuses_mistakes_in_one_line(tmp_path):
-    for seed in (0, 1):
-        write_model(Workdir(tmp_path / f"run{seed}").model, make(seed))
+    of_evaluation = {"zoneout_hidden": 0.4, "zoneout_cell": 0.2, "precision": "bfloat16"}
+    models = [make(seed, **of_evaluation) for seed in (0, 1)]
+    for seed, model in enumerate(models):
+        write_model(Workdir(tmp_path / f"run{seed}").model, model)
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "folder.tsv").mkdir()
     nothing = jax.tree.map(lambda x: np.full_like(x, np.nan), MODELS[0].params)
@@ -209,13 +249,14 @@ def test_program_scores_in_every_way_and_refuses_mistakes_in_one_line(tmp_path):
     write_model(tmp_path / "broken.safetensors", broken)
     before = content(tmp_path)
     both = ["--workdir=run0,run1", "text.txt"]
-    static, cached, learned, scaled, independent, *refused = run_elsewhere(
+    static, cached, learned, scaled, independent, of_tokens, *refused = run_elsewhere(
         "experiments.score",
         [*both, "--scores=scores.jsonl"],
-        [*both, "--cache_window=4", "--cache_weight=0.5"],
+        [*both, "--cache_window=4", "--cache_theta=2", "--cache_weight=0.5"],
         [*both, "--dynamic=sgd", "--dynamic_rate=0.9"],
         [*both, "--dynamic=rms", "--train_file=text.txt", "--dynamic_rate=0.1"],
         [*both, "--independent", "--scores=lines.tsv", "--each=sentence"],
+        [*both, "--scores=tokens.jsonl", "--each=token"],
         [*both, "--scores=scores.txt"],
         [*both, "--dynamic=rms"],
         [*both, "--dynamic=sgd", "--cache_window=4"],
@@ -233,16 +274,23 @@ def test_program_scores_in_every_way_and_refuses_mistakes_in_one_line(tmp_path):
         ["--workdir=absent", "text.txt"],
         cwd=tmp_path,
     )
+    assert (of_tokens.status, of_tokens.out) == (0, static.out)
     said = [outcome.out.splitlines() for outcome in (static, cached, learned, scaled, independent)]
     for outcome, (first, second) in zip((static, cached, learned, scaled), said[:4], strict=True):
         assert (outcome.status, outcome.err) == (0, "")
         assert "11 tokens in 4 lines, 2 models averaged" in first
         assert second.endswith("of the model: 3 tokens, 2 different: zebra (2 times), ran")
     assert "12 tokens in 4 lines" in said[4][0]
+    expected = perplexities(models, read_text(tmp_path / "text.txt", models[0]))
+    for lines, figure in zip(said, expected, strict=True):
+        assert f"text.txt: perplexity {figure:.2f}, {math.log(figure):.4f} nats" in lines[0]
     assert len({lines[0] for lines in said}) == 5
     found = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
-    expected = np.exp(-sum(record["log_probability"] for record in found) / 11)
-    assert f"text.txt: perplexity {expected:.2f}, " in said[0][0]
+    assert np.exp(-sum(record["log_probability"] for record in found) / 11) == pytest.approx(
+        expected[0]
+    )
+    tokens = [json.loads(line) for line in (tmp_path / "tokens.jsonl").read_text().splitlines()]
+    assert [record["token"] for record in tokens[:4]] == ["the", "cat", "sat", "<eos>"]
     assert len((tmp_path / "lines.tsv").read_text().splitlines()) == 5
     reasons = [
         "--scores=scores.txt: end the name in .jsonl or .tsv",
@@ -263,5 +311,5 @@ def test_program_scores_in_every_way_and_refuses_mistakes_in_one_line(tmp_path):
     ]
     for outcome, reason in zip(refused, reasons, strict=True):
         assert_refused(outcome, reason)
-    assert content(tmp_path).keys() - before.keys() == {"scores.jsonl", "lines.tsv"}
+    assert content(tmp_path).keys() - before.keys() == {"scores.jsonl", "lines.tsv", "tokens.jsonl"}
     assert "perplexity" in refused[11].out  # which is not lost when the file cannot be written
