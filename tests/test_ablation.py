@@ -119,13 +119,13 @@ def test_model_is_kept_from_the_epoch_that_validated_best():
     ids = np.tile(np.array([0, 2, 1, 3], np.int32), 21)
     text = jnp.asarray(windows(ids, 2, 4))
     members = ablation_language._init(config, 4, len(text), seeds=2, copies=1)
-    best = []
+    best, trained = [], []
     for rate in (1.0, 1e3, 0.5):  # the second breaks what the first one learned
         rates = {"learning_rate": jnp.full(2, rate)}
         members, nll = train_epoch(config, members, rates, text, text)
         best.append(jax.tree.map(np.array, (members.best, members.best_nll, nll)))
-        if rate == 1.0:
-            first = jax.tree.map(np.array, members.state.params)
+        trained.append(jax.tree.map(np.array, members.state.params))
+    first = trained[0]
     for kept, kept_nll, nll in best:
         jax.tree.map(np.testing.assert_array_equal, kept, first)
         np.testing.assert_array_equal(kept_nll, best[0][2])

@@ -1,5 +1,6 @@
 """The program of ensembles: members, mixtures, resumption, divergence, mistakes."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -191,6 +192,20 @@ def test_member_that_diverges_is_said_and_excluded_and_stays_so(finished, folder
     before = content(folder)
     assert run(*MEMBERS, "--workdir=run").status == 0
     assert content(folder) == before
+
+
+def test_member_whose_parameters_diverge_at_the_very_end_is_not_exported(folder, after_chunk):
+    def break_it(states, nll):
+        bias = states.params.softmax.bias.at[0, 0].set(jnp.inf)
+        softmax = dataclasses.replace(states.params.softmax, bias=bias)
+        params = dataclasses.replace(states.params, softmax=softmax)
+        return dataclasses.replace(states, params=params), nll
+
+    after_chunk(3 * (2 * WINDOWS // CHUNK - 1) + 2, break_it)
+    assert run(*MEMBERS, "--workdir=run").status == 0
+    reason = f"a parameter became infinite or no number at step {2 * WINDOWS} (epoch 2, "
+    assert summary_of(folder / "run")["members"][1]["excluded"].startswith(reason)
+    assert exported(folder / "run") == ["seed-0", "seed-2"]
 
 
 def test_ensemble_whose_members_all_diverge_fails_and_keeps_its_last_checkpoint(folder):

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.export
 import numpy as np
 from program import assert_refused, content, run_elsewhere
 from safetensors.numpy import load, save
@@ -10,6 +11,7 @@ from safetensors.numpy import load, save
 from experiments.models import load_models
 from experiments.workdir import Workdir, write_model
 from zaremba_jax.config import QUICK, override
+from zaremba_jax.evaluate import text_nll
 from zaremba_jax.exported import Model
 from zaremba_jax.model import init_params
 from zaremba_jax.torch_weights import model_to_torch
@@ -45,6 +47,10 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
         (model,) = load_models([str(tmp_path / path)])
         assert model.vocabulary == WORDS
         jax.tree.map(np.testing.assert_array_equal, model.params, MODEL.params)
+    score = jax.export.deserialize(bytearray((tmp_path / "scoring.stablehlo").read_bytes())).call
+    ids, state = np.array([[1], [0], [2], [1]], np.int32), ((np.zeros((1, 2), np.float32),) * 2,)
+    nats, _ = score(ids[:-1], ids[1:], state)
+    np.testing.assert_allclose(nats[:, 0], text_nll(MODEL.params, ids[:, 0]), rtol=1e-5)
     before = content(tmp_path)
     refused = {
         "--out=run: is there, and no file": ["--workdir=run", "--to=torch", "--out=run"],

@@ -1,14 +1,9 @@
-import re
-from pathlib import Path
-
 import jax
 import pytest
 from program import run
 
 from experiments import flax_example
 from experiments.flax_example import LETTERS, accuracy, train
-
-README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.mark.slow
@@ -23,11 +18,3 @@ def test_help_is_printed_and_nothing_trained(monkeypatch):
     outcome = run("--help", program=flax_example)
     assert outcome.status == 0
     assert "USAGE" in outcome.out
-
-
-def test_the_readmes_lines_run_as_written():
-    blocks = re.findall(r"```py\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    (lines,) = (block for block in blocks if "DeepRNN" in block)
-    names = {}
-    exec(compile(lines, "README.md", "exec"), names)
-    assert names["outputs"].shape == (8, 20, 64)

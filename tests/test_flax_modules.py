@@ -149,6 +149,36 @@ def test_linen_computes_what_nnx_does(float64):
     assert_close(linen.apply(variables, x, **options), ours(x, **options))
 
 
+@pytest.mark.parametrize("option", ["time_major", "return_carry", "reverse", "keep_order"])
+def test_option_of_a_module_is_that_of_its_calls(option):
+    rest: Any = {"reverse": True} if option == "keep_order" else {}
+    it: Any = {option: True}
+    x = normal(BATCH, TIME, FEATURES).astype(jnp.float32)
+    made, plain = (DeepRNN(FEATURES, HIDDEN, **options, rngs=nnx.Rngs(0)) for options in (it, {}))
+    expected = plain(x, **rest, **it)
+    assert_close(made(x, **rest), expected)
+    variables = {"params": linen_params(plain.params)}
+    assert_close(LinenDeepRNN(HIDDEN, **it).apply(variables, x, **rest), expected)
+    of_none, of_it = map(jax.tree.leaves, (plain(x, **rest), expected))
+    assert len(of_none) < len(of_it) or not np.allclose(of_none[0], of_it[0])
+
+
+def test_linen_has_the_sites_the_precision_and_the_carry_that_it_is_given():
+    x, key = normal(BATCH, TIME, FEATURES).astype(jnp.float32), jax.random.key(1)
+    ours = DeepRNN(FEATURES, HIDDEN, rngs=nnx.Rngs(0))
+    variables, carry = {"params": linen_params(ours.params)}, ((jnp.ones((BATCH, HIDDEN)),) * 2,)
+    for dropped in (True, False):
+        module = LinenDeepRNN(HIDDEN, dropout=0.5, drop_output=dropped, deterministic=False)
+        outputs: Any = module.apply(variables, x, initial_carry=carry, rngs={"dropout": key})
+        assert bool((outputs == 0).any()) == dropped
+    rounded = LinenDeepRNN(HIDDEN, compute=ComputeConfig(precision="bfloat16"))
+    difference = rounded.apply(variables, x) - ours(x)
+    assert 0 < float(abs(difference).max()) < 0.02
+    begun: Any = LinenDeepRNN(HIDDEN).apply(variables, x, initial_carry=carry)
+    assert_close(begun, ours(x, initial_carry=carry))
+    assert not np.allclose(begun, ours(x))
+
+
 def test_an_empty_sequence_leaves_the_carry_as_it_was(float64):
     _, ours = both("lstm", 2)
     start = carries("lstm", 2)

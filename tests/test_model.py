@@ -7,7 +7,6 @@ import numpy as np
 import paper_model
 import pytest
 
-from zaremba_jax.array_types import TwoBiasLayerParams
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import (
     LARGE,
@@ -201,16 +200,6 @@ def test_gradient_of_a_tied_embedding_is_the_sum_of_those_of_its_two_uses():
     np.testing.assert_allclose(once.embedding, both, rtol=1e-5, atol=1e-7)
     assert np.all(twice.embedding[:3] != 0)
     assert np.all(twice.softmax.weights != 0)
-
-
-def test_second_bias_of_a_gate_has_the_gradient_of_the_first():
-    config = dataclasses.replace(SMALL.model, hidden_size=HIDDEN, second_bias=True)
-    params = init_params(config, VOCABULARY, key=jax.random.key(0))
-    window, state = jnp.ones((TIME, BATCH), jnp.int32), zero_state(params.layers, BATCH)
-    for layer in jax.grad(lambda p: window_loss(p, window, window, state, None)[0])(params).layers:
-        assert isinstance(layer, TwoBiasLayerParams)
-        np.testing.assert_array_equal(layer.bias, layer.second_bias)
-        assert np.all(layer.bias != 0)
 
 
 @pytest.mark.parametrize("cell", CELLS)

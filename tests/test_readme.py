@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import zaremba_jax.config
+from experiments.ablation_report import language_table, memory_table
 from experiments.workdir import write_model
 from zaremba_jax.config import SMALL, override
 from zaremba_jax.evaluate import perplexity, text_nll
@@ -92,8 +93,7 @@ def block(telling):
     return compile(found, "README.md", "exec")
 
 
-# What tells each block of Python from the others; that of Flax's modules is run by
-# `test_flax_example`.
+# What tells each block of Python from the others.
 EXAMPLES = ("toy_corpus", "load_model", "DeepRNN", "deserialize")
 
 
@@ -129,6 +129,12 @@ def test_example_of_a_trained_model_runs_as_written(model, capsys):
     assert float(measured) == pytest.approx(perplexity(text_nll(model.params, ids)))
     drawn = model.vocabulary.encode(model.vocabulary.tokens(text.removesuffix("\n")))
     assert len(drawn) in (20, 21)  # a text that ends within a line has its end added
+
+
+def test_example_of_a_module_of_flax_runs_as_written():
+    names = {}
+    exec(block("DeepRNN"), names)
+    assert names["outputs"].shape == (8, 20, 64)
 
 
 def test_example_of_an_exported_model_runs_as_written(model):
@@ -187,6 +193,20 @@ def test_table_of_perplexities_is_what_was_recorded():
         record = json.loads((results / name / "summary.json").read_text())
         figures = [f"{record[f'{split}_perplexity']:.1f}" for split in ("valid", "test")]
         assert [*figures, compared.format(**record)] in rows
+
+
+def test_tables_of_the_ablation_are_what_was_recorded():
+    results = json.loads((ROOT / "experiments/results/ablation/results.json").read_text())
+    lines = README.splitlines()
+    assert set(language_table(results).splitlines()) <= set(lines)
+    header, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in memory_table(results["memory"]["cells"]).splitlines()
+    )
+    (shown,) = (line for line in lines if line.startswith("| cell | steps ago:"))
+    kept = [header.index(name.strip()) for name in shown.strip("|").split("|")]
+    for row in rows:
+        assert f"| {' | '.join(row[place] for place in kept)} |" in lines
 
 
 @pytest.mark.parametrize("name", ["small", "medium", "large"])

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from program import assert_refused, content
+from rich.console import Console
 
 from experiments import records, reproduce, reproduction, table1
 from zaremba_jax.config import MEDIUM, PAPER_PERPLEXITIES, PRESETS, SMALL, override
@@ -232,6 +233,14 @@ def test_mixtures_of_fewer_models_leave_those_of_more(tmp_path):
     for mixtures in (more, fewer, None):
         reproduction.write_mixtures(tmp_path, SMALL, mixtures)
         assert reproduction.read_mixtures(tmp_path, SMALL) == more
+
+
+def test_page_is_that_of_the_records_beside_it(tmp_path):
+    results = Path(reproduce.__file__).parent / "results"
+    shutil.copytree(results, tmp_path / "results")
+    (tmp_path / "results" / "table1.md").unlink()
+    reproduce.report(tmp_path / "results", Console(quiet=True))
+    assert (tmp_path / "results" / "table1.md").read_text() == (results / "table1.md").read_text()
 
 
 def test_every_model_of_the_paper_has_a_line_for_each_number_averaged():

@@ -223,10 +223,8 @@ def perplexities(models, text):
     def independent(params, ids, **usual):
         return np.concatenate(lines_nll(params, text.ids, WORDS.words.index("<eos>"), **usual))
 
-    sgd, rms = (
-        DynamicConfig(rule=rule, rate=rate, decay=0.002)
-        for rule, rate in (("sgd", 0.9), ("rms", 0.1))
-    )
+    sgd = DynamicConfig(rule="sgd", rate=0.9, decay=0.002)
+    rms = DynamicConfig(rule="rms", rate=0.1, decay=0.002)
     cache = CacheConfig(window=4, theta=2.0, weight=0.5)
     return (
         mixed(text_nll),

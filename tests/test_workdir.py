@@ -78,22 +78,25 @@ def test_check_refuses_a_damaged_configuration(tmp_path, damage):
         Workdir(tmp_path).check(QUICK)
 
 
-def test_folder_that_another_process_trains_in_is_refused_until_that_ends(tmp_path):
-    hold = f"Workdir({str(tmp_path)!r}).hold(); print(flush=True); input()"
+def test_folder_that_another_process_trains_in_is_refused_until_that_ends(folder):
+    hold = "Workdir('run').hold(); print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", f"from experiments.workdir import Workdir; {hold}"],
-        cwd=program.ROOT,
+        env=os.environ | {"PYTHONPATH": str(program.ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(ValueError, match="another process trains there; wait for its end"):
-            Workdir(tmp_path).hold()
+        (folder / "run" / "checkpoints" / "9").mkdir(parents=True)  # which a start would clear
+        before = content(folder)
+        refused = program.run(*program.FLAGS, "--workdir=run")
+        program.assert_refused(refused, "run: another process trains there; wait for its end")
+        assert content(folder) == before
         other.kill()
-    Workdir(tmp_path).hold()
-    Workdir(tmp_path).hold()
+    Workdir(folder / "run").hold()
+    Workdir(folder / "run").hold()
 
 
 def test_check_refuses_a_file(tmp_path):
