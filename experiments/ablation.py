@@ -72,7 +72,6 @@ def configure() -> tuple[Config, Corpus]:
         )
     config = override(
         QUICK,
-        name="ablation",
         corpus=FLAGS.corpus,
         dropout=0.0,
         layers=FLAGS.layers,
