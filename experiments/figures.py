@@ -167,7 +167,8 @@ def comparison_svg(histories: dict[str, list[dict[str, Any]]]) -> str:
         strict=True,
     ):
         for run, history in histories.items():
-            epochs, label = [line["epoch"] for line in history], run.replace("$", r"\$")
+            epochs = [line["epoch"] for line in history]
+            label = " " + run.replace("$", r"\$")  # a label that starts with _ is left out
             axes.plot(epochs, [line[name] for line in history], marker=".", label=label)
         axes.set(xlabel="epoch", yscale="log", title=title)
         _label_plainly(axes)

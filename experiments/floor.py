@@ -25,7 +25,7 @@ class Product(NamedTuple):
 def step_flops(config: Config) -> float:
     """Operations of one training step's matrix products, forward and backward."""
     model, train = config.model, config.train
-    hidden, gates = model.hidden_size, CELLS[model.cell].gates
+    hidden, gates = model.hidden_size, len(CELLS[model.cell].gates)
     inputs = model.features + (model.layers - 1) * hidden  # of all layers
     weights = gates * hidden * (inputs + model.layers * hidden) + hidden * PTB_VOCABULARY
     return 6.0 * weights * train.batch_size * train.unroll

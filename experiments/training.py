@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -293,7 +293,7 @@ def train(
     saved, run.watch = time.monotonic(), board is not None
     with (
         EpochProgress(console, epochs, per_epoch, run.step) as progress,
-        _signals() as received,
+        _signals() as first_signal,
     ):
         while run.step < epochs * per_epoch:
             so_far = train_chunk(run, chunk)
@@ -307,7 +307,7 @@ def train(
                 if epoch_ends:
                     board.epoch(run.step, run.history[-1], run.gates())
             due = epoch_ends or time.monotonic() - saved > 60 * checkpoint_minutes
-            number, due = _largest(received[0] if received else 0, due)
+            number, due = _largest(first_signal(), due)
             if number or due:
                 if board is not None:
                     board.flush()  # before a checkpoint after which they are not written again
@@ -316,7 +316,7 @@ def train(
                 saved = time.monotonic()
                 if number:  # in here, so that what is said to be saved is
                     raise InterruptedRunError(run, workdir, number)
-        (number,) = _largest(received[0] if received else 0)
+        (number,) = _largest(first_signal())
         if number:  # it came while the last checkpoint was written
             raise InterruptedRunError(run, workdir, number)
 
@@ -406,8 +406,12 @@ def _largest(*numbers: int) -> list[int]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM; the second of a kind has its usual effect."""
+def _signals() -> Iterator[Callable[[], int]]:
+    """Holds back SIGINT and SIGTERM; the second of a kind has its usual effect.
+
+    Yields:
+      What gives the first one's number, 0 before it.
+    """
     received: list[int] = []
     usual = {}
 
@@ -418,7 +422,7 @@ def _signals() -> Iterator[list[int]]:
     for number in (signal.SIGINT, signal.SIGTERM):
         usual[number] = signal.signal(number, receive)
     try:
-        yield received
+        yield lambda: received[0] if received else 0
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)

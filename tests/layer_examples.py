@@ -34,6 +34,7 @@ def make(time, batch, features, hidden, dtype="float32", cell: CellName = "lstm"
     """
     rng = np.random.default_rng([time, batch, features, hidden])
     kind = CELLS[cell]
+    gates = len(kind.gates) * hidden
 
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[0]), dtype)
@@ -42,9 +43,9 @@ def make(time, batch, features, hidden, dtype="float32", cell: CellName = "lstm"
         return kind.state(*(normal(batch, hidden) for _ in kind.state.__annotations__))
 
     params = LayerParams(
-        input_weights=normal(features, kind.gates * hidden),
-        recurrent_weights=normal(hidden, kind.gates * hidden),
-        bias=normal(kind.gates * hidden),
+        input_weights=normal(features, gates),
+        recurrent_weights=normal(hidden, gates),
+        bias=normal(gates),
         cell=cell,
     )
     results = normal(time, batch, hidden), state()

@@ -15,7 +15,7 @@ from tensorboardX.proto import event_pb2
 from experiments import ensemble
 from experiments.board import Board, gates_while_reading
 from zaremba_jax.config import QUICK, override
-from zaremba_jax.model import encode, init_params
+from zaremba_jax.model import init_params, unroll
 from zaremba_jax.rnn import zero_state
 
 TIMED = "words_per_second"
@@ -128,7 +128,7 @@ def test_gates_of_the_upper_layer_give_the_models_outputs():
     _, gates = gates_while_reading(params, ids, streams=3, steps=5)
     cell = jnp.zeros((3, 4))
     tokens = jnp.asarray(ids[:15].reshape(3, 5).T)
-    for t, expected in enumerate(encode(params, tokens, zero_state(params.layers, 3)).outputs):
+    for t, expected in enumerate(unroll(params, tokens, zero_state(params.layers, 3)).outputs):
         cell = gates["f"][t] * cell + gates["i"][t] * gates["u"][t]
         np.testing.assert_allclose(gates["o"][t] * jnp.tanh(cell), expected, atol=1e-6)
 

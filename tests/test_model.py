@@ -17,7 +17,7 @@ from zaremba_jax.config import (
     ModelConfig,
     override,
 )
-from zaremba_jax.model import apply, count_params, encode, init_params, softmax_of, token_nll
+from zaremba_jax.model import apply, count_params, init_params, softmax_of, token_nll, unroll
 from zaremba_jax.regularizers import active_rates, drop_weights, expected_masks, sample_masks
 from zaremba_jax.rnn import drop, zero_state
 from zaremba_jax.train import window_loss
@@ -138,9 +138,9 @@ def test_token_nll_is_that_of_a_softmax_of_the_logits_whatever_the_kernel(exampl
 
 def test_encoding_holds_the_last_outputs_before_and_after_dropout(example):
     _, params, window, state, masks = example
-    encoding = encode(params, window[:-1], state, masks)
-    np.testing.assert_array_equal(encoding.outputs[-1], encoding.state[-1].hidden)
-    np.testing.assert_array_equal(encoding.dropped, drop(encoding.outputs, masks.output))
+    unrolled = unroll(params, window[:-1], state, masks)
+    np.testing.assert_array_equal(unrolled.outputs[-1], unrolled.state[-1].hidden)
+    np.testing.assert_array_equal(unrolled.dropped, drop(unrolled.outputs, masks.output))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from zaremba_jax.array_types import Masks, RecurrentMasks
 from zaremba_jax.config import QUICK, RegularizerConfig, override
-from zaremba_jax.model import encode, init_params
+from zaremba_jax.model import init_params, unroll
 from zaremba_jax.regularizers import (
     active_rates,
     drop_weights,
@@ -200,8 +200,8 @@ def test_information_is_corrupted_layers_plus_one_times_and_once_more_a_step_by_
 
         def dropped(embedding):
             changed = dataclasses.replace(at_zero, embedding=embedding)
-            encoding = encode(changed, tokens, zero_state(changed.layers, 1), full)
-            return encoding.dropped[:, 0].sum(axis=-1)
+            unrolled = unroll(changed, tokens, zero_state(changed.layers, 1), full)
+            return unrolled.dropped[:, 0].sum(axis=-1)
 
         return jax.jacrev(dropped)(embedding).sum(axis=-1)
 
@@ -243,9 +243,9 @@ def test_zoneout_at_rate_1_freezes_the_state(cell):
     masks = sample_masks(
         config, active_rates(config.regularizers), TOKENS, VOCABULARY, key=jax.random.key(0)
     )
-    encoding = jax.jit(encode)(params, TOKENS, state, masks)
-    assert_equal(encoding.state, state)
-    assert_equal(encoding.outputs, np.broadcast_to(state[-1].hidden, encoding.outputs.shape))
+    unrolled = jax.jit(unroll)(params, TOKENS, state, masks)
+    assert_equal(unrolled.state, state)
+    assert_equal(unrolled.outputs, np.broadcast_to(state[-1].hidden, unrolled.outputs.shape))
 
 
 def test_dropconnect_masks_each_recurrent_weight_and_nothing_else():

@@ -101,8 +101,11 @@ def test_folders_of_one_name_are_told_apart_by_their_paths_and_names_are_escaped
 
 
 def test_folder_has_its_name_from_within_too_and_no_name_is_mathematics(folder, monkeypatch):
-    shutil.copytree("quick-seed0", folder / "$_$")
-    assert run("$_$").status == 0
+    for name in ("$_$", "_mine"):
+        shutil.copytree("quick-seed0", folder / name)
+    assert run("$_$", "_mine").status == 0
+    picture = Path("report.html").read_text().partition("<svg")[2].partition("</svg>")[0]
+    assert "_mine" in picture
     monkeypatch.chdir("quick-seed0")
     assert run(".").status == 0
     assert "quick-seed0" in {row[0] for row in Page(Path("report.html").read_text()).rows}

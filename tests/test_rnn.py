@@ -37,7 +37,7 @@ def make(layers=2, time=6, batch=3, cell: CellName = "lstm") -> Any:
     def factors(size=HIDDEN):
         return jnp.asarray(2.0 * rng.integers(0, 2, (time, batch, size)))
 
-    gates, record = CELLS[cell].gates * HIDDEN, CELLS[cell].state
+    gates, record = len(CELLS[cell].gates) * HIDDEN, CELLS[cell].state
     sizes = (FEATURES,) + (HIDDEN,) * (layers - 1)
     params = tuple(
         LayerParams(

@@ -123,14 +123,16 @@ def lstm(
 
     `update_mask` multiplies u (Semeniuta et al. 2016, equation 12).
     """
-    forget, write, output, update = lstm_gates(projected + recurrent)
+    forget, write, output, update = lstm_gates(projected, recurrent)
     cell = forget * state.cell + write * _times(update, update_mask)
     return LSTMState(hidden=output * jnp.tanh(cell), cell=cell)
 
 
-def lstm_gates(sums: Float[Array, "*any gates"]) -> list[Float[Array, "*any hidden"]]:
-    """f, i, o and u of the LSTM, from z."""
-    *sigmoids, update = jnp.split(sums, 4, axis=-1)
+def lstm_gates(
+    projected: Float[Array, "*any gates"], recurrent: Float[Array, "*any gates"]
+) -> list[Float[Array, "*any hidden"]]:
+    """f, i, o and u of the LSTM."""
+    *sigmoids, update = jnp.split(projected + recurrent, 4, axis=-1)
     return [*map(jax.nn.sigmoid, sigmoids), jnp.tanh(update)]
 
 
@@ -178,21 +180,30 @@ def tanh(
     """
     if update_mask is not None:
         raise ValueError("update: the tanh cell writes no update; leave its mask out")
-    return HiddenState(hidden=jnp.tanh(projected + recurrent))
+    (hidden,) = tanh_gates(projected, recurrent)
+    return HiddenState(hidden=hidden)
+
+
+def tanh_gates(
+    projected: Float[Array, "*any gates"], recurrent: Float[Array, "*any gates"]
+) -> list[Float[Array, "*any hidden"]]:
+    """h, all there is in the tanh cell."""
+    return [jnp.tanh(projected + recurrent)]
 
 
 class Cell(NamedTuple):
-    """What the layers need to know of a kind of cell."""
+    """What is to be known of a kind of cell."""
 
-    gates: int  # parts of the axis of its gates
+    gates: str  # a letter each, in their order on the axis
     state: Callable[..., LayerState]  # its record
+    activate: Callable[[jax.Array, jax.Array], list[jax.Array]]  # both products to the gates
     equations: Callable[..., Any]
 
 
 CELLS: dict[CellName, Cell] = {
-    "lstm": Cell(4, LSTMState, lstm),
-    "gru": Cell(3, HiddenState, gru),
-    "tanh": Cell(1, HiddenState, tanh),
+    "lstm": Cell("fiou", LSTMState, lstm_gates, lstm),
+    "gru": Cell("rzn", HiddenState, gru_gates, gru),
+    "tanh": Cell("h", HiddenState, tanh_gates, tanh),
 }
 
 

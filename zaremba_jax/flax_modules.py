@@ -291,14 +291,14 @@ def _shapes(
     in_features: int, hidden: int, layers: int, cell: CellName
 ) -> list[tuple[tuple[int, ...], ...]]:
     """Of weights and bias of each layer, in the order of `_NAMES`."""
-    gates = CELLS[cell].gates * hidden
+    gates = len(CELLS[cell].gates) * hidden
     sizes = (in_features,) + (hidden,) * (layers - 1)
     return [((size, gates), (hidden, gates), (gates,)) for size in sizes]
 
 
 def _each_gate(init: Initializer, cell: CellName) -> Initializer:
     """Draws every gate's part of an array by itself, as the cells of Flax do."""
-    gates = CELLS[cell].gates
+    gates = len(CELLS[cell].gates)
 
     def draw(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None):
         *lead, last = shape

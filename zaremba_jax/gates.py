@@ -7,7 +7,7 @@ product, in which no step waits for another.
 import jax.numpy as jnp
 
 from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs
-from zaremba_jax.cells import gru_gates, lstm_gates, project_inputs
+from zaremba_jax.cells import CELLS, project_inputs
 from zaremba_jax.precision import Precision, matmul
 
 
@@ -18,9 +18,9 @@ def gate_values(
     state: LayerState,
     precision: Precision = "float32",
 ) -> dict[str, Outputs]:
-    """The gates of every time step, by the letters of `array_types`.
+    """The gates of every time step, by their letters in `cells.CELLS`.
 
-    Those of an LSTM are f, i, o and u, of a GRU r, z and n. The tanh cell has none: its h.
+    Those of an LSTM are f, i, o and u, of a GRU r, z and n, of the tanh cell h before zoneout.
 
     Args:
       params: the layer's weights and its kind of cell.
@@ -30,11 +30,8 @@ def gate_values(
       state: before the first step.
       precision: of the operands of the products.
     """
-    if params.cell == "tanh":
-        return {"h": outputs}
+    cell = CELLS[params.cell]
     before = jnp.concatenate([state.hidden[None], outputs[:-1]])
     projected = project_inputs(params, inputs, precision)
     recurrent = matmul(before, params.recurrent_weights, precision)
-    if params.cell == "lstm":
-        return dict(zip("fiou", lstm_gates(projected + recurrent), strict=True))
-    return dict(zip("rzn", gru_gates(projected, recurrent), strict=True))
+    return dict(zip(cell.gates, cell.activate(projected, recurrent), strict=True))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from zaremba_jax.array_types import Key, Masks, ModelParams, RNNState, Tokens
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.exported import Model
-from zaremba_jax.model import encode, softmax_of
+from zaremba_jax.model import softmax_of, unroll
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.softmax import logits
@@ -127,8 +127,8 @@ def _next_scores(
     tokens: Tokens,
 ) -> tuple[Scores, RNNState]:
     """The logits of what follows the last of the tokens, and the state there."""
-    encoding = encode(params, tokens, state, masks, compute)
-    return logits(softmax_of(params), encoding.dropped[-1:], compute)[0], encoding.state
+    unrolled = unroll(params, tokens, state, masks, compute)
+    return logits(softmax_of(params), unrolled.dropped[-1:], compute)[0], unrolled.state
 
 
 def mixture(scores: Float[Array, "models samples vocabulary"]) -> Scores:

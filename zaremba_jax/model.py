@@ -33,7 +33,7 @@ def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> Model
         return jax.random.uniform(next(keys), shape, minval=-scale, maxval=scale)
 
     features, hidden = config.features, config.hidden_size
-    gates = CELLS[config.cell].gates * hidden
+    gates = len(CELLS[config.cell].gates) * hidden
 
     def layer(depth: int) -> LayerParams:
         inputs = uniform(hidden if depth else features, gates)
@@ -62,7 +62,7 @@ def count_params(params: ModelParams) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-class Encoding(NamedTuple):
+class Unrolled(NamedTuple):
     """What the network makes of a window before it predicts."""
 
     outputs: Outputs  # h[t] of the last layer
@@ -70,18 +70,18 @@ class Encoding(NamedTuple):
     state: RNNState  # after the last step
 
 
-def encode(
+def unroll(
     params: ModelParams,
     tokens: Tokens,
     state: RNNState,
     masks: Masks | None = None,
     compute: ComputeConfig = ComputeConfig(),
-) -> Encoding:
+) -> Unrolled:
     """All but the softmax; arguments as of `apply`."""
     masks = masks or Masks()
     inputs = drop(params.embedding[tokens], masks.words)
     outputs, state = deep_rnn(params.layers, inputs, state, masks, compute)
-    return Encoding(outputs, drop(outputs, masks.output), state)
+    return Unrolled(outputs, drop(outputs, masks.output), state)
 
 
 def apply(
@@ -104,8 +104,8 @@ def apply(
     Returns:
       The logits of the next token at every time step, and the state after the last.
     """
-    encoding = encode(params, tokens, state, masks, compute)
-    return logits(softmax_of(params), encoding.dropped, compute), encoding.state
+    unrolled = unroll(params, tokens, state, masks, compute)
+    return logits(softmax_of(params), unrolled.dropped, compute), unrolled.state
 
 
 def token_nll(
@@ -121,8 +121,8 @@ def token_nll(
     What a softmax of `apply` gives, with fewer passes over the logits; arguments
     as there.
     """
-    encoding = encode(params, tokens, state, masks, compute)
-    return softmax_nll(softmax_of(params), encoding.dropped, targets, compute), encoding.state
+    unrolled = unroll(params, tokens, state, masks, compute)
+    return softmax_nll(softmax_of(params), unrolled.dropped, targets, compute), unrolled.state
 
 
 def softmax_of(params: ModelParams) -> SoftmaxParams:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 from zaremba_jax.array_types import Masks, ModelParams, RNNState, TokenNLL, Tokens
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
-from zaremba_jax.model import encode, softmax_of
+from zaremba_jax.model import softmax_of, unroll
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.softmax import softmax_nll
 
@@ -101,10 +101,10 @@ def _window_nll(
     compute: ComputeConfig,
     masks: Masks | None,
 ) -> tuple[TokenNLL, RNNState, Memory]:
-    encoding = encode(params, inputs, state, masks, compute)
-    nll = softmax_nll(softmax_of(params), encoding.dropped, targets, compute)
-    mixed, memory = mix(nll[:, 0], encoding.outputs[:, 0], targets[:, 0], memory, config)
-    return mixed[:, None], encoding.state, memory
+    unrolled = unroll(params, inputs, state, masks, compute)
+    nll = softmax_nll(softmax_of(params), unrolled.dropped, targets, compute)
+    mixed, memory = mix(nll[:, 0], unrolled.outputs[:, 0], targets[:, 0], memory, config)
+    return mixed[:, None], unrolled.state, memory
 
 
 def mix(

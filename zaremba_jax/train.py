@@ -21,7 +21,7 @@ from zaremba_jax.array_types import (
     Windows,
 )
 from zaremba_jax.config import ComputeConfig, Config
-from zaremba_jax.model import encode, init_params, softmax_of
+from zaremba_jax.model import init_params, softmax_of, unroll
 from zaremba_jax.optimizer import make_optimizer
 from zaremba_jax.regularizers import (
     Rates,
@@ -89,15 +89,15 @@ def window_loss(
     """
     rates = rates or {}
     noisy = drop_weights(rates, params, key=weight_key)
-    encoding = encode(noisy, tokens, rnn_state, masks, compute)
-    nll = softmax_nll(softmax_of(noisy), encoding.dropped, targets, compute)
-    activations = encoding.outputs, encoding.dropped
+    unrolled = unroll(noisy, tokens, rnn_state, masks, compute)
+    nll = softmax_nll(softmax_of(noisy), unrolled.dropped, targets, compute)
+    activations = unrolled.outputs, unrolled.dropped
     if stream_weights is not None:
         nll *= stream_weights[None, :]
         root = jnp.sqrt(stream_weights)[None, :, None]  # what is penalized are squares
         activations = tuple(root * x for x in activations)
     loss = nll.sum(axis=0).mean() + penalty(rates, params, *activations)
-    return loss, (nll.mean(), encoding.state)
+    return loss, (nll.mean(), unrolled.state)
 
 
 def train_step(
