@@ -3,7 +3,7 @@
 Time comes first everywhere: a window of text is `[time, batch]`, a layer's
 sequence of activations is `[time, batch, features]`. The gates of a cell lie side
 by side on one axis: of an LSTM `gates = 4 * hidden`, in the order f, i, o, u
-(forget, input, output, update), the three sigmoids contiguous; of a GRU
+(forget, input, output, update; the paper's g is u), the three sigmoids contiguous; of a GRU
 `3 * hidden`, in the order r, z, n (reset, update gate, candidate); of the tanh
 cell `hidden`.
 """

@@ -121,7 +121,7 @@ def lstm(
         f = sigmoid(z_f)    o = sigmoid(z_o)    c[t] = f * c[t-1] + i * u
         i = sigmoid(z_i)    u = tanh(z_u)       h[t] = o * tanh(c[t])
 
-    `update_mask` multiplies u (Semeniuta et al. 2016, equation 12).
+    u is the paper's g. `update_mask` multiplies it (Semeniuta et al. 2016, equation 12).
     """
     forget, write, output, update = lstm_gates(projected, recurrent)
     cell = forget * state.cell + write * _times(update, update_mask)

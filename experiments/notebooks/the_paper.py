@@ -52,7 +52,8 @@ from IPython.display import Code, Markdown
 # %% [markdown]
 # ## The cell: six equations
 #
-# Layer $l$, time $t$; $T$ is an affine map, $D$ is dropout, $\otimes$ the elementwise product.
+# Layer $l$, time $t$; $T$ is an affine map, $D$ is dropout, $\otimes$ the elementwise product,
+# $u$ the paper's $g$.
 #
 # $$\begin{aligned}
 # f &= \sigma(T_1(D(h^{l-1}_t), h^l_{t-1})) & o &= \sigma(T_3(D(h^{l-1}_t), h^l_{t-1})) \\
@@ -66,7 +67,7 @@ from IPython.display import Code, Markdown
 # %%
 from zaremba_jax import cells
 
-Code(inspect.getsource(cells.lstm), language="python")
+Code("\n\n".join(map(inspect.getsource, (cells.lstm, cells.lstm_gates))), language="python")
 
 # %% [markdown]
 # One step by the equations, in NumPy, is what the library gives.
