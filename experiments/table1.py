@@ -25,8 +25,9 @@ Perplexity. One model: mean ± standard deviation over seeds. Several: the proba
 models averaged for each token (section 4.1), mean ± standard deviation over sets of them, all sets
 or 100 drawn at random. Validation and test are read as one stream, all N - 1 predictions counted.
 Training time is that of all the models of the line: of each run, its epochs times their median,
-which leaves out what held some up; evaluation after each epoch included. TensorFlow's figures: the
-docstring of its tutorial's ptb_word_lm.py, and pull request 2276 and issue 1057 of tensorflow/models."""
+which leaves out what held some up; evaluation after each epoch included. TensorFlow's figures:
+the docstring of its tutorial's ptb_word_lm.py, pull request 2276 and issue 1057 of
+tensorflow/models."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -61,9 +61,9 @@ def make(time, batch, features, hidden, dtype="float32", cell: CellName = "lstm"
 
 
 def values_and_gradients(compute, arguments, masks, weights):
-    """Of a layer as `compute` chooses it."""
-    layer = functools.partial(unroll_layer, masks=masks, compute=compute)
-    return of_layer(layer, arguments, weights)
+    """Of a layer as `compute` chooses it, gradients of the masks among them."""
+    layer = functools.partial(unroll_layer, compute=compute)
+    return of_layer(layer, (*arguments, masks), weights)
 
 
 def of_layer(layer, arguments, weights):

@@ -40,6 +40,12 @@ def test_every_retained_pair_appears_exactly_once_an_epoch(tokens, batch_size, u
     assert set(pairs.values()) == {1}
 
 
+@pytest.mark.parametrize("size", ["batch_size", "unroll"])
+def test_sizes_below_one_are_refused(size):
+    with pytest.raises(ValueError, match=f"{size}=0: must be at least 1"):
+        windows(np.arange(9), **({"batch_size": 2, "unroll": 2} | {size: 0}))
+
+
 @given(st.integers(12, 200), st.integers(1, 4), st.integers(1, 3), st.data())
 def test_windows_cut_when_asked_for_are_those_of_all(tokens, batch_size, unroll, data):
     ids = np.arange(tokens, dtype=np.uint8)

@@ -185,6 +185,20 @@ def test_bad_text_is_refused_and_leaves_nothing_in_the_cache(
     assert cached(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"unit": "words"}, "unit='words': must be one of word, char, byte"),
+        ({"vocab_size": -1}, "vocab_size=-1: must be at least 0"),
+        ({"min_count": 0}, "min_count=0: must be at least 1"),
+    ],
+    ids=str,
+)
+def test_encoding_outside_its_limits_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Encoding(**options)
+
+
 def test_cache_that_cannot_be_written_is_an_error_of_the_system(texts, tmp_path):
     (tmp_path / "encoded").write_text("a file in its way")
     with pytest.raises(OSError, match="encoded"):

@@ -142,3 +142,8 @@ def test_perplexity_is_the_exponential_of_the_mean_in_double_precision():
 def test_text_without_a_prediction_is_refused(length):
     with pytest.raises(ValueError, match=f"{length} tokens has nothing to predict; give at least"):
         text_nll(PARAMS, make_text(length))
+
+
+def test_no_stretch_is_refused():
+    with pytest.raises(ValueError, match="streams=0: must be at least 1"):
+        text_nll(PARAMS, make_text(5), streams=0)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 import zipfile
@@ -184,7 +185,7 @@ def test_description_that_cannot_be_read_is_refused(tmp_path, record, reason):
     [
         ({"softmax.bias": None}, {}, r"softmax\.bias \(none there, float32\[4\] asked for\)"),
         ({"more": np.ones(2, np.int32)}, {}, r"more \(int32\[2\] there, none asked for\)"),
-        ({"softmax.bias": np.ones(4)}, {}, r"softmax\.bias \(float64\[4\] there"),
+        ({"softmax.bias": np.ones(4, np.float16)}, {}, r"softmax\.bias \(float16\[4\] there"),
         (
             {},
             {"vocabulary": listing("a")},
@@ -198,6 +199,28 @@ def test_arrays_that_do_not_fit_are_refused_by_name(tmp_path, arrays, record, re
     rewrite(tmp_path / "model", arrays, **record)
     with pytest.raises(ValueError, match=reason):
         load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"hidden_size": 4}, {"second_bias": True}, {"cell": "gru"}], ids=str
+)
+def test_model_that_could_not_be_read_again_is_not_written(tmp_path, changes):
+    model = dataclasses.replace(make(), config=override(CONFIG, **changes))
+    with pytest.raises(ValueError, match="model: its arrays are not those of its configuration"):
+        save_model(tmp_path / "model", model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_single_and_double_precision_are_read_whatever_jax_is_set_to(tmp_path):
+    for wide in (True, False):
+        with jax.enable_x64(wide):
+            save_model(tmp_path / f"{wide}", make())
+    for wide in (True, False):
+        with jax.enable_x64(wide):
+            single, double = (load_model(tmp_path / f"{there}") for there in (False, True))
+        assert {x.dtype.name for x in jax.tree.leaves(single.params)} == {"float32"}
+        expected = "float64" if wide else "float32"
+        assert {x.dtype.name for x in jax.tree.leaves(double.params)} == {expected}
 
 
 def test_configuration_goes_to_a_dictionary_and_back():

@@ -1,4 +1,6 @@
+import itertools
 from typing import Any
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -254,6 +256,29 @@ def test_dropout_has_the_papers_sites_and_flaxs_switches():
     again = [full(x, rngs=nnx.Rngs(dropout=3)) for _ in range(2)]
     np.testing.assert_array_equal(*again)
     assert not np.array_equal(full(x, rngs=nnx.Rngs(dropout=4)), again[0])
+
+
+def test_every_site_draws_a_mask_of_its_own_from_a_key():
+    module = DeepRNN(HIDDEN, HIDDEN, layers=2, dropout=0.5, rngs=nnx.Rngs(0))
+    dropped, drop = [], module.dropout.__call__
+    with mock.patch.object(
+        nnx.Dropout, "__call__", lambda _, x, **options: dropped.append(drop(x, **options)) or x
+    ):
+        module(jnp.ones((BATCH, TIME, HIDDEN)), rngs=jax.random.key(3))
+    masks = [np.asarray(x == 0) for x in dropped]
+    assert len(masks) == 3
+    assert all(mask.any() for mask in masks)
+    assert not any(np.array_equal(*pair) for pair in itertools.combinations(masks, 2))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "tanh"])
+def test_batch_of_no_sequences_is_one(cell):
+    module = DeepRNN(FEATURES, HIDDEN, layers=2, cell=cell, return_carry=True, rngs=nnx.Rngs(0))
+    carry, outputs = module(jnp.ones((0, TIME, FEATURES)))
+    assert outputs.shape == (0, TIME, HIDDEN)
+    assert {part.shape for part in jax.tree.leaves(carry)} == {(0, HIDDEN)}
+    again, _ = module(jnp.ones((0, TIME, FEATURES)), initial_carry=carry)
+    assert jax.tree.structure(again) == jax.tree.structure(carry)
 
 
 def test_linen_draws_its_masks_from_the_stream_of_dropout():

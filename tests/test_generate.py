@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import re
 
@@ -96,7 +97,8 @@ def test_what_is_left_is_the_fewest_most_probable_and_keeps_its_proportions(
         return  # on the edge, rounding decides
     expected = [token for token, less in zip(order, before, strict=True) if less < top_p]
     assert set(np.flatnonzero(np.isfinite(left))) == set(expected)
-    np.testing.assert_allclose(left[expected], logits[expected] / temperature, rtol=1e-5, atol=1e-6)
+    scaled = (logits[expected] - logits.max()) / temperature
+    np.testing.assert_allclose(left[expected], scaled, rtol=1e-5, atol=1e-6)
 
 
 def test_tokens_are_drawn_by_their_probabilities():
@@ -106,6 +108,12 @@ def test_tokens_are_drawn_by_their_probabilities():
         share = np.bincount(jax.vmap(each)(keys), minlength=3) / len(keys)
         powers = np.array([0.1, 0.6, 0.3]) ** (1 / temperature)
         np.testing.assert_allclose(share, powers / powers.sum(), atol=0.03)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1e-45, 1e-38, 1e-6])
+def test_low_temperatures_take_the_most_probable(temperature):
+    scores = jnp.array([-3.0, -1.0, -2.0])
+    assert draw(Sampling(temperature=temperature), scores, jax.random.key(0)) == 1
 
 
 @pytest.mark.parametrize(
@@ -132,3 +140,9 @@ def test_sampling_outside_its_limits_is_refused(setting, reason):
 def test_nothing_to_draw_is_refused(models, prompt, length, samples):
     with pytest.raises(ValueError, match="give at least one of each"):
         generate(models, prompt, length, samples, key=jax.random.key(0))
+
+
+def test_models_of_different_words_are_refused():
+    other = dataclasses.replace(model(), vocabulary=Vocabulary(tuple("abcdeg")))
+    with pytest.raises(ValueError, match="different vocabularies: take those that one corpus"):
+        generate((model(), other), PROMPT, 1, key=jax.random.key(0))

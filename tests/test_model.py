@@ -136,11 +136,18 @@ def test_token_nll_is_that_of_a_softmax_of_the_logits_whatever_the_kernel(exampl
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), final, expected_state)
 
 
-def test_encoding_holds_the_last_outputs_before_and_after_dropout(example):
+def test_unrolled_network_gives_the_last_outputs_before_and_after_dropout(example):
     _, params, window, state, masks = example
     unrolled = unroll(params, window[:-1], state, masks)
     np.testing.assert_array_equal(unrolled.outputs[-1], unrolled.state[-1].hidden)
     np.testing.assert_array_equal(unrolled.dropped, drop(unrolled.outputs, masks.output))
+
+
+def test_parameters_of_half_precision_are_refused(example):
+    _, params, window, state, _ = example
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    with pytest.raises(ValueError, match=r"parameters of bfloat16: .*precision=.bfloat16"):
+        apply(half, window[:-1], state)
 
 
 @pytest.mark.parametrize(

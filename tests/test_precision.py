@@ -100,6 +100,8 @@ def test_float32_leaves_double_precision_as_it_is(float64):
     x, weights = normal(0, 2, 3).astype(jnp.float64), normal(1, 3, 4).astype(jnp.float64)
     expected = np.asarray(x) @ np.asarray(weights)
     np.testing.assert_allclose(matmul(x, weights, "float32"), expected, rtol=1e-14)
+    with pytest.raises(ValueError, match="precision=bfloat16: is for numbers of float32"):
+        matmul(x, weights, "bfloat16")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

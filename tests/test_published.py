@@ -126,6 +126,11 @@ def serve(answers, mirror, **changed):
         answers[mirror + name] = changed.get(name.split(".")[1], text)
 
 
+def test_corpus_that_is_not_in_the_table_is_refused():
+    with pytest.raises(ValueError, match="wikitext2: no such corpus; take one of ptb, "):
+        load_published("wikitext2")
+
+
 def test_own_folder_is_read_and_the_network_is_left_alone(tmp_path, network):
     put(tmp_path / "data")
     assert_is_ours(load_ptb(tmp_path / "data"))

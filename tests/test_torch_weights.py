@@ -104,6 +104,7 @@ def test_second_bias_goes_to_torchs():
     assert state["bias_hh_l0"].any()
     (again,) = lstm_from_torch(state)
     np.testing.assert_allclose(again.bias, add_biases(layers[0]).bias, rtol=1e-6)
+    assert config_for(init_params(config.model, 3, key=jax.random.key(0))).model.second_bias
 
 
 REFUSED = [

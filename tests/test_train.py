@@ -213,6 +213,13 @@ def test_members_under_rates_of_their_own_equal_runs_whose_configurations_say_so
     assert not np.allclose(nll[0], nll[1])
 
 
+def test_rate_of_no_regularizer_is_refused(text):
+    with pytest.raises(
+        ValueError, match="rates of droput: must be of activation_l2, "
+    ):
+        train_windows(CONFIG, fresh(text), text, 1, {"droput": 0.5})
+
+
 def test_watching_the_gradient_changes_no_bit(text):
     config = override(CONFIG, clip_norm=0.5)  # which clips them all
     state, nll = train_windows(config, fresh(text, config), text, 3)

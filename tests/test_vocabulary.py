@@ -118,3 +118,5 @@ def test_unknown_words_become_unk_where_there_is_one_and_are_refused_where_there
         Vocabulary(("a",)).encode(["a", "zebra"], source="v.txt")
     with pytest.raises(ValueError, match=r"^v\.txt: the character 'z' is not in .*min_count=2"):
         Vocabulary(("a",), "char").encode("az", source="v.txt")
+    with pytest.raises(ValueError, match=r"^v\.txt: is a text and no list of words; split it"):
+        Vocabulary((UNK, "a")).encode("a zebra", source="v.txt")

@@ -93,7 +93,7 @@ class TextWindows:
     exactly once. The last short window is dropped.
 
     Raises:
-      ValueError: the ids do not fill one window.
+      ValueError: a size is below 1, or the ids do not fill one window.
     """
 
     ids: np.ndarray
@@ -101,6 +101,9 @@ class TextWindows:
     unroll: int
 
     def __post_init__(self):
+        for name in ("batch_size", "unroll"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if len(self) < 1:
             raise ValueError(
                 f"{len(self.ids)} training tokens cannot fill {self.batch_size} streams of"

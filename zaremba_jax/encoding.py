@@ -12,6 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pooch
@@ -34,12 +35,22 @@ class Encoding:
 
     `vocab_size` and `min_count` as of `Vocabulary.counted`, `plain_lines` as of
     `text_files.read_blocks`.
+
+    Raises:
+      ValueError: there is no such unit, or a number is outside its limits.
     """
 
     unit: Unit = "word"
     vocab_size: int = 0
     min_count: int = 1
     plain_lines: bool = False
+
+    def __post_init__(self):
+        if self.unit not in get_args(Unit):
+            raise ValueError(f"unit={self.unit!r}: must be one of {', '.join(get_args(Unit))}")
+        for name, least in (("vocab_size", 0), ("min_count", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
 
 
 def user_cache() -> Path:

@@ -55,7 +55,7 @@ def text_nll(
       float32 [N - 1], in the order of the text.
 
     Raises:
-      ValueError: the text has no token to predict.
+      ValueError: the text has no token to predict, or there is no stretch.
     """
 
     def read(inputs: Tokens, targets: Tokens, state: RNNState) -> tuple[TokenNLL, RNNState]:
@@ -78,8 +78,10 @@ def nll_by_windows(read: Reader, ids: np.ndarray, streams: int, state: RNNState)
       float32 [..., N - 1].
 
     Raises:
-      ValueError: the text has no token to predict.
+      ValueError: the text has no token to predict, or there is no stretch.
     """
+    if streams < 1:
+        raise ValueError(f"streams={streams}: must be at least 1")
     predictions = count_predictions(ids)
     unroll = max(TOKENS_AT_ONCE // streams, 1)
     length = -(-predictions // streams)  # of a stretch, rounded up

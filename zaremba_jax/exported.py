@@ -44,13 +44,18 @@ def save_model(path: str | Path, model: Model) -> None:
     The arrays bear the names of their places in `ModelParams`, as `layers.0.bias`. The
     file's metadata have one entry, `zaremba_jax`: JSON of the format's version, the
     configuration as in `config.json`, and the vocabulary.
+
+    Raises:
+      ValueError: the arrays are not those of the configuration and the vocabulary.
     """
+    arrays = named_arrays(model.params)
+    assemble(path, arrays, model.config, model.vocabulary)
     record = {
         "version": VERSION,
         "config": to_dict(model.config),
         "vocabulary": dataclasses.asdict(model.vocabulary),
     }
-    content = save(named_arrays(model.params), metadata={ENTRY: json.dumps(record)})
+    content = save(arrays, metadata={ENTRY: json.dumps(record)})
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
@@ -205,28 +210,33 @@ def assemble(
     """The model of a configuration from its arrays by name.
 
     Raises:
-      ValueError: an array is missing, too many, or of another shape or type; the message
-        starts with `source`.
+      ValueError: an array is missing, too many, or of another shape or type than float32 or
+        float64; the message starts with `source`.
     """
     make = functools.partial(init_params, config.model, len(vocabulary))
     like = jax.eval_shape(lambda: make(key=jax.random.key(0)))
     expected, _ = jax.tree_util.tree_flatten_with_path(like)
-    wanted = {_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in expected}
+    wanted = {
+        _name(path): [f"{dtype}{list(leaf.shape)}" for dtype in ("float32", "float64")]
+        for path, leaf in expected
+    }
     found = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
     differing = [
-        f"{name} ({found.get(name, 'none')} there, {wanted.get(name, 'none')} asked for)"
+        f"{name} ({found.get(name, 'none')} there, {wanted.get(name, ['none'])[0]} asked for)"
         for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name)
+        if found.get(name) not in wanted.get(name, [])
     ]
     if differing:
         raise ValueError(
             f"{source}: its arrays are not those of its configuration and {len(vocabulary)} words:"
-            f" {', '.join(differing)}; export the model again"
+            f" {', '.join(differing)}; save the model with those that it was made with"
         )
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, _: jnp.asarray(arrays[_name(path)]), like
-    )
-    return Model(params, config, vocabulary)
+
+    def read(path: Any, _: Any) -> jax.Array:
+        array = arrays[_name(path)]
+        return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
+
+    return Model(jax.tree_util.tree_map_with_path(read, like), config, vocabulary)
 
 
 def _name(path: Any) -> str:

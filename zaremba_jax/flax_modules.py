@@ -162,6 +162,8 @@ class DeepRNN(nnx.Module):
         """
         if isinstance(rngs, nnx.RngStream) and rngs.tag == "carry":
             rngs = None  # that of nnx.Bidirectional, for carries, which start from zeros here
+        if isinstance(rngs, jax.Array):
+            rngs = nnx.Rngs(dropout=rngs)  # from which each site draws a mask of its own
 
         def drop(x: jax.Array) -> jax.Array:
             return self.dropout(x, deterministic=deterministic, rngs=rngs)

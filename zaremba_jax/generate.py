@@ -69,13 +69,16 @@ def generate(
       key: decides all that is drawn.
 
     Raises:
-      ValueError: there is no model, no token in the prompt, or nothing to draw.
+      ValueError: there is no model, no token in the prompt, or nothing to draw, or the models
+        have different vocabularies.
     """
     if not len(models) or not len(prompt) or length < 1 or samples < 1:
         raise ValueError(
             f"{samples} samples of {length} tokens after a prompt of {len(prompt)} from"
             f" {len(models)} models: give at least one of each"
         )
+    if len({model.vocabulary.fingerprint for model in models}) > 1:
+        raise ValueError("models of different vocabularies: take those that one corpus trained")
     drawn = _generate(
         tuple(model.params for model in models),
         tuple(expected_masks(model.config) for model in models),
@@ -139,7 +142,7 @@ def mixture(scores: Float[Array, "models samples vocabulary"]) -> Scores:
 
 def draw(sampling: Sampling, scores: Float[Array, " vocabulary"], key: Key) -> Int[Array, ""]:
     """A token, from logits or logarithms of probabilities."""
-    if sampling.temperature == 0:
+    if sampling.temperature < jnp.finfo(scores.dtype).tiny:  # which some devices take for 0
         return scores.argmax()
     return jax.random.categorical(key, restrict(sampling, scores))
 
@@ -151,7 +154,7 @@ def restrict(
 
     A token that is as probable as the last one kept is kept too. The temperature is above 0.
     """
-    scores = scores / sampling.temperature
+    scores = (scores - scores.max()) / sampling.temperature
     if 0 < sampling.top_k < len(scores):
         scores = _at_least(scores, jax.lax.top_k(scores, sampling.top_k)[0][-1])
     if sampling.top_p < 1:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from zaremba_jax.array_types import (
     Key,
@@ -25,7 +26,10 @@ from zaremba_jax.softmax import logits, softmax_nll
 
 
 def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> ModelParams:
-    """Draws every parameter, biases too, float32 uniform in ±`init_scale` (section 4.1)."""
+    """Draws every parameter, biases too, uniform in ±`init_scale` (section 4.1).
+
+    They are float32, float64 under `jax_enable_x64`.
+    """
     keys = iter(jax.random.split(key, (3 + config.second_bias) * config.layers + 3))
 
     def uniform(*shape: int) -> jax.Array:
@@ -77,7 +81,13 @@ def unroll(
     masks: Masks | None = None,
     compute: ComputeConfig = ComputeConfig(),
 ) -> Unrolled:
-    """All but the softmax; arguments as of `apply`."""
+    """All but the softmax; arguments and errors as of `apply`."""
+    dtype = params.embedding.dtype
+    if jnp.finfo(dtype).bits < 32:
+        raise ValueError(
+            f"parameters of {dtype}: too short for training and for sums; keep them float32, and"
+            ' have products of bfloat16 by ComputeConfig(precision="bfloat16")'
+        )
     masks = masks or Masks()
     inputs = drop(params.embedding[tokens], masks.words)
     outputs, state = deep_rnn(params.layers, inputs, state, masks, compute)
@@ -103,6 +113,9 @@ def apply(
 
     Returns:
       The logits of the next token at every time step, and the state after the last.
+
+    Raises:
+      ValueError: the parameters are of half precision.
     """
     unrolled = unroll(params, tokens, state, masks, compute)
     return logits(softmax_of(params), unrolled.dropped, compute), unrolled.state

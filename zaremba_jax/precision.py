@@ -17,7 +17,16 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def operand(x: Float[Array, "*shape"], precision: Precision) -> Float[Array, "*shape"]:
-    """`x` as a factor of a product: rounded in bfloat16, as it is in float32."""
+    """`x` as a factor of a product: rounded in bfloat16, as it is in float32.
+
+    Raises:
+      ValueError: float64 is to be rounded, whose products would be sums of float32.
+    """
+    if precision == "bfloat16" and x.dtype == jnp.float64:
+        raise ValueError(
+            "precision=bfloat16: is for numbers of float32, and these are float64; take"
+            " precision=float32, or turn jax_enable_x64 off"
+        )
     return x.astype(jnp.bfloat16) if precision == "bfloat16" else x
 
 

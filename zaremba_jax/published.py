@@ -165,10 +165,12 @@ def load_published(
 
     Raises:
       FileNotFoundError: the folder lacks a file.
-      ValueError: a file is not the published one.
+      ValueError: there is no such corpus, or a file is not the published one.
       ConnectionError: no address could be reached.
       OSError: `cache` cannot be written to.
     """
+    if name not in PUBLISHED:
+        raise ValueError(f"{name}: no such corpus; take one of {', '.join(PUBLISHED)}")
     entry = PUBLISHED[name]
     data_dir = data_dir or os.environ.get(folder_variable(name))
     if data_dir:

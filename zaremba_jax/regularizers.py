@@ -33,7 +33,7 @@ Rates = Mapping[str, float | Scalar]
 def active_rates(config: RegularizerConfig) -> Rates:
     """The strength of every method that is on, by the name of its setting."""
     values = dataclasses.asdict(config)
-    return {name: x for name, x in values.items() if isinstance(x, int | float) and x > 0}
+    return {name: float(x) for name, x in values.items() if isinstance(x, int | float) and x > 0}
 
 
 def sample_masks(

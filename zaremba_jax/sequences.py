@@ -92,7 +92,7 @@ def run_sequences(
         return flip_sequences(x, lengths, num_batch_dims=1, time_major=True)
 
     x = jnp.moveaxis(inputs, time_axis, 0)
-    x = x.reshape(len(x), batch, -1).astype(dtype)
+    x = x.reshape(len(x), batch, x.shape[-1]).astype(dtype)
     x = turn(x) if order.reverse else x
     start = zero_state(layers, batch)
     if carry is not None:
@@ -110,7 +110,7 @@ def run_sequences(
         ends.append(_carry(end, batch_shape))
     x = drop(x) if drop_output else x
     x = turn(x) if order.reverse and order.keep_order else x
-    outputs = jnp.moveaxis(x.reshape(len(x), *batch_shape, -1), 0, time_axis)
+    outputs = jnp.moveaxis(x.reshape(len(x), *batch_shape, x.shape[-1]), 0, time_axis)
     results = (tuple(ends), outputs) if order.return_carry else outputs
     return jax.tree.map(lambda x: x.astype(given), results)
 
@@ -183,10 +183,10 @@ def _state(
             f"a carry with arrays of the shapes {found} for a layer of {layer.cell}: give"
             f" {' and '.join(names)}, {shape} each"
         )
-    parts = [jnp.asarray(part, dtype).reshape(-1, shape[-1]) for part in parts]
+    parts = [jnp.asarray(part, dtype).reshape(math.prod(batch_shape), shape[-1]) for part in parts]
     return HiddenState(*parts) if len(parts) == 1 else LSTMState(hidden=parts[1], cell=parts[0])
 
 
 def _carry(state: LayerState, batch_shape: tuple[int, ...]) -> Any:
-    hidden = state.hidden.reshape(*batch_shape, -1)
+    hidden = state.hidden.reshape(*batch_shape, state.hidden.shape[-1])
     return (state.cell.reshape(hidden.shape), hidden) if isinstance(state, LSTMState) else hidden

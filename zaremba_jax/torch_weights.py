@@ -160,6 +160,7 @@ def config_for(params: ModelParams) -> Config:
         hidden_size=hidden,
         embedding_size=0 if params.embedding.shape[1] == hidden else params.embedding.shape[1],
         tie_weights=isinstance(params.softmax, TiedSoftmaxParams),
+        second_bias=isinstance(params.layers[0], TwoBiasLayerParams),
     )
 
 

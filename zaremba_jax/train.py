@@ -20,7 +20,7 @@ from zaremba_jax.array_types import (
     Window,
     Windows,
 )
-from zaremba_jax.config import ComputeConfig, Config
+from zaremba_jax.config import ComputeConfig, Config, RegularizerConfig
 from zaremba_jax.model import init_params, softmax_of, unroll
 from zaremba_jax.optimizer import make_optimizer
 from zaremba_jax.regularizers import (
@@ -129,12 +129,15 @@ def train_step(
     Returns:
       The next state, and the mean nats a token of this window, dropout on; with `watch`,
       [2]: those, and the global norm of the gradient before it is clipped.
+
+    Raises:
+      ValueError: a rate is of no regularizer.
     """
     rnn_state = state.rnn_state
     if not config.train.carry_over_epochs:
         epoch_starts = state.step % windows_per_epoch == 0
         rnn_state = jax.tree.map(lambda x: jnp.where(epoch_starts, 0, x), rnn_state)
-    rates = {**active_rates(config.regularizers), **(rates or {})}
+    rates = {**active_rates(config.regularizers), **_known(rates or {})}
     tokens, vocabulary_size = window[:-1], len(state.params.embedding)
     mask_key, weight_key = jax.random.split(jax.random.fold_in(state.key, state.step))
     masks = sample_masks(config, rates, tokens, vocabulary_size, key=mask_key)
@@ -175,6 +178,13 @@ def train_step(
     )
     record = jnp.stack([nll, optax.tree.norm(gradient)]) if watch else nll
     return next_state, record
+
+
+def _known(rates: Rates) -> Rates:
+    known = {"learning_rate", *(field.name for field in dataclasses.fields(RegularizerConfig))}
+    if unknown := sorted(rates.keys() - known):
+        raise ValueError(f"rates of {', '.join(unknown)}: must be of {', '.join(sorted(known))}")
+    return rates
 
 
 def padded_streams(batch_size: int, devices: int) -> int:

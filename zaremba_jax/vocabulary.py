@@ -112,9 +112,11 @@ class Vocabulary:
         """The ids of `tokens`, int32 [N]; one outside the vocabulary becomes `<unk>`.
 
         Raises:
-          ValueError: a token is outside a vocabulary that has no `<unk>`; the message
-            starts with `source`.
+          ValueError: a token is outside a vocabulary that has no `<unk>`, or words are given
+            as one text; the message starts with `source`.
         """
+        if self.unit == "word" and isinstance(tokens, str):
+            raise ValueError(f"{source}: is a text and no list of words; split it with `tokens`")
         try:
             return np.fromiter(map(self._ids.__getitem__, tokens), np.int32)
         except KeyError as missing:

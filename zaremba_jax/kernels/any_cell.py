@@ -9,6 +9,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs, RecurrentMasks
 from zaremba_jax.cells import add_biases, advance, drop_hidden, project_inputs
@@ -24,8 +25,8 @@ def cell_layer(
 ) -> tuple[Outputs, LayerState]:
     """Runs one layer over all time steps.
 
-    Equal to a scan of `cells.step` in values and gradients, those of the initial state
-    included; masks have no gradient. Reverse-mode differentiation only.
+    Equal to a scan of `cells.step` in values and gradients, those of the initial state and
+    of masks included. Reverse-mode differentiation only.
 
     Args:
       params: the layer's weights and its kind of cell.
@@ -73,17 +74,20 @@ def _backward(precision, residuals, cotangents):
     def step(d_state, now):
         d_output, projected, recurrent, before, masks = now
 
-        def equations(projected, recurrent, before):
+        def equations(projected, recurrent, before, masks):
             return advance(params.cell, projected, recurrent, before, masks)
 
-        _, pull_back = jax.vjp(equations, projected, recurrent, before)
-        d_projected, d_recurrent, d_before = pull_back(_add_hidden(d_state, d_output))
+        d_after = dataclasses.replace(d_state, hidden=d_state.hidden + d_output)
+        _, pull_back = jax.vjp(equations, projected, recurrent, before, masks)
+        d_projected, d_recurrent, *d_direct = pull_back(d_after)
         d_gates = operand(d_recurrent, precision)
-        d_hidden = multiply_rows(d_gates, weights, contract=1)
-        d_hidden = d_hidden if masks.hidden is None else d_hidden * masks.hidden
-        return _add_hidden(d_before, d_hidden), (d_projected, d_gates)
+        _, pull_back = jax.vjp(drop_hidden, before, masks)
+        d_through_product = pull_back(multiply_rows(d_gates, weights, contract=1))
+        d_before, d_masks = jax.tree.map(jnp.add, tuple(d_direct), d_through_product)
+        return d_before, (d_projected, d_gates, d_masks)
 
-    d_state, (d_projected, d_gates) = jax.lax.scan(
+    # Where nobody asks for the gradients of masks, XLA leaves them out.
+    d_state, (d_projected, d_gates, d_masks) = jax.lax.scan(
         step, d_final, (d_outputs, projected, recurrent, before, masks), reverse=True
     )
     d_inputs_gates = operand(d_projected, precision)
@@ -94,11 +98,7 @@ def _backward(precision, residuals, cotangents):
         bias=d_projected.sum(axis=(0, 1)),
     )
     d_inputs = multiply(d_inputs_gates, operand(params.input_weights, precision), contract=1)
-    return d_params, d_inputs, d_state, None
-
-
-def _add_hidden(state: LayerState, hidden: jax.Array) -> LayerState:
-    return dataclasses.replace(state, hidden=state.hidden + hidden)
+    return d_params, d_inputs, d_state, d_masks
 
 
 _layer.defvjp(_forward, _backward)
