@@ -113,7 +113,8 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
     models += [override(model, precision="bfloat16") for model in models]
     for number, model in enumerate(models):
         color, name = f"C{number}", model_name(model)
-        curves = np.array([c for r in records if r.model == model for c in r.curves])
+        own = [record for record in records if record.model == model]
+        curves = np.array([curve for record in own for curve in record.curves])
         if curves.size:
             epochs = range(1, curves.shape[1] + 1)
             left.plot(
@@ -122,8 +123,13 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
             left.fill_between(
                 epochs, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2
             )
+        tests = [test for record in own for _, test in record.perplexities.values()]
         if name in mixtures:
             _draw_mixtures(right, mixtures[name]["mixtures"], "test", name, color)
+        elif tests:
+            spread = np.std(tests, ddof=1) if len(tests) > 1 else 0.0
+            single = {"members": 1, "test_perplexity": np.mean(tests), "test_spread": spread}
+            _draw_mixtures(right, [single], "test", name, color)
     for number, (name, paper) in enumerate(PAPER_PERPLEXITIES.items()):
         figures = [test for _, test in paper.values()]
         right.plot(list(paper), figures, "x", color=f"C{number}", label=f"{name}, paper")

@@ -3,7 +3,9 @@ import struct
 import pytest
 
 from experiments import figures
-from experiments.figures import draw_curves, draw_scaling
+from experiments.figures import draw_curves, draw_scaling, draw_table1
+from experiments.records import Record
+from zaremba_jax.config import MEDIUM, SMALL, override
 
 HISTORY = [
     {
@@ -129,3 +131,26 @@ def test_scaling_has_a_panel_a_setting_and_a_line_a_contender(tmp_path, closed):
         assert [line.get_label() for line in panel.lines] == ["ours", "theirs"]
         assert [list(line.get_ydata()) for line in panel.lines] == [[2, 4, 8]] * 2
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_shows_a_model_alone_where_none_are_averaged(tmp_path, closed):
+    tests = {("small", 0): 114.0, ("small", 1): 116.0, ("medium", 0): 83.0}
+    records = [
+        Record(
+            config=override(SMALL if name == "small" else MEDIUM, seed=seed),
+            summary={"seed": seed, "valid_perplexity": 1.0, "test_perplexity": test},
+            history=HISTORY,
+        )
+        for (name, seed), test in tests.items()
+    ]
+    averaged = [{"members": n, "test_perplexity": 115.0 - n, "test_spread": 0.5} for n in (1, 2)]
+    for mixtures, small in (
+        ({}, [(1, 115.0)]),
+        ({"small": {"mixtures": averaged}}, [(1, 114.0), (2, 113.0)]),
+    ):
+        draw_table1(tmp_path / "table1.png", records, mixtures)
+        drawn = {
+            bars.get_label(): [tuple(point) for point in bars.lines[0].get_xydata()]
+            for bars in closed[-1].axes[1].containers
+        }
+        assert drawn == {"small": small, "medium": [(1, 83.0)]}

@@ -171,6 +171,7 @@ def test_ci_runs_the_test_commands_as_written(command):
 # Models alone in the table of perplexities, with what they are compared to there.
 SINGLES = {
     "small-bfloat16-seed0": "paper: {paper_valid_perplexity}, {paper_test_perplexity}",
+    "medium-precision=bfloat16-seed0": "paper: {paper_valid_perplexity}, {paper_test_perplexity}",
     "quick-seed0": "exact floor of the source: {floor_perplexity:.1f};"
     " unigram: {unigram_perplexity:.1f}",
 }

@@ -214,9 +214,7 @@ def test_members_under_rates_of_their_own_equal_runs_whose_configurations_say_so
 
 
 def test_rate_of_no_regularizer_is_refused(text):
-    with pytest.raises(
-        ValueError, match="rates of droput: must be of activation_l2, "
-    ):
+    with pytest.raises(ValueError, match="rates of droput: must be of activation_l2, "):
         train_windows(CONFIG, fresh(text), text, 1, {"droput": 0.5})
 
 
