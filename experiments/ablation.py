@@ -7,6 +7,7 @@ its figures, and `results.json`.
 import dataclasses
 import functools
 import itertools
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +34,10 @@ from zaremba_jax.published import load_published
 from zaremba_jax.toy_corpus import toy_corpus
 
 LAGS_COUNTED = (1, 10, 100)
+_ASKED = (
+    *("methods", "cells", "corpus", "seeds", "rates", "train_tokens", "layers", "hidden_size"),
+    *("epochs", "memory_steps", "memory_lags", "memory_rate"),
+)
 
 _CHOICES = {"methods": list(ablation_language.METHODS), "cells": list(CELLS)}
 for _name, _known in _CHOICES.items():
@@ -87,12 +92,35 @@ def configure() -> tuple[Config, Corpus]:
             f"--train_tokens={FLAGS.train_tokens}: cannot fill {config.train.batch_size} streams"
             f" of {config.train.unroll} + 1; give at least {needed}"
         )
-    Path(FLAGS.workdir).mkdir(parents=True, exist_ok=True)
+    _check_folder(Path(FLAGS.workdir))
     if FLAGS.corpus == "ptb":
         whole = load_published("ptb", FLAGS.data_dir)
     else:
         whole = toy_corpus(valid_tokens=ablation_language.VALIDATION_TOKENS)
     return config, dataclasses.replace(whole, train=whole.train[: FLAGS.train_tokens])
+
+
+def _asked() -> dict[str, Any]:
+    return {name: FLAGS[name].value for name in _ASKED}
+
+
+def _check_folder(folder: Path) -> None:
+    """Makes the folder of the report.
+
+    Raises:
+      ValueError: it has one of other settings.
+      OSError: it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "results.json"
+    try:
+        held = dict(json.loads(path.read_text())).get("asked") if path.exists() else _asked()
+    except (ValueError, TypeError):
+        held = None
+    if held != _asked():
+        raise ValueError(
+            f"--workdir={folder}: holds a report of other settings; name another, or remove it"
+        )
 
 
 class Watch:
@@ -201,6 +229,7 @@ def gather(config: Config, corpus: Corpus, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     found = work(config, corpus, console)
     return {
+        "asked": _asked(),
         "config": to_dict(config),
         "corpus": corpus.name,
         "floor_perplexity": corpus.floor_perplexity,

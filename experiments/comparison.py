@@ -89,7 +89,8 @@ def print_comparison(console: Console, lines: list[Line]) -> None:
     """Prints the part of the table that fits on a terminal."""
     table = Table(title="Perplexity")
     for title in _PRINTED:
-        table.add_column(title, justify="left" if title == "run" else "right")
+        justify = "left" if title == "run" else "right"
+        table.add_column(title, justify=justify, overflow="fold")
     for line in lines:
         table.add_row(*(line[title] for title in _PRINTED))
     console.print(table)

@@ -1,6 +1,8 @@
 """Trains many models and averages them: `python -m experiments.ensemble --config=small`."""
 
 import functools
+import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,14 +21,15 @@ from experiments.mixtures import (
     summarize_members,
     summarize_mixtures,
 )
+from experiments.records import model_of
 from experiments.run_flags import (
-    TEXT_FILES,
     configure,
     default_workdir,
     draw,
     join_hosts,
     load_corpus,
     train_to_the_end,
+    with_text,
 )
 from experiments.workdir import Workdir, write_json
 from zaremba_jax.config import settings
@@ -91,12 +94,12 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
     folders, asked = named_runs(paths), asked_sizes(len(paths))
     configs = [config_of(folder) for folder in folders]
     workdir = default_workdir("mixture", *(folder.path.name for folder in folders))
-    if workdir.config.exists():
+    if workdir.config.exists() or _averaged(workdir) not in (None, _resolved(folders)):
         raise ValueError(
-            f"--workdir={workdir.path}: holds a run, whose summary would be lost; name another"
+            f"--workdir={workdir.path}: holds a run or other models averaged, whose summary would"
+            " be lost; name another"
         )
-    if configs[0].corpus == "files" and not all(FLAGS[name].value for name in TEXT_FILES):
-        raise ValueError(f"--from={paths[0]}: has its own text; give --{', --'.join(TEXT_FILES)}")
+    with_text(configs[0], {"corpus": configs[0].corpus})
     console, corpus = join_hosts(), load_corpus(configs[0])
     valid, test, members = [], [], []
     for folder in folders:
@@ -106,9 +109,31 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
             test.append(run.nll(corpus.test))
         members.append({"run": str(folder.path), **member_record(valid[-1], test[-1])})
     sizes = sizes_for(asked, len(paths))
-    summary = summarize_mixtures(configs[0], corpus, np.stack(valid), np.stack(test), sizes)
+    summary = summarize_mixtures(
+        configs[0],
+        corpus,
+        np.stack(valid),
+        np.stack(test),
+        sizes,
+        alike=all(model_of(config) == model_of(configs[0]) for config in configs),
+    )
     workdir.path.mkdir(parents=True, exist_ok=True)
     return summary | {"members": members}, workdir, console
+
+
+def _averaged(workdir: Workdir) -> list[Path] | None:
+    """The runs whose mixture a folder has the record of; None where it has none."""
+    if not workdir.summary.exists():
+        return None
+    try:
+        members = json.loads(workdir.summary.read_text())["members"]
+        return _resolved([Workdir(member["run"]) for member in members])
+    except (ValueError, KeyError, TypeError):
+        return []  # of something else
+
+
+def _resolved(folders: list[Workdir]) -> list[Path]:
+    return [folder.path.resolve() for folder in folders]
 
 
 def _is_given(name: str) -> bool:

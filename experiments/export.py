@@ -8,6 +8,7 @@ from safetensors.numpy import save
 from experiments import command_line
 from experiments.command_line import FLAGS, fail
 from experiments.models import load_models
+from experiments.workdir import write_bytes
 from zaremba_jax.exported import (
     FOLDER_VOCABULARY,
     Model,
@@ -19,6 +20,7 @@ from zaremba_jax.exported import (
     save_model,
 )
 from zaremba_jax.portable import portable_scoring
+from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.torch_weights import config_for, model_from_torch, model_to_torch
 
 flags.DEFINE_list("workdir", None, "a finished run, a member of an ensemble or a .safetensors file")
@@ -33,8 +35,8 @@ def main() -> None:
     """Reads one model and writes it in another form."""
     out = Path(FLAGS.out)
     try:
-        if out.is_dir() != (FLAGS.to == "folder") and out.exists():
-            raise ValueError(f"--out={out}: is there, and no {_kind()}; name another")
+        if out.exists() and (FLAGS.to != "folder" or not out.is_dir()):
+            raise ValueError(f"--out={out}: is there; name a new {_kind()}")
         if out.is_dir() and any(out.iterdir()) and not (out / FOLDER_VOCABULARY).exists():
             raise ValueError(f"--out={out}: holds other things than an export; name a new folder")
         write(out, read())
@@ -66,7 +68,7 @@ def read() -> Model:
     arrays, _ = read_safetensors(FLAGS.from_torch)
     try:
         params = model_from_torch(arrays)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"--from_torch={FLAGS.from_torch}: {error}") from None
     return assemble(FLAGS.from_torch, named_arrays(params), config_for(params), vocabulary)
 
@@ -82,11 +84,14 @@ def write(out: Path, model: Model) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     if FLAGS.to == "model":
         return save_model(out, model)
-    if FLAGS.to == "torch":
-        content = save(model_to_torch(model.params), {"format": "pt"})
-    else:
-        content = portable_scoring(model)
-    out.write_bytes(content)
+    if FLAGS.to == "stablehlo":
+        return write_bytes(out, portable_scoring(model))
+    if expected_masks(model.config) is not None:
+        raise ValueError(
+            "--to=torch: no torch.nn.LSTM has zoneout, by whose expectation this model predicts;"
+            " take another form"
+        )
+    write_bytes(out, save(model_to_torch(model.params), {"format": "pt"}))
 
 
 def _kind() -> str:

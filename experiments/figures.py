@@ -39,7 +39,7 @@ def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, An
             upper.axhline(
                 summary[name], color="black", linestyle=style, label=f"{label}: {summary[name]:.1f}"
             )
-    upper.set(yscale="log", ylabel="perplexity", title=f"{summary['corpus']}, {summary['name']}")
+    upper.set(yscale="log", ylabel="perplexity", title=_title(summary))
     _label_plainly(upper)
     upper.legend()
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -66,7 +66,7 @@ def draw_mixtures(path: Path, summary: dict[str, Any]) -> None:
         xscale="log",
         xlabel="models averaged",
         ylabel="perplexity",
-        title=f"{summary['corpus']}, {summary['name']}",
+        title=_title(summary),
     )
     sizes = [mixture["members"] for mixture in mixtures]
     axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
@@ -99,7 +99,7 @@ def draw_sweep(path: Path, summary: dict[str, Any]) -> None:
     axes.set(
         xlabel=name,
         ylabel="validation perplexity",
-        title=f"{summary['corpus']}, {summary['name']}",
+        title=_title(summary),
     )
     if others:
         axes.legend()
@@ -174,7 +174,7 @@ def comparison_svg(histories: dict[str, list[dict[str, Any]]]) -> str:
     ):
         for run, history in histories.items():
             epochs = [line["epoch"] for line in history]
-            label = " " + run.replace("$", r"\$")  # a label that starts with _ is left out
+            label = f" {_plain(run)}"  # a label that starts with _ is left out
             axes.plot(epochs, [line[name] for line in history], marker=".", label=label)
         axes.set(xlabel="epoch", yscale="log", title=title)
         _label_plainly(axes)
@@ -303,6 +303,15 @@ def _label_plainly(axes: Any) -> None:
     """Numbers in place of powers of ten along a short logarithmic axis."""
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
+
+
+def _title(summary: dict[str, Any]) -> str:
+    return _plain(f"{summary['corpus']}, {summary['name']}")
+
+
+def _plain(text: str) -> str:
+    """As it is written: no mathematics, and of what is no text a question mark."""
+    return text.replace("$", r"\$").encode(errors="replace").decode()
 
 
 def _save(figure: Any, path: Path) -> None:

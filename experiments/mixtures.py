@@ -22,16 +22,22 @@ def sizes_for(asked: list[int] | None, members: int) -> list[int]:
 
 
 def summarize_mixtures(
-    config: Config, corpus: Corpus, valid: MemberNLL, test: MemberNLL, sizes: list[int]
+    config: Config,
+    corpus: Corpus,
+    valid: MemberNLL,
+    test: MemberNLL,
+    sizes: list[int],
+    alike: bool = True,
 ) -> dict[str, Any]:
     """The record of all mixtures; a row of `valid` and `test` a member that takes part.
 
     Args:
-      config: of the members, of which the first's decides what of the paper to compare to.
+      config: of the first member.
       corpus: what was read.
       valid: nats of every token of the validation text.
       test: and of the test text.
       sizes: how many members to average.
+      alike: whether all are of this configuration, whose figures of the paper then stand beside.
     """
 
     def mixture(size: int) -> dict[str, Any]:
@@ -39,7 +45,7 @@ def summarize_mixtures(
             name: mixture_perplexities(nll, size)
             for name, nll in (("valid", valid), ("test", test))
         }
-        paper = paper_perplexity(config, size)
+        paper = paper_perplexity(config, size) if alike else (None, None)
         return {
             "members": size,
             "subsets": len(measured["test"]),

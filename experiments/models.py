@@ -17,6 +17,8 @@ def load_models(paths: list[str]) -> list[Model]:
       ValueError: a path holds no model, or they have different vocabularies.
       FileNotFoundError: a path is not there.
     """
+    whole = ",".join(paths)  # of one path in whose name there are commas
+    paths = [whole] if whole and Path(whole).exists() else paths
     files = [file for path in paths for file in _model_files(Path(path))]
     if not files:
         raise ValueError("--workdir: names no model; give the folder of a finished run")

@@ -115,7 +115,7 @@ def open_job(job: Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Co
     Raises:
       ValueError: the folder holds another run, or its checkpoints are damaged.
     """
-    more = {"members": job.count} if job.count > 1 else {}
+    more = {"members": job.count} if job.count > 1 or jax.process_count() > 1 else {}
     workdir.check(job.config, **more)
     if not more:
         return open_run(job.config, corpus, workdir, console)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -96,10 +97,28 @@ def join_hosts() -> Console:
                 f"--coordinator_address={address}: needs --num_processes and, below it,"
                 " --process_id"
             )
+        _check_address(host, int(port), place)
         jax.distributed.initialize(address, count, place)
     return Console(
         highlight=False, markup=False, quiet=address is not None and jax.process_index() > 0
     )
+
+
+def _check_address(host: str, port: int, place: int) -> None:
+    """Refuses what ends in a crash, or after minutes, once jax is given it.
+
+    Raises:
+      ValueError: the host is not known, or of process 0 the port is not free.
+    """
+    try:
+        socket.getaddrinfo(host.strip("[]"), port)
+        if place == 0:
+            socket.create_server(("", port)).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"--coordinator_address={host}:{port}: {error}; give the host of process 0 and a free"
+            " port of it"
+        ) from None
 
 
 def configure(**more: object) -> tuple[Config, Workdir]:
@@ -138,7 +157,10 @@ def with_text(config: Config, changes: dict[str, int | float | str]) -> Config:
         if not all(own_text):
             raise ValueError("--train_file, --valid_file and --test_file go together: give all")
         if changes.setdefault("corpus", "files") != "files":
-            raise ValueError(f"--corpus={config.corpus}: leave it out when --train_file is given")
+            raise ValueError(
+                f"--train_file: is your own text, and this run reads {config.corpus}; leave out"
+                " --train_file or --corpus"
+            )
         config = override(config, corpus="files")
     elif config.corpus == "files":
         raise ValueError("--corpus=files: give --train_file, --valid_file and --test_file")

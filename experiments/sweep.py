@@ -182,7 +182,7 @@ def _cell(figures: list[float]) -> str:
 
 
 def _as_flags(setting: dict[str, float]) -> str:
-    return " ".join(f"--{name}={value:g}" for name, value in setting.items())
+    return " ".join(f"--{name}={value!r}" for name, value in setting.items())
 
 
 if __name__ == "__main__":

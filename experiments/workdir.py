@@ -135,6 +135,11 @@ def write_text(path: Path, text: str) -> None:
     _write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, all of it or nothing."""
+    _write(path, lambda partial: partial.write_bytes(content))
+
+
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes arrays by their names, in NumPy's format, all of them or nothing."""
 

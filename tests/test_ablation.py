@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from program import assert_refused, run_elsewhere
+from program import assert_refused, content, run_elsewhere
 
 from experiments import ablation_language, recall
 from experiments.ablation_language import (
@@ -236,6 +236,7 @@ MISTAKES = {
     "--data_dir=ptb": "--corpus=ptb",
     "--corpus=files": "corpus",
     "--workdir=a_file": "a_file",
+    "--workdir=held": "held: holds a report of other settings; name another",
 }
 
 
@@ -243,8 +244,12 @@ MISTAKES = {
 def refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refused")
     (folder / "a_file").touch()
+    (folder / "held").mkdir()
+    (folder / "held" / "results.json").write_text('{"asked": {"seeds": 9}}')
+    before = content(folder)
     outcomes = dict(zip(MISTAKES, run(*([flag] for flag in MISTAKES), cwd=folder), strict=True))
-    assert not [path for path in folder.rglob("*") if path.is_file() and path.name != "a_file"]
+    written = content(folder).items() - before.items()
+    assert not [path for path, found in written if found is not None]
     return outcomes
 
 

@@ -148,6 +148,10 @@ def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(fini
         assert [row[name] for row in mixture["mixtures"]] == pytest.approx(expected, rel=1e-5)
     (folder / "train.txt").write_text("a b c d e f g h\n" * 200)
     assert_refused(run("--from=seed0,seed1", *TEXT), "seed0: holds a run on another text")
+    before = content(folder)
+    refused = run("--from=seed1", *TEXT, "--workdir=pair")
+    assert_refused(refused, "--workdir=pair: holds a run or other models averaged, whose summary")
+    assert content(folder) == before
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
@@ -238,6 +242,10 @@ BAD_FLAGS = [
     (["--data_parallel=7"], ["data_parallel=7: does not divide the 1 devices"]),
     (["--process_id=0"], ["--num_processes, --process_id: give --coordinator_address"]),
     (["--coordinator_address=a:1"], ["--coordinator_address=a:1: needs --num_processes and"]),
+    (
+        ["--coordinator_address=no.such:1", "--num_processes=2", "--process_id=1"],
+        ["--coordinator_address=no.such:1: ", "give the host of process 0 and a free port of it"],
+    ),
     (["--coordinator_address=a"], ["--coordinator_address=a: must be HOST:PORT, or cluster"]),
     (["--from=a,b", "--coordinator_address=cluster"], ["--from: one process averages; leave"]),
     (["--from=absent"], ["absent: holds no run of experiments.ptb", "name the --workdir of one"]),
@@ -267,5 +275,8 @@ def test_folder_of_other_members_is_refused_naming_both_values(finished, folder)
     assert_refused(outcome, "members (3 there, 4 here);")
     assert_refused(run("--from=run", *TEXT), "run: holds no run of experiments.ptb")
     refused = run("--from=a", "--workdir=run")
-    assert_refused(refused, "--workdir=run: holds a run, whose summary would be lost; name another")
+    assert_refused(refused, "--workdir=run: holds a run or other models averaged")
+    refused = run("--from=a", *TEXT)
+    assert_refused(refused, "--train_file: is your own text, and this run reads toy; leave out")
+    assert_refused(run("--from=a", "--data_dir=b"), "--data_dir=b: holds a published corpus")
     assert content(folder) == before

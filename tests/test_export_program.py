@@ -1,5 +1,6 @@
 """The program that writes models in other forms and takes them from torch's."""
 
+import dataclasses
 import json
 
 import jax
@@ -51,10 +52,21 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
     ids, state = np.array([[1], [0], [2], [1]], np.int32), ((np.zeros((1, 2), np.float32),) * 2,)
     nats, _ = score(ids[:-1], ids[1:], state)
     np.testing.assert_allclose(nats[:, 0], text_nll(MODEL.params, ids[:, 0]), rtol=1e-5)
+    zoneout = override(CONFIG, zoneout_hidden=0.5)
+    write_model(Workdir(tmp_path / "zoneout").model, dataclasses.replace(MODEL, config=zoneout))
+    flat = {name: np.zeros(3, np.float32) for name in model_to_torch(MODEL.params)}
+    (tmp_path / "flat.safetensors").write_bytes(save(flat))
     before = content(tmp_path)
     refused = {
-        "--out=run: is there, and no file": ["--workdir=run", "--to=torch", "--out=run"],
-        "--out=words.json: is there, and no folder": ["--workdir=run", "--out=words.json"],
+        "--out=run: is there; name a new file": ["--workdir=run", "--to=torch", "--out=run"],
+        "--out=run/model.safetensors: is there; name a new file": [
+            *("--workdir=run", "--to=torch", "--out=run/model.safetensors")
+        ],
+        "--out=words.json: is there; name a new folder": ["--workdir=run", "--out=words.json"],
+        "--to=torch: no torch.nn.LSTM has zoneout": ["--workdir=zoneout", "--to=torch", "--out=x"],
+        "--from_torch=flat.safetensors: ": [
+            *("--from_torch=flat.safetensors", "--vocabulary=words.json", "--out=x")
+        ],
         "--out=run: holds other things than an export": ["--workdir=run", "--out=run"],
         "error: bad.json: is no vocabulary": [
             *("--from_torch=torch.safetensors", "--vocabulary=bad.json", "--out=x")

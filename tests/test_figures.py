@@ -49,6 +49,11 @@ def drawn(tmp_path, closed):
     return draw
 
 
+def test_title_is_no_mathematics_whatever_a_text_is_called(drawn):
+    _, figure = drawn(HISTORY, corpus="from_$5_to_$9, caf\udce9")
+    assert figure.axes[0].get_title() == r"from_\$5_to_\$9, caf?, small"
+
+
 def legend(figure):
     return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 

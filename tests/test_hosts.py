@@ -1,9 +1,13 @@
 """Runs on several devices and in several processes, which stand for hosts, are those on one."""
 
 import contextlib
+import json
+import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import jax
@@ -159,6 +163,56 @@ def test_one_model_with_its_batch_on_two_hosts_that_slurm_knows_is_the_same_run(
     assert ends[1][1] == ""
     member = summary_of(reference)["members"][0]
     assert_same_perplexities([summary_of(folder / "spread")], [member])
+
+
+# `experiments.reproduce` where `small` is tiny and the Penn Treebank another text.
+REPRODUCE = """
+from experiments import command_line, reproduce
+from test_reproduce import TINY
+from zaremba_jax.config import PRESETS
+from zaremba_jax.encoding import read_corpus
+
+PRESETS["small"] = TINY
+reproduce.load_corpus = lambda _: read_corpus("PTB", "train.txt", "valid.txt", "test.txt")
+command_line.run(reproduce.main)
+"""
+
+
+@pytest.mark.slow
+def test_model_that_is_left_over_is_reproduced_on_two_hosts_too(folder):
+    flags = ("--rows=small", "--members=3", f"--chunk={CHUNK}", "--workdir=runs", "--results=held")
+    shared = (f"--coordinator_address=localhost:{free_port()}", "--num_processes=2")
+    env = os.environ | {
+        "PYTHONPATH": f"{program.ROOT}:{program.ROOT / 'tests'}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", REPRODUCE, *flags, *shared, f"--process_id={place}"],
+            cwd=folder,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for place in range(2)
+    ]
+    ends = ends_of(hosts)
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    assert {path.parent.name for path in folder.glob("held/*/summary.json")} == {
+        "small-seeds0-1",
+        "small-seed2",
+    }
+    mixtures = json.loads((folder / "held" / "small-mixtures.json").read_text())
+    assert mixtures["seeds"] == [0, 1, 2]
+
+
+def test_port_that_is_taken_is_refused(folder):
+    with socket.create_server(("", 0)) as held:
+        address = f"localhost:{held.getsockname()[1]}"
+        flags = (f"--coordinator_address={address}", "--num_processes=2", "--process_id=0")
+        outcome = program.run(*SINGLE, *flags, program=ptb)
+    assert_refused(outcome, f"--coordinator_address={address}: ", "give the host of process 0")
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ def folder(tmp_path_factory):
     """A run, an ensemble, a run that is not finished, and one on another text."""
     folder = tmp_path_factory.mktemp("runs")
     write_model(Workdir(folder / "run").model, make())
+    write_model(Workdir(folder / "dropout=0,0.5").model, make(seed=7))
     for seed in (3, 4):
         write_model(Workdir(folder / "ensemble").member(seed), make(seed))
     Workdir(folder / "unfinished").create(QUICK)
@@ -40,6 +41,8 @@ def test_models_are_found_in_runs_ensembles_and_files(folder):
     models = load_models([str(path) for path in paths])
     assert [model.config.seed for model in models] == [0, 3, 4, 4]
     np.testing.assert_array_equal(models[2].params.embedding, models[3].params.embedding)
+    (of_a_sweep,) = load_models(f"{folder}/dropout=0,0.5".split(","))  # as the flag is read
+    assert of_a_sweep.config.seed == 7
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ BAD_FLAGS = [
     (TEXT[:1], ["--train_file, --valid_file and --test_file go together", "give all"]),
     (TEXT[1:], ["--train_file, --valid_file and --test_file go together", "give all"]),
     (["--corpus=files"], ["--corpus=files", "give --train_file"]),
-    ([*TEXT, "--corpus=ptb"], ["--corpus=ptb", "leave it out"]),
+    ([*TEXT, "--corpus=ptb"], ["--train_file: is your own text", "reads ptb", "leave out"]),
     (["--corpus=wiki"], ["corpus='wiki'", "toy, ptb, ptb-char, wikitext-2, wikitext-103, text8, "]),
     (["--data_dir=d"], ["--data_dir=d", "reads toy", "--corpus=ptb", "leave it out"]),
     (["--config=small", "--data_dir=d"], ["d: lacks ptb.train.txt, ptb.valid.txt, ptb.test"]),

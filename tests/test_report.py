@@ -111,6 +111,15 @@ def test_folder_has_its_name_from_within_too_and_no_name_is_mathematics(folder, 
     assert "quick-seed0" in {row[0] for row in Page(Path("report.html").read_text()).rows}
 
 
+def test_names_are_printed_whole(folder):
+    names = [f"{'a-long-name-' * 6}{end}" for end in ("first", "second")]
+    for name in names:
+        shutil.copytree("quick-seed0", folder / name)
+    lines = run(*names).out.splitlines()
+    column = "".join(line.split("│")[1].strip() for line in lines if "│" in line)
+    assert all(name in column for name in names)
+
+
 def test_what_is_no_run_is_refused_in_a_line(folder):
     assert_refused(run("absent"), "absent: holds no run; name the --workdir of one")
     assert_refused(run(), "error: give RUN... beside the flags; see --help")

@@ -41,7 +41,7 @@ def test_models_of_a_sweep_are_the_runs_of_their_settings_and_the_best_is_kept(f
     assert [member["seed"] for line in lines for member in line["members"]] == [0, 1] * 6
     diverged = [line for line in lines if any(member["excluded"] for member in line["members"])]
     assert [line["setting"]["learning_rate"] for line in diverged] == [1e9, 1e9]
-    assert "--dropout=0.25 --learning_rate=1e+09 --seed=1: the loss became" in swept.out
+    assert "--dropout=0.25 --learning_rate=1000000000.0 --seed=1: the loss became" in swept.out
 
     for place, seed in ((1, 1), (3, 0)):
         asked = [f"--{name}={value}" for name, value in lines[place]["setting"].items()]
@@ -57,7 +57,7 @@ def test_models_of_a_sweep_are_the_runs_of_their_settings_and_the_best_is_kept(f
     finite = [line for line in lines if line not in diverged]
     best = min(finite, key=lambda line: sum(m["valid_perplexity"] for m in line["members"]))
     assert summary["best"] == best["setting"]
-    said = " ".join(f"--{name}={value:g}" for name, value in best["setting"].items())
+    said = " ".join(f"--{name}={value!r}" for name, value in best["setting"].items())
     assert f"best by validation: {said}" in swept.out
     for seed in (0, 1):
         model = load_model(folder / "sweep" / "members" / f"seed-{seed}.safetensors")
