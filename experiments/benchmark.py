@@ -39,6 +39,7 @@ from zaremba_jax.precision import Precision
 OURS = "zaremba_jax"
 PRECISIONS = get_args(Precision)
 TEXT_SETTINGS = frozenset({"corpus", "unit", "vocab_size", "min_count"})
+_PICTURES = (".png", ".svg", ".pdf")
 # What each setting of the scaling curves is set to, all others as the configuration has them.
 SCALES = {
     "hidden_size": (128, 256, 512, 1024),
@@ -244,6 +245,10 @@ def configure() -> Config:
         raise ValueError(
             f"--scaling={FLAGS.scaling}: is drawn by matplotlib;"
             " pip install 'zaremba-jax[plots]', or leave it out"
+        )
+    if FLAGS.scaling and Path(FLAGS.scaling).suffix not in _PICTURES:
+        raise ValueError(
+            f"--scaling={FLAGS.scaling}: is no picture; end its name in {', '.join(_PICTURES)}"
         )
     return config
 

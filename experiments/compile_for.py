@@ -54,14 +54,14 @@ for _name, (_what, _choices) in _CHOICES.items():
     flags.DEFINE_list(_name, _choices, f"{_what} to compile for, with commas between them")
     flags.register_validator(
         _name,
-        lambda values, known=frozenset(_choices): set(values) <= known,
-        message=f"only {', '.join(_choices)} are known",
+        lambda values, known=frozenset(_choices): bool(values) and set(values) <= known,
+        message=f"name some of {', '.join(_choices)}",
     )
 flags.DEFINE_integer("members", None, "compile an ensemble of so many instead", lower_bound=1)
 flags.DEFINE_list("devices", ["1"], "devices to spread the ensemble over, with commas")
 flags.register_validator(
     "devices",
-    lambda values: all(value.isdecimal() and int(value) > 0 for value in values),
+    lambda values: bool(values) and all(x.isdecimal() and int(x) > 0 for x in values),
     message="give numbers from 1 on, with commas",
 )
 flags.DEFINE_integer(

@@ -97,6 +97,7 @@ REFUSED = {
     "--vocab_size=50": ("--vocab_size", "random tokens of 10,000 words", "leave it out"),
     "--corpus=ptb --unit=char --min_count=2": ("--corpus, --min_count, --unit", "leave it out"),
     "--json=absent/results.json": ("--json=absent/results.json", "folder"),
+    "--scaling=scaling.txt": ("--scaling=scaling.txt", "is no picture", ".png"),
     "--scaling=absent/scaling.png": ("--scaling=absent/scaling.png", "folder"),
     "--json=tests": ("--json=tests", "file"),
 }

@@ -173,7 +173,8 @@ def test_program_without_a_compiler_ends_in_one_line():
 
 
 @pytest.mark.parametrize(
-    "flag", ["--targets=abacus", "--configs=quick", "--precisions=float64", "--devices=1,0"]
+    "flag",
+    ["--targets=abacus", "--configs=quick", "--precisions=float64", "--devices=1,0", "--targets="],
 )
 def test_program_refuses_what_it_does_not_know(flag):
     assert_refused(run_compile_for(flag), *re.findall(r"\w+", flag))
