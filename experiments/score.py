@@ -124,11 +124,20 @@ def reader_from_flags() -> Callable[[list[Model]], Reader]:
 
 
 def dynamic_reader(dynamic: DynamicConfig, models: list[Model]) -> Reader:
-    """Dynamic evaluation, for the rule rms with the gradients of `--train_file`."""
+    """Dynamic evaluation, for the rule rms with the gradients of `--train_file`.
+
+    Raises:
+      ValueError: that is too short, or cannot be read.
+    """
     train = None
     if dynamic.rule == "rms":
         ids = read_text(FLAGS.train_file, models[0]).stream
-        streams = max(min(_STREAMS, len(ids) // (dynamic.segment + 1)), 1)
+        streams = min(_STREAMS, len(ids) // (dynamic.segment + 1))
+        if streams < 1:
+            raise ValueError(
+                f"--train_file={FLAGS.train_file}: {len(ids)} tokens are fewer than the"
+                f" {dynamic.segment} + 1 of a step; give more, or a lower --dynamic_segment"
+            )
         train = jnp.asarray(windows(ids, streams, dynamic.segment))
 
     def read(model: Model, ids: np.ndarray) -> np.ndarray:

@@ -257,6 +257,7 @@ def test_program_scores_in_every_way_and_refuses_mistakes_in_one_line(tmp_path):
         [*both, "--scores=tokens.jsonl", "--each=token"],
         [*both, "--scores=scores.txt"],
         [*both, "--dynamic=rms"],
+        [*both, "--dynamic=rms", "--train_file=text.txt", "--dynamic_segment=99"],
         [*both, "--dynamic=sgd", "--cache_window=4"],
         [*both, "--independent", "--cache_window=4"],
         [*both, "--dynamic=sgd", "--dynamic_decay=2"],
@@ -293,6 +294,7 @@ def test_program_scores_in_every_way_and_refuses_mistakes_in_one_line(tmp_path):
     reasons = [
         "--scores=scores.txt: end the name in .jsonl or .tsv",
         "--dynamic=rms: give the training text with --train_file",
+        "--train_file=text.txt: 12 tokens are fewer than the 99 + 1 of a step; give more, or a",
         "--dynamic, --cache_window: give one of the two",
         "--independent: lines have no past",
         "dynamic_decay=2.0: must be finite, at least 0 and at most 1",
@@ -310,4 +312,4 @@ def test_program_scores_in_every_way_and_refuses_mistakes_in_one_line(tmp_path):
     for outcome, reason in zip(refused, reasons, strict=True):
         assert_refused(outcome, reason)
     assert content(tmp_path).keys() - before.keys() == {"scores.jsonl", "lines.tsv", "tokens.jsonl"}
-    assert "perplexity" in refused[11].out  # which is not lost when the file cannot be written
+    assert "perplexity" in refused[12].out  # which is not lost when the file cannot be written
