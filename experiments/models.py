@@ -1,5 +1,6 @@
 """Trained models from where runs left them, and what a user writes in their vocabulary."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def load_models(paths: list[str]) -> list[Model]:
       FileNotFoundError: a path is not there.
     """
     whole = ",".join(paths)  # of one path in whose name there are commas
-    paths = [whole] if whole and Path(whole).exists() else paths
+    paths = [whole] if os.path.exists(whole) else paths
     files = [file for path in paths for file in _model_files(Path(path))]
     if not files:
         raise ValueError("--workdir: names no model; give the folder of a finished run")
