@@ -13,7 +13,8 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from experiments.records import Record, model_name
+from experiments.mixtures import deviation
+from experiments.records import Record, by_seed, model_name
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, from_dict, override
 from zaremba_jax.regularizers import active_rates
 
@@ -123,12 +124,12 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
             left.fill_between(
                 epochs, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2
             )
-        tests = [test for record in own for _, test in record.perplexities.values()]
+        tests = [test for _, test in by_seed(own).values()]
         if name in mixtures:
             _draw_mixtures(right, mixtures[name]["mixtures"], "test", name, color)
         elif tests:
-            spread = np.std(tests, ddof=1) if len(tests) > 1 else 0.0
-            single = {"members": 1, "test_perplexity": np.mean(tests), "test_spread": spread}
+            mean, spread = np.mean(tests), deviation(tests)
+            single = {"members": 1, "test_perplexity": mean, "test_spread": spread}
             _draw_mixtures(right, [single], "test", name, color)
     for number, (name, paper) in enumerate(PAPER_PERPLEXITIES.items()):
         figures = [test for _, test in paper.values()]

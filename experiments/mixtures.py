@@ -1,5 +1,6 @@
 """Perplexity over the number of members that are averaged: the record and the table."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def summarize_mixtures(
             "members": size,
             "subsets": len(measured["test"]),
             **{f"{name}_perplexity": float(p.mean()) for name, p in measured.items()},
-            **{f"{name}_spread": _deviation(p) for name, p in measured.items()},
+            **{f"{name}_spread": deviation(p) for name, p in measured.items()},
             "paper_valid_perplexity": paper[0],
             "paper_test_perplexity": paper[1],
         }
@@ -66,8 +67,9 @@ def summarize_mixtures(
     }
 
 
-def _deviation(figures: np.ndarray) -> float:
-    return float(figures.std(ddof=1)) if len(figures) > 1 else 0.0
+def deviation(figures: Sequence[float] | np.ndarray) -> float:
+    """The standard deviation, 0 of a single figure."""
+    return float(np.std(figures, ddof=1)) if len(figures) > 1 else 0.0
 
 
 def summarize_members(

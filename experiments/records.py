@@ -99,6 +99,11 @@ def read_record(workdir: Workdir) -> Record:
     return record
 
 
+def by_seed(records: list[Record]) -> dict[int, tuple[float, float]]:
+    """Validation and test perplexity of models that differ in their seed alone."""
+    return {seed: pair for record in records for seed, pair in record.perplexities.items()}
+
+
 def model_of(config: Config) -> Config:
     """The configuration but for the seed and for what leaves the numbers as they are."""
     preset = to_dict(PRESETS[config.name])

@@ -115,6 +115,7 @@ def open_job(job: Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Co
     Raises:
       ValueError: the folder holds another run, or its checkpoints are damaged.
     """
+    # A run of one model has one process's devices, an ensemble of one those of all.
     more = {"members": job.count} if job.count > 1 or jax.process_count() > 1 else {}
     workdir.check(job.config, **more)
     if not more:

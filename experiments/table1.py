@@ -9,7 +9,7 @@ from rich.table import Table
 
 from experiments.markdown import table
 from experiments.mixtures import with_spread
-from experiments.records import Record, model_name
+from experiments.records import Record, by_seed, model_name
 from experiments.summary import mean
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 
@@ -137,16 +137,11 @@ def _lines(model: Config, records: list[Record], mixtures: Mixtures) -> list[Lin
 
 
 def _single(records: list[Record]) -> dict[str, str]:
-    figures = _by_seed(records)
+    figures = by_seed(records)
     if not figures:
         return {}
     valid, test = (mean(split) for split in zip(*figures.values(), strict=True))
     return {"valid": valid, "test": test, "models": str(len(figures)), "time": _time(records)}
-
-
-def _by_seed(records: list[Record]) -> dict[int, tuple[float, float]]:
-    """Validation and test perplexity of models that differ in their seed alone."""
-    return {seed: pair for record in records for seed, pair in record.perplexities.items()}
 
 
 def _mixture(found: dict[str, Any] | None, seeds: list[int], own: list[Record]) -> dict[str, str]:
@@ -186,7 +181,7 @@ def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
     lines = []
     for name, model in sorted(others.items()):
         own, preset = (
-            _by_seed([record for record in records if record.model == same])
+            by_seed([record for record in records if record.model == same])
             for same in (model, PRESETS[model.name])
         )
         cells = [name]

@@ -60,10 +60,15 @@ def write_texts(folder: Path) -> None:
 
 def start(*flags: str, cwd: Path, program: ModuleType = ptb, **env: str) -> subprocess.Popen[str]:
     """The program as a user starts it, its output in pipes."""
+    return start_python("-m", program.__name__, *flags, cwd=cwd, **env)
+
+
+def start_python(*arguments: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
+    """Python, with the project and its tests to import."""
     return subprocess.Popen(
-        [sys.executable, "-m", program.__name__, *flags],
+        [sys.executable, *arguments],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -2,12 +2,9 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import jax
@@ -29,6 +26,7 @@ from program import (
 from experiments import ensemble, ptb
 
 OFTEN = "--checkpoint_minutes=0"
+ENSEMBLE = ("-m", ensemble.__name__, *MEMBERS, "--workdir=run")
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +48,12 @@ def free_port():
 
 
 @contextlib.contextmanager
-def on_hosts(count, folder, *flags):
-    """So many processes that train three members together; none outlives a failure."""
+def on_hosts(count, folder, *flags, command=ENSEMBLE):
+    """So many processes that run a program together; none outlives a failure."""
     shared = (f"--coordinator_address=localhost:{free_port()}", f"--num_processes={count}", *flags)
     hosts = [
-        program.start(
-            *(*MEMBERS, "--workdir=run", f"--process_id={place}", *shared),
-            cwd=folder,
-            program=ensemble,
-            JAX_PLATFORMS="cpu",
+        program.start_python(
+            *(*command, f"--process_id={place}", *shared), cwd=folder, JAX_PLATFORMS="cpu"
         )
         for place in range(count)
     ]
@@ -181,23 +176,8 @@ command_line.run(reproduce.main)
 @pytest.mark.slow
 def test_model_that_is_left_over_is_reproduced_on_two_hosts_too(folder):
     flags = ("--rows=small", "--members=3", f"--chunk={CHUNK}", "--workdir=runs", "--results=held")
-    shared = (f"--coordinator_address=localhost:{free_port()}", "--num_processes=2")
-    env = os.environ | {
-        "PYTHONPATH": f"{program.ROOT}:{program.ROOT / 'tests'}",
-        "JAX_PLATFORMS": "cpu",
-    }
-    hosts = [
-        subprocess.Popen(
-            [sys.executable, "-c", REPRODUCE, *flags, *shared, f"--process_id={place}"],
-            cwd=folder,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for place in range(2)
-    ]
-    ends = ends_of(hosts)
+    with on_hosts(2, folder, *flags, command=("-c", REPRODUCE)) as hosts:
+        ends = ends_of(hosts)
     assert [status for status, _, _ in ends] == [0, 0], ends
     assert {path.parent.name for path in folder.glob("held/*/summary.json")} == {
         "small-seeds0-1",

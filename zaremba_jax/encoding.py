@@ -12,14 +12,13 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pooch
 
 from zaremba_jax.corpus import Corpus
 from zaremba_jax.text_files import Piece, content_hash, find_files, read_blocks, read_bytes
-from zaremba_jax.vocabulary import EOS, NOUNS, UNK, Unit, Vocabulary, split
+from zaremba_jax.vocabulary import EOS, NOUNS, UNK, Unit, Vocabulary, check_unit, split
 
 SPLITS = ("train", "valid", "test")
 _VERSION = 2  # of what lies in the cache
@@ -46,8 +45,7 @@ class Encoding:
     plain_lines: bool = False
 
     def __post_init__(self):
-        if self.unit not in get_args(Unit):
-            raise ValueError(f"unit={self.unit!r}: must be one of {', '.join(get_args(Unit))}")
+        check_unit(self.unit)
         for name, least in (("vocab_size", 0), ("min_count", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from safetensors.numpy import save
 from zaremba_jax.array_types import ModelParams
 from zaremba_jax.config import Config, from_dict, to_dict
 from zaremba_jax.model import init_params
-from zaremba_jax.vocabulary import Unit, Vocabulary
+from zaremba_jax.vocabulary import Unit, Vocabulary, check_unit
 
 # One entry, since safetensors writes several in no certain order.
 ENTRY = "zaremba_jax"
@@ -49,7 +49,7 @@ def save_model(path: str | Path, model: Model) -> None:
       ValueError: the arrays are not those of the configuration and the vocabulary.
     """
     arrays = named_arrays(model.params)
-    assemble(path, arrays, model.config, model.vocabulary)
+    _checked_structure(path, arrays, model.config, model.vocabulary)
     record = {
         "version": VERSION,
         "config": to_dict(model.config),
@@ -189,8 +189,7 @@ def vocabulary_of(record: Mapping[str, Any]) -> Vocabulary:
       ValueError: its words are no list of different words, or its unit is none.
     """
     words, unit = record["words"], record["unit"]
-    if unit not in get_args(Unit):
-        raise ValueError(f"unit={unit!r}: must be one of {', '.join(get_args(Unit))}")
+    check_unit(unit)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError("the vocabulary is no list of words")
     if not words or len(set(words)) < len(words):
@@ -213,6 +212,19 @@ def assemble(
       ValueError: an array is missing, too many, or of another shape or type than float32 or
         float64; the message starts with `source`.
     """
+    like = _checked_structure(source, arrays, config, vocabulary)
+
+    def read(path: Any, _: Any) -> jax.Array:
+        array = arrays[_name(path)]
+        return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
+
+    return Model(jax.tree_util.tree_map_with_path(read, like), config, vocabulary)
+
+
+def _checked_structure(
+    source: str | Path, arrays: Mapping[str, np.ndarray], config: Config, vocabulary: Vocabulary
+) -> ModelParams:
+    """The parameters' shapes; arguments and errors as of `assemble`."""
     make = functools.partial(init_params, config.model, len(vocabulary))
     like = jax.eval_shape(lambda: make(key=jax.random.key(0)))
     expected, _ = jax.tree_util.tree_flatten_with_path(like)
@@ -231,12 +243,7 @@ def assemble(
             f"{source}: its arrays are not those of its configuration and {len(vocabulary)} words:"
             f" {', '.join(differing)}; save the model with those that it was made with"
         )
-
-    def read(path: Any, _: Any) -> jax.Array:
-        array = arrays[_name(path)]
-        return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
-
-    return Model(jax.tree_util.tree_map_with_path(read, like), config, vocabulary)
+    return like
 
 
 def _name(path: Any) -> str:

@@ -154,7 +154,7 @@ def restrict(
 
     A token that is as probable as the last one kept is kept too. The temperature is above 0.
     """
-    scores = (scores - scores.max()) / sampling.temperature
+    scores = (scores - scores.max()) / sampling.temperature  # the greatest stays finite
     if 0 < sampling.top_k < len(scores):
         scores = _at_least(scores, jax.lax.top_k(scores, sampling.top_k)[0][-1])
     if sampling.top_p < 1:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -15,6 +15,12 @@ UNK = "<unk>"
 Unit = Literal["word", "char", "byte"]
 NOUNS: dict[Unit, str] = {"word": "word", "char": "character", "byte": "byte"}
 BYTES = tuple(map(chr, range(256)))
+
+
+def check_unit(unit: str) -> None:
+    """Raises ValueError if there is no such unit."""
+    if unit not in get_args(Unit):
+        raise ValueError(f"unit={unit!r}: must be one of {', '.join(get_args(Unit))}")
 
 
 def split(text: str, unit: Unit = "word") -> list[str]:
