@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def line_end(vocabulary: Vocabulary) -> str | None:
     return token if token in vocabulary.words else None
 
 
-def unknown_tokens(vocabulary: Vocabulary, tokens: list[str]) -> dict[str, int]:
+def unknown_tokens(vocabulary: Vocabulary, tokens: Iterable[str]) -> dict[str, int]:
     """The tokens that a vocabulary lacks, most frequent first, and how often each occurs."""
     known = set(vocabulary.words)
     return dict(Counter(token for token in tokens if token not in known).most_common())

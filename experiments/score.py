@@ -29,6 +29,7 @@ from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.exported import Model
 from zaremba_jax.neural_cache import CacheConfig, cached_nll
 from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.text_files import find_files
 from zaremba_jax.vocabulary import NOUNS, UNK
 
 TAKES = "FILE"
@@ -63,11 +64,7 @@ flags.mark_flag_as_required("workdir")
 def main(file: str) -> None:
     """Reads a text by the models, prints its perplexity, and writes what each part of it got."""
     try:
-        scores = None if FLAGS.scores is None else Path(FLAGS.scores)
-        if scores is not None and scores.suffix not in (".jsonl", ".tsv"):
-            raise ValueError(f"--scores={scores}: end the name in .jsonl or .tsv")
-        if scores is not None and scores.is_dir():
-            raise ValueError(f"--scores={scores}: is a folder; name a file")
+        scores = scores_path(file)
         make_reader = reader_from_flags()
         models = load_models(FLAGS.workdir)
         text = read_text(file, models[0], whole_lines=FLAGS.independent)
@@ -82,6 +79,27 @@ def main(file: str) -> None:
             write_records(scores, records(text, nll, FLAGS.each))
     except (ValueError, OSError) as error:
         fail(error)
+
+
+def scores_path(file: str) -> Path | None:
+    """Where `--scores` go, if they are to be written.
+
+    Raises:
+      ValueError: the name has another ending, or is that of a folder, or of a text that is read.
+      FileNotFoundError: such a text is not there.
+    """
+    if FLAGS.scores is None:
+        return None
+    path = Path(FLAGS.scores)
+    if path.suffix not in (".jsonl", ".tsv"):
+        raise ValueError(f"--scores={path}: end the name in .jsonl or .tsv")
+    if path.is_dir():
+        raise ValueError(f"--scores={path}: is a folder; name a file")
+    for text in (file, FLAGS.train_file):
+        pieces = [] if text is None else find_files(text)
+        if path.resolve() in {piece.path.resolve() for piece in pieces}:
+            raise ValueError(f"--scores={path}: would replace {text}, which is read; name another")
+    return path
 
 
 def reader_from_flags() -> Callable[[list[Model]], Reader]:
@@ -177,7 +195,7 @@ def report(file: str, models: list[Model], text: Text, nll: np.ndarray) -> None:
     averaged = "" if len(models) == 1 else f", {len(models)} models averaged"
     print(
         f"{file}: perplexity {perplexity(scored):.2f}, {scored.mean():.4f} nats a token"
-        f"{bits}, {len(scored):,} tokens in {len(text.lines):,} lines{averaged}"
+        f"{bits}, {len(scored):,} tokens in {len(text.read):,} lines{averaged}"
     )
     if unknown:
         print(

@@ -1,9 +1,11 @@
 """What models give to the tokens of a text: its records, by sentence or by token."""
 
 import dataclasses
+import functools
+import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +28,39 @@ _ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-    """A text, a sentence a line, as a vocabulary has it."""
+    """A text, a sentence a line, as a vocabulary has it.
 
-    lines: list[str]
-    tokens: list[list[str]]  # of each line, with its end where the vocabulary has line ends
-    ids: list[np.ndarray]
-    unknown: dict[str, int]  # how often what the vocabulary lacks occurs
+    `read` has the lines, with their ends where the vocabulary has line ends, and a
+    character for a byte. Tokens become strings only as they are asked for: those of a whole
+    text take many times its room.
+    """
+
+    read: list[str]
+    vocabulary: Vocabulary
+
+    @property
+    def lines(self) -> list[str]:
+        """Each as it is written, without its end."""
+        plain = [line.removesuffix("\n") for line in self.read]
+        if self.vocabulary.unit == "byte":
+            return [line.encode("latin-1").decode(errors="replace") for line in plain]
+        return plain
+
+    @property
+    def tokens(self) -> Iterator[list[str]]:
+        """Those of each line."""
+        unit = "word" if self.vocabulary.unit == "word" else "char"
+        return (split(line, unit) for line in self.read)
+
+    @functools.cached_property
+    def ids(self) -> list[np.ndarray]:
+        """Those of each line."""
+        return list(map(self.vocabulary.encode, self.tokens))
+
+    @functools.cached_property
+    def unknown(self) -> dict[str, int]:
+        """How often what the vocabulary lacks occurs."""
+        return unknown_tokens(self.vocabulary, itertools.chain.from_iterable(self.tokens))
 
     @property
     def stream(self) -> np.ndarray:
@@ -63,20 +92,15 @@ def read_text(path: str | Path, model: Model, whole_lines: bool = False) -> Text
     lines = re.findall("[^\n]*\n|[^\n]+", content)
     if whole_lines:
         lines[-1] = lines[-1].removesuffix("\n") + "\n"
-    plain = [line.removesuffix("\n") for line in lines]
-    tokens = [
-        split(line, "word" if noun == "word" else "char")  # a byte is a character here
-        for line in (lines if _has_ends(vocabulary) else plain)
-    ]
-    unknown = unknown_tokens(vocabulary, [token for line in tokens for token in line])
-    if unknown and UNK not in vocabulary.words:
+    if not _has_ends(vocabulary):
+        lines = [line.removesuffix("\n") for line in lines]
+    text = Text(lines, vocabulary)
+    if text.unknown and UNK not in vocabulary.words:
         raise ValueError(
-            f"{path}: {len(unknown)} {noun}s are not the model's, which has no"
-            f" {UNK}: {named(unknown)}; replace them"
+            f"{path}: {len(text.unknown)} {noun}s are not the model's, which has no"
+            f" {UNK}: {named(text.unknown)}; replace them"
         )
-    if noun == "byte":
-        plain = [line.encode("latin-1").decode(errors="replace") for line in plain]
-    return Text(plain, tokens, [vocabulary.encode(line) for line in tokens], unknown)
+    return text
 
 
 def _content(path: str | Path, model: Model) -> str:
@@ -132,7 +156,7 @@ def independent_nll(models: list[Model], text: Text) -> np.ndarray:
 def records(text: Text, nll: np.ndarray, each: Each) -> list[dict[str, Any]]:
     """A record a sentence or a token, with natural logarithms of probabilities."""
     known = set(text.unknown)
-    ends = np.cumsum([len(line) for line in text.tokens])
+    ends = np.cumsum([len(line) for line in text.ids])
     result = []
     for number, (line, tokens, of_line) in enumerate(
         zip(text.lines, text.tokens, np.split(nll, ends[:-1]), strict=True), 1

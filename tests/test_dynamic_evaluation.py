@@ -151,6 +151,11 @@ def test_unknown_rule_is_refused():
         unchecked.__post_init__()
 
 
+def test_ids_of_another_vocabulary_are_refused():
+    with pytest.raises(ValueError, match="ids from 0 to 4 for a vocabulary of 4: encode the text"):
+        dynamic_nll(PARAMS, np.append(IDS, VOCABULARY), SGD)
+
+
 def test_rule_rms_without_squares_is_refused():
     with pytest.raises(ValueError, match="the rule rms needs the mean squares of gradients"):
         dynamic_nll(PARAMS, IDS, RMS)

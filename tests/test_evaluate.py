@@ -144,6 +144,16 @@ def test_text_without_a_prediction_is_refused(length):
         text_nll(PARAMS, make_text(length))
 
 
+@pytest.mark.parametrize("outside", [-1, VOCABULARY])
+def test_ids_of_another_vocabulary_are_refused(outside):
+    ids, key = np.append(make_text(5), outside), jax.random.key(0)
+    reason = f"ids from .* for a vocabulary of {VOCABULARY}: encode the text by the model's own"
+    with pytest.raises(ValueError, match=reason):
+        text_nll(PARAMS, ids)
+    with pytest.raises(ValueError, match=reason):
+        monte_carlo_nll(PLAIN, PARAMS, ids, 1, key=key)
+
+
 def test_no_stretch_is_refused():
     with pytest.raises(ValueError, match="streams=0: must be at least 1"):
         text_nll(PARAMS, make_text(5), streams=0)

@@ -142,6 +142,12 @@ def test_nothing_to_draw_is_refused(models, prompt, length, samples):
         generate(models, prompt, length, samples, key=jax.random.key(0))
 
 
+@pytest.mark.parametrize("prompt", [[1, 6], [-1, 2]], ids=str)
+def test_prompt_of_another_vocabulary_is_refused(prompt):
+    with pytest.raises(ValueError, match=r"ids from .* for a vocabulary of 6: encode the text by"):
+        generate((model(),), np.array(prompt), 1, key=jax.random.key(0))
+
+
 def test_models_of_different_words_are_refused():
     other = dataclasses.replace(model(), vocabulary=Vocabulary(tuple("abcdeg")))
     with pytest.raises(ValueError, match="different vocabularies: take those that one corpus"):

@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +35,26 @@ def test_more_lines_than_fit_at_once_are_read_in_turns(monkeypatch):
         np.testing.assert_allclose(nll, expected, rtol=1e-5)
 
 
-def test_long_lines_and_no_lines_are_read():
+def test_line_that_is_too_long_is_read_in_windows(monkeypatch):
+    def read(params, inputs, *rest):
+        sizes.append(inputs.size)
+        return window_nll(params, inputs, *rest)
+
+    sizes, window_nll = [], lines.window_nll
+    monkeypatch.setattr(lines, "window_nll", read)
+    monkeypatch.setattr(lines, "TOKENS_AT_ONCE", 8)
+    texts = [np.arange(size) % 5 for size in (3, 17, 8)]
+    for text, nll in zip(texts, lines_nll(PARAMS, texts, START, masks=MASKS), strict=True):
+        alone = text_nll(PARAMS, np.array([START, *text], np.int32), masks=MASKS)
+        np.testing.assert_allclose(nll, alone, rtol=1e-5)
+    assert max(sizes) == 8
+
+
+def test_no_lines_are_read():
     assert lines_nll(PARAMS, [], START) == []
-    (nll,) = lines_nll(PARAMS, [np.zeros(17, np.int32)], START)
-    assert nll.shape == (17,)
+
+
+@pytest.mark.parametrize(("start", "line"), [(START, [0, 5]), (-1, [0, 4])])
+def test_ids_of_another_vocabulary_are_refused(start, line):
+    with pytest.raises(ValueError, match=r"^ids from .* for a vocabulary of 5: encode the text"):
+        lines_nll(PARAMS, [np.array([1]), np.array(line)], start)

@@ -91,6 +91,9 @@ def test_cache_outside_its_limits_is_refused(setting, reason):
         CacheConfig(**{"window": 5, "theta": 1.0, "weight": 0.5} | setting)
 
 
-def test_text_without_a_prediction_is_refused():
+def test_text_without_a_prediction_or_of_another_vocabulary_is_refused():
+    foreign = np.append(IDS, len(PARAMS.embedding))
+    with pytest.raises(ValueError, match="encode the text by the model's own vocabulary"):
+        cached_nll(PARAMS, foreign, CacheConfig(window=5, theta=1.0, weight=0.5))
     with pytest.raises(ValueError, match="1 tokens has nothing to predict"):
         cached_nll(PARAMS, IDS[:1], CacheConfig(window=5, theta=1.0, weight=0.5))

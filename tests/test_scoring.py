@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,15 @@ def test_text_is_read_by_lines_and_unknown_words_are_counted(text):
     assert text.lines == ["the cat sat", "the zebra", "", "cat zebra ran"]
     assert text.stream.tolist() == [0, 2, 4, 1, 0, 3, 1, 1, 2, 3, 3, 1]
     assert text.unknown == {"zebra": 2, "ran": 1}
+
+
+def test_text_that_is_not_written_out_takes_few_bytes_a_token(tmp_path):
+    (tmp_path / "text.txt").write_text("the cat sat the zebra sat the cat sat on\n" * 4000)
+    tracemalloc.start()
+    assert len(read_text(tmp_path / "text.txt", MODELS[0]).stream) == 44_000
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 44_000 * 60  # a string takes 52, and its place in a list 8
 
 
 def test_stream_is_the_reported_protocol_and_models_are_mixed(text):
@@ -149,14 +159,14 @@ def test_text_has_the_tokens_that_a_run_has(tmp_path, vocabulary, corpus, conten
     if tokens is None:
         assert text.stream.tolist() == list(content)
     else:
-        assert text.tokens == tokens
+        assert list(text.tokens) == tokens
 
 
 def test_last_line_is_whole_where_lines_are_scored_alone(tmp_path):
     (tmp_path / "text").write_text("ab\nb")
     model = make(vocabulary=CHARACTERS)
     text = read_text(tmp_path / "text", model, whole_lines=True)
-    assert text.tokens == [["a", "b", "\n"], ["b", "\n"]]
+    assert list(text.tokens) == [["a", "b", "\n"], ["b", "\n"]]
 
 
 def test_unknown_line_ends_are_named_on_one_line(tmp_path):
@@ -235,81 +245,107 @@ def perplexities(models, text):
     )
 
 
-def test_program_scores_in_every_way_and_refuses_mistakes_in_one_line(tmp_path):
+BOTH = ["--workdir=run0,run1", "text.tsv"]
+WAYS = [
+    [*BOTH, "--scores=scores.jsonl"],
+    [*BOTH, "--cache_window=4", "--cache_theta=2", "--cache_weight=0.5"],
+    [*BOTH, "--dynamic=sgd", "--dynamic_rate=0.9"],
+    [*BOTH, "--dynamic=rms", "--train_file=text.tsv", "--dynamic_rate=0.1"],
+    [*BOTH, "--independent", "--scores=lines.tsv", "--each=sentence"],
+    [*BOTH, "--scores=tokens.jsonl", "--each=token"],
+]
+UNWRITTEN = "File exists: 'text.tsv'"
+MISTAKES = {
+    "--scores=scores.txt: end the name in .jsonl or .tsv": [*BOTH, "--scores=scores.txt"],
+    "--scores=folder.tsv: is a folder; name a file": [*BOTH, "--scores=folder.tsv"],
+    "--scores=run0/../text.tsv: would replace text.tsv, which is read; name another": [
+        *(*BOTH, "--scores=run0/../text.tsv")
+    ],
+    "--scores=train.tsv: would replace text.tsv,train.tsv, which is read": [
+        *(*BOTH, "--dynamic=rms", "--train_file=text.tsv,train.tsv", "--scores=train.tsv")
+    ],
+    UNWRITTEN: [*BOTH, "--scores=text.tsv/x.tsv"],
+    "--dynamic=rms: give the training text with --train_file": [*BOTH, "--dynamic=rms"],
+    "--train_file=text.tsv: 12 tokens are fewer than the 99 + 1 of a step; give more, or a": [
+        *(*BOTH, "--dynamic=rms", "--train_file=text.tsv", "--dynamic_segment=99")
+    ],
+    "--dynamic, --cache_window: give one of the two": [
+        *(*BOTH, "--dynamic=sgd", "--cache_window=4")
+    ],
+    "--independent: lines have no past": [*BOTH, "--independent", "--cache_window=4"],
+    "dynamic_decay=2.0: must be finite, at least 0 and at most 1": [
+        *(*BOTH, "--dynamic=sgd", "--dynamic_decay=2")
+    ],
+    "--cache_theta: means nothing without --cache_window; give that too": [
+        *(*BOTH, "--cache_theta=2")
+    ],
+    "--train_file: means nothing without --dynamic=rms; give that too": [
+        *(*BOTH, "--dynamic=sgd", "--train_file=text.tsv")
+    ],
+    "--dynamic_epsilon: means nothing without --dynamic=rms; give that too": [
+        *(*BOTH, "--dynamic=sgd", "--dynamic_epsilon=0.1")
+    ],
+    "text.tsv: a perplexity of nan, the scores are not finite; name another model": [
+        *("--workdir=run0,broken.safetensors", "text.tsv", "--scores=broken.tsv")
+    ],
+    "text.tsv: a perplexity of inf, the scores are not finite; try a lower --dynamic_rate": [
+        *(*BOTH, "--dynamic=sgd", "--dynamic_rate=1e30", "--scores=broken.tsv")
+    ],
+    "give FILE beside the flags; see --help": ["--workdir=run0"],
+    "absent.txt: no such file": ["--workdir=run0", "absent.txt"],
+    "absent: holds no model": ["--workdir=absent", "text.tsv"],
+}
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """The folder, the models there, and what the program says in every way and to mistakes."""
+    folder = tmp_path_factory.mktemp("scored")
     of_evaluation = {"zoneout_hidden": 0.4, "zoneout_cell": 0.2, "precision": "bfloat16"}
     models = [make(seed, **of_evaluation) for seed in (0, 1)]
     for seed, model in enumerate(models):
-        write_model(Workdir(tmp_path / f"run{seed}").model, model)
-    (tmp_path / "text.txt").write_text(TEXT)
-    (tmp_path / "folder.tsv").mkdir()
+        write_model(Workdir(folder / f"run{seed}").model, model)
     nothing = jax.tree.map(lambda x: np.full_like(x, np.nan), MODELS[0].params)
-    broken = dataclasses.replace(MODELS[0], params=nothing)
-    write_model(tmp_path / "broken.safetensors", broken)
-    before = content(tmp_path)
-    both = ["--workdir=run0,run1", "text.txt"]
-    static, cached, learned, scaled, independent, of_tokens, *refused = run_elsewhere(
-        "experiments.score",
-        [*both, "--scores=scores.jsonl"],
-        [*both, "--cache_window=4", "--cache_theta=2", "--cache_weight=0.5"],
-        [*both, "--dynamic=sgd", "--dynamic_rate=0.9"],
-        [*both, "--dynamic=rms", "--train_file=text.txt", "--dynamic_rate=0.1"],
-        [*both, "--independent", "--scores=lines.tsv", "--each=sentence"],
-        [*both, "--scores=tokens.jsonl", "--each=token"],
-        [*both, "--scores=scores.txt"],
-        [*both, "--dynamic=rms"],
-        [*both, "--dynamic=rms", "--train_file=text.txt", "--dynamic_segment=99"],
-        [*both, "--dynamic=sgd", "--cache_window=4"],
-        [*both, "--independent", "--cache_window=4"],
-        [*both, "--dynamic=sgd", "--dynamic_decay=2"],
-        [*both, "--cache_theta=2"],
-        [*both, "--dynamic=sgd", "--train_file=text.txt"],
-        [*both, "--dynamic=sgd", "--dynamic_epsilon=0.1"],
-        ["--workdir=run0,broken.safetensors", "text.txt", "--scores=broken.tsv"],
-        [*both, "--dynamic=sgd", "--dynamic_rate=1e30", "--scores=broken.tsv"],
-        [*both, "--scores=folder.tsv"],
-        [*both, "--scores=text.txt/x.tsv"],
-        ["--workdir=run0"],
-        ["--workdir=run0", "absent.txt"],
-        ["--workdir=absent", "text.txt"],
-        cwd=tmp_path,
-    )
-    assert (of_tokens.status, of_tokens.out) == (0, static.out)
-    said = [outcome.out.splitlines() for outcome in (static, cached, learned, scaled, independent)]
-    for outcome, (first, second) in zip((static, cached, learned, scaled), said[:4], strict=True):
-        assert (outcome.status, outcome.err) == (0, "")
+    write_model(folder / "broken.safetensors", dataclasses.replace(MODELS[0], params=nothing))
+    for name in ("text.tsv", "train.tsv"):
+        (folder / name).write_text(TEXT)
+    (folder / "folder.tsv").mkdir()
+    before = content(folder)
+    outcomes = run_elsewhere("experiments.score", *WAYS, *MISTAKES.values(), cwd=folder)
+    after = content(folder)
+    assert after.keys() - before.keys() == {"scores.jsonl", "lines.tsv", "tokens.jsonl"}
+    assert before.items() <= after.items()
+    refused = dict(zip(MISTAKES, outcomes[len(WAYS) :], strict=True))
+    return folder, models, outcomes[: len(WAYS)], refused
+
+
+def test_program_scores_in_every_way(scored):
+    folder, models, (*outcomes, of_tokens), _ = scored
+    assert of_tokens == outcomes[0]
+    assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 5
+    said = [outcome.out.splitlines() for outcome in outcomes]
+    for first, second in said[:4]:
         assert "11 tokens in 4 lines, 2 models averaged" in first
         assert second.endswith("of the model: 3 tokens, 2 different: zebra (2 times), ran")
     assert "12 tokens in 4 lines" in said[4][0]
-    expected = perplexities(models, read_text(tmp_path / "text.txt", models[0]))
+    expected = perplexities(models, read_text(folder / "text.tsv", models[0]))
     for lines, figure in zip(said, expected, strict=True):
-        assert f"text.txt: perplexity {figure:.2f}, {math.log(figure):.4f} nats" in lines[0]
+        assert f"text.tsv: perplexity {figure:.2f}, {math.log(figure):.4f} nats" in lines[0]
     assert len({lines[0] for lines in said}) == 5
-    found = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
-    assert np.exp(-sum(record["log_probability"] for record in found) / 11) == pytest.approx(
-        expected[0]
-    )
-    tokens = [json.loads(line) for line in (tmp_path / "tokens.jsonl").read_text().splitlines()]
+    found = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    total = -sum(record["log_probability"] for record in found)
+    assert np.exp(total / 11) == pytest.approx(expected[0])
+    tokens = [json.loads(line) for line in (folder / "tokens.jsonl").read_text().splitlines()]
     assert [record["token"] for record in tokens[:4]] == ["the", "cat", "sat", "<eos>"]
-    assert len((tmp_path / "lines.tsv").read_text().splitlines()) == 5
-    reasons = [
-        "--scores=scores.txt: end the name in .jsonl or .tsv",
-        "--dynamic=rms: give the training text with --train_file",
-        "--train_file=text.txt: 12 tokens are fewer than the 99 + 1 of a step; give more, or a",
-        "--dynamic, --cache_window: give one of the two",
-        "--independent: lines have no past",
-        "dynamic_decay=2.0: must be finite, at least 0 and at most 1",
-        "--cache_theta: means nothing without --cache_window; give that too",
-        "--train_file: means nothing without --dynamic=rms; give that too",
-        "--dynamic_epsilon: means nothing without --dynamic=rms; give that too",
-        "text.txt: a perplexity of nan, the scores are not finite; name another model",
-        "text.txt: a perplexity of inf, the scores are not finite; try a lower --dynamic_rate",
-        "--scores=folder.tsv: is a folder; name a file",
-        "text.txt",
-        "give FILE beside the flags; see --help",
-        "absent.txt: no such file",
-        "absent: holds no model",
-    ]
-    for outcome, reason in zip(refused, reasons, strict=True):
-        assert_refused(outcome, reason)
-    assert content(tmp_path).keys() - before.keys() == {"scores.jsonl", "lines.tsv", "tokens.jsonl"}
-    assert "perplexity" in refused[12].out  # which is not lost when the file cannot be written
+    assert len((folder / "lines.tsv").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("reason", MISTAKES)
+def test_mistake_is_refused_in_one_line(scored, reason):
+    *_, refused = scored
+    assert_refused(refused[reason], reason)
+
+
+def test_perplexity_is_not_lost_when_the_scores_cannot_be_written(scored):
+    *_, refused = scored
+    assert "perplexity" in refused[UNWRITTEN].out

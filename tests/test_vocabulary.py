@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from zaremba_jax.vocabulary import EOS, UNK, Vocabulary, split
+from zaremba_jax.vocabulary import BYTES, EOS, NOUNS, UNK, Vocabulary, split
 
 WORDS = st.lists(st.sampled_from(["a", "b", "ñ", "the", UNK, EOS]), min_size=1, max_size=50)
 TEXT = st.text(st.sampled_from("ab ñ\n\t€😀"), min_size=1, max_size=50)
@@ -118,5 +118,16 @@ def test_unknown_words_become_unk_where_there_is_one_and_are_refused_where_there
         Vocabulary(("a",)).encode(["a", "zebra"], source="v.txt")
     with pytest.raises(ValueError, match=r"^v\.txt: the character 'z' is not in .*min_count=2"):
         Vocabulary(("a",), "char").encode("az", source="v.txt")
-    with pytest.raises(ValueError, match=r"^v\.txt: is a text and no list of words; split it"):
-        Vocabulary((UNK, "a")).encode("a zebra", source="v.txt")
+
+
+@pytest.mark.parametrize("unit", ["word", "char", "byte"])
+@pytest.mark.parametrize("text", ["a ñ", b"a \xc3\xb1"])
+def test_whole_text_is_refused_where_it_is_no_list_of_tokens(unit, text):
+    vocabulary = Vocabulary((UNK, *BYTES), unit)
+    if unit == "char" and isinstance(text, str):
+        assert vocabulary.decode(vocabulary.encode(text)) == list(text)
+        return
+    remedy = "split it" if isinstance(text, str) else "decode it and split it"
+    reason = f"^v: is a text and no list of {NOUNS[unit]}s; {remedy} with `tokens`"
+    with pytest.raises(ValueError, match=reason):
+        vocabulary.encode(text, source="v")

@@ -34,9 +34,9 @@ from zaremba_jax.config import ComputeConfig
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
 from zaremba_jax.model import token_nll
 from zaremba_jax.rnn import zero_state
+from zaremba_jax.vocabulary import check_ids
 
 Rule = Literal["sgd", "rms"]
-_Pair = tuple[Tokens, Tokens]  # inputs and targets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,9 @@ def mean_squares(
 ) -> ModelParams:
     """The mean square of each parameter's gradient over windows of text, noise off.
 
+    The gradient is of the mean over all streams of a window, so that more streams make
+    smaller squares; the default epsilon of `DynamicConfig` was found with 100.
+
     Args:
       params: the trained model.
       windows: of the training text, from `corpus.windows` with segments for their length.
@@ -115,8 +118,10 @@ def dynamic_nll(
       masks: as there.
 
     Raises:
-      ValueError: the text has no token to predict, or the rule rms no squares.
+      ValueError: the text has no token to predict, or an id that is none of the model's
+        vocabulary, or the rule rms no squares.
     """
+    check_ids(ids, len(params.embedding))
     predictions, segment = count_predictions(ids), config.segment
     at_once = min(max(TOKENS_AT_ONCE // segment, 1), -(-predictions // segment))
     padded = np.pad(ids, (0, -predictions % (at_once * segment)))

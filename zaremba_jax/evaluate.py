@@ -1,4 +1,4 @@
-"""Negative log-likelihood of a whole text, and its perplexity. Dropout is off."""
+"""Negative log-likelihood of a text, and its perplexity; dropout off, but for Monte Carlo's."""
 
 import functools
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from zaremba_jax.config import ComputeConfig, Config
 from zaremba_jax.model import token_nll
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 from zaremba_jax.rnn import zero_state
+from zaremba_jax.vocabulary import check_ids
 
 TOKENS_AT_ONCE = 512
 Reader = Callable[[Tokens, Tokens, RNNState], tuple[jax.Array, RNNState]]
@@ -55,8 +56,10 @@ def text_nll(
       float32 [N - 1], in the order of the text.
 
     Raises:
-      ValueError: the text has no token to predict, or there is no stretch.
+      ValueError: the text has no token to predict, or an id that is none of the model's
+        vocabulary, or there is no stretch.
     """
+    check_ids(ids, len(params.embedding))
 
     def read(inputs: Tokens, targets: Tokens, state: RNNState) -> tuple[TokenNLL, RNNState]:
         return window_nll(params, inputs, targets, state, compute, masks)
@@ -121,10 +124,12 @@ def monte_carlo_nll(
       float32 [N - 1], in the order of the text.
 
     Raises:
-      ValueError: the text has no token to predict, or there is no sample.
+      ValueError: the text has no token to predict, or an id that is none of the model's
+        vocabulary, or there is no sample.
     """
     if samples < 1:
         raise ValueError(f"samples={samples}: nothing to average over; take at least 1")
+    check_ids(ids, len(params.embedding))
     predictions, unroll = count_predictions(ids), config.train.unroll
     padding = (0, -predictions % unroll)
     inputs, targets = (

@@ -17,6 +17,7 @@ from zaremba_jax.model import softmax_of, unroll
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.softmax import logits
+from zaremba_jax.vocabulary import check_ids
 
 Scores = Float[Array, "samples vocabulary"]
 
@@ -69,8 +70,8 @@ def generate(
       key: decides all that is drawn.
 
     Raises:
-      ValueError: there is no model, no token in the prompt, or nothing to draw, or the models
-        have different vocabularies.
+      ValueError: there is no model, no token in the prompt, or nothing to draw, the models
+        have different vocabularies, or an id is none of these.
     """
     if not len(models) or not len(prompt) or length < 1 or samples < 1:
         raise ValueError(
@@ -79,6 +80,7 @@ def generate(
         )
     if len({model.vocabulary.fingerprint for model in models}) > 1:
         raise ValueError("models of different vocabularies: take those that one corpus trained")
+    check_ids(prompt, len(models[0].vocabulary))
     drawn = _generate(
         tuple(model.params for model in models),
         tuple(expected_masks(model.config) for model in models),

@@ -8,8 +8,9 @@ import numpy as np
 
 from zaremba_jax.array_types import Masks, ModelParams
 from zaremba_jax.config import ComputeConfig
-from zaremba_jax.evaluate import window_nll
+from zaremba_jax.evaluate import text_nll, window_nll
 from zaremba_jax.rnn import zero_state
+from zaremba_jax.vocabulary import check_ids
 
 TOKENS_AT_ONCE = 4096
 
@@ -23,7 +24,8 @@ def lines_nll(
 ) -> list[np.ndarray]:
     """Nats of every token of each line, which is read from the zero state after `start`.
 
-    Lines of about one length are read side by side, so that few programs are compiled.
+    Lines of about one length are read side by side, so that few programs are compiled; one
+    that is longer than `TOKENS_AT_ONCE` is read alone, a window after another.
 
     Args:
       params: the model.
@@ -34,11 +36,19 @@ def lines_nll(
 
     Returns:
       float32 [tokens of the line] for each, in the order of the lines.
+
+    Raises:
+      ValueError: an id is none of the model's vocabulary.
     """
+    check_ids(np.concatenate([[start], *lines]), len(params.embedding))
     places = defaultdict(list)
-    for place, line in enumerate(lines):
-        places[_power_of_two(len(line))].append(place)
     results = [np.empty(0, np.float32)] * len(lines)
+    for place, line in enumerate(lines):
+        if len(line) > TOKENS_AT_ONCE:
+            alone = np.concatenate([[start], line])
+            results[place] = text_nll(params, alone, compute=compute, masks=masks)
+        else:
+            places[_power_of_two(len(line))].append(place)
     for time, alike in places.items():
         batch = min(max(TOKENS_AT_ONCE // time, 1), _power_of_two(len(alike)))
         for first in range(0, len(alike), batch):

@@ -24,6 +24,7 @@ from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
 from zaremba_jax.model import softmax_of, unroll
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.softmax import softmax_nll
+from zaremba_jax.vocabulary import check_ids
 
 _NOTHING = -1  # in the place of a word, before there are so many
 
@@ -69,8 +70,10 @@ def cached_nll(
     Where it is empty, the model's probability stands alone.
 
     Raises:
-      ValueError: the text has no token to predict.
+      ValueError: the text has no token to predict, or an id that is none of the model's
+        vocabulary.
     """
+    check_ids(ids, len(params.embedding))
     predictions = count_predictions(ids)
     config = dataclasses.replace(config, window=min(config.window, predictions))  # for memory
     time = min(TOKENS_AT_ONCE, predictions)

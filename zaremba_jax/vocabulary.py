@@ -36,6 +36,15 @@ def split(text: str, unit: Unit = "word") -> list[str]:
     return list(text if unit == "char" else text.encode().decode("latin-1"))
 
 
+def check_ids(ids: np.ndarray, size: int) -> None:
+    """Raises ValueError if an id has no place in a vocabulary of this size."""
+    if len(ids) and (np.min(ids) < 0 or np.max(ids) >= size):
+        raise ValueError(
+            f"ids from {np.min(ids)} to {np.max(ids)} for a vocabulary of {size}: encode the text"
+            " by the model's own vocabulary"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
     """The types of a training text; a type's id is its place in `words`.
@@ -118,11 +127,15 @@ class Vocabulary:
         """The ids of `tokens`, int32 [N]; one outside the vocabulary becomes `<unk>`.
 
         Raises:
-          ValueError: a token is outside a vocabulary that has no `<unk>`, or words are given
-            as one text; the message starts with `source`.
+          ValueError: a token is outside a vocabulary that has no `<unk>`, or they are given as
+            one text, which only of characters is a list; the message starts with `source`.
         """
-        if self.unit == "word" and isinstance(tokens, str):
-            raise ValueError(f"{source}: is a text and no list of words; split it with `tokens`")
+        if isinstance(tokens, bytes) or (isinstance(tokens, str) and self.unit != "char"):
+            decoded = "decode it and " if isinstance(tokens, bytes) else ""
+            raise ValueError(
+                f"{source}: is a text and no list of {NOUNS[self.unit]}s; {decoded}split it with"
+                " `tokens`"
+            )
         try:
             return np.fromiter(map(self._ids.__getitem__, tokens), np.int32)
         except KeyError as missing:
