@@ -1,5 +1,6 @@
 """Writes a model for other programs: `python -m experiments.export --workdir=runs/small ...`."""
 
+import json
 from pathlib import Path
 
 from absl import flags
@@ -10,7 +11,8 @@ from experiments.command_line import FLAGS, fail
 from experiments.models import load_models
 from experiments.workdir import write_bytes
 from zaremba_jax.exported import (
-    FOLDER_VOCABULARY,
+    ENTRY,
+    FOLDER_CONFIG,
     Model,
     assemble,
     named_arrays,
@@ -37,7 +39,7 @@ def main() -> None:
     try:
         if out.exists() and (FLAGS.to != "folder" or not out.is_dir()):
             raise ValueError(f"--out={out}: is there; name a new {_kind()}")
-        if out.is_dir() and any(out.iterdir()) and not (out / FOLDER_VOCABULARY).exists():
+        if out.is_dir() and any(out.iterdir()) and not _is_export(out):
             raise ValueError(f"--out={out}: holds other things than an export; name a new folder")
         write(out, read())
     except (ValueError, OSError) as error:
@@ -81,17 +83,30 @@ def write(out: Path, model: Model) -> None:
     """
     if FLAGS.to == "folder":
         return save_folder(out, model)
-    out.parent.mkdir(parents=True, exist_ok=True)
     if FLAGS.to == "model":
+        out.parent.mkdir(parents=True, exist_ok=True)
         return save_model(out, model)
-    if FLAGS.to == "stablehlo":
-        return write_bytes(out, portable_scoring(model))
+    content = portable_scoring(model) if FLAGS.to == "stablehlo" else _torch_file(model)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(out, content)
+
+
+def _torch_file(model: Model) -> bytes:
     if expected_masks(model.config) is not None:
         raise ValueError(
             "--to=torch: no torch.nn.LSTM has zoneout, by whose expectation this model predicts;"
             " take another form"
         )
-    write_bytes(out, save(model_to_torch(model.params), {"format": "pt"}))
+    return save(model_to_torch(model.params), {"format": "pt"})
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether its configuration is that of a model of ours."""
+    try:
+        record = json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8"))
+        return record["model_type"] == ENTRY
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _kind() -> str:

@@ -54,6 +54,13 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
     np.testing.assert_allclose(nats[:, 0], text_nll(MODEL.params, ids[:, 0]), rtol=1e-5)
     zoneout = override(CONFIG, zoneout_hidden=0.5)
     write_model(Workdir(tmp_path / "zoneout").model, dataclasses.replace(MODEL, config=zoneout))
+    gru = override(CONFIG, cell="gru")
+    params = init_params(gru.model, 3, key=jax.random.key(0))
+    write_model(Workdir(tmp_path / "gru").model, Model(params, gru, WORDS))
+    (tmp_path / "hub").mkdir()  # another program's, with files of the same names
+    (tmp_path / "hub" / "config.json").write_text('{"model_type": "gpt2"}')
+    for name in ("vocab.json", "model.safetensors"):
+        (tmp_path / "hub" / name).write_text("theirs")
     flat = {name: np.zeros(3, np.float32) for name in model_to_torch(MODEL.params)}
     (tmp_path / "flat.safetensors").write_bytes(save(flat))
     before = content(tmp_path)
@@ -63,11 +70,17 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
             *("--workdir=run", "--to=torch", "--out=run/model.safetensors")
         ],
         "--out=words.json: is there; name a new folder": ["--workdir=run", "--out=words.json"],
-        "--to=torch: no torch.nn.LSTM has zoneout": ["--workdir=zoneout", "--to=torch", "--out=x"],
+        "--to=torch: no torch.nn.LSTM has zoneout": [
+            *("--workdir=zoneout", "--to=torch", "--out=made/x")
+        ],
+        "cell=gru: only LSTM layers have a torch.nn.LSTM": [
+            *("--workdir=gru", "--to=torch", "--out=made/x")
+        ],
         "--from_torch=flat.safetensors: ": [
             *("--from_torch=flat.safetensors", "--vocabulary=words.json", "--out=x")
         ],
         "--out=run: holds other things than an export": ["--workdir=run", "--out=run"],
+        "--out=hub: holds other things than an export": ["--workdir=run", "--out=hub"],
         "error: bad.json: is no vocabulary": [
             *("--from_torch=torch.safetensors", "--vocabulary=bad.json", "--out=x")
         ],

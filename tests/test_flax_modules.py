@@ -207,13 +207,14 @@ def test_padding_may_hold_anything_where_the_carry_is_asked_for(float64, cell, p
     assert_close(found, expected)
 
 
-def test_lengths_may_be_numpys():
+def test_lengths_may_be_numpys_or_a_list():
     module = DeepRNN(FEATURES, HIDDEN, **(UNDRAWN | {"param_dtype": jnp.float32}), rngs=nnx.Rngs(0))
-    lengths: Any = np.array([1, 4, 2], np.int64)  # a warning of truncation would be an error here
     x = normal(BATCH, TIME, FEATURES).astype(jnp.float32)
-    found = module(x, seq_lengths=lengths, return_carry=True, reverse=True)
-    expected = module(x, seq_lengths=jnp.asarray(lengths), return_carry=True, reverse=True)
-    assert_close(found, expected)
+    expected = module(x, seq_lengths=jnp.array([1, 4, 2]), return_carry=True, reverse=True)
+    # A warning of truncation would be an error here.
+    for lengths in (np.array([1, 4, 2], np.int64), [1, 4, 2]):
+        found = module(x, seq_lengths=lengths, return_carry=True, reverse=True)
+        assert_close(found, expected)
 
 
 @pytest.mark.parametrize("axes", [(), (2, 3)])
@@ -439,16 +440,21 @@ def test_scan_is_differentiated_forwards():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"layers": 0}, "layers=0: must be at least 1"),
+        ({"layers": 0}, "^layers=0: must be at least 1"),
+        ({"in_features": 0}, "^in_features=0: must be at least 1"),
+        ({"hidden_features": 0}, "features=0: must be at least 1"),
+        ({"hidden_features": -1}, "features=-1: must be at least 1"),
         ({"cell": "rnn"}, "cell='rnn': must be one of lstm, gru, tanh"),
         ({"dropout": 1.0}, "dropout=1.0: must be at least 0 and below 1"),
     ],
 )
 def test_module_that_cannot_be_is_refused(settings, reason):
+    sizes = {"in_features": FEATURES, "hidden_features": HIDDEN} | settings
     with pytest.raises(ValueError, match=reason):
-        DeepRNN(FEATURES, HIDDEN, **settings, rngs=nnx.Rngs(0))
+        DeepRNN(**sizes, rngs=nnx.Rngs(0))
+    inputs, features = jnp.ones((1, 1, sizes.pop("in_features"))), sizes.pop("hidden_features")
     with pytest.raises(ValueError, match=reason):
-        LinenDeepRNN(HIDDEN, **settings).init(jax.random.key(0), jnp.ones((1, 1, 1)))
+        LinenDeepRNN(features, **sizes).init(jax.random.key(0), inputs)
 
 
 @pytest.mark.parametrize(
@@ -463,6 +469,7 @@ def test_module_that_cannot_be_is_refused(settings, reason):
             {"seq_lengths": jnp.ones(TIME, jnp.int32)},
             "give one of each sequence",
         ),
+        ((BATCH, TIME, FEATURES), {"seq_lengths": [1]}, "give one of each sequence"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(shape, options, reason):

@@ -1,3 +1,4 @@
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -118,6 +119,8 @@ def test_linen_gru_with_a_second_bias_is_refused():
     cell, x = nn.GRUCell(HIDDEN), jnp.ones((BATCH, FEATURES))
     params: Any = cell.init(jax.random.key(0), jnp.ones((BATCH, HIDDEN)), x)["params"]
     linen_layer(cell, params)
+    with pytest.raises(ValueError, match=r"bias hn is zero is not known under jax\.jit; make the"):
+        jax.jit(functools.partial(linen_layer, cell))(params)
     params["hn"]["bias"] += 1e-3
     with pytest.raises(ValueError, match="hn, that is not zero"):
         linen_layer(cell, params)
@@ -130,11 +133,21 @@ def test_linen_gru_with_a_second_bias_is_refused():
         (nn.GRUCell(HIDDEN, gate_fn=nn.hard_sigmoid), "gate_fn"),
         (nn.LSTMCell(HIDDEN, activation_fn=nn.relu), "activation_fn"),
         (nn.SimpleCell(HIDDEN, residual=True), "residual"),
+        (nn.LSTMCell(HIDDEN, carry_init=nn.initializers.ones), "LSTMCell: starts from its own"),
     ],
 )
 def test_what_has_other_equations_is_refused(cell, reason):
     with pytest.raises(ValueError, match=reason):
         linen_layer(cell, {})
+
+
+def test_nnx_cell_that_does_not_start_from_zeros_is_refused():
+    cell = nnx.SimpleCell(FEATURES, HIDDEN, rngs=nnx.Rngs(0))
+    cell.carry_init = nnx.initializers.zeros_init()
+    nnx_layer(cell)
+    cell.carry_init = nnx.initializers.ones_init()  # of the constructor, it is deprecated there
+    with pytest.raises(ValueError, match="SimpleCell: starts from its own carry_init"):
+        nnx_layer(cell)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,14 @@ def test_the_gates_give_the_next_state(cell):
             assert_close(now["o"] * jnp.tanh(after.cell), after.hidden)
         elif cell == "gru":
             assert_close((1 - now["z"]) * now["n"] + now["z"] * before.hidden, after.hidden)
-            assert 0 < float(now["r"].min()) < float(now["r"].max()) < 1
+            of_inputs, of_past = (
+                jnp.split(product, 3, axis=-1)[CELLS[cell].gates.index("n")]
+                for product in (
+                    project_inputs(params, inputs[t]),
+                    before.hidden @ params.recurrent_weights,
+                )
+            )
+            assert_close(now["n"], jnp.tanh(of_inputs + now["r"] * of_past))
         else:
             assert_close(now["h"], after.hidden)
         before = after

@@ -73,6 +73,18 @@ def test_lstm_to_torch_and_back_is_the_same_to_the_bit():
     np.testing.assert_allclose(torch_lstm(plain, INPUTS), ours(layers), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_double_precision_stays_where_jax_has_it(bias):
+    wide = {name: x.astype(np.float64) / 3 for name, x in torch_state(bias=bias).items()}
+    half = {name: x.astype(np.float16) for name, x in wide.items()}
+    with jax.enable_x64(True):
+        layers, single = lstm_from_torch(wide), lstm_from_torch(half)
+        assert {x.dtype for x in jax.tree.leaves(layers)} == {jnp.dtype("float64")}
+        np.testing.assert_array_equal(lstm_to_torch(layers)["weight_hh_l0"], wide["weight_hh_l0"])
+    for narrow in (single, lstm_from_torch(wide)):
+        assert {x.dtype for x in jax.tree.leaves(narrow)} == {jnp.dtype("float32")}
+
+
 def test_torch_itself_agrees():
     torch = pytest.importorskip("torch")
     module = torch.nn.LSTM(FEATURES, HIDDEN, num_layers=2)
@@ -95,6 +107,13 @@ def test_whole_model_goes_to_torchs_names_and_back(changes):
     again = model_from_torch(state)
     jax.tree.map(np.testing.assert_array_equal, again, params)
     assert config_for(again) == config
+
+
+def test_model_in_double_precision_stays_so(float64):
+    params = init_params(override(QUICK, hidden_size=3).model, 7, key=jax.random.key(0))
+    assert params.embedding.dtype == jnp.float64
+    again = model_from_torch(model_to_torch(params))
+    jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
 def test_second_bias_goes_to_torchs():

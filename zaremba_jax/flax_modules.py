@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from zaremba_jax.array_types import CellName, LayerParams
 from zaremba_jax.cells import CELLS, add_biases
 from zaremba_jax.config import ComputeConfig
-from zaremba_jax.sequences import Carry, Order, at_least_float32, run_sequences
+from zaremba_jax.sequences import Carry, Lengths, Order, at_least_float32, run_sequences
 
 # Flax's own, of its cells.
 _KERNEL = nn.initializers.lecun_normal()
@@ -108,7 +108,9 @@ class DeepRNN(nnx.Module):
         Raises:
           ValueError: a size, a rate or a cell that cannot be.
         """
-        _check(layers, cell, dropout)
+        _check(
+            cell, dropout, in_features=in_features, hidden_features=hidden_features, layers=layers
+        )
         self.drop_output, self.compute = drop_output, compute
         self.order = Order(time_major, return_carry, reverse, keep_order)
         inits = kernel_init, recurrent_kernel_init, bias_init
@@ -147,7 +149,7 @@ class DeepRNN(nnx.Module):
         inputs: jax.Array,
         *,
         initial_carry: Carry | None = None,
-        seq_lengths: jax.Array | None = None,
+        seq_lengths: Lengths | None = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
@@ -234,7 +236,7 @@ class LinenDeepRNN(nn.Module):
         *,
         initial_carry: Carry | None = None,
         init_key: jax.Array | None = None,
-        seq_lengths: jax.Array | None = None,
+        seq_lengths: Lengths | None = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
@@ -242,7 +244,13 @@ class LinenDeepRNN(nn.Module):
         deterministic: bool | None = None,
     ) -> Any:
         """Runs all layers over all time steps; see `run_sequences`. `init_key` is not used."""
-        _check(self.layers, self.cell, self.dropout)
+        _check(
+            self.cell,
+            self.dropout,
+            in_features=inputs.shape[-1],
+            features=self.features,
+            layers=self.layers,
+        )
         inits = self.kernel_init, self.recurrent_kernel_init, self.bias_init
         shapes = _shapes(inputs.shape[-1], self.features, self.layers, self.cell)
         params = tuple(
@@ -280,9 +288,10 @@ def linen_params(layers: tuple[LayerParams, ...]) -> dict[str, dict[str, jax.Arr
     }
 
 
-def _check(layers: int, cell: str, dropout: float) -> None:
-    if layers < 1:
-        raise ValueError(f"layers={layers}: must be at least 1")
+def _check(cell: str, dropout: float, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size}: must be at least 1")
     if cell not in CELLS:
         raise ValueError(f"cell={cell!r}: must be one of {', '.join(CELLS)}")
     if not 0 <= dropout < 1:

@@ -31,8 +31,8 @@ def nnx_layer(cell: nnx.RNNCellBase) -> LayerParams:
     """The layer that computes what a cell of `flax.nnx` does in a `nnx.RNN`.
 
     Raises:
-      ValueError: it is of another kind, has other nonlinearities, or a bias that has no
-        place here.
+      ValueError: it is of another kind, has other nonlinearities, a bias that has no place
+        here, or a first state that is not zeros.
     """
     kind, gates = _kind_of(cell)
     if isinstance(cell, nnx.LSTMCell):
@@ -60,7 +60,8 @@ def linen_layer(cell: nn.RNNCellBase, params: Mapping[str, Any]) -> LayerParams:
         `params`, `cell`.
 
     Raises:
-      ValueError: as of `nnx_layer`, or these are no parameters of such a cell.
+      ValueError: as of `nnx_layer`, these are no parameters of such a cell, or they are
+        not known, as under `jax.jit`, where they have to be looked at.
     """
     kind, gates = _kind_of(cell)
     expected = {f"{side}{gate}" for side in "ih" for gate in gates}
@@ -81,6 +82,11 @@ def _kind_of(cell: Any) -> tuple[CellName, tuple[str, ...]]:
     for attribute, expected in usual.items():
         if (found := getattr(cell, attribute, expected)) is not expected:
             raise ValueError(f"{name}: its {attribute} is {found}; the layers here have {expected}")
+    if cell.carry_init not in (None, nnx.initializers.zeros_init()):
+        raise ValueError(
+            f"{name}: starts from its own carry_init; the layers here start from zeros: take a cell"
+            " without, and pass initial_carry"
+        )
     return _KINDS[type(cell)]
 
 
@@ -99,9 +105,19 @@ def _split(
     ]
 
 
+def _is_nonzero(bias: jax.Array) -> bool:
+    try:
+        return bool(jnp.any(bias != 0))
+    except jax.errors.ConcretizationTypeError:
+        raise ValueError(
+            "GRUCell: whether its bias hn is zero is not known under jax.jit; make the layer"
+            " outside of it"
+        ) from None
+
+
 def _layer(kind: CellName, gates: tuple[str, ...], maps: Mapping[str, Any]) -> LayerParams:
     """`maps` has, as linen names them, those of the inputs, `ir`, and of h, `hr`, for a gate r."""
-    if kind == "gru" and "bias" in maps["hn"] and bool(jnp.any(maps["hn"]["bias"] != 0)):
+    if kind == "gru" and "bias" in maps["hn"] and _is_nonzero(maps["hn"]["bias"]):
         raise ValueError(
             "GRUCell: its candidate has a bias behind the reset gate, hn, that is not zero; the"
             " GRU here has one bias a gate: train nnx.GRUCell, which has one too, or keep hn at 0"

@@ -6,7 +6,7 @@ the same meaning of lengths, of reversal and of the carry.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from zaremba_jax.config import ComputeConfig
 from zaremba_jax.rnn import unroll_layer, zero_state
 
 Carry = tuple[Any, ...]
+Lengths = Int[Array | np.ndarray, "*batch"] | Sequence[Any]
 Drop = Callable[[jax.Array], jax.Array]
 
 
@@ -46,7 +47,7 @@ def run_sequences(
     layers: tuple[LayerParams, ...],
     inputs: Float[Array, "*batch_and_time features"],
     carry: Carry | None = None,
-    lengths: Int[Array | np.ndarray, "*batch"] | None = None,
+    lengths: Lengths | None = None,
     *,
     drop: Drop = lambda x: x,
     drop_output: bool = False,
@@ -79,14 +80,14 @@ def run_sequences(
       ValueError: shapes that do not fit each other.
     """
     time_axis = 0 if order.time_major else inputs.ndim - 2
+    lengths = None if lengths is None else jnp.asarray(lengths)
     batch_shape = _batch_shape(layers, inputs, carry, lengths, time_axis)
     batch, given = math.prod(batch_shape), layers[0].bias.dtype
     dtype = at_least_float32(given)
     layers = jax.tree.map(lambda weights: weights.astype(dtype), layers)
     if given == jnp.bfloat16:
         compute = dataclasses.replace(compute, precision="bfloat16")
-    # NumPy's own int64 would be too wide for an array of JAX, which warns then.
-    lengths = None if lengths is None else jnp.asarray(lengths).reshape(batch).astype(int)
+    lengths = None if lengths is None else lengths.reshape(batch).astype(int)
 
     def turn(x: jax.Array) -> jax.Array:
         return flip_sequences(x, lengths, num_batch_dims=1, time_major=True)
@@ -149,7 +150,7 @@ def _batch_shape(
     layers: tuple[LayerParams, ...],
     inputs: jax.Array,
     carry: Carry | None,
-    lengths: jax.Array | np.ndarray | None,
+    lengths: jax.Array | None,
     time_axis: int,
 ) -> tuple[int, ...]:
     """The axes of the batch."""

@@ -39,7 +39,7 @@ def lstm_from_torch(state: Mapping[str, Any], prefix: str = "") -> tuple[LayerPa
       ValueError: it is no LSTM, or one that reads in both directions or projects its h.
     """
     own = {
-        name.removeprefix(prefix): np.asarray(array, np.float32)
+        name.removeprefix(prefix): _array(array)
         for name, array in state.items()
         if name.startswith(prefix)
     }
@@ -59,7 +59,7 @@ def _layer_from_torch(own: Mapping[str, np.ndarray], layer: str, prefix: str) ->
         raise ValueError(
             f"{prefix}{str(missing)[1:-1]}: is missing; give the state_dict of a torch.nn.LSTM"
         ) from None
-    zeros = np.zeros(len(inputs), np.float32)
+    zeros = np.zeros(len(inputs), inputs.dtype)
     of_inputs, of_past = (own.get(f"bias_{kind}_{layer}", zeros) for kind in ("ih", "hh"))
     if len(inputs) != 4 * recurrent.shape[-1]:
         raise ValueError(
@@ -118,7 +118,7 @@ def model_from_torch(state: Mapping[str, Any]) -> ModelParams:
             f"{', '.join(missing)}: missing; name the arrays {', '.join(names)} and {_LSTM}*, as"
             " torch's example word_language_model does"
         )
-    embedding, weights, bias = (np.asarray(state[name], np.float32) for name in names)
+    embedding, weights, bias = (_array(state[name]) for name in names)
     tied = np.array_equal(embedding, weights)
     return ModelParams(
         embedding=jnp.asarray(embedding),
@@ -162,6 +162,12 @@ def config_for(params: ModelParams) -> Config:
         tie_weights=isinstance(params.softmax, TiedSoftmaxParams),
         second_bias=isinstance(params.layers[0], TwoBiasLayerParams),
     )
+
+
+def _array(given: Any) -> np.ndarray:
+    """In double precision as it is, else in single precision."""
+    array = np.asarray(given)
+    return array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
 
 
 def _reordered(x: Any) -> np.ndarray:
