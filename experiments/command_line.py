@@ -100,5 +100,6 @@ def _parse(takes: str | None, argv: list[str]) -> list[str]:
     if takes is None and given:
         fail(f"{given[0]!r} is not a flag; see --help")
     if takes is not None and (not given or (takes == name and len(given) > 1)):
-        fail(f"{' '.join([*given, ''])}give {takes} beside the flags; see --help")
+        said = f"{' '.join(given)}: " if given else ""
+        fail(f"{said}give {takes} beside the flags; see --help")
     return rest

@@ -20,6 +20,7 @@ from experiments.reproduction import (
     mix,
     read_mixtures,
     record_job,
+    record_lost,
     recorded_alone,
     write_mixtures,
 )
@@ -30,11 +31,11 @@ from experiments.run_flags import (
     join_hosts,
     load_corpus,
     open_run,
-    train_to_the_end,
+    train_while_finite,
     with_text,
 )
 from experiments.table1 import other_choices, page, print_page, table1
-from experiments.training import Run
+from experiments.training import NonFiniteLossError, Run
 from experiments.workdir import Workdir, write_text
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 from zaremba_jax.corpus import Corpus
@@ -48,7 +49,7 @@ flags.DEFINE_list(
 flags.DEFINE_integer(
     "seeds",
     None,
-    "models for the mean of single ones, if more than --members (default: as many)",
+    "models for the mean of single ones; the larger of it and --members is trained",
     lower_bound=1,
 )
 flags.DEFINE_string(
@@ -103,9 +104,14 @@ def train_row(
         console.print(f"{job.name}:", soft_wrap=True)
         workdir = Workdir(folder / job.name)
         run = open_job(job, corpus, mesh, workdir, console)
-        train_to_the_end(run, workdir, console)
-        with console.status("evaluating"):
-            record_job(run, workdir, results)
+        try:
+            train_while_finite(run, workdir, console)
+        except NonFiniteLossError as error:  # of one model; an ensemble goes on without it
+            console.print(f"left out: {error}", soft_wrap=True)
+            record_lost(job, str(error), workdir, results)
+        else:
+            with console.status("evaluating"):
+                record_job(run, workdir, results)
         yield
 
 
@@ -143,16 +149,9 @@ def asked_rows() -> list[Config]:
 
 
 def asked_models(config: Config) -> int:
-    """How many models of a configuration to train; by default, as many as the paper averages.
-
-    Raises:
-      ValueError: the flags do not go together.
-    """
-    if FLAGS.seeds and FLAGS.members and FLAGS.seeds < FLAGS.members:
-        raise ValueError(
-            f"--seeds={FLAGS.seeds}: is below --members={FLAGS.members}; leave one of them out"
-        )
-    return FLAGS.seeds or FLAGS.members or max(PAPER_PERPLEXITIES[config.name])
+    """How many models of a configuration to train; by default, as many as the paper averages."""
+    asked = max(FLAGS.seeds or 0, FLAGS.members or 0)
+    return asked or max(PAPER_PERPLEXITIES[config.name])
 
 
 def sizes_of(config: Config) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.members import EnsembleRun
 from experiments.mixtures import sizes_for, summarize_members, summarize_mixtures
 from experiments.records import Record, model_name, model_of
-from experiments.summary import summarize
+from experiments.summary import environment, summarize
 from experiments.training import Run
 from experiments.workdir import Workdir, write_arrays, write_json, write_text
 from zaremba_jax.config import Config, override
@@ -115,12 +115,26 @@ def record_job(run: Run, workdir: Workdir, results: Path) -> None:
         valid, test = valid[None], test[None]
     write_arrays(workdir.nll, seeds=np.array(seeds), valid=valid, test=test)
     write_json(workdir.summary, summary)
+    _leave_record(workdir, results, summary)
+
+
+def record_lost(job: Job, reason: str, workdir: Workdir, results: Path) -> None:
+    """Leaves the record of a job of one model that diverged, without figures.
+
+    It would diverge again, and is not trained again.
+    """
+    lost = [{"seed": job.config.seed, "excluded": reason}]
+    _leave_record(workdir, results, {"members": lost, **environment()})
+
+
+def _leave_record(workdir: Workdir, results: Path, summary: dict[str, Any]) -> None:
     if jax.process_index() > 0:  # of several hosts, the first writes
         return
-    record = results / workdir.path.name
-    record.mkdir(parents=True, exist_ok=True)
-    for path in (workdir.config, workdir.metrics, workdir.summary):
-        write_text(record / path.name, path.read_text())
+    record = Workdir(results / workdir.path.name)
+    record.path.mkdir(parents=True, exist_ok=True)
+    write_text(record.config, workdir.config.read_text())
+    write_text(record.metrics, workdir.metrics.read_text())
+    write_json(record.summary, summary)
 
 
 def read_nll(config: Config, folder: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:

@@ -292,6 +292,18 @@ def draw(console: Console, path: Path, draw_with: Callable[[Any, Path], None]) -
 def train_to_the_end(run: Run, workdir: Workdir, console: Console) -> None:
     """Trains as the flags say; a signal or a loss that is not finite ends the program."""
     try:
+        train_while_finite(run, workdir, console)
+    except NonFiniteLossError as error:
+        fail(error, status=1)
+
+
+def train_while_finite(run: Run, workdir: Workdir, console: Console) -> None:
+    """Trains as the flags say; a signal ends the program.
+
+    Raises:
+      NonFiniteLossError: as of `train`.
+    """
+    try:
         with Board(workdir.tensorboard, run.step) if FLAGS.tensorboard else nullcontext() as board:
             train(
                 run,
@@ -301,7 +313,7 @@ def train_to_the_end(run: Run, workdir: Workdir, console: Console) -> None:
                 checkpoint_minutes=FLAGS.checkpoint_minutes,
                 board=board,
             )
-    except (NonFiniteLossError, OSError) as error:
+    except OSError as error:
         fail(error, status=1)
     except InterruptedRunError as stop:
         console.print(stop, soft_wrap=True)

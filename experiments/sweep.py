@@ -37,7 +37,7 @@ def main() -> None:
         if FLAGS.sizes:
             raise ValueError("--sizes: a sweep averages no models; leave it out")
         grid, seeds = asked_grid(FLAGS.vary or []), FLAGS.members or 1
-        vary = "+".join(f"{name}={','.join(map(str, grid[name]))}" for name in grid)
+        vary = "+".join(f"{name}={'_'.join(map(str, grid[name]))}" for name in grid)
         more = {"vary": vary, "members": seeds}
         config, workdir = configure(**more)
         members_of = functools.partial(members_of_grid, grid=grid, seeds=seeds)

@@ -87,7 +87,9 @@ class Run:
     def params(self) -> ModelParams:
         """The model, on a single device."""
         params = self.state.params
-        return params if self.mesh is None else jax.tree.map(fetch, params)
+        if self.mesh is None:
+            return params
+        return jax.tree.map(lambda x: jnp.asarray(fetch(x)), params)
 
     def model(self) -> Model:
         """What is trained, to be used."""
@@ -182,6 +184,9 @@ class InterruptedRunError(Exception):
 
 RunT = TypeVar("RunT", bound=Run)
 _KEPT = ("step", "history", "epoch_nll", "epoch_seconds", "seconds")
+# Settings that may change between two starts, as they are in every checkpoint: the kernel is
+# another one on another machine, and no epoch depends on how many are to come.
+_FREE = {"kernel": defaults()["kernel"], "epochs": 0}
 
 
 def new_run(
@@ -231,12 +236,13 @@ def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
     """The run where the newest whole checkpoint of the working directory has it.
 
     Raises:
-      ValueError: the checkpoint is of another configuration or text, or every one is damaged.
+      ValueError: the checkpoint is of another configuration or text, or trained on for longer
+        than is asked; every one is damaged; or the run is finished and has none.
     """
 
     def like(record: dict[str, Any]) -> Any:
         there = record.get("configs", [])  # which checkpoints from before it was kept lack
-        if there and [defaults() | flat for flat in there] != _configs(run):
+        if there and [defaults() | flat | _FREE for flat in there] != _configs(run):
             raise ValueError(
                 f"{workdir.path}: has checkpoints of another configuration; give the flags of that"
                 " run, or name another --workdir"
@@ -253,6 +259,11 @@ def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
 
     restored = checkpoint.restore(workdir.checkpoints, like)
     if restored is None:
+        if workdir.summary.exists():
+            raise ValueError(
+                f"{workdir.path}: holds a finished run whose checkpoints are gone; remove its"
+                " summary.json to train it anew, or leave it as it is"
+            )
         return run
     for path in restored.damaged:
         console.print(f"{path} was damaged: going on from the one before", soft_wrap=True)
@@ -261,6 +272,11 @@ def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
     state = run.cut(restored.state) if other else restored.state
     run = dataclasses.replace(run, state=state, **kept)
     epoch, window = run.position
+    if (epoch, window) > (run.config.train.epochs, 0):
+        raise ValueError(
+            f"{workdir.path}: has trained for {epoch} epochs and {window} windows; give"
+            f" --epochs={epoch + (window > 0)} or more, or name another --workdir"
+        )
     console.print(f"resuming {workdir.path} after epoch {epoch}, window {window}", soft_wrap=True)
     return run
 
@@ -290,6 +306,8 @@ def train(
     """
     epochs, per_epoch = run.config.train.epochs, len(run.windows)
     write_json_lines(workdir.metrics, run.history)
+    if run.step < epochs * per_epoch:
+        workdir.summary.unlink(missing_ok=True)  # of fewer epochs
     saved, run.watch = time.monotonic(), board is not None
     with (
         EpochProgress(console, epochs, per_epoch, run.step) as progress,
@@ -389,8 +407,8 @@ def _record(run: Run) -> dict[str, Any]:
 
 
 def _configs(run: Run) -> list[dict[str, Any]]:
-    """Of each model, as if its kernel, another one on another machine, were the default."""
-    return [to_dict(config) | {"kernel": defaults()["kernel"]} for config in run.all_configs]
+    """Of each model, but for what may change."""
+    return [to_dict(config) | _FREE for config in run.all_configs]
 
 
 def on_every_device(mesh: Mesh) -> NamedSharding:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zaremba_jax.checkpoint import DIGEST
 from zaremba_jax.config import Config, defaults, from_dict, settings, to_dict
 from zaremba_jax.exported import Model, save_model
 
@@ -36,18 +37,20 @@ class Workdir:
     def check(self, config: Config, **more: Any) -> None:
         """Refuses a directory that cannot hold this run, before anything is written.
 
+        It may hold the same run to more epochs or fewer.
+
         Args:
           config: of the run.
           more: settings of the run beside it.
 
         Raises:
-          ValueError: it holds a run of another configuration.
+          ValueError: it holds a run of another configuration, or what no run left.
           NotADirectoryError: the path is a file.
         """
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{self.path}: is a file; name a folder with --workdir")
         if not self.config.exists():
-            return
+            return self._check_without_config()
         try:
             found = defaults() | dict(json.loads(self.config.read_text()))
         except (ValueError, TypeError):
@@ -59,12 +62,20 @@ class Workdir:
         differing = [
             f"{name} ({found.get(name)} there, {wanted.get(name)} here)"
             for name in sorted(found.keys() | wanted.keys())
-            if found.get(name) != wanted.get(name)
+            if name != "epochs" and found.get(name) != wanted.get(name)
         ]
         if differing:
             raise ValueError(
                 f"{self.path}: holds a run of another configuration: {', '.join(differing)};"
                 " name another --workdir, or give the same flags again to resume it"
+            )
+
+    def _check_without_config(self) -> None:
+        there = self.summary.exists() or any(self.checkpoints.glob("*"))
+        if there and not any(self.checkpoints.glob(f"*/{DIGEST}")):
+            raise ValueError(
+                f"{self.path}: holds a summary.json or checkpoints/ that no training run left; name"
+                " another --workdir"
             )
 
     def read_config(self) -> tuple[Config, dict[str, Any]]:

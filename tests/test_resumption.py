@@ -181,6 +181,36 @@ def test_checkpoints_are_of_their_configuration_though_its_record_is_lost(folder
     assert_same_run(folder / "run", reference)
 
 
+def test_run_goes_on_to_more_epochs_than_it_was_begun_with_and_not_back_to_fewer(folder, reference):
+    assert run(*FLAGS, "--epochs=1", "--workdir=run").status == 0
+    first = (folder / "run" / "summary.json").read_bytes()
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert_same_run(folder / "run", reference)
+    assert (folder / "run" / "summary.json").read_bytes() != first
+    before, epochs = content(folder), len(metrics(reference))
+    fewer = run(*FLAGS, "--epochs=1", "--workdir=run")
+    assert_refused(fewer, f"run: has trained for {epochs} epochs and 0 windows; give --epochs=")
+    assert content(folder) == before
+
+
+def test_run_that_is_told_of_more_epochs_has_no_figures_before_their_end(
+    folder, reference, after_chunk
+):
+    shutil.copytree(reference, "run")
+    after_chunk(1, ctrl_c)
+    assert run(*FLAGS, "--epochs=9", "--workdir=run").status == 128 + signal.SIGINT
+    assert not (folder / "run" / "summary.json").exists()
+
+
+def test_finished_run_whose_checkpoints_are_gone_is_not_trained_again(folder, reference):
+    shutil.copytree(reference, "run")
+    shutil.rmtree(folder / "run" / "checkpoints")
+    before = content(folder)
+    refused = run(*FLAGS, "--workdir=run")
+    assert_refused(refused, "run: holds a finished run whose checkpoints are gone; remove its")
+    assert content(folder) == before
+
+
 def damage(checkpoint):
     """Flips bits of the biggest of a checkpoint's files, and its copies."""
     sizes = {path: path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()}

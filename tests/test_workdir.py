@@ -9,6 +9,7 @@ import pytest
 from program import content
 
 from experiments.workdir import Workdir, write_json, write_json_lines
+from zaremba_jax.checkpoint import DIGEST
 from zaremba_jax.config import QUICK, override, to_dict
 
 
@@ -39,6 +40,21 @@ def test_folder_of_other_things_can_take_a_run(tmp_path):
     Workdir(tmp_path).check(QUICK)
     Workdir(tmp_path).create(QUICK)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("there", ["checkpoints/1000/weights.bin", "summary.json"])
+def test_folder_with_results_of_another_program_is_refused(tmp_path, there):
+    path = tmp_path / there
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="that no training run left; name another --workdir"):
+        Workdir(tmp_path).check(QUICK)
+
+
+def test_same_run_may_have_more_epochs_or_fewer(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.create(QUICK)
+    workdir.check(override(QUICK, epochs=99))
 
 
 def test_check_names_every_differing_field_with_both_values_and_no_other(tmp_path):
@@ -89,7 +105,9 @@ def test_folder_that_another_process_trains_in_is_refused_until_that_ends(folder
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        (folder / "run" / "checkpoints" / "9").mkdir(parents=True)  # which a start would clear
+        for step in ("8", "9"):
+            (folder / "run" / "checkpoints" / step).mkdir(parents=True)
+        (folder / "run" / "checkpoints" / "8" / DIGEST).touch()  # 9 is what a start would clear
         before = content(folder)
         refused = program.run(*program.FLAGS, "--workdir=run")
         program.assert_refused(refused, "run: another process trains there; wait for its end")
