@@ -28,7 +28,7 @@ def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, An
     regularized = active_rates(from_dict(summary["config"]).regularizers)
     for name, label in (
         ("train_perplexity", "training, regularizers on" if regularized else "training"),
-        ("valid_perplexity_estimate", "validation"),
+        ("valid_perplexity_estimate", "validation, estimate"),
     ):
         upper.plot(epochs, [metrics[name] for metrics in history], marker=".", label=label)
     for name, label, style in (
@@ -110,27 +110,29 @@ def draw_sweep(path: Path, summary: dict[str, Any]) -> None:
 def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str, Any]]) -> None:
     """Validation perplexity over epochs, and test perplexity over the models averaged."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    models = [PRESETS[name] for name in PAPER_PERPLEXITIES]
-    models += [override(model, precision="bfloat16") for model in models]
-    for number, model in enumerate(models):
-        color, name = f"C{number}", model_name(model)
+    models = [
+        (override(PRESETS[name], precision=precision), f"C{number}", line)
+        for precision, line in (("bfloat16", "--"), ("float32", "-"))
+        for number, name in enumerate(PAPER_PERPLEXITIES)
+    ]
+    for model, color, line in models:
+        name = model_name(model)
         own = [record for record in records if record.model == model]
         curves = np.array([curve for record in own for curve in record.curves])
         if curves.size:
             epochs = range(1, curves.shape[1] + 1)
-            left.plot(
-                epochs, curves.mean(axis=0), color=color, label=f"{name}, seeds: {len(curves)}"
-            )
+            label = f"{name}, seeds: {len(curves)}"
+            left.plot(epochs, curves.mean(axis=0), line, color=color, label=label)
             left.fill_between(
                 epochs, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2
             )
         tests = [test for _, test in by_seed(own).values()]
         if name in mixtures:
-            _draw_mixtures(right, mixtures[name]["mixtures"], "test", name, color)
+            _draw_mixtures(right, mixtures[name]["mixtures"], "test", name, color, line)
         elif tests:
             mean, spread = np.mean(tests), deviation(tests)
             single = {"members": 1, "test_perplexity": mean, "test_spread": spread}
-            _draw_mixtures(right, [single], "test", name, color)
+            _draw_mixtures(right, [single], "test", name, color, line)
     for number, (name, paper) in enumerate(PAPER_PERPLEXITIES.items()):
         figures = [test for _, test in paper.values()]
         right.plot(list(paper), figures, "x", color=f"C{number}", label=f"{name}, paper")
@@ -144,19 +146,28 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
     for axes in (left, right):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
-    figure.suptitle("Penn Treebank: mean and range over seeds; mixtures with their deviation")
+    left.set_title("mean and range over seeds")
+    right.set_title("mean and standard deviation over seeds and sets")
+    figure.suptitle("Penn Treebank")
     _save(figure, path)
 
 
 def _draw_mixtures(
-    axes: Any, mixtures: list[dict[str, Any]], split: str, label: str, color: str | None = None
+    axes: Any,
+    mixtures: list[dict[str, Any]],
+    split: str,
+    label: str,
+    color: str | None = None,
+    line: str = "-",
 ) -> str:
     """Perplexity over the number of models averaged; returns the colour."""
     points = axes.errorbar(
         [mixture["members"] for mixture in mixtures],
         [mixture[f"{split}_perplexity"] for mixture in mixtures],
         [mixture[f"{split}_spread"] for mixture in mixtures],
-        marker=".",
+        marker="." if line == "-" else "o",
+        markerfacecolor=color if line == "-" else "none",
+        linestyle=line,
         capsize=3,
         label=label,
         color=color,
@@ -224,7 +235,10 @@ _COLORS = {
 
 
 def draw_language_modelling(path: Path, results: dict[str, Any]) -> None:
-    """Validation perplexity over epochs at the chosen rates, a panel a cell, a line a method."""
+    """Validation perplexity over epochs at the chosen rates, a panel a cell, a line a method.
+
+    Mean and range of the seeds.
+    """
     language, titles = results["language_modelling"], results["titles"]
     figure, panels = plt.subplots(
         1,
@@ -239,18 +253,21 @@ def draw_language_modelling(path: Path, results: dict[str, Any]) -> None:
             if record["chosen"] is None:
                 continue
             curves = np.array(record["curves"])
+            epochs, color = range(1, curves.shape[1] + 1), _COLORS[method]
             panel.plot(
-                range(1, curves.shape[1] + 1),
+                epochs,
                 curves.mean(axis=0),
-                color=_COLORS[method],
+                color=color,
                 linewidth=2.5 if method in ("none", "non_recurrent") else 1.2,
                 label=titles[method],
             )
+            lowest, highest = curves.min(axis=0), curves.max(axis=0)
+            panel.fill_between(epochs, lowest, highest, color=color, alpha=0.15, linewidth=0)
         panel.set(xlabel="epoch", yscale="log", title=cell)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         _label_plainly(panel)
     _focus(panels[0], language)
-    panels[0][0].set_ylabel("validation perplexity, mean over seeds")
+    panels[0][0].set_ylabel("validation perplexity, mean and range of seeds")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     _save(figure, path)

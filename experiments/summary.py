@@ -7,7 +7,7 @@ import platform
 import statistics
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -69,10 +69,10 @@ def summarize(run: Run, valid: np.ndarray, test: np.ndarray, mc_samples: int = 0
     }
 
 
-def mean(figures: Sequence[float], digits: int = 1, sign: Literal["", "+"] = "") -> str:
-    """The mean, with the standard deviation where there are several; `+` before positive ones."""
+def mean(figures: Sequence[float], digits: int = 1) -> str:
+    """The mean, with the standard deviation where there are several."""
     spread = f" ± {statistics.stdev(figures):.{digits}f}" if len(figures) > 1 else ""
-    return f"{statistics.mean(figures):{sign}.{digits}f}{spread}"
+    return f"{statistics.mean(figures):.{digits}f}{spread}"
 
 
 def environment() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The paper's table 1 as Markdown, its figures beside ours, from records alone."""
 
 import dataclasses
+import statistics
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,24 @@ from experiments.summary import mean
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 
 # Test perplexity of single models: the docstring of ptb_word_lm.py in TensorFlow's tutorial; pull
-# request 2276 of tensorflow/models, where its block cell was measured; and issue 1057 there, the
-# mean of ten runs by others (± 0.13), who could not reproduce the docstring.
-TENSORFLOW = {"small": (115.91, 115.52), "medium": (82.07, 83.47, 83.81), "large": (78.29, 78.49)}
+# request 2276 of tensorflow/models, where its block cell was measured; and, by others, issue 1057
+# there, the mean of ten runs (± 0.13), and issue 2505, an older and a newer version of the program.
+TENSORFLOW = {
+    "small": (115.91, 115.52),
+    "medium": (82.07, 83.47, 83.81, 84.0, 85.7),
+    "large": (78.29, 78.49),
+}
 
 Mixtures = dict[str, dict[str, Any]]
 
 _LEGEND = """\
 Perplexity. One model: mean ± standard deviation over seeds. Several: the probabilities of so many
 models averaged for each token (section 4.1), mean ± standard deviation over sets of them, all sets
-or 100 drawn at random. Validation and test are read as one stream, all N - 1 predictions counted.
-Training time is that of all the models of the line: of each run, its epochs times their median,
-which leaves out what held some up; evaluation after each epoch included. TensorFlow's figures:
-the docstring of its tutorial's ptb_word_lm.py, pull request 2276 and issue 1057 of
+or 100 drawn at random, which share models: sets that share none would vary more. Validation and
+test are read as one stream, all N - 1 predictions counted. Training time is that of all the models
+of the line: of each run, its epochs times their median, which leaves out what held some up;
+evaluation after each epoch included. TensorFlow's figures, and those of others with its program:
+the docstring of its tutorial's ptb_word_lm.py, pull request 2276 and issues 1057 and 2505 of
 tensorflow/models."""
 
 
@@ -47,8 +53,9 @@ class Line:
 
 _OTHERS_TITLES = ["setting", "validation", "change", "test", "change", "models", "all averaged"]
 _OTHERS_LEGEND = """\
-Models that differ from a preset; the changes are those of the same seeds, mean ± standard
-deviation. Of all of them averaged, the test perplexity."""
+Models that differ from a preset, and how far their mean is from that of all its seeds, ± the
+standard error, which takes a seed to vary as it does in the preset. The preset is that of the same
+precision, unless that is what differs. Of all models averaged, the test perplexity."""
 
 _TITLES = {
     "model": "model",
@@ -115,7 +122,7 @@ def print_page(console: Console, lines: list[Line], others: list[list[str]]) -> 
 
 
 def _lines(model: Config, records: list[Record], mixtures: Mixtures) -> list[Line]:
-    own = [record for record in records if record.model == model]
+    own = [record for record in records if record.model == model and record.perplexities]
     mixed = mixtures.get(model_name(model), {"mixtures": [], "seeds": []})
     measured = {mixture["members"]: mixture for mixture in mixed["mixtures"]}
     paper = PAPER_PERPLEXITIES[model.name]
@@ -169,27 +176,42 @@ def _typical_seconds(record: Record) -> float:
 
 
 def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
-    """Cells of the models that differ from a preset, each beside the preset on the same seeds.
+    """Cells of the models that differ from a preset, each beside the preset.
 
     Arguments as of `table1`.
     """
     others = {
         model_name(r.model): r.model
         for r in records
-        if r.model.name in PAPER_PERPLEXITIES and r.model != PRESETS[r.model.name]
+        if r.model.name in PAPER_PERPLEXITIES
+        and r.model != PRESETS[r.model.name]
+        and r.perplexities
     }
     lines = []
     for name, model in sorted(others.items()):
-        own, preset = (
+        preset = override(PRESETS[model.name], precision=model.compute.precision)
+        preset = PRESETS[model.name] if model == preset else preset
+        own, base = (
             by_seed([record for record in records if record.model == same])
-            for same in (model, PRESETS[model.name])
+            for same in (model, preset)
         )
         cells = [name]
-        for split, figures in enumerate(zip(*own.values(), strict=True)):
-            changes = [own[seed][split] - preset[seed][split] for seed in own if seed in preset]
-            cells += [mean(figures), mean(changes, sign="+") if changes else ""]
+        for split in (0, 1):
+            figures, of_base = ([pair[split] for pair in x.values()] for x in (own, base))
+            cells += [mean(figures), _change(figures, of_base)]
         mixed = mixtures.get(name, {"seeds": []})
         complete = set(mixed["seeds"]) == own.keys()
         averaged = f"{mixed['mixtures'][-1]['test_perplexity']:.1f}" if complete else ""
         lines.append([*cells, str(len(own)), averaged])
     return lines
+
+
+def _change(figures: list[float], base: list[float]) -> str:
+    """The difference of two means, with its standard error where `base` tells how seeds vary."""
+    if not base:
+        return ""
+    difference = f"{statistics.mean(figures) - statistics.mean(base):+.1f}"
+    if len(base) < 2:
+        return difference
+    error = statistics.stdev(base) * (1 / len(figures) + 1 / len(base)) ** 0.5
+    return f"{difference} ± {error:.1f}"

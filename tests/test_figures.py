@@ -24,7 +24,7 @@ SUMMARY = {
     "paper_test_perplexity": None,
     "floor_perplexity": None,
 }
-CURVES = ["training, regularizers on", "validation", "test, final: 80.0"]
+CURVES = ["training, regularizers on", "validation, estimate", "test, final: 80.0"]
 
 
 @pytest.fixture

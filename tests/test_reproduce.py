@@ -105,6 +105,18 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     assert row(folder, 2)[7] == "3, 3 sets"
 
 
+def test_seed_that_diverges_is_recorded_without_figures_and_the_others_go_on(folder):
+    flags = (*FLAGS, "--seeds=1", "--learning_rate=1e9", "--clip_norm=1e9")
+    first, again = run(*flags), run(*flags)
+    assert (first.status, again.status) == (0, 0), first.err
+    assert first.out.count("left out: the loss became") == 2  # the larger of --members and --seeds
+    assert "left out" not in again.out
+    found = records.read_records(folder / "results")
+    assert [(record.seeds, record.perplexities) for record in found] == [({0}, {}), ({1}, {})]
+    page = (folder / "results" / "table1.md").read_text()
+    assert "1000000000" not in page
+
+
 @pytest.mark.slow
 def test_members_trained_together_are_recorded_as_those_trained_alone(folder):
     assert run(*FLAGS, "--members_at_once=2", "--dropout=0.5").status == 0
@@ -158,7 +170,6 @@ BAD_FLAGS = [
     (["--corpus=toy"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
     (["--valid_file=v.txt"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
     (["--unit=char"], ["--unit=char: ptb is read by the word; leave it out"]),
-    (["--seeds=2", "--members=3"], ["--seeds=2: is below --members=3; leave one of them out"]),
 ]
 
 
@@ -250,18 +261,31 @@ def test_every_model_of_the_paper_has_a_line_for_each_number_averaged():
             assert f"| {name} | {members} | not run | {valid} | not run | {test} |" in page
 
 
-def test_other_choices_are_compared_to_the_preset_on_the_same_seeds():
+def test_other_choices_are_compared_to_all_seeds_of_the_preset():
     changed = override(SMALL, constant_epochs=5)
     found = [record for seed in (0, 1, 2) for record in held(seed, valid=120.0 + seed, test=110.0)]
     found += held(1, config=changed, valid=123.0, test=109.0)
-    found += held(2, config=changed, valid=126.0, test=110.5)
-    mixture = {"seeds": [1, 2], "mixtures": [{}, {"test_perplexity": 99.96}]}
+    found += held(7, config=changed, valid=126.0, test=110.5)
+    mixture = {"seeds": [1, 7], "mixtures": [{}, {"test_perplexity": 99.96}]}
     others = table1.other_choices(found, {"small-constant_epochs=5": mixture})
-    cells = ["124.5 ± 2.1", "+3.0 ± 1.4", "109.8 ± 1.1", "-0.2 ± 1.1", "2", "100.0"]
+    # Seeds vary by 1: sqrt(1/2 + 1/3) = 0.91.
+    cells = ["124.5 ± 2.1", "+3.5 ± 0.9", "109.8 ± 1.1", "-0.2 ± 0.0", "2", "100.0"]
     assert others == [["small-constant_epochs=5", *cells]]
     assert f"| small-constant_epochs=5 | {' | '.join(cells)} |" in table1.page([], others)
-    mixture["seeds"].remove(2)  # an average of one model is none of both
+    mixture["seeds"].remove(7)  # an average of one model is none of both
     assert table1.other_choices(found, {"small-constant_epochs=5": mixture})[0][-1] == ""
+
+
+def test_other_choices_are_compared_to_the_preset_of_their_precision():
+    rough = override(SMALL, precision="bfloat16")
+    found = held(0, test=110.0) + held(0, config=rough, test=112.0)
+    found += held(0, config=override(rough, second_bias=True), test=109.0)
+    lower, both = table1.other_choices(found, {})
+    assert (lower[0], lower[4]) == ("small-precision=bfloat16", "+2.0")
+    assert (both[0], both[4]) == ("small-second_bias=True-precision=bfloat16", "-3.0")
+    lost = {"members": [{"seed": 1, "excluded": "the loss became nan"}]}
+    diverged = records.Record(config=override(SMALL, dropout=0.5), summary=lost, history=[])
+    assert len(table1.other_choices([*found, diverged], {})) == 2
 
 
 def test_training_time_leaves_out_what_held_an_epoch_up():
