@@ -181,7 +181,7 @@ def scaling(config: Config, peers: list[str], windows: int, rounds: int) -> dict
 
     def at(setting: str, value: int) -> dict[str, Any]:
         sized = config if setting == "members" else override(config, **{setting: value})
-        alone = contenders(sized, peers)
+        alone = contenders(sized, [] if setting == "members" else peers)  # ours alone has several
         entrants = list(alone)
         if setting == "members" and value > 1:
             entrants[0] = Contender(OURS, config, members=value, at_once=value)

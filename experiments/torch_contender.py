@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,40 @@ def check_torch(_: Config) -> None:
         raise ValueError(
             "--peers=torch: torch is not installed; pip install torch, or leave it out"
         )
+
+
+def build_model(config: Config, vocabulary: int) -> Any:
+    """A `torch.nn.Module` on a GPU, where torch sees one, with random parameters.
+
+    From a window and a state, or None for zeros, it computes the loss, summed over time and
+    averaged over the batch, and the state after it. Its parameters have the names that
+    `torch_weights.model_to_torch` gives them.
+    """
+    import torch  # pyright: ignore[reportMissingImports]
+
+    size, rate = config.model.hidden_size, config.regularizers.dropout
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = torch.nn.Embedding(vocabulary, size)
+            self.rnn = torch.nn.LSTM(size, size, config.model.layers, dropout=rate)
+            self.decoder = torch.nn.Linear(size, vocabulary)
+            self.dropout = torch.nn.Dropout(rate)
+
+        def forward(self, window, state):
+            hidden, state = self.rnn(self.dropout(self.encoder(window[:-1])), state)
+            logits = self.decoder(self.dropout(hidden)).flatten(0, 1)
+            loss = torch.nn.functional.cross_entropy(
+                logits.float(), window[1:].flatten(), reduction="sum"
+            )
+            return loss / window.shape[1], state
+
+    torch.manual_seed(config.seed)
+    model, scale = Model(), config.model.init_scale
+    for parameter in model.parameters():
+        torch.nn.init.uniform_(parameter, -scale, scale)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_torch(
@@ -40,36 +75,14 @@ def build_torch(
     """
     import torch  # pyright: ignore[reportMissingImports]
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")  # TF32 on NVIDIA, as jax multiplies by default
-    size, layers = config.model.hidden_size, config.model.layers
-    rate = config.regularizers.dropout
-
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embedding = torch.nn.Embedding(vocabulary, size)
-            self.lstm = torch.nn.LSTM(size, size, layers, dropout=rate)
-            self.softmax = torch.nn.Linear(size, vocabulary)
-            self.dropout = torch.nn.Dropout(rate)
-
-        def forward(self, window, state):
-            hidden, state = self.lstm(self.dropout(self.embedding(window[:-1])), state)
-            logits = self.softmax(self.dropout(hidden)).flatten(0, 1)
-            loss = torch.nn.functional.cross_entropy(
-                logits.float(), window[1:].flatten(), reduction="sum"
-            )
-            return loss, state
-
-    model = Model().to(device)
-    scale = config.model.init_scale
-    for parameter in model.parameters():
-        torch.nn.init.uniform_(parameter, -scale, scale)
+    model = build_model(config, vocabulary)
     forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.SGD(model.parameters(), config.train.learning_rate, fused=True)
+    device = model.decoder.weight.device
     text = torch.as_tensor(windows, dtype=torch.long, device=device)
-    zeros = torch.zeros(layers, config.train.batch_size, size, device=device)
+    shape = config.model.layers, config.train.batch_size, config.model.hidden_size
+    zeros = torch.zeros(shape, device=device)
     state = zeros, zeros
     precise = config.compute.precision == "float32"
 
@@ -90,7 +103,7 @@ def build_torch(
         for window in text:
             loss, after = loss_of(window, state)
             optimizer.zero_grad(set_to_none=True)
-            (loss / config.train.batch_size).backward()
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
             optimizer.step()
             state = tuple(part.detach() for part in after)

@@ -27,12 +27,14 @@ TOLERANCE = {
 }
 
 
-def make(time, batch, features, hidden, dtype="float32", cell: CellName = "lstm", names=None):
+def make(
+    time, batch, features, hidden, dtype="float32", cell: CellName = "lstm", names=None, seed=()
+):
     """A layer, inputs, a state and masks, random, and the weights of a loss of every result.
 
-    `names` are those of the masks; None: no masks at all.
+    `names` are those of the masks; None: no masks at all. `seed` tells apart what has one size.
     """
-    rng = np.random.default_rng([time, batch, features, hidden])
+    rng = np.random.default_rng([time, batch, features, hidden, *seed])
     kind = CELLS[cell]
     gates = len(kind.gates) * hidden
 
@@ -114,17 +116,17 @@ def carried(example):
             for result, of_body in zip(scan.outvars, scan.params["jaxpr"].out_avals, strict=True)
             if result.aval.shape == of_body.shape
         ]
-        for scan in scans(jax.make_jaxpr(run)(*example).jaxpr)
+        for scan in equations(jax.make_jaxpr(run)(*example).jaxpr, "scan")
     ]
 
 
-def scans(jaxpr):
-    """Every scan of a program, those inside of calls too."""
+def equations(jaxpr, primitive):
+    """Every one of a program that is of this primitive, those inside of calls too."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "scan":
+        if equation.primitive.name == primitive:
             yield equation
         for inner in jax.tree.leaves(
             list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")
         ):
             if hasattr(inner, "jaxpr"):
-                yield from scans(inner.jaxpr)
+                yield from equations(inner.jaxpr, primitive)

@@ -16,14 +16,16 @@ import pytest
 from flax import nnx
 from program import ROOT, Outcome, assert_refused, run_elsewhere
 
-from experiments import contenders, timing
+from experiments import contenders, timing, torch_contender
 from experiments.contenders import is_the_papers
 from experiments.floor import products, step_flops
+from experiments.targets import PTB_VOCABULARY
 from zaremba_jax.array_types import ModelParams, SoftmaxParams
 from zaremba_jax.config import MEDIUM, QUICK, override
 from zaremba_jax.flax_weights import linen_layer, nnx_layer
 from zaremba_jax.rnn import zero_state
-from zaremba_jax.train import init_train_state, window_loss
+from zaremba_jax.torch_weights import model_to_torch
+from zaremba_jax.train import init_train_state, train_windows, window_loss
 
 SIZES = {"hidden_size": 4, "batch_size": 2, "unroll": 3}
 TINY = override(QUICK, **SIZES)
@@ -61,7 +63,7 @@ def test_every_contender_has_a_row_and_a_record(measured):
     ensembles = [f"{ours} × 2, {at_once} at once" for at_once in (1, 2)]
     others = ["scan:float32", "zaremba_jax:bfloat16", "flax:float32", "nnx:float32"]
     assert names == [ours, *ensembles, *others]
-    for name, line in zip(names, out.splitlines()[1:], strict=False):
+    for name, line in zip(names, out.splitlines()[1 : 1 + len(names)], strict=True):
         assert line.startswith(f"{name} ")
 
 
@@ -164,6 +166,27 @@ def test_peers_on_jax_train_the_same_network_as_ours(name, monkeypatch):
         np.testing.assert_allclose(theirs, mine, rtol=1e-5)
 
 
+def test_torch_trains_the_same_network_as_ours(monkeypatch):
+    torch = pytest.importorskip("torch")
+    config = override(TINY, dropout=0.0, second_bias=True, clip_norm=1.0)  # which clips
+    text = contenders.sample_windows(config, 2)
+    state = init_train_state(config, PTB_VOCABULARY, len(text))
+    model = torch_contender.build_model(config, PTB_VOCABULARY)
+    weights = model_to_torch(state.params)
+    model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+    loss, _ = model(torch.tensor(text[0], dtype=torch.long), None)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), np.inf)
+    monkeypatch.setattr(torch_contender, "build_model", lambda *_: model)
+    torch_contender.build_torch(config, text, PTB_VOCABULARY)()
+    after, found = train_windows(config, state, jnp.asarray(text), len(text), watch=True)
+    nats, mine = np.asarray(found)[0]
+    np.testing.assert_allclose(loss.item(), nats * config.train.unroll, rtol=1e-5)
+    np.testing.assert_allclose(norm.item(), mine, rtol=1e-5)
+    for name, array in model_to_torch(after.params).items():
+        np.testing.assert_allclose(model.state_dict()[name], array, rtol=1e-5, atol=1e-7)
+
+
 def loss_and_norm(loss, params):
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     return value, optax.tree.norm(gradient)
@@ -212,6 +235,7 @@ def test_peers_have_the_paper_s_model_of_any_size_and_no_other(changes):
     assert not is_the_papers(override(sized, **changes))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch")
 def test_torch_is_measured_in_every_precision_that_it_has_here(tmp_path):
     outcome = benchmark(f"--json={tmp_path / 'results.json'}")

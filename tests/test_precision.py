@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from layer_examples import make, values_and_gradients
+from layer_examples import equations, make, values_and_gradients
 
 from experiments import hlo
 from zaremba_jax.cells import CELLS
@@ -80,6 +80,20 @@ def test_every_part_of_a_model_has_the_precision_that_is_asked_for():
     for name, part in exact.items():
         pairs = zip(jax.tree.leaves(part), jax.tree.leaves(rounded[name]), strict=True)
         assert all(1e-6 < abs(a - b).max() < 0.1 for a, b in pairs), name
+
+
+@pytest.mark.parametrize("kernel", ["xla", "scan", "pallas"])
+@pytest.mark.parametrize("masks", [None, ("hidden",)], ids=["no masks", "masks"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_product_of_a_layer_is_of_the_precision_forward_and_backward(cell, masks, kernel):
+    run = functools.partial(
+        values_and_gradients, ComputeConfig(kernel=kernel, precision="bfloat16")
+    )
+    program = jax.make_jaxpr(run)(*make(3, 2, 4, 5, "float32", cell, masks))
+    products = list(equations(program.jaxpr, "dot_general"))
+    assert len(products) >= 6  # of inputs and of h, forward and for two gradients each
+    types = {operand.aval.dtype for product in products for operand in product.invars}
+    assert types == {jnp.dtype("bfloat16")}
 
 
 def test_sums_longer_than_bfloat16_can_count_keep_every_term():

@@ -12,6 +12,7 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from zaremba_jax.array_types import (
     Key,
@@ -31,9 +32,16 @@ Rates = Mapping[str, float | Scalar]
 
 
 def active_rates(config: RegularizerConfig) -> Rates:
-    """The strength of every method that is on, by the name of its setting."""
+    """The strength of every method that is on, by the name of its setting.
+
+    Rounded to float32, as a traced one is: 1 - rate is then the same number of either.
+    """
     values = dataclasses.asdict(config)
-    return {name: float(x) for name, x in values.items() if isinstance(x, int | float) and x > 0}
+    return {
+        name: float(np.float32(x))
+        for name, x in values.items()
+        if isinstance(x, int | float) and x > 0
+    }
 
 
 def sample_masks(

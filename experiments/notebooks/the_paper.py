@@ -99,12 +99,14 @@ np.testing.assert_allclose(after.cell, c_t, rtol=1e-5)
 # %% [markdown]
 # ## The network: D on the inputs of layers, never through time
 #
-# `masks.inputs[l]` is $D$ at the input of layer $l$; $h^l_{t-1}$ passes untouched.
+# The code counts from 0: `masks.inputs[0]` is $D$ at the input of layer 1. $h^l_{t-1}$ passes
+# untouched. The last $D$ is not in `deep_rnn` but behind it, in `unroll`, before the softmax.
 
 # %%
-from zaremba_jax import rnn
+from zaremba_jax import model, rnn
 
-Code(inspect.getsource(rnn.deep_rnn).split('"""')[-1], language="python")
+bodies = [inspect.getsource(f).split('"""')[-1] for f in (rnn.deep_rnn, model.unroll)]
+Code("# deep_rnn" + bodies[0] + "\n# unroll" + bodies[1], language="python")
 
 # %% [markdown]
 # A mask keeps a unit with probability $1 - p$ and scales it by $1 / (1 - p)$. With $L$ layers there
@@ -151,6 +153,20 @@ plt.show()
 # %% [markdown]
 # ## Training: section 4.1
 #
+# The loss of a window is the sum over its time steps of the mean over the batch, in nats. With the
+# mean over the 35 steps too, the same training would take a rate 35 times as high, and clip at a
+# norm 35 times as low. Here every one of 10 words has its even share of the probability.
+
+# %%
+from zaremba_jax.train import window_loss
+
+params = model.init_params(config.model, 10, key=jax.random.key(0))
+params = jax.tree.map(jnp.zeros_like, params)
+text = jnp.zeros((35, 20), jnp.int32)
+loss, _ = window_loss(params, text, text, rnn.zero_state(params.layers, 20), masks=None)
+np.testing.assert_allclose(loss, 35 * np.log(10), rtol=1e-6)
+
+# %% [markdown]
 # Plain SGD, the gradient clipped to a norm, at a rate that is constant first and then decays.
 
 # %%
@@ -165,6 +181,18 @@ plt.xlabel("epoch")
 plt.ylabel("learning rate")
 plt.legend()
 plt.show()
+
+# %% [markdown]
+# ## Models averaged
+#
+# Of many models that differ in their seed, the probabilities are averaged, token for token, not
+# their logarithms.
+
+# %%
+from zaremba_jax.ensemble import mixture_nll
+
+p = np.array([[0.5, 0.1], [0.1, 0.7]])  # what each of two models gave to each of two tokens
+np.testing.assert_allclose(mixture_nll(-np.log(p)), -np.log(p.mean(axis=0)), rtol=1e-6)
 
 # %% [markdown]
 # ## What dropout does to a model
