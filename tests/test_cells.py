@@ -7,33 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import paper_model
 import pytest
-from layer_examples import ADMITTED
+from layer_examples import ADMITTED, make
 
-from zaremba_jax.array_types import HiddenState, LayerParams, LSTMState, RecurrentMasks
+from zaremba_jax.array_types import HiddenState, LSTMState, RecurrentMasks
 from zaremba_jax.cells import CELLS, project_inputs, step
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 FEATURES, HIDDEN, BATCH = 3, 5, 4
-GATES = {"lstm": 4, "gru": 3, "tanh": 1}
 
 
-def make(cell) -> Any:
+def example(cell) -> Any:
     """A layer, an input and a state, random."""
-    rng = np.random.default_rng(0)
-
-    def normal(*shape):
-        return jnp.asarray(rng.normal(size=shape))
-
-    params = LayerParams(
-        input_weights=normal(FEATURES, GATES[cell] * HIDDEN),
-        recurrent_weights=normal(HIDDEN, GATES[cell] * HIDDEN),
-        bias=normal(GATES[cell] * HIDDEN),
-        cell=cell,
-    )
-    record = LSTMState if cell == "lstm" else HiddenState
-    parts = [normal(BATCH, HIDDEN) for _ in dataclasses.fields(record)]
-    return params, normal(BATCH, FEATURES), record(*parts)
+    (params, inputs, state), _, _ = make(1, BATCH, FEATURES, HIDDEN, "float64", cell)
+    return params, inputs[0], state
 
 
 def advance(params, x, state, **masks) -> Any:
@@ -47,7 +34,7 @@ def assert_close(actual, expected):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 def test_step_computes_the_paper_s_equations(cell, masked):
-    params, x, state = make(cell)
+    params, x, state = example(cell)
     rng = np.random.default_rng(1)
     masks = {name: jnp.asarray(rng.uniform(size=(BATCH, HIDDEN))) for name in ADMITTED[cell]}
     masks = masks if masked else {}
@@ -73,7 +60,7 @@ def test_step_computes_the_paper_s_equations(cell, masked):
     ],
 )
 def test_step_equals_flax_with_the_same_weights(cell, flax_cell, gates):
-    params, x, state = make(cell)
+    params, x, state = example(cell)
     biased = "h" if cell == "lstm" else "i"  # the product that flax adds the bias to
     weights = {}
     for k, gate in enumerate(gates or [""]):
@@ -90,14 +77,14 @@ def test_step_equals_flax_with_the_same_weights(cell, flax_cell, gates):
 
 
 def test_projection_serves_one_time_step_and_many_alike():
-    params, x, _ = make("lstm")
+    params, x, _ = example("lstm")
     many = project_inputs(params, jnp.stack([x, 2 * x]))
     assert_close(many[0], project_inputs(params, x))
     assert_close(many[1], project_inputs(params, 2 * x))
 
 
 def test_closed_forget_gate_erases_the_past_and_open_one_keeps_it():
-    params, _, state = make("lstm")
+    params, _, state = example("lstm")
     cut = dataclasses.replace(params, recurrent_weights=jnp.zeros_like(params.recurrent_weights))
     # forget, write, output, update
     erase = jnp.repeat(jnp.asarray([-1e3, -1e3, 1e3, 0.0]), HIDDEN)[None, :].repeat(BATCH, 0)
@@ -109,7 +96,7 @@ def test_closed_forget_gate_erases_the_past_and_open_one_keeps_it():
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_zoneout_at_rate_1_freezes_the_state_and_at_rate_0_changes_nothing(cell):
-    params, x, state = make(cell)
+    params, x, state = example(cell)
     keeps = [name for name in ADMITTED[cell] if name.startswith("keep")]
 
     def after(rate):
@@ -120,7 +107,7 @@ def test_zoneout_at_rate_1_freezes_the_state_and_at_rate_0_changes_nothing(cell)
 
 
 def test_zoneout_of_h_leaves_c_as_the_cell_computes_it_and_of_c_leaves_h():
-    params, x, state = make("lstm")
+    params, x, state = example("lstm")
     keep, plain = jnp.ones((BATCH, HIDDEN)), advance(params, x, state)
     assert_close(advance(params, x, state, keep_hidden=keep), LSTMState(state.hidden, plain.cell))
     assert_close(advance(params, x, state, keep_cell=keep), LSTMState(plain.hidden, state.cell))
@@ -128,7 +115,7 @@ def test_zoneout_of_h_leaves_c_as_the_cell_computes_it_and_of_c_leaves_h():
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_a_dropped_update_leaves_what_the_gate_keeps_of_the_old_state(cell):
-    params, x, state = make(cell)
+    params, x, state = example(cell)
     after = advance(params, x, state, update=jnp.zeros((BATCH, HIDDEN)))
     gates = project_inputs(params, x) + state.hidden @ params.recurrent_weights
     gate, kept = ("cell", 0) if cell == "lstm" else ("hidden", 1)

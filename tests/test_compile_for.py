@@ -5,14 +5,11 @@ A target whose compiler is not installed is skipped.
 
 import dataclasses
 import functools
-import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
-from program import ROOT, Outcome, assert_refused
+from program import ROOT, assert_refused, run_elsewhere
 
 from experiments import hlo
 from experiments.targets import (
@@ -71,18 +68,9 @@ def epoch(request):
     return compiled_epoch(*request.param)
 
 
-def run_compile_for(*flags, before=""):
-    """The program in a process of its own, after some Python, without its plugins' own log."""
-    start = "import runpy; runpy.run_module('experiments.compile_for', run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{before}\n{start}", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    log = re.compile(r"([IWE]\d{4} |WARNING: All log messages).*\n")
-    return Outcome(done.returncode, done.stdout, log.sub("", done.stderr))
+def run(*lines, before=""):
+    """The program on each list of flags, all in one other process, after some Python."""
+    return run_elsewhere("experiments.compile_for", *lines, cwd=ROOT, before=before)
 
 
 @pytest.mark.compilers
@@ -165,23 +153,24 @@ def test_missing_compiler_is_named_with_what_installs_it(target):
         compile_epoch(QUICK, absent)
 
 
-def test_program_without_a_compiler_ends_in_one_line():
+REFUSED = {
+    "--targets=v5e": ("v5e", "pip install 'jax[tpu]=="),
+    "--targets=abacus": ("targets", "abacus"),
+    "--targets=": ("targets",),
+    "--configs=quick": ("configs", "quick"),
+    "--precisions=float64": ("precisions", "float64"),
+    "--devices=1,0": ("devices", "1", "0"),
+    "--devices=8": ("--devices", "give --members too"),
+}
+
+
+def test_what_cannot_be_compiled_is_refused_in_one_line():
     hide = (
         "from experiments.targets import Target\nTarget.installed = property(lambda target: False)"
     )
-    assert_refused(run_compile_for("--targets=v5e", before=hide), "v5e", "pip install 'jax[tpu]==")
-
-
-@pytest.mark.parametrize(
-    "flag",
-    ["--targets=abacus", "--configs=quick", "--precisions=float64", "--devices=1,0", "--targets="],
-)
-def test_program_refuses_what_it_does_not_know(flag):
-    assert_refused(run_compile_for(flag), *re.findall(r"\w+", flag))
-
-
-def test_program_refuses_many_devices_for_one_model():
-    assert_refused(run_compile_for("--devices=8"), "--devices", "give --members too")
+    outcomes = run(*([flag] for flag in REFUSED), before=hide)
+    for outcome, telling in zip(outcomes, REFUSED.values(), strict=True):
+        assert_refused(outcome, *telling)
 
 
 def test_what_was_compiled_is_printed_though_what_follows_cannot_be():
@@ -195,7 +184,7 @@ def report_members(config, target, members, devices, **_):
 compiled_ensemble.report_members = report_members
 """
     which = ("--targets=v5e", "--configs=small", "--precisions=bfloat16", "--members=3")
-    outcome = run_compile_for(*which, "--devices=4,5", before=before)
+    (outcome,) = run([*which, "--devices=4,5"], before=before)
     assert (outcome.status, outcome.err) == (2, "error: there is no slice of 5\n")
     rows = [line.split() for line in outcome.out.splitlines() if line.startswith("v5e")]
     assert [row[3:5] for row in rows] == [["4", "1"]]
@@ -205,7 +194,7 @@ compiled_ensemble.report_members = report_members
 @pytest.mark.skipif(not TARGETS["h200"].installed, reason="no compiler for h200")
 def test_program_prints_a_row_for_each_number_of_devices():
     which = ("--targets=h200", "--configs=small", "--precisions=bfloat16", "--members=3")
-    outcome = run_compile_for(*which, "--devices=1,2", "--members_at_once=1")
+    (outcome,) = run([*which, "--devices=1,2", "--members_at_once=1"])
     assert outcome.status == 0, outcome.err
     rows = [line.split() for line in outcome.out.splitlines() if line.startswith("h200")]
     assert [row[3:6] for row in rows] == [["1", "3", "1"], ["2", "2", "1"]]
@@ -215,7 +204,7 @@ def test_program_prints_a_row_for_each_number_of_devices():
 @pytest.mark.compilers
 @pytest.mark.skipif(not TARGETS["h200"].installed, reason="no compiler for h200")
 def test_program_prints_a_row_for_each_combination():
-    outcome = run_compile_for("--targets=h200", "--configs=small")
+    (outcome,) = run(["--targets=h200", "--configs=small"])
     assert outcome.status == 0
     rows = [line for line in outcome.out.splitlines() if "h200" in line]
     assert ["float32" in row for row in rows] == [True, False]

@@ -113,10 +113,14 @@ def test_permuting_members_permutes_the_results_and_changes_nothing_else(trained
 
 
 def test_members_can_differ_in_rates_so_that_a_sweep_is_an_ensemble():
-    rates = {"dropout": jnp.array([0.5, 0.8]), "learning_rate": jnp.array([1.0, 0.25])}
-    states, nll = together((3, 3), rates=rates)
-    for place, config in enumerate((CONFIG, override(CONFIG, dropout=0.8, learning_rate=0.25))):
-        state, expected = alone(3, config)
+    members = [
+        {"dropout": 0.5, "l2": 1e-3, "learning_rate": 1.0},
+        {"dropout": 0.8, "l2": 1e-2, "learning_rate": 0.25},
+    ]
+    rates = {name: jnp.array([own[name] for own in members]) for name in members[0]}
+    states, nll = together((3, 3), override(CONFIG, **members[0]), rates)
+    for place, own in enumerate(members):
+        state, expected = alone(3, override(CONFIG, **own))
         np.testing.assert_allclose(nll[place], expected, rtol=1e-5)
         assert_close(member(states, place).params, state.params)
 

@@ -156,17 +156,10 @@ def test_help_names_every_setting():
         assert name == "name" or f"\n  --{flag}: " in outcome.out
 
 
-@pytest.mark.parametrize(
-    ("flags", "telling"),
-    [
-        ([*TEXT, "--dropout=1"], ["dropout=1.0: must be at least 0 and below 1"]),
-        (["--train_file=absent.txt", *TEXT[1:]], ["absent.txt: no such file"]),
-    ],
-    ids=["setting", "file"],
-)
-def test_mistake_ends_the_process_in_one_line_and_writes_nothing(folder, flags, telling):
+def test_mistake_ends_the_process_in_one_line_and_writes_nothing(folder):
     before = content(folder)
-    assert_refused(run_process(*flags, cwd=folder), *telling)
+    outcome = run_process("--train_file=absent.txt", *TEXT[1:], cwd=folder)
+    assert_refused(outcome, "absent.txt: no such file")
     assert content(folder) == before
 
 

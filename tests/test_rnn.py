@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from layer_examples import ADMITTED
+from layer_examples import ADMITTED, make
 
 from zaremba_jax.array_types import (
     CellName,
     HiddenState,
-    LayerParams,
     LSTMState,
     Masks,
     RecurrentMasks,
@@ -27,38 +26,24 @@ pytestmark = pytest.mark.usefixtures("float64")
 FEATURES, HIDDEN = 3, 4
 
 
-def make(layers=2, time=6, batch=3, cell: CellName = "lstm") -> Any:
+def example_of(layers=2, time=6, batch=3, cell: CellName = "lstm") -> Any:
     """Layers, inputs, a state and masks of all kinds, random, float64."""
     rng = np.random.default_rng(0)
-
-    def normal(*shape):
-        return jnp.asarray(rng.normal(size=shape))
 
     def factors(size=HIDDEN):
         return jnp.asarray(2.0 * rng.integers(0, 2, (time, batch, size)))
 
-    gates, record = len(CELLS[cell].gates) * HIDDEN, CELLS[cell].state
     sizes = (FEATURES,) + (HIDDEN,) * (layers - 1)
-    params = tuple(
-        LayerParams(
-            input_weights=normal(size, gates),
-            recurrent_weights=normal(HIDDEN, gates),
-            bias=normal(gates),
-            cell=cell,
-        )
-        for size in sizes
+    examples = [
+        make(time, batch, size, HIDDEN, "float64", cell, seed=(depth,))[0]
+        for depth, size in enumerate(sizes)
+    ]
+    params, (inputs, *_), state = zip(*examples, strict=True)
+    recurrent = tuple(
+        RecurrentMasks(**{name: factors() / 2 for name in ADMITTED[cell]}) for _ in sizes
     )
-    state = tuple(
-        record(*(normal(batch, HIDDEN) for _ in record.__annotations__)) for _ in range(layers)
-    )
-    masks = Masks(
-        inputs=tuple(map(factors, sizes)),
-        recurrent=tuple(
-            RecurrentMasks(**{name: factors() / 2 for name in ADMITTED[cell]})
-            for _ in range(layers)
-        ),
-    )
-    return params, normal(time, batch, FEATURES), state, masks
+    masks = Masks(inputs=tuple(map(factors, sizes)), recurrent=recurrent)
+    return params, inputs, state, masks
 
 
 def assert_close(actual, expected):
@@ -80,7 +65,7 @@ def test_layer_major_order_equals_stepping_all_layers_in_a_loop(
     layers, time, batch, cell, kernel, masked
 ):
     with jax.enable_x64(True):  # hypothesis and function-scoped fixtures do not mix
-        params, inputs, state, masks = make(layers, time, batch, cell)
+        params, inputs, state, masks = example_of(layers, time, batch, cell)
         masks = masks if masked else Masks()
         outputs, final = deep_rnn(params, inputs, state, masks, ComputeConfig(kernel=kernel))
         looped, current = [], list(state)
@@ -99,7 +84,7 @@ def test_layer_major_order_equals_stepping_all_layers_in_a_loop(
 
 @pytest.mark.parametrize(("first", "second", "cell"), [(1, 4, "lstm"), (3, 2, "gru")])
 def test_two_windows_with_carried_state_equal_one_long_window(first, second, cell):
-    params, inputs, state, masks = make(time=first + second, cell=cell)
+    params, inputs, state, masks = example_of(time=first + second, cell=cell)
     whole, final = deep_rnn(params, inputs, state, masks)
     cut_masks = [
         jax.tree.map(lambda m, s=s: m[s], masks) for s in (slice(first), slice(first, None))
@@ -111,7 +96,7 @@ def test_two_windows_with_carried_state_equal_one_long_window(first, second, cel
 
 
 def test_dropout_never_touches_the_recurrent_path():
-    params, inputs, state, masks = make()
+    params, inputs, state, masks = example_of()
     nothing_enters = Masks(inputs=tuple(map(jnp.zeros_like, masks.inputs)))
     _, final = deep_rnn(params, inputs, state, nothing_enters)
     for layer, before, after in zip(params, state, final, strict=True):
@@ -126,7 +111,7 @@ def test_dropout_never_touches_the_recurrent_path():
 
 
 def test_masks_of_a_layer_touch_it_and_those_above_it_alone():
-    params, inputs, state, masks = make()
+    params, inputs, state, masks = example_of()
 
     def final_states(changed) -> Any:
         return deep_rnn(params, inputs, state, changed)[1]
@@ -144,7 +129,7 @@ def test_masks_of_a_layer_touch_it_and_those_above_it_alone():
 
 
 def test_outputs_are_raw_whatever_the_output_mask():
-    params, inputs, state, masks = make()
+    params, inputs, state, masks = example_of()
     dropped = dataclasses.replace(masks, output=jnp.zeros((6, 3, HIDDEN)))
     assert_close(deep_rnn(params, inputs, state, dropped), deep_rnn(params, inputs, state, masks))
 
@@ -152,7 +137,7 @@ def test_outputs_are_raw_whatever_the_output_mask():
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kernel", ["xla", "scan"])
 def test_masks_that_change_nothing_equal_no_masks(cell, kernel):
-    params, inputs, state, masks = make(cell=cell)
+    params, inputs, state, masks = example_of(cell=cell)
     neutral = {"keep_hidden": 0.0, "keep_cell": 0.0}
     names = ADMITTED[cell]
     layer = RecurrentMasks(**{n: jnp.full((1, 1, 1), neutral.get(n, 1.0)) for n in names})
@@ -175,7 +160,7 @@ def test_drop_multiplies_by_its_mask_and_none_drops_nothing():
     ("cell", "record"), [("lstm", LSTMState), ("gru", HiddenState), ("tanh", HiddenState)]
 )
 def test_zero_state_has_a_record_a_layer_of_the_weights_type(cell, record):
-    params, *_ = make(layers=3, cell=cell)
+    params, *_ = example_of(layers=3, cell=cell)
     state = zero_state(params, batch_size=5)
     assert [type(layer) for layer in state] == [record] * 3
     for part in jax.tree.leaves(state):
@@ -185,7 +170,7 @@ def test_zero_state_has_a_record_a_layer_of_the_weights_type(cell, record):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_last_output_of_a_layer_is_its_final_hidden_state(cell):
-    params, inputs, state, _ = make(cell=cell)
+    params, inputs, state, _ = example_of(cell=cell)
     outputs, final = unroll_layer(params[0], inputs, state[0])
     np.testing.assert_array_equal(outputs[-1], final.hidden)
 
@@ -193,7 +178,7 @@ def test_last_output_of_a_layer_is_its_final_hidden_state(cell):
 @pytest.mark.parametrize("kernel", ["xla", "scan"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_layer_of_two_biases_is_that_of_their_sum_with_a_gradient_for_each(cell, kernel):
-    (layer, *_), inputs, (state, *_), _ = make(cell=cell)
+    (layer, *_), inputs, (state, *_), _ = example_of(cell=cell)
     parts = dataclasses.asdict(layer) | {"bias": layer.bias / 4}
     two = TwoBiasLayerParams(**parts, second_bias=layer.bias * 3 / 4)
 

@@ -193,26 +193,6 @@ def test_dropped_weights_are_the_same_at_every_time_step_and_in_every_stream(tex
     np.testing.assert_allclose(nll, total / 12, rtol=1e-5)
 
 
-def test_members_under_rates_of_their_own_equal_runs_whose_configurations_say_so(text):
-    config = override(CONFIG, l2=1e-3)
-    members = [{"dropout": 0.25, "l2": 1e-3}, {"dropout": 0.5, "l2": 1e-2}]
-    states = [fresh(text, config)] * 2
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    rates = {name: jnp.asarray([m[name] for m in members]) for name in members[0]}
-    together, nll = jax.vmap(lambda state, rates: train_windows(config, state, text, 3, rates))(
-        stacked, rates
-    )
-    for i, member in enumerate(members):
-        own = override(config, **member)
-        alone, expected = train_windows(own, fresh(text, own), text, 3)
-        np.testing.assert_allclose(nll[i], expected, rtol=1e-5)
-        mine = jax.tree.map(lambda x, i=i: x[i], together.params)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), mine, alone.params
-        )
-    assert not np.allclose(nll[0], nll[1])
-
-
 def test_rate_of_no_regularizer_is_refused(text):
     with pytest.raises(ValueError, match="rates of droput: must be of activation_l2, "):
         train_windows(CONFIG, fresh(text), text, 1, {"droput": 0.5})
