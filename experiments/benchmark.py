@@ -180,15 +180,14 @@ def scaling(config: Config, peers: list[str], windows: int, rounds: int) -> dict
     """Tokens a second of each contender, one setting varied at a time."""
 
     def at(setting: str, value: int) -> dict[str, Any]:
-        sized = config if setting == "members" else override(config, **{setting: value})
-        alone = contenders(sized, [] if setting == "members" else peers)  # ours alone has several
-        entrants = list(alone)
-        if setting == "members" and value > 1:
-            entrants[0] = Contender(OURS, config, members=value, at_once=value)
+        if setting == "members":  # of which ours alone has several
+            entrants = [Contender(OURS, config, members=value, at_once=value)]
+        else:
+            entrants = contenders(override(config, **{setting: value}), peers)
         found = measure(entrants, windows, rounds)["contenders"]
         return {
-            entrant.name: record["tokens_per_second"]
-            for entrant, record in zip(alone, found, strict=True)
+            entrant._replace(members=1).name: record["tokens_per_second"]
+            for entrant, record in zip(entrants, found, strict=True)
         }
 
     return {

@@ -1,6 +1,5 @@
 """Writes a model for other programs: `python -m experiments.export --workdir=runs/small ...`."""
 
-import json
 from pathlib import Path
 
 from absl import flags
@@ -11,10 +10,9 @@ from experiments.command_line import FLAGS, fail
 from experiments.models import load_models
 from experiments.workdir import write_bytes
 from zaremba_jax.exported import (
-    ENTRY,
-    FOLDER_CONFIG,
     Model,
     assemble,
+    is_model_folder,
     named_arrays,
     read_safetensors,
     read_vocabulary,
@@ -39,7 +37,7 @@ def main() -> None:
     try:
         if out.exists() and (FLAGS.to != "folder" or not out.is_dir()):
             raise ValueError(f"--out={out}: is there; name a new {_kind()}")
-        if out.is_dir() and any(out.iterdir()) and not _is_export(out):
+        if out.is_dir() and any(out.iterdir()) and not is_model_folder(out):
             raise ValueError(f"--out={out}: holds other things than an export; name a new folder")
         write(out, read())
     except (ValueError, OSError) as error:
@@ -98,15 +96,6 @@ def _torch_file(model: Model) -> bytes:
             " take another form"
         )
     return save(model_to_torch(model.params), {"format": "pt"})
-
-
-def _is_export(folder: Path) -> bool:
-    """Whether its configuration is that of a model of ours."""
-    try:
-        record = json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8"))
-        return record["model_type"] == ENTRY
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _kind() -> str:

@@ -126,9 +126,7 @@ def load_folder(path: str | Path) -> Model:
     """
     folder = Path(path)
     try:
-        record = dict(json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8")))
-        if record["model_type"] != ENTRY:
-            raise ValueError(f"model_type={record['model_type']}: is not {ENTRY}")
+        record = _folder_record(folder)
         if record["format_version"] != VERSION:
             raise ValueError(f"format_version={record['format_version']}: {VERSION} is read here")
         config = from_dict(record["settings"])
@@ -139,6 +137,21 @@ def load_folder(path: str | Path) -> Model:
         ) from None
     arrays, _ = read_safetensors(folder / FOLDER_MODEL)
     return assemble(folder / FOLDER_MODEL, arrays, config, vocabulary)
+
+
+def is_model_folder(path: str | Path) -> bool:
+    """Whether the folder is one that `save_folder` wrote, of this version or another."""
+    try:
+        return bool(_folder_record(Path(path)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _folder_record(folder: Path) -> dict[str, Any]:
+    record = dict(json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8")))
+    if record["model_type"] != ENTRY:
+        raise ValueError(f"model_type={record['model_type']}: is not {ENTRY}")
+    return record
 
 
 def read_vocabulary(path: str | Path, unit: Unit = "word") -> Vocabulary:
