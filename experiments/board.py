@@ -1,8 +1,9 @@
 """What TensorBoard shows of a run: curves over the windows trained on, and what its gates do."""
 
 import functools
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -44,14 +45,19 @@ class Board:
 
     def __init__(self, folder: Path, step: int):
         """`step` is where the run stands. Of several hosts, the first writes."""
-        from tensorboardX import SummaryWriter
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
 
-        self._writer: Any = None
+        self._summary, self._proto = summary, cast(Any, event_pb2)  # its names come at run time
+        self._writer = None
         if jax.process_index() == 0:
-            # In the order of names, by which TensorBoard reads, within a second too.
-            self._writer = SummaryWriter(
-                str(folder), purge_step=step + 1, filename_suffix=f".{step:012}"
-            )
+            folder.mkdir(parents=True, exist_ok=True)
+            # In the order of names, by which TensorBoard reads, within a second too. Not a
+            # SummaryWriter: what waits in its queue is not on the disk after a flush.
+            self._writer = EventsWriter(str(folder / "events"), f".{step:012}")
+            log = self._proto.SessionLog
+            self._write(step + 1, session_log=log(status=log.START))
 
     def windows(self, step: int, watched: dict[str, float], so_far: dict[str, Any]) -> None:
         """Adds points of the last windows, of `averages`, and of the epoch so far."""
@@ -70,14 +76,17 @@ class Board:
         for depth, of_layer in enumerate(gates, start=1):
             for gate, values in of_layer.items():
                 edges = np.linspace(-1 if gate in _TANHS else 0, 1, _BINS + 1)
-                if self._writer is not None:
-                    tag = f"gates/layer_{depth}_{gate}"
-                    self._writer.add_histogram(tag, np.asarray(values, np.float64), step, edges)
+                tag, content = f"gates/layer_{depth}_{gate}", np.asarray(values, np.float64)
+                self._write(step, summary=self._summary.histogram(tag, content, edges))
 
     def _add(self, step: int, points: dict[str, float]) -> None:
+        for name, value in points.items():
+            self._write(step, summary=self._summary.scalar(name, value))
+
+    def _write(self, step: int, **what: Any) -> None:
         if self._writer is not None:
-            for name, value in points.items():
-                self._writer.add_scalar(name, value, step)
+            event = self._proto.Event(wall_time=time.time(), step=step, **what)
+            self._writer.write_event(event)
 
     def flush(self) -> None:
         """Brings all points to the disk."""

@@ -107,6 +107,15 @@ def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch, killed
     assert len(steps) == len(set(steps)) + taken_back
 
 
+def test_what_was_flushed_is_on_the_disk(tmp_path):
+    steps = list(range(1, 100))
+    with Board(tmp_path / "board", 0) as board:
+        for step in steps:
+            board.windows(step, {}, {"train_perplexity": 1.0, "learning_rate": 1.0, TIMED: 1.0})
+        board.flush()
+        assert [step for step, _ in points(tmp_path / "board")[TIMED]] == steps
+
+
 def test_gates_have_histograms_over_their_whole_range(folder):
     params = init_params(override(QUICK, hidden_size=8).model, 9, key=jax.random.key(0))
     gates = gates_while_reading(params, np.arange(60, dtype=np.int32) % 9, 4, 5)
