@@ -1,5 +1,6 @@
 """What `--tensorboard` writes, read back from its files."""
 
+import contextlib
 import struct
 import sys
 from typing import Any
@@ -74,11 +75,21 @@ def test_points_are_those_of_the_run_and_watching_changes_no_bit(folder):
     assert all(0 < mean[1] <= largest[1] for mean, largest in pairs)
 
 
+@pytest.fixture
+def left_open():
+    """Closes what a killed process would leave open, when the test is over."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch, killed):
+def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch, left_open, killed):
     assert run(*FLAGS, "--workdir=whole", "--tensorboard").status == 0
-    windows, calls = Board.windows, []
+    windows, close, calls = Board.windows, Board.__exit__, []
+
+    def leave_open(board, *_):
+        left_open.callback(close, board)
 
     def cut_off(*args):
         windows(*args)
@@ -89,7 +100,7 @@ def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch, killed
     with monkeypatch.context() as patch:
         patch.setattr(Board, "windows", cut_off)
         if killed:  # with no time to write what is not on the disk
-            patch.setattr(Board, "__exit__", lambda *_: None)
+            patch.setattr(Board, "__exit__", leave_open)
         assert run(*FLAGS, "--workdir=cut", "--tensorboard").status == 137
     resumed = run(*FLAGS, "--workdir=cut", "--tensorboard")
     assert "after epoch 1, window 0" in resumed.out
