@@ -132,7 +132,7 @@ def _init(config: Config, vocabulary_size: int, count: int, seeds: int, copies: 
     """Models of every seed, all of them as many times over as there are candidates."""
 
     def member(seed: int) -> Member:
-        state = init_train_state(override(config, seed=seed), vocabulary_size, count)
+        state = init_train_state(override(config, seed=seed), vocabulary_size)
         return Member(state, state.params, jnp.array(jnp.inf))
 
     members = [member(config.seed + seed) for seed in range(seeds)]

@@ -227,7 +227,7 @@ class _Trial:
     def restart(self) -> None:
         """Makes the state again, which a program that failed may have given up."""
         shapes = self._shapes
-        start = functools.partial(init_train_state, shapes.config, shapes.vocabulary_size, _WINDOWS)
+        start = functools.partial(init_train_state, shapes.config, shapes.vocabulary_size)
         self._state: Any = (
             start() if shapes.members == 1 else jax.vmap(start)(jnp.arange(shapes.members))
         )

@@ -93,7 +93,7 @@ def compile_members(
 ) -> jax.stages.Compiled:
     """`ensemble.train_members` over a whole epoch of the Penn Treebank, for a mesh of a target."""
     count = windows_per_epoch(config)
-    start = functools.partial(init_members, config, PTB_VOCABULARY, count, range(members), mesh)
+    start = functools.partial(init_members, config, PTB_VOCABULARY, range(members), mesh)
 
     def lying(spec: PartitionSpec, part: Any) -> Any:
         there = NamedSharding(mesh, spec)

@@ -47,7 +47,7 @@ def sample_windows(config: Config, count: int) -> np.ndarray:
 def build_ours(config: Config, windows: np.ndarray) -> Run:
     """This library, as `experiments.ptb` runs it."""
     text = jnp.asarray(windows)
-    state = init_train_state(config, PTB_VOCABULARY, len(windows))
+    state = init_train_state(config, PTB_VOCABULARY)
 
     def run() -> None:
         nonlocal state
@@ -60,7 +60,7 @@ def build_ours(config: Config, windows: np.ndarray) -> Run:
 def build_members(config: Config, windows: np.ndarray, members: int, at_once: int) -> Run:
     """An ensemble, as `experiments.ensemble` trains it on one device: so many at once, in turn."""
     mesh, text = make_mesh(jax.devices()[:1]), jnp.asarray(windows)
-    states = list(init_chunks(config, PTB_VOCABULARY, len(windows), range(members), at_once, mesh))
+    states = list(init_chunks(config, PTB_VOCABULARY, range(members), at_once, mesh))
 
     def run() -> None:
         for place, state in enumerate(states):

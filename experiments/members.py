@@ -279,7 +279,7 @@ def new_ensemble(
         config,
         corpus,
         WindowFeed(text, on_every_device(mesh), resident),
-        init_chunks(config, len(corpus.vocabulary), len(text), seeds, at_once, mesh),
+        init_chunks(config, len(corpus.vocabulary), seeds, at_once, mesh),
         epoch_nll=[0.0] * len(configs),
         mesh=mesh,
         configs=configs,

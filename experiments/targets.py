@@ -182,7 +182,7 @@ def compile_epoch(config: Config, target: Target) -> jax.stages.Compiled:
     """
     device = SingleDeviceSharding(devices_of(target)[0])
     count = windows_per_epoch(config)
-    state = jax.eval_shape(functools.partial(init_train_state, config, PTB_VOCABULARY, count))
+    state = jax.eval_shape(functools.partial(init_train_state, config, PTB_VOCABULARY))
     windows = jax.ShapeDtypeStruct(
         (count, config.train.unroll + 1, config.train.batch_size), jnp.int32
     )

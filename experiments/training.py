@@ -213,10 +213,10 @@ def new_run(
             f" device; give {len(jax.devices())}, or start fewer"
         )
     if data_parallel == 1:
-        state = init_train_state(config, len(corpus.vocabulary), len(text))
+        state = init_train_state(config, len(corpus.vocabulary))
         return Run(config, corpus, WindowFeed(text, resident=resident), state)
     mesh = make_mesh(devices, data_parallel)
-    state = init_spread(config, len(corpus.vocabulary), len(text), mesh)
+    state = init_spread(config, len(corpus.vocabulary), mesh)
     feed = WindowFeed(text, on_every_device(mesh), resident)
     return Run(config, corpus, feed, state, mesh=mesh)
 

@@ -190,7 +190,7 @@ def stored(workdir: Path) -> Any:
 
 def last_state(workdir: Path) -> TrainState:
     """What the last checkpoint holds, the key as plain numbers."""
-    like = init_train_state(CONFIG, len(WORDS) + 1, WINDOWS)
+    like = init_train_state(CONFIG, len(WORDS) + 1)
     restored = restore(workdir / "checkpoints", lambda record: like)
     assert restored is not None
     return dataclasses.replace(restored.state, key=jax.random.key_data(restored.state.key))

@@ -170,7 +170,7 @@ def test_torch_trains_the_same_network_as_ours(monkeypatch):
     torch = pytest.importorskip("torch")
     config = override(TINY, dropout=0.0, second_bias=True, clip_norm=1.0)  # which clips
     text = contenders.sample_windows(config, 2)
-    state = init_train_state(config, PTB_VOCABULARY, len(text))
+    state = init_train_state(config, PTB_VOCABULARY)
     model = torch_contender.build_model(config, PTB_VOCABULARY)
     weights = model_to_torch(state.params)
     model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
@@ -258,7 +258,7 @@ def test_floor_counts_two_operations_a_weight_forward_and_four_backward():
 @pytest.mark.parametrize("cell", ["lstm", "gru", "tanh"])
 def test_floor_counts_the_weights_that_the_model_multiplies_by(cell):
     config = override(MEDIUM, cell=cell, layers=3, embedding_size=70)
-    params = jax.eval_shape(lambda: init_train_state(config, 10_000, 1)).params
+    params = jax.eval_shape(lambda: init_train_state(config, 10_000)).params
     products = [w for p in params.layers for w in (p.input_weights, p.recurrent_weights)]
     weights = sum(w.size for w in (*products, params.softmax.weights))
     assert step_flops(config) == 6 * weights * 35 * 20

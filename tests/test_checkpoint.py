@@ -20,7 +20,7 @@ CONFIG = override(QUICK, hidden_size=4)
 
 
 def state_at(step, seed=0):
-    state = init_train_state(override(CONFIG, seed=seed), 11, 5)
+    state = init_train_state(override(CONFIG, seed=seed), 11)
     filled = jax.tree.map(
         lambda x: x + jnp.asarray(step, x.dtype), (state.params, state.opt_state, state.rnn_state)
     )
@@ -70,6 +70,15 @@ def test_restore_inverts_save_to_the_bit(tmp_path):
     assert_same(restored.state, state_at(3, seed=7))
     assert restored.record == record
     assert restored.damaged == ()
+
+
+def test_kind_of_its_keys_is_restored_whatever_jax_s_default_is(tmp_path):
+    saved = state_at(3)
+    save(tmp_path / "run", 3, saved, {})
+    with jax.default_prng_impl("rbg"):
+        restored = restore(tmp_path / "run", like)
+    assert restored is not None
+    assert_same(restored.state, saved)
 
 
 def test_newest_is_restored_and_the_newest_two_are_kept(tmp_path):

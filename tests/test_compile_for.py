@@ -123,7 +123,7 @@ def test_bfloat16_reaches_the_products_of_the_time_loops(epoch):
 
 @pytest.mark.compilers
 def test_temporary_memory_is_gradients_operands_and_logits(epoch):
-    state = jax.eval_shape(lambda: init_train_state(epoch.config, PTB_VOCABULARY, 1))
+    state = jax.eval_shape(lambda: init_train_state(epoch.config, PTB_VOCABULARY))
     params = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
     tokens = epoch.config.train.batch_size * epoch.config.train.unroll
     logits = tokens * PTB_VOCABULARY * jnp.float32.dtype.itemsize

@@ -16,7 +16,7 @@ from zaremba_jax.config import PRESETS, override
 from zaremba_jax.train import init_train_state
 
 CONFIG = override(PRESETS["small"], precision="bfloat16")
-WEIGHTS = jax.eval_shape(lambda: init_train_state(CONFIG, PTB_VOCABULARY, 1)).params
+WEIGHTS = jax.eval_shape(lambda: init_train_state(CONFIG, PTB_VOCABULARY)).params
 PARAMETERS = sum(leaf.size for leaf in jax.tree.leaves(WEIGHTS))
 # Three members over four devices, one of them padding; or over two pairs that share batches.
 MEMBERS, DEVICES = 3, 4

@@ -114,3 +114,16 @@ def test_unigram_perplexity_is_none_where_the_training_text_lacks_a_byte():
     ids = np.array([0, 1, 1], np.uint8)
     corpus = Corpus("c", Vocabulary(BYTES, "byte"), ids, ids, np.array([0, 2], np.uint8))
     assert unigram_perplexity(corpus) is None
+
+
+def test_ids_changed_in_memory_are_not_read_from_the_disk_again(tmp_path):
+    np.arange(60, dtype=np.uint8).tofile(tmp_path / "ids")
+    changed = np.memmap(tmp_path / "ids", np.uint8, "c")
+    changed[:] = changed[::-1].copy()
+    np.testing.assert_array_equal(windows(changed, 3, 4), windows(np.arange(60)[::-1], 3, 4))
+
+
+@pytest.mark.parametrize("place", [slice(0, 4, 2), slice(None, None, -1), 0])
+def test_windows_that_do_not_follow_each_other_are_refused(place):
+    with pytest.raises(TypeError, match="take windows in a row"):
+        TextWindows(np.arange(60), 3, 4)[place]

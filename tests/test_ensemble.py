@@ -44,12 +44,12 @@ COUNT = len(TEXT) + 2  # over the end of an epoch
 
 
 def alone(seed, config=CONFIG):
-    state = init_train_state(config, VOCABULARY, len(TEXT), jnp.asarray(seed, jnp.uint32))
+    state = init_train_state(config, VOCABULARY, jnp.asarray(seed, jnp.uint32))
     return train_windows(config, state, TEXT, COUNT)
 
 
 def together(seeds, config=CONFIG, rates=None, mesh=MESH):
-    states = init_members(config, VOCABULARY, len(TEXT), seeds, mesh)
+    states = init_members(config, VOCABULARY, seeds, mesh)
     return train_members(config, states, TEXT, COUNT, mesh, rates)
 
 
@@ -71,18 +71,25 @@ def trained():
 
 
 def test_members_start_as_their_seeds_do_to_the_bit():
-    states = init_members(CONFIG, VOCABULARY, len(TEXT), SEEDS, MESH)
+    states = init_members(CONFIG, VOCABULARY, SEEDS, MESH)
     for place, seed in enumerate(SEEDS):
-        expected = init_train_state(override(CONFIG, seed=seed), VOCABULARY, len(TEXT))
+        expected = init_train_state(override(CONFIG, seed=seed), VOCABULARY)
         jax.tree.map(
             np.testing.assert_array_equal, numbers(member(states, place)), numbers(expected)
         )
 
 
+def test_members_have_their_own_masks_whatever_kind_of_key_is_jax_s_default():
+    with jax.default_prng_impl("rbg"):  # of which a key has other numbers side by side than alone
+        test_members_start_as_their_seeds_do_to_the_bit()
+    states = init_members(CONFIG, VOCABULARY, SEEDS, MESH)
+    assert states.key.dtype == jax.random.key(0, impl="threefry2x32").dtype
+
+
 def test_chunks_have_the_members_one_after_another_and_the_last_one_pads():
-    chunks = init_chunks(CONFIG, VOCABULARY, len(TEXT), SEEDS, 2, MESH)
+    chunks = init_chunks(CONFIG, VOCABULARY, SEEDS, 2, MESH)
     assert [len(states.step) for states in chunks] == [2, 1]
-    expected = init_members(CONFIG, VOCABULARY, len(TEXT), SEEDS, MESH)
+    expected = init_members(CONFIG, VOCABULARY, SEEDS, MESH)
     together = jax.tree.map(lambda *parts: np.concatenate(parts), *map(numbers, chunks))
     jax.tree.map(np.testing.assert_array_equal, together, numbers(expected))
     padded = [places.tolist() for places in chunk_places(3, (2, 2))]
@@ -134,6 +141,8 @@ def test_every_member_is_evaluated_as_it_is_alone(trained, streams):
     for place in range(len(SEEDS)):
         expected = text_nll(member(params, place), IDS, streams, masks=masks)
         np.testing.assert_allclose(nll[place], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="encode the text by the model's own vocabulary"):
+        members_nll(params, IDS + 1, streams, ComputeConfig(), masks, MESH)
 
 
 def test_mixture_averages_probabilities_and_neither_logits_nor_logarithms():
@@ -197,7 +206,7 @@ def test_chunks_hold_all_members_and_as_many_on_every_device():
 def test_members_that_fit_leave_room_for_what_training_one_needs():
     config = override(CONFIG, hidden_size=64, batch_size=20, unroll=20)
     text = jnp.zeros((3, 21, 20), jnp.int32)
-    state = jax.eval_shape(lambda: init_train_state(config, 1000, 3))
+    state = jax.eval_shape(lambda: init_train_state(config, 1000))
     memory = train_windows.lower(config, state, text, 3).compile().memory_analysis()
     assert memory is not None
     needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
@@ -224,7 +233,7 @@ EVERYTHING = {
 def spread(mesh, config, count=3):
     """Members 4 and 5, padded, on a mesh: both after a few windows, and what was compiled."""
     seeds = range(4, 4 + sum(chunk_sizes(2, 1, mesh)))
-    states = init_members(config, VOCABULARY, len(TEXT), seeds, mesh)
+    states = init_members(config, VOCABULARY, seeds, mesh)
     compiled = train_members.lower(config, states, TEXT, count, mesh).compile()
     states, nll = train_members(config, states, TEXT, count, mesh)
     loss = members_nll(states.params, IDS, 1, ComputeConfig(), None, mesh)
@@ -236,7 +245,7 @@ def on_eight_devices():
     config = override(CONFIG, **EVERYTHING)
     expected = []
     for seed in (4, 5):
-        state = init_train_state(config, VOCABULARY, len(TEXT), jnp.asarray(seed, jnp.uint32))
+        state = init_train_state(config, VOCABULARY, jnp.asarray(seed, jnp.uint32))
         expected.append(train_windows(config, state, TEXT, 3))
     # Eight members of which six are padding; four of two devices each, on which the three
     # streams are padded to four.
@@ -249,7 +258,7 @@ def on_eight_devices():
             alone_loss = text_nll(state.params, IDS)
             np.testing.assert_allclose(loss[place], alone_loss, rtol=1e-4)
     mesh = make_mesh(jax.devices()[:2], 2)
-    state = init_spread(override(config, seed=5), VOCABULARY, len(TEXT), mesh)
+    state = init_spread(override(config, seed=5), VOCABULARY, mesh)
     state, nll = train_spread(override(config, seed=5), state, TEXT, 3, mesh)
     np.testing.assert_allclose(nll, expected[1][1], rtol=1e-5)
     assert_close(state.params, expected[1][0].params)

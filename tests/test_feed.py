@@ -46,6 +46,8 @@ def test_every_chunk_is_that_of_the_text_in_any_order(resident, spread):
         np.testing.assert_array_equal(chunk, WHOLE[first:last])
         assert chunk.dtype == np.int32
         assert sharding is None or chunk.sharding == sharding
+    with pytest.raises(TypeError, match="take windows in a row"):
+        feed[::2]
 
 
 def test_chunks_of_an_epoch_are_cut_once_and_ahead_of_their_use(watched):

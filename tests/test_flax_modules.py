@@ -11,7 +11,7 @@ from flax import nnx
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from zaremba_jax.array_types import TwoBiasLayerParams
+from zaremba_jax.array_types import LSTMState, TwoBiasLayerParams
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.flax_modules import DeepRNN, LinenDeepRNN, linen_params
 from zaremba_jax.flax_weights import nnx_layer
@@ -179,6 +179,13 @@ def test_linen_has_the_sites_the_precision_and_the_carry_that_it_is_given():
     begun: Any = LinenDeepRNN(HIDDEN).apply(variables, x, initial_carry=carry)
     assert_close(begun, ours(x, initial_carry=carry))
     assert not np.allclose(begun, ours(x))
+
+
+def test_carry_may_be_the_library_s_own_state(float64):
+    _, ours = both("lstm", 2)
+    x, carry = normal(BATCH, TIME, FEATURES), carries("lstm", 2)
+    state = tuple(LSTMState(hidden=hidden, cell=cell) for cell, hidden in carry)
+    assert_close(ours(x, initial_carry=state), ours(x, initial_carry=carry))
 
 
 def test_an_empty_sequence_leaves_the_carry_as_it_was(float64):

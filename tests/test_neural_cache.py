@@ -1,6 +1,7 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import paper_model
 import pytest
@@ -9,7 +10,7 @@ from zaremba_jax import neural_cache
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.model import init_params
-from zaremba_jax.neural_cache import CacheConfig, cached_nll
+from zaremba_jax.neural_cache import CacheConfig, Memory, cached_nll, mix
 from zaremba_jax.regularizers import expected_masks
 
 VOCABULARY = 6
@@ -74,6 +75,19 @@ def test_memory_has_no_more_places_than_the_text():
     large, enough = (CacheConfig(window=n, theta=2.0, weight=0.4) for n in (10**15, len(IDS)))
     found = cached_nll(PARAMS, IDS, large)
     np.testing.assert_array_equal(found, cached_nll(PARAMS, IDS, enough))
+
+
+def test_memory_decides_how_far_back_a_word_is_found():
+    outputs = jax.random.normal(jax.random.key(0), (9, 4))
+    nll, targets = jnp.ones(9), jnp.asarray(IDS[:9] % 3)
+    memory = Memory(outputs=jnp.zeros((2, 4)), words=jnp.full(2, -1, jnp.int32))
+    found, expected = (
+        mix(nll, outputs, targets, memory, CacheConfig(window=window, theta=1.0, weight=0.5))
+        for window in (7, 2)
+    )
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1].words, expected[1].words)
+    np.testing.assert_array_equal(found[1].outputs, expected[1].outputs)
 
 
 @pytest.mark.parametrize(

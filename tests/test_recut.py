@@ -21,13 +21,13 @@ NOTHING = cast(Any, None)
 def ensemble_of(places, at_once):
     """Three members, in chunks with so many places."""
     mesh, configs = make_mesh(jax.devices()[:1]), with_seeds(CONFIG, 3)
-    states = init_chunks(CONFIG, 7, 5, range(places), at_once, mesh)
+    states = init_chunks(CONFIG, 7, range(places), at_once, mesh)
     return EnsembleRun(CONFIG, NOTHING, NOTHING, states, mesh=mesh, configs=configs)
 
 
 def model_of(streams):
     """One model whose batch is padded to so many streams; no number of its state is zero."""
-    state = init_train_state(CONFIG, 7, 5)
+    state = init_train_state(CONFIG, 7)
     rnn_state = jax.tree.map(
         lambda x: 1 + jnp.arange(streams * 3, dtype=x.dtype).reshape(streams, 3), state.rnn_state
     )

@@ -190,3 +190,20 @@ def test_layer_of_two_biases_is_that_of_their_sum_with_a_gradient_for_each(cell,
     np.testing.assert_allclose(value, expected, rtol=1e-12)
     np.testing.assert_allclose(gradient.bias, by_sum.bias, rtol=1e-12)
     np.testing.assert_allclose(gradient.second_bias, by_sum.bias, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["xla", "scan"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_inputs_of_another_type_are_converted_and_have_a_gradient_of_it(cell, kernel):
+    params, inputs, state, _ = example_of(cell=cell)
+    narrow = inputs.astype(jnp.bfloat16)
+
+    def total(inputs):
+        return unroll_layer(params[0], inputs, state[0], None, ComputeConfig(kernel=kernel))[
+            0
+        ].sum()
+
+    gradient = jax.grad(total)(narrow)
+    assert gradient.dtype == jnp.bfloat16
+    expected = jax.grad(total)(narrow.astype(inputs.dtype))
+    np.testing.assert_array_equal(gradient, expected.astype(jnp.bfloat16))

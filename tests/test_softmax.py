@@ -96,3 +96,10 @@ def test_chunked_memory_does_not_grow_with_vocabulary_times_all_tokens():
     short, long = (temporary_bytes(tokens, vocabulary, at_once) for tokens in (128, 1024))
     assert long - short < one_chunk
     assert temporary_bytes(1024, vocabulary, 0) > 1024 / at_once * one_chunk / 2 > long
+
+
+@pytest.mark.parametrize("outside", [-1, 30])
+def test_target_outside_the_vocabulary_is_nan(outside):
+    params, hidden, targets, _ = make(2, 1, 4, 30)
+    nll = softmax_nll(params, hidden, targets.at[1, 0].set(outside))
+    np.testing.assert_array_equal(jnp.isnan(nll), [[False], [True]])

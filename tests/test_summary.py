@@ -34,7 +34,7 @@ def summarized(run, **options):
 def summary_of(config, **changes):
     """The summary of a tiny trained model said to be of a configuration."""
     text = TextWindows(CORPUS.train, TINY.train.batch_size, TINY.train.unroll)
-    state = init_train_state(TINY, len(CORPUS.vocabulary), len(text))
+    state = init_train_state(TINY, len(CORPUS.vocabulary))
     run = Run(config, CORPUS, WindowFeed(text), state, history=HISTORY, seconds=2.5)
     return summarized(dataclasses.replace(run, **changes))
 
@@ -76,7 +76,7 @@ def test_quick_has_no_figures_of_the_paper():
 
 def test_figures_are_those_of_the_reported_protocol():
     summary = summary_of(TINY)
-    params = init_train_state(TINY, len(CORPUS.vocabulary), 1).params
+    params = init_train_state(TINY, len(CORPUS.vocabulary)).params
     assert summary["valid_perplexity"] == perplexity(text_nll(params, CORPUS.valid, streams=1))
     assert summary["test_perplexity"] == perplexity(text_nll(params, CORPUS.test, streams=1))
     assert summary["mc_test_perplexity"] is None
@@ -90,7 +90,7 @@ def test_monte_carlo_averages_over_noise_and_equals_the_protocol_without_any():
     text = TextWindows(CORPUS.train, TINY.train.batch_size, TINY.train.unroll)
 
     def summary(config):
-        state = init_train_state(config, len(CORPUS.vocabulary), len(text))
+        state = init_train_state(config, len(CORPUS.vocabulary))
         run = Run(config, CORPUS, WindowFeed(text), state, history=HISTORY)
         return summarized(run, mc_samples=3)
 
@@ -103,7 +103,7 @@ def test_monte_carlo_averages_over_noise_and_equals_the_protocol_without_any():
 
 def test_zoneout_is_evaluated_by_its_expectation():
     config = override(TINY, zoneout_hidden=0.25, zoneout_cell=0.5)
-    params = init_train_state(TINY, len(CORPUS.vocabulary), 1).params
+    params = init_train_state(TINY, len(CORPUS.vocabulary)).params
     nll = text_nll(params, CORPUS.test, masks=expected_masks(config))
     assert summary_of(config)["test_perplexity"] == perplexity(nll)
     assert summary_of(TINY)["test_perplexity"] != perplexity(nll)

@@ -36,7 +36,7 @@ def text():
 
 
 def fresh(text, config=CONFIG):
-    return init_train_state(config, VOCABULARY, len(text))
+    return init_train_state(config, VOCABULARY)
 
 
 def values(state):
@@ -254,3 +254,14 @@ def test_model_learns_a_text_that_repeats():
     _, nll = train_windows(config, state, text, 40 * len(text))
     assert abs(float(nll[0]) - np.log(VOCABULARY)) < 0.2
     assert float(nll[-5:].mean()) < 0.05
+
+
+@pytest.mark.parametrize("vocabulary_size", [200, 256])
+def test_windows_of_bytes_train_every_row_in_use(vocabulary_size):
+    ids = np.random.default_rng(0).integers(0, 9, (5, 3)).astype(np.uint8)  # the first row too
+    step = jax.jit(functools.partial(train_step, CONFIG, 4))
+    found, expected = (
+        step(init_train_state(CONFIG, vocabulary_size), jnp.asarray(window))
+        for window in (ids, ids.astype(np.int32))
+    )
+    assert_same(found[0], expected[0])

@@ -12,11 +12,11 @@ from typing import Literal
 
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 Tokens = Int[Array, "time batch"]
-Window = Int[Array, "time_and_one batch"]
-Windows = Int[Array, "windows time_and_one batch"]
+Window = Integer[Array, "time_and_one batch"]
+Windows = Integer[Array, "windows time_and_one batch"]
 Activations = Float[Array, "time batch features"]
 Outputs = Float[Array, "time batch hidden"]
 Logits = Float[Array, "time batch vocabulary"]

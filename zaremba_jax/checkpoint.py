@@ -119,8 +119,12 @@ def _read(
     stored = ocp.args.StandardRestore(jax.tree.map(_shape, _storable(wanted)))
     state = manager.restore(step, args=ocp.args.Composite(state=stored))["state"]
     # Under jit, so that keys that are spread over hosts stay so.
-    wrap = jax.jit(jax.random.wrap_key_data)
-    return jax.tree.map(lambda x, y: wrap(x) if _is_key(y) else x, state, wanted), record
+    wrap = jax.jit(jax.random.wrap_key_data, static_argnames="impl")
+
+    def as_wanted(x: Any, like: Any) -> Any:
+        return wrap(x, impl=str(jax.random.key_impl(like))) if _is_key(like) else x
+
+    return jax.tree.map(as_wanted, state, wanted), record
 
 
 def _shape(x: Any) -> Any:

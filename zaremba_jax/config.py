@@ -6,6 +6,7 @@ numbers are those of Zaremba, Sutskever & Vinyals (2014), arXiv 1409.2329.
 """
 
 import dataclasses
+import operator
 import sys
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -19,6 +20,13 @@ CorpusName = Literal[
     "toy", "ptb", "ptb-char", "wikitext-2", "wikitext-103", "text8", "enwik8", "files"
 ]
 KernelName = Literal["auto", "scan", "xla", "pallas"]
+
+_LIMITS = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "below": operator.lt,
+    "at_most": operator.le,
+}
 
 
 def _setting(
@@ -56,18 +64,10 @@ def _check(name: str, value: Any, kind: Any, limits: Any) -> None:
         return
     within = abs(value) <= sys.float_info.max
     bounds = [] if within else ["finite"]
-    if limits["at_least"] is not None:
-        bounds.append(f"at least {limits['at_least']}")
-        within = within and value >= limits["at_least"]
-    if limits["above"] is not None:
-        bounds.append(f"above {limits['above']}")
-        within = within and value > limits["above"]
-    if limits["below"] is not None:
-        bounds.append(f"below {limits['below']}")
-        within = within and value < limits["below"]
-    if limits["at_most"] is not None:
-        bounds.append(f"at most {limits['at_most']}")
-        within = within and value <= limits["at_most"]
+    for limit, holds in _LIMITS.items():
+        if (bound := limits[limit]) is not None:
+            bounds.append(f"{limit.replace('_', ' ')} {bound}")
+            within = within and holds(value, bound)
     if not within:
         raise ValueError(f"{name}={value}: must be {' and '.join(bounds)}")
 

@@ -52,6 +52,8 @@ def remapped(ids: np.ndarray) -> np.ndarray:
     What is read through a map counts as memory of the process while the map is there.
     """
     if isinstance(ids, np.memmap) and isinstance(ids.base, mmap.mmap) and ids.filename:
+        if ids.mode == "c":
+            return ids  # may differ from the file
         return np.memmap(ids.filename, ids.dtype, "r", ids.offset, ids.shape)
     return ids  # of a part of a map, numpy does not tell the place
 
@@ -81,6 +83,18 @@ def streams(ids: np.ndarray, batch_size: int) -> np.ndarray:
     """Cuts `ids` [N] into contiguous streams, [N // batch_size, batch_size]; drops the tail."""
     length = len(ids) // batch_size
     return ids[: length * batch_size].reshape(batch_size, length).T
+
+
+def ends(place: slice, length: int) -> tuple[int, int]:
+    """The first of `length` places that a slice takes, and the one behind the last.
+
+    Raises:
+      TypeError: it is no slice of places in a row.
+    """
+    if not isinstance(place, slice) or place.step not in (None, 1):
+        raise TypeError(f"{place}: take windows in a row, as in [first:last]")
+    first, last, _ = place.indices(length)
+    return first, max(first, last)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,7 +134,7 @@ class TextWindows:
         return 4 * len(self) * (self.unroll + 1) * self.batch_size
 
     def __getitem__(self, place: slice) -> np.ndarray:
-        first, last, _ = place.indices(len(self))
+        first, last = ends(place, len(self))
         columns = streams(remapped(self.ids), self.batch_size)
         tokens = columns[first * self.unroll : last * self.unroll + 1].astype(np.int32)
         starts = self.unroll * np.arange(last - first)

@@ -27,6 +27,7 @@ from zaremba_jax.model import count_params, token_nll
 from zaremba_jax.regularizers import Rates
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, padded_streams, train_windows
+from zaremba_jax.vocabulary import check_ids
 
 MEMBER, DATA = "member", "data"
 _EVERY_MEMBER, _REPLICATED = PartitionSpec(MEMBER), PartitionSpec()
@@ -68,7 +69,7 @@ def members_that_fit(config: Config, vocabulary_size: int, resident: int, memory
     keep for the way back.
     """
     train, model = config.train, config.model
-    state = jax.eval_shape(functools.partial(init_train_state, config, vocabulary_size, 1))
+    state = jax.eval_shape(functools.partial(init_train_state, config, vocabulary_size))
     parameters = count_params(state.params)
     tokens = train.batch_size * train.unroll
     scores = 3 * min(config.compute.softmax_tokens or tokens, tokens) * vocabulary_size
@@ -79,24 +80,22 @@ def members_that_fit(config: Config, vocabulary_size: int, resident: int, memory
 
 
 def init_members(
-    config: Config, vocabulary_size: int, windows_per_epoch: int, seeds: Sequence[int], mesh: Mesh
+    config: Config, vocabulary_size: int, seeds: Sequence[int], mesh: Mesh
 ) -> TrainState:
     """The states before the first window, stacked; a member's is that of its seed alone.
 
     Args:
       config: the run, whose own seed does not matter.
       vocabulary_size: how many different tokens there are.
-      windows_per_epoch: how many windows an epoch has.
       seeds: one a member, a multiple of the devices on the mesh's `member` axis.
       mesh: of `make_mesh`.
     """
-    return _init(np.array(seeds, np.uint32), config, vocabulary_size, windows_per_epoch, mesh)
+    return _init(np.array(seeds, np.uint32), config, vocabulary_size, mesh)
 
 
 def init_chunks(
     config: Config,
     vocabulary_size: int,
-    windows_per_epoch: int,
     seeds: Sequence[int],
     at_once: int,
     mesh: Mesh,
@@ -106,15 +105,12 @@ def init_chunks(
     Args:
       config: the run, whose own seed does not matter.
       vocabulary_size: how many different tokens there are.
-      windows_per_epoch: how many windows an epoch has.
       seeds: one a member.
       at_once: members of a device that are trained together.
       mesh: of `make_mesh`.
     """
     return tuple(
-        init_members(
-            config, vocabulary_size, windows_per_epoch, [seeds[place] for place in places], mesh
-        )
+        init_members(config, vocabulary_size, [seeds[place] for place in places], mesh)
         for places in chunk_places(len(seeds), chunk_sizes(len(seeds), at_once, mesh))
     )
 
@@ -125,24 +121,21 @@ def chunk_places(members: int, sizes: Sequence[int]) -> list[Int[np.ndarray, " p
     return np.split(np.minimum(np.arange(ends[-1]), members - 1), ends[:-1])
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _init(
     seeds: UInt[Array, " members"],
     config: Config,
     vocabulary_size: int,
-    windows_per_epoch: int,
     mesh: Mesh,
 ) -> TrainState:
-    start = _starter(config, vocabulary_size, windows_per_epoch, mesh)
+    start = _starter(config, vocabulary_size, mesh)
     return _spread(_each(start), mesh, (_EVERY_MEMBER,), state_specs(MEMBER))(seeds)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def init_spread(
-    config: Config, vocabulary_size: int, windows_per_epoch: int, mesh: Mesh
-) -> TrainState:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def init_spread(config: Config, vocabulary_size: int, mesh: Mesh) -> TrainState:
     """One model's state before its first window, for `train_spread`; arguments as above."""
-    start = _starter(config, vocabulary_size, windows_per_epoch, mesh)
+    start = _starter(config, vocabulary_size, mesh)
     seed = jnp.uint32(config.seed)
     return _spread(start, mesh, (_REPLICATED,), state_specs())(seed)
 
@@ -227,6 +220,7 @@ def members_nll(
     A window of logits exists at a time; what is kept of a token is one number a member,
     from which `mixture_nll` makes any mixture.
     """
+    check_ids(ids, params.embedding.shape[1])
 
     def read(inputs: Tokens, targets: Tokens, state: RNNState) -> Any:
         nll, state = _window_nll(params, inputs, targets, state, masks, compute, mesh)
@@ -329,15 +323,13 @@ def _train_alone(
     return train
 
 
-def _starter(
-    config: Config, vocabulary_size: int, windows_per_epoch: int, mesh: Mesh
-) -> Callable[[jax.Array], TrainState]:
+def _starter(config: Config, vocabulary_size: int, mesh: Mesh) -> Callable[[jax.Array], TrainState]:
     """What makes the state of a seed, with the streams of one device."""
     devices = mesh.shape[DATA]
     streams = padded_streams(config.train.batch_size, devices) // devices
 
     def start(seed: jax.Array) -> TrainState:
-        state = init_train_state(config, vocabulary_size, windows_per_epoch, seed)
+        state = init_train_state(config, vocabulary_size, seed)
         return dataclasses.replace(state, rnn_state=zero_state(state.params.layers, streams))
 
     return start

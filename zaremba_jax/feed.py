@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zaremba_jax.array_types import Windows
-from zaremba_jax.corpus import TextWindows
+from zaremba_jax.corpus import TextWindows, ends
 
 SHARE_OF_DEVICE = 0.25  # of its free memory that a text may take
 MOST_ON_HOST = 2**28  # bytes that a text may take where the device is the host
@@ -50,7 +50,7 @@ class WindowFeed:
         return len(self._text)
 
     def __getitem__(self, place: slice) -> Windows:
-        first, last, _ = place.indices(len(self))
+        first, last = ends(place, len(self))
         self._next, self._chunk = last % len(self), max(self._chunk, last - first)
         if self._all is not None:
             return jax.lax.dynamic_slice_in_dim(self._all, first, last - first)

@@ -75,13 +75,13 @@ def cached_nll(
     """
     check_ids(ids, len(params.embedding))
     predictions = count_predictions(ids)
-    config = dataclasses.replace(config, window=min(config.window, predictions))  # for memory
+    kept = min(config.window, predictions)
     time = min(TOKENS_AT_ONCE, predictions)
     padded = np.pad(ids, (0, -predictions % time))
     hidden = params.layers[-1].recurrent_weights.shape[0]
     memory = Memory(
-        outputs=jnp.zeros((config.window, hidden), params.embedding.dtype),
-        words=jnp.full(config.window, _NOTHING, jnp.int32),
+        outputs=jnp.zeros((kept, hidden), params.embedding.dtype),
+        words=jnp.full(kept, _NOTHING, jnp.int32),
     )
     state, results = zero_state(params.layers, batch_size=1), []
     for first in range(0, predictions, time):
@@ -123,20 +123,20 @@ def mix(
       nll: of each target, under the model.
       outputs: h[t] of the last layer, from which it was predicted.
       targets: the words.
-      memory: before the stretch.
-      config: of the cache.
+      memory: before the stretch; as many places as it has are kept.
+      config: theta and weight of the cache.
 
     Returns:
       The nats, and the memory after the stretch.
     """
-    kept = jnp.concatenate([memory.outputs, outputs])
+    window, kept = len(memory.words), jnp.concatenate([memory.outputs, outputs])
     words = jnp.concatenate([memory.words, targets])
     steps, places = jnp.arange(len(nll))[:, None], jnp.arange(len(words))[None, :]
     # The place of step t is window + t: it finds those before it, as many as the window has.
-    found = (places >= steps) & (places < steps + config.window) & (words != _NOTHING)[None, :]
+    found = (places >= steps) & (places < steps + window) & (words != _NOTHING)[None, :]
     nearness = jnp.where(found, config.theta * (outputs @ kept.T), -jnp.inf)
     of_target = jnp.where(words[None, :] == targets[:, None], nearness, -jnp.inf)
     in_cache = jax.nn.logsumexp(of_target, axis=1) - jax.nn.logsumexp(nearness, axis=1)
     both = jnp.logaddexp(math.log1p(-config.weight) - nll, math.log(config.weight) + in_cache)
-    after = Memory(outputs=kept[-config.window :], words=words[-config.window :])
+    after = Memory(outputs=kept[-window:], words=words[-window:])
     return jnp.where(found.any(axis=1), -both, nll), after

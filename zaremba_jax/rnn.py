@@ -39,7 +39,7 @@ def unroll_layer(
 
     Args:
       params: the layer's weights and its kind of cell.
-      inputs: D(h[l-1, t]) for every t, dropout already applied.
+      inputs: D(h[l-1, t]) for every t, dropout already applied; converted to the weights' type.
       state: of the layer before the first step.
       masks: what touches its connections through time; None: nothing.
       compute: `kernel` chooses among the implementations of `kernels.layers`, which compute
@@ -49,6 +49,7 @@ def unroll_layer(
       h[l, t] for every t, and the state after the last step.
     """
     layer = IMPLEMENTATIONS[choose(compute.kernel, params.cell, masks)]
+    inputs = inputs.astype(params.input_weights.dtype)
     return layer(params, inputs, state, masks, compute.precision)
 
 
@@ -69,7 +70,8 @@ def deep_rnn(
       layers: the weights, bottom layer first.
       inputs: the embedded tokens.
       state: one record a layer.
-      masks: the window's noise, of which `output` is the caller's to apply; None: none.
+      masks: the window's noise, of which `words` and `output` are the caller's to apply; None:
+        none.
       compute: precision and kernel.
 
     Returns:

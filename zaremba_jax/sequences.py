@@ -175,7 +175,7 @@ def _batch_shape(
 def _state(
     layer: LayerParams, carry: Any, batch_shape: tuple[int, ...], dtype: DTypeLike
 ) -> LayerState:
-    parts = jax.tree.leaves(carry)
+    parts = [carry.cell, carry.hidden] if isinstance(carry, LSTMState) else jax.tree.leaves(carry)
     found = [jnp.shape(part) for part in parts]
     shape = (*batch_shape, len(layer.recurrent_weights))
     names = ("c", "h") if CELLS[layer.cell].state is LSTMState else ("h",)

@@ -41,15 +41,20 @@ WindowRecord = Float[Array, "*watched"]
 def init_train_state(
     config: Config,
     vocabulary_size: int,
-    windows_per_epoch: int,
     seed: Int[Array, ""] | UInt[Array, ""] | None = None,
 ) -> TrainState:
-    """The state before the first window; `config.seed`, or `seed`, decides all of it."""
-    init_key, mask_key = jax.random.split(jax.random.key(config.seed if seed is None else seed))
+    """The state before the first window; `config.seed`, or `seed`, decides all of it.
+
+    `train_windows` is compiled for a `config`: many seeds of one are best given as `seed`.
+    """
+    # Whatever jax's default is: by keys of the kind `rbg`, members that are trained side by
+    # side would have other masks than each alone.
+    key = jax.random.key(config.seed if seed is None else seed, impl="threefry2x32")
+    init_key, mask_key = jax.random.split(key)
     params: Any = init_params(config.model, vocabulary_size, key=init_key)
     return TrainState(
         params=params,
-        opt_state=make_optimizer(config.train, windows_per_epoch).init(params),
+        opt_state=make_optimizer(config.train, windows_per_epoch=1).init(params),
         rnn_state=zero_state(params.layers, config.train.batch_size),
         step=jnp.zeros((), jnp.int32),
         key=mask_key,
@@ -133,6 +138,7 @@ def train_step(
     Raises:
       ValueError: a rate is of no regularizer.
     """
+    window = window.astype(jnp.int32)  # a narrow type has no id beyond the vocabulary
     rnn_state = state.rnn_state
     if not config.train.carry_over_epochs:
         epoch_starts = state.step % windows_per_epoch == 0
@@ -182,6 +188,7 @@ def train_step(
 
 def _known(rates: Rates) -> Rates:
     known = {"learning_rate", *(field.name for field in dataclasses.fields(RegularizerConfig))}
+    known.remove("mask_each")
     if unknown := sorted(rates.keys() - known):
         raise ValueError(f"rates of {', '.join(unknown)}: must be of {', '.join(sorted(known))}")
     return rates
