@@ -30,7 +30,7 @@ setup(
         "orbax-checkpoint>=0.11.30",
         "pooch>=1.8",
         "requests>=2.31",
-        "rich>=13.7",
+        "rich>=13.8",
         "safetensors>=0.5",
     ],
     extras_require={

@@ -22,8 +22,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments import ablation_language, command_line, recall
 from experiments.ablation_report import language_table, report
-from experiments.command_line import FLAGS, fail
+from experiments.command_line import FLAGS, define_choices, fail
 from experiments.corruption import corruption_table
+from experiments.output import Terminal, draw
 from experiments.summary import cores, environment
 from experiments.workdir import write_json
 from zaremba_jax.array_types import CellName
@@ -39,14 +40,8 @@ _ASKED = (
     *("epochs", "memory_steps", "memory_lags", "memory_rate"),
 )
 
-_CHOICES = {"methods": list(ablation_language.METHODS), "cells": list(CELLS)}
-for _name, _known in _CHOICES.items():
-    flags.DEFINE_list(_name, _known, f"{_name} to compare, with commas between them")
-    flags.register_validator(
-        _name,
-        lambda values, known=frozenset(_known): bool(values) and set(values) <= known,
-        message=f"name some of {', '.join(_known)}",
-    )
+define_choices("methods", list(ablation_language.METHODS), "methods to compare")
+define_choices("cells", list(CELLS), "cells to compare")
 flags.DEFINE_enum("corpus", "toy", ["toy", "ptb"], "the built-in corpus, or the Penn Treebank")
 flags.DEFINE_string("data_dir", None, "folder with the three ptb.*.txt files (default: download)")
 flags.DEFINE_string("workdir", "runs/ablation", "folder of the report")
@@ -255,7 +250,7 @@ def gather(config: Config, corpus: Corpus, console: Console) -> dict[str, Any]:
 
 def main() -> None:
     """Measures, and writes the report."""
-    console = Console(highlight=False, markup=False)
+    console = Terminal()
     folder = Path(FLAGS.workdir)
     try:
         config, corpus = configure()
@@ -264,14 +259,13 @@ def main() -> None:
         (folder / "report.md").write_text(report(results), encoding="utf-8")
     except (ValueError, OSError) as error:
         fail(error)
-    try:
-        from experiments.figures import draw_language_modelling, draw_memory
-    except ImportError:
-        console.print("no figures without matplotlib: pip install 'zaremba-jax[plots]'")
-    else:
-        draw_language_modelling(folder / "language_modelling.png", results)
-        if results["memory"]["cells"]:
-            draw_memory(folder / "memory.png", results)
+    for name in ("language_modelling", "memory"):
+        if name == "language_modelling" or results["memory"]["cells"]:
+            draw(
+                console,
+                folder / f"{name}.png",
+                lambda figures, path: getattr(figures, f"draw_{path.stem}")(path, results),
+            )
     console.print(Markdown(language_table(results)))
     console.print(f"the report is {folder / 'report.md'}", soft_wrap=True)
 

@@ -29,6 +29,7 @@ from experiments.contenders import (
     sample_windows,
 )
 from experiments.floor import products, step_flops
+from experiments.output import Terminal
 from experiments.summary import PACKAGES, device_name
 from experiments.targets import PTB_VOCABULARY
 from experiments.timing import alone, interleave, quartiles
@@ -254,7 +255,7 @@ def configure() -> Config:
 
 def main() -> None:
     """Measures what the flags ask for, prints it, and writes it down."""
-    console = Console(highlight=False, markup=False)
+    console = Terminal()
     try:
         config = configure()
         peers = default_peers(config) if FLAGS.peers is None else FLAGS.peers

@@ -1,10 +1,12 @@
 """Configuration flags, and one-line errors for a user's mistakes."""
 
 import functools
+import io
+import os
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -21,6 +23,19 @@ _DEFINE = {
     str: flags.DEFINE_string,
 }
 
+# Flags that name files or folders.
+_PATHS = (
+    *("workdir", "from", "data_dir", "cache_dir", "train_file", "valid_file", "test_file"),
+    *("out", "from_torch", "vocabulary", "page", "scores", "results", "json", "scaling"),
+)
+# Errors of files that another name would spare.
+_OF_A_NAME = (
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
 # How a compiler or a device says so.
 _NO_MEMORY_LEFT = re.compile("RESOURCE_EXHAUSTED|out.of.memory", re.IGNORECASE)
 # What takes less memory, by the flag that a program may have.
@@ -38,6 +53,16 @@ def define_config_flags() -> None:
     for name, (kind, description) in settings().items():
         if name != "name":
             _DEFINE[kind](name, None, f"{description} (default: the preset's)")
+
+
+def define_choices(name: str, known: list[str], what: str) -> None:
+    """Defines a flag that names some of what is known, by default all."""
+    flags.DEFINE_list(name, known, f"{what}, with commas between them")
+    flags.register_validator(
+        name,
+        lambda values: bool(values) and set(values) <= set(known),
+        message=f"name some of {', '.join(known)}",
+    )
 
 
 def config_from_flags() -> tuple[Config, dict[str, int | float | str]]:
@@ -58,8 +83,17 @@ def changes_from_flags() -> dict[str, int | float | str]:
 
 def fail(error: object, status: int = 2) -> NoReturn:
     """Ends the program with one line on standard error."""
+    if isinstance(error, OSError) and error.filename is not None:
+        error = _about_file(error)
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(status)
+
+
+def _about_file(error: OSError) -> str:
+    """What the system says of a file, by the name that it was to have, and what to do."""
+    path = str(error.filename2 or error.filename).removesuffix(".partial")
+    remedy = "; name another, or change what is there" if isinstance(error, _OF_A_NAME) else ""
+    return f"{path}: {str(error.strerror).lower()}{remedy}"
 
 
 def run(main: Callable[..., None], takes: str | None = None) -> None:
@@ -72,6 +106,9 @@ def run(main: Callable[..., None], takes: str | None = None) -> None:
       main: the program, which gets what is no flag.
       takes: what the program takes beside its flags: one, as `FILE`, or more, as `RUN...`.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name of a file may be no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         app.run(lambda argv: main(*argv[1:]), flags_parser=functools.partial(_parse, takes))
     except KeyboardInterrupt:
@@ -96,6 +133,9 @@ def _parse(takes: str | None, argv: list[str]) -> list[str]:
         sys.exit(0)
     if FLAGS["verbosity"].using_default_value:  # the libraries' progress is not the user's
         FLAGS.verbosity = logging.WARNING
+    for name in _PATHS:
+        if name in FLAGS and FLAGS[name].value is not None:
+            FLAGS[name].value = _with_home(FLAGS[name].value)
     given, name = rest[1:], (takes or "").removesuffix("...")
     if takes is None and given:
         fail(f"{given[0]!r} is not a flag; see --help")
@@ -103,3 +143,14 @@ def _parse(takes: str | None, argv: list[str]) -> list[str]:
         said = f"{' '.join(given)}: " if given else ""
         fail(f"{said}give {takes} beside the flags; see --help")
     return rest
+
+
+def _with_home(value: Any) -> Any:
+    """Paths with commas, or a list of them, with the user's folder for `~`.
+
+    Shells leave it there behind `--flag=`, and the folder `~` that it would make is one to
+    be removed by mistake.
+    """
+    if isinstance(value, list):
+        return [_with_home(part) for part in value]
+    return ",".join(os.path.expanduser(part) for part in value.split(","))

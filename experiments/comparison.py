@@ -23,13 +23,14 @@ _TITLES = (
 )
 _PRINTED = ("run", "epochs", "training", "validation", "test", "words/s")
 
+TITLE = "<title>Comparison of runs</title>"
 _PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Comparison of runs</title>
+{title}
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; }}
 body {{ padding: 0 1rem; }}
@@ -106,6 +107,7 @@ def html_page(records: dict[str, Record], lines: list[Line]) -> str:
 
     settings = {name: to_dict(record.config) for name, record in records.items()}
     return _PAGE.format(
+        title=TITLE,
         table=_html_table([list(_TITLES), *(list(line.values()) for line in lines)]),
         curves=comparison_svg({name: record.history for name, record in records.items()}),
         settings=_html_table(_differing(settings)),

@@ -13,12 +13,12 @@ from typing import get_args
 
 import jax
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from experiments import command_line
-from experiments.command_line import FLAGS, fail
+from experiments.command_line import FLAGS, define_choices, fail
 from experiments.compiled_ensemble import report_members
+from experiments.output import Terminal
 from experiments.targets import (
     TARGETS,
     MissingCompilerError,
@@ -45,18 +45,11 @@ _ENSEMBLE_NOTE = (
     " bandwidths of the maker's data sheet."
 )
 
-_CHOICES = {
-    "targets": ("accelerators", list(TARGETS)),
-    "configs": ("presets", [name for name, x in PRESETS.items() if x.corpus == "ptb"]),
-    "precisions": ("precisions", list(get_args(Precision))),
-}
-for _name, (_what, _choices) in _CHOICES.items():
-    flags.DEFINE_list(_name, _choices, f"{_what} to compile for, with commas between them")
-    flags.register_validator(
-        _name,
-        lambda values, known=frozenset(_choices): bool(values) and set(values) <= known,
-        message=f"name some of {', '.join(_choices)}",
-    )
+_PTB = [name for name, config in PRESETS.items() if config.corpus == "ptb"]
+
+define_choices("targets", list(TARGETS), "accelerators to compile for")
+define_choices("configs", _PTB, "presets to compile")
+define_choices("precisions", list(get_args(Precision)), "precisions to compile for")
 flags.DEFINE_integer("members", None, "compile an ensemble of so many instead", lower_bound=1)
 flags.DEFINE_list("devices", ["1"], "devices to spread the ensemble over, with commas")
 flags.register_validator(
@@ -78,7 +71,7 @@ def main() -> None:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     jax.config.update("jax_platforms", "cpu")
-    console = Console(highlight=False, markup=False)
+    console = Terminal()
     if not FLAGS.members and (FLAGS["devices"].present or FLAGS.members_at_once):
         fail("--devices, --members_at_once: are of an ensemble; give --members too")
     numbers, note = _NUMBERS, _KERNELS_NOTE

@@ -2,18 +2,18 @@
 
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
 
 from experiments import command_line, member_flags, run_flags
 from experiments.command_line import FLAGS, fail
-from experiments.member_flags import asked_sizes, open_ensemble
-from experiments.members import EnsembleRun, config_of, named_runs, run_of, with_seeds
+from experiments.member_flags import asked_sizes, prepare
+from experiments.members import config_of, named_runs, run_of, with_seeds
 from experiments.mixtures import (
     member_record,
     print_mixtures,
@@ -21,11 +21,10 @@ from experiments.mixtures import (
     summarize_members,
     summarize_mixtures,
 )
+from experiments.output import draw
 from experiments.records import model_of
 from experiments.run_flags import (
-    configure,
     default_workdir,
-    draw,
     join_hosts,
     load_corpus,
     train_to_the_end,
@@ -33,7 +32,6 @@ from experiments.run_flags import (
 )
 from experiments.workdir import Workdir, write_json
 from zaremba_jax.config import settings
-from zaremba_jax.ensemble import make_mesh
 
 DEFAULT_MEMBERS = 10
 
@@ -47,7 +45,11 @@ def main() -> None:
     try:
         if FLAGS["from"].value is not None:
             return report(*average_runs(FLAGS["from"].value))
-        run, workdir, console = prepare()
+        members = FLAGS.members or DEFAULT_MEMBERS
+        asked_sizes(members)
+        run, workdir, console = prepare(
+            functools.partial(with_seeds, count=members), members=members
+        )
     except (ValueError, OSError) as error:
         fail(error)
     train_to_the_end(run, workdir, console)
@@ -57,22 +59,6 @@ def main() -> None:
         sizes = sizes_for(asked_sizes(run.members), len(run.live))
         summary = summarize_members(run, valid, test, sizes)
     report(summary, workdir, console)
-
-
-def prepare() -> tuple[EnsembleRun, Workdir, Console]:
-    """The ensemble that the flags ask for, where its folder has it.
-
-    Raises:
-      ValueError: the flags do not go together, or not with the folder.
-    """
-    members = FLAGS.members or DEFAULT_MEMBERS
-    asked_sizes(members)
-    config, workdir = configure(members=members)
-    console = join_hosts()
-    mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
-    members_of = functools.partial(with_seeds, count=members)
-    run = open_ensemble(config, members_of, corpus, mesh, workdir, console, members=members)
-    return run, workdir, console
 
 
 def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
@@ -107,7 +93,7 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
             run = run_of(folder, corpus)
             valid.append(run.nll(corpus.valid))
             test.append(run.nll(corpus.test))
-        members.append({"run": str(folder.path), **member_record(valid[-1], test[-1])})
+        members.append({"run": _seen_from(workdir, folder), **member_record(valid[-1], test[-1])})
     sizes = sizes_for(asked, len(paths))
     summary = summarize_mixtures(
         configs[0],
@@ -127,9 +113,14 @@ def _averaged(workdir: Workdir) -> list[Path] | None:
         return None
     try:
         members = json.loads(workdir.summary.read_text())["members"]
-        return _resolved([Workdir(member["run"]) for member in members])
+        return _resolved([Workdir(workdir.path / member["run"]) for member in members])
     except (ValueError, KeyError, TypeError):
         return []  # of something else
+
+
+def _seen_from(workdir: Workdir, folder: Workdir) -> str:
+    """The path of a run that its mixture's record has, the same wherever a program starts."""
+    return os.path.relpath(folder.path.resolve(), workdir.path.resolve())
 
 
 def _resolved(folders: list[Workdir]) -> list[Path]:

@@ -4,16 +4,18 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from absl import flags
 from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments.command_line import FLAGS
 from experiments.members import EnsembleRun, default_at_once, new_ensemble
-from experiments.run_flags import begin, with_kernel
+from experiments.run_flags import begin, configure, join_hosts, load_corpus, with_kernel
 from experiments.workdir import Workdir
 from zaremba_jax.config import Config
 from zaremba_jax.corpus import Corpus
+from zaremba_jax.ensemble import make_mesh
 
 flags.DEFINE_integer(
     "members",
@@ -50,6 +52,25 @@ def asked_sizes(members: int) -> list[int] | None:
 def at_once_on(mesh: Mesh, config: Config, corpus: Corpus, members: int) -> int:
     """How many of so many members each device of a mesh trains together."""
     return FLAGS.members_at_once or default_at_once(config, corpus, members, mesh)
+
+
+def prepare(
+    members_of: Callable[[Config], list[Config]], **more: Any
+) -> tuple[EnsembleRun, Workdir, Console]:
+    """The ensemble that the flags ask for, its folder, and what takes its lines.
+
+    Args:
+      members_of: makes the configurations of all members from one.
+      more: what the folder keeps beside the configuration.
+
+    Raises:
+      ValueError: the flags do not go together, or not with the folder or the text.
+    """
+    config, workdir = configure(**more)
+    console = join_hosts()
+    mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
+    run = open_ensemble(config, members_of, corpus, mesh, workdir, console, **more)
+    return run, workdir, console
 
 
 def open_ensemble(

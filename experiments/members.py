@@ -14,6 +14,7 @@ from rich.console import Console
 from experiments import recut
 from experiments.board import averages
 from experiments.training import (
+    ASK_FOR_LESS,
     EVALUATION_STREAMS,
     NonFiniteLossError,
     Run,
@@ -175,10 +176,7 @@ class EnsembleRun(Run):
         self.epoch_nll[member] = 0.0
         said = f"member {member} (seed {self.seed(member)}): {reason}"
         if not self.live:
-            raise NonFiniteLossError(
-                f"{said}, the last of {self.members} members; the last checkpoint before it is"
-                " kept; try a lower --learning_rate or --clip_norm"
-            )
+            raise NonFiniteLossError(f"{said}, the last of {self.members} members; {ASK_FOR_LESS}")
         self.console.print(f"{said}; excluded from here on", soft_wrap=True)
 
     def nll(self, ids: np.ndarray, streams: int = 1) -> MemberNLL:
@@ -195,6 +193,9 @@ class EnsembleRun(Run):
     def estimate(self) -> dict[str, Any]:
         """The validation perplexity by the faster protocol: mean, best, worst, and each."""
         nll = self.nll(self.corpus.valid, EVALUATION_STREAMS)
+        for member in self.live:
+            if not np.isfinite(found := perplexity(nll[member])):
+                self._exclude(member, f"the validation perplexity became {found}")
         live = {member: perplexity(nll[member]) for member in self.live}
         return {
             "valid_perplexity_estimate": float(np.mean(list(live.values()))),
@@ -212,8 +213,12 @@ class EnsembleRun(Run):
 
     def write_models(self, workdir: Workdir) -> None:
         """A file for each member that did not diverge."""
-        for member in self.live:
-            write_model(workdir.member(self.seed(member)), self.model(member))
+        for member in range(self.members):
+            path = workdir.member(self.seed(member))
+            if member in self.live:
+                write_model(path, self.model(member))
+            else:
+                path.unlink(missing_ok=True)  # of fewer epochs
 
     def end_epoch(self) -> None:
         """Makes the sums ready for the next epoch."""

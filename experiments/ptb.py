@@ -5,9 +5,9 @@ from rich.console import Console
 
 from experiments import command_line, run_flags
 from experiments.command_line import FLAGS, fail
+from experiments.output import draw
 from experiments.run_flags import (
     configure,
-    draw,
     join_hosts,
     load_corpus,
     open_run,

@@ -59,6 +59,18 @@ class Record:
             if not member.get("excluded")
         ]
 
+    def check(self) -> None:
+        """Looks at all that is read from a record, so that what it lacks shows at once.
+
+        Raises:
+          KeyError, TypeError, AttributeError: something is missing, or of another type.
+        """
+        if self.summary:
+            _ = self.seeds, self.perplexities, self.summary["device"]
+        for line in self.history:
+            _ = [line[name] for name in ("train_perplexity", "words_per_second", "seconds")]
+        _ = self.curves
+
 
 def read_records(folder: Path) -> list[Record]:
     """Every finished run below a folder, in the order of their names.
@@ -87,7 +99,8 @@ def read_record(workdir: Workdir) -> Record:
             summary=json.loads(workdir.summary.read_text()) if finished else {},
             history=[json.loads(line) for line in lines],
         )
-    except (OSError, ValueError, TypeError) as error:
+        record.check()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{workdir.path}: holds a damaged record ({error}); remove its summary.json and"
             " give the command of that run again, which writes it anew, or leave it out"

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from experiments import command_line
 from experiments.command_line import FLAGS, fail
-from experiments.comparison import compare, html_page, print_comparison
+from experiments.comparison import TITLE, compare, html_page, print_comparison
+from experiments.output import Terminal
 from experiments.records import read_record
 from experiments.workdir import Workdir, write_text
 
@@ -20,6 +20,7 @@ flags.DEFINE_string("page", "report.html", "file for the comparison, with its fi
 def main(*runs: str) -> None:
     """Writes the page and prints its table."""
     try:
+        check_page(Path(FLAGS.page))
         records = {name: read_record(Workdir(path)) for name, path in named(runs).items()}
         lines = compare(records)
         write_text(Path(FLAGS.page), html_page(records, lines))
@@ -27,9 +28,20 @@ def main(*runs: str) -> None:
         fail(error)
     except ImportError:
         fail("the page has figures, which matplotlib draws: pip install 'zaremba-jax[plots]'")
-    console = Console(highlight=False, markup=False)
+    console = Terminal()
     print_comparison(console, lines)
     console.print(f"the page is {FLAGS.page}", soft_wrap=True)
+
+
+def check_page(page: Path) -> None:
+    """Refuses to replace what is no page of this program.
+
+    Raises:
+      ValueError: the file is there and something else.
+      OSError: it cannot be read, or is a folder.
+    """
+    if page.exists() and TITLE not in page.read_text(encoding="utf-8", errors="replace"):
+        raise ValueError(f"--page={page}: is there, and no page of this program; name another")
 
 
 def named(runs: Sequence[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from experiments import command_line, member_flags, run_flags
 from experiments.command_line import FLAGS, changes_from_flags, fail
 from experiments.member_flags import asked_sizes, at_once_on, open_ensemble
 from experiments.members import with_seeds
+from experiments.output import draw
 from experiments.records import model_name, read_records
 from experiments.reproduction import (
     Job,
@@ -27,7 +28,6 @@ from experiments.reproduction import (
 from experiments.run_flags import (
     TEXT_FILES,
     default_workdir,
-    draw,
     join_hosts,
     load_corpus,
     open_run,

@@ -2,10 +2,8 @@
 
 import dataclasses
 import hashlib
-import importlib
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from experiments import command_line
 from experiments.board import Board, check_installed
 from experiments.choose_kernel import choose_kernel, shapes_here
 from experiments.command_line import FLAGS, config_from_flags, fail
+from experiments.output import Terminal
 from experiments.training import (
     InterruptedRunError,
     NonFiniteLossError,
@@ -99,9 +98,7 @@ def join_hosts() -> Console:
             )
         _check_address(host, int(port), place)
         jax.distributed.initialize(address, count, place)
-    return Console(
-        highlight=False, markup=False, quiet=address is not None and jax.process_index() > 0
-    )
+    return Terminal(quiet=address is not None and jax.process_index() > 0)
 
 
 def _check_address(host: str, port: int, place: int) -> None:
@@ -270,23 +267,6 @@ def begin(run: RunT, workdir: Workdir, config: Config, console: Console, **more:
     if config.compute.kernel == "auto":
         write_json(workdir.kernel, run.kernel)
     return run
-
-
-def draw(console: Console, path: Path, draw_with: Callable[[Any, Path], None]) -> None:
-    """Has a picture drawn on one host of several, or says what is missing for that.
-
-    Args:
-      console: takes a line where matplotlib, an extra, is not installed.
-      path: of the picture.
-      draw_with: draws it, from the module `experiments.figures` and the path.
-    """
-    try:
-        figures = importlib.import_module("experiments.figures")
-    except ImportError:
-        console.print(f"no {path.name} without matplotlib: pip install 'zaremba-jax[plots]'")
-        return
-    if jax.process_index() == 0:
-        draw_with(figures, path)
 
 
 def train_to_the_end(run: Run, workdir: Workdir, console: Console) -> None:

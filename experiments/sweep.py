@@ -5,21 +5,21 @@ import itertools
 import statistics
 from typing import Any
 
-import jax
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
 from experiments import command_line, run_flags
 from experiments.command_line import FLAGS, changes_from_flags, fail
-from experiments.member_flags import open_ensemble
+from experiments.member_flags import prepare
 from experiments.members import EnsembleRun, with_seeds
 from experiments.mixtures import member_records
-from experiments.run_flags import configure, draw, join_hosts, load_corpus, train_to_the_end
+from experiments.output import draw
+from experiments.run_flags import train_to_the_end
 from experiments.summary import environment, mean
 from experiments.workdir import Workdir, write_json, write_model
 from zaremba_jax.config import PRESETS, Config, override, settings, to_dict
-from zaremba_jax.ensemble import MemberNLL, make_mesh
+from zaremba_jax.ensemble import MemberNLL
 
 flags.adopt_module_key_flags(run_flags)
 flags.declare_key_flag("members")
@@ -38,12 +38,8 @@ def main() -> None:
             raise ValueError("--sizes: a sweep averages no models; leave it out")
         grid, seeds = asked_grid(FLAGS.vary or []), FLAGS.members or 1
         vary = "+".join(f"{name}={'_'.join(map(str, grid[name]))}" for name in grid)
-        more = {"vary": vary, "members": seeds}
-        config, workdir = configure(**more)
         members_of = functools.partial(members_of_grid, grid=grid, seeds=seeds)
-        console = join_hosts()
-        mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
-        run = open_ensemble(config, members_of, corpus, mesh, workdir, console, **more)
+        run, workdir, console = prepare(members_of, vary=vary, members=seeds)
     except (ValueError, OSError) as error:
         fail(error)
     train_to_the_end(run, workdir, console)

@@ -31,6 +31,10 @@ from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.train import init_train_state, train_windows
 
 EVALUATION_STREAMS = 20  # of the estimate after each epoch
+ASK_FOR_LESS = (
+    "what was saved before it is kept; try a lower --learning_rate or --clip_norm, in another"
+    " --workdir"
+)
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -149,9 +153,18 @@ class Run:
         return text_nll(self.params, ids, streams, self.config.compute, masks)
 
     def estimate(self) -> dict[str, Any]:
-        """The validation perplexity by the faster protocol, as it is recorded."""
-        nll = self.nll(self.corpus.valid, EVALUATION_STREAMS)
-        return {"valid_perplexity_estimate": perplexity(nll)}
+        """The validation perplexity by the faster protocol, as it is recorded.
+
+        Raises:
+          NonFiniteLossError: it is not finite.
+        """
+        estimate = perplexity(self.nll(self.corpus.valid, EVALUATION_STREAMS))
+        if not np.isfinite(estimate):
+            raise NonFiniteLossError(
+                f"the validation perplexity became {estimate} after epoch {self.position[0]};"
+                f" {ASK_FOR_LESS}"
+            )
+        return {"valid_perplexity_estimate": estimate}
 
     def gates(self) -> Gates:
         """What the gates of the first model do at the beginning of the validation text."""
@@ -381,10 +394,7 @@ def _check_finite(run: Run, nll: np.ndarray, params_finite: bool) -> None:
     found = first_problem(nll, params_finite)
     if found is not None:
         bad, problem = found
-        raise NonFiniteLossError(
-            f"{problem} at {place(run, bad)}; the last checkpoint before it is kept;"
-            " try a lower --learning_rate or --clip_norm"
-        )
+        raise NonFiniteLossError(f"{problem} at {place(run, bad)}; {ASK_FOR_LESS}")
 
 
 def finish_epoch(run: Run) -> None:

@@ -31,6 +31,7 @@ class Workdir:
         self.members = self.path / "members"
         self.mixtures = self.path / "mixtures.png"
         self.sweep = self.path / "sweep.png"
+        self.pictures = (self.curves, self.mixtures, self.sweep)
         self.tensorboard = self.path / "tensorboard"
         self.nll = self.path / "nll.npz"
 
@@ -47,6 +48,12 @@ class Workdir:
           ValueError: it holds a run of another configuration, or what no run left.
           NotADirectoryError: the path is a file.
         """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{self.path}: is not UTF-8, as checkpoints need it; name another --workdir"
+            ) from None
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{self.path}: is a file; name a folder with --workdir")
         if not self.config.exists():
@@ -71,11 +78,12 @@ class Workdir:
             )
 
     def _check_without_config(self) -> None:
-        there = self.summary.exists() or any(self.checkpoints.glob("*"))
+        results = (self.summary, self.metrics, self.model, self.members, *self.pictures)
+        there = [path for path in (*results, *self.checkpoints.glob("*")) if path.exists()]
         if there and not any(self.checkpoints.glob(f"*/{DIGEST}")):
             raise ValueError(
-                f"{self.path}: holds a summary.json or checkpoints/ that no training run left; name"
-                " another --workdir"
+                f"{self.path}: holds {there[0].relative_to(self.path)}, which no training run left"
+                " there; name another --workdir"
             )
 
     def read_config(self) -> tuple[Config, dict[str, Any]]:

@@ -1,9 +1,11 @@
+import subprocess
 import sys
 from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import program
 import pytest
 from absl import flags
 from program import assert_refused, run
@@ -192,3 +194,39 @@ def test_memory_that_does_not_suffice_is_one_line_with_what_takes_less(does, tel
 def test_other_failures_of_the_device_are_not_taken_for_it():
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         run(program=program_that(lambda: fail_with("INTERNAL: a kernel is wrong")))
+
+
+def test_home_in_a_path_is_the_users_and_no_folder_of_that_name(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    names = (f"--{name}_file=~/{name}.txt" for name in ("train", "valid"))
+    refused = run(*names, "--test_file=test.txt,~/no.txt", "--workdir=~/run")
+    assert_refused(refused, f"error: {folder}/no.txt: no such file")
+    assert not (folder / "~").exists()
+
+
+def test_what_the_system_says_of_a_file_is_told_with_its_name_and_what_to_do(folder):
+    refused = run(*program.FLAGS, "--workdir=train.txt/run")
+    assert_refused(refused, "error: train.txt/run: not a directory; name another, or change what")
+
+
+def test_program_whose_reader_is_gone_goes_on():
+    lines = (
+        "import sys",
+        "from experiments.output import Terminal",
+        "terminal = Terminal()",
+        "for _ in range(10_000): terminal.print('line :100: [x]')",
+        "print('done', file=sys.stderr)",
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=program.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "line :100: [x]\n"
+        process.stdout.close()
+        assert process.stderr.read() == "done\n"
+        assert process.wait() == 0

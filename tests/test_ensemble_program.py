@@ -117,7 +117,9 @@ def test_mixtures_of_one_are_the_mean_of_singles_and_more_members_are_better(fin
     assert outcome.out.splitlines()[-1] == "all of it is in run"
 
 
-def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(finished, folder):
+def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(
+    finished, folder, monkeypatch
+):
     summary = summary_of(finished[0] / "run")
     for seed in (0, 1):
         assert program.run(*SINGLE, f"--seed={seed}", f"--workdir=seed{seed}").status == 0
@@ -139,7 +141,7 @@ def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(fini
     assert pair.status == 0, pair.err
     mixture = summary_of(folder / "pair")
     assert [row["members"] for row in mixture["mixtures"]] == [1, 2]
-    assert [member["run"] for member in mixture["members"]] == ["seed0", "seed1"]
+    assert [member["run"] for member in mixture["members"]] == ["../seed0", "../seed1"]
     # The same from the ensemble's members, among the subsets of two.
     again = run(*SINGLE, "--members=2", "--workdir=two")
     assert again.status == 0
@@ -151,6 +153,14 @@ def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(fini
     before = content(folder)
     refused = run("--from=seed1", *TEXT, "--workdir=pair")
     assert_refused(refused, "--workdir=pair: holds a run or other models averaged, whose summary")
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    for seed in (0, 1):  # of the same names
+        shutil.copytree(folder / f"seed{seed}", elsewhere / f"seed{seed}")
+    monkeypatch.chdir(elsewhere)
+    refused = run("--from=seed0,seed1", *TEXT, "--workdir=../pair")
+    assert_refused(refused, "--workdir=../pair: holds a run or other models averaged")
+    shutil.rmtree(elsewhere)
     assert content(folder) == before
 
 
@@ -196,6 +206,34 @@ def test_member_that_diverges_is_said_and_excluded_and_stays_so(finished, folder
     before = content(folder)
     assert run(*MEMBERS, "--workdir=run").status == 0
     assert content(folder) == before
+
+
+def test_member_that_diverges_in_further_epochs_leaves_no_model_of_fewer(
+    finished, folder, after_chunk
+):
+    shutil.copytree(finished[0] / "run", folder / "run")
+    after_chunk(2, lambda states, nll: (states, nll.at[0, 4].set(jnp.nan)))
+    outcome = run(*MEMBERS, "--epochs=3", "--workdir=run")
+    assert outcome.status == 0
+    assert "without seed 1: the loss became nan" in outcome.out
+    assert exported(folder / "run") == ["seed-0", "seed-2"]
+
+
+def test_member_whose_validation_perplexity_is_infinite_is_excluded(folder, monkeypatch):
+    nll = members.EnsembleRun.nll
+
+    def of_first_epoch(run, ids, streams=1):
+        found = nll(run, ids, streams)
+        if not run.history:
+            found[2] = 800
+        return found
+
+    monkeypatch.setattr(members.EnsembleRun, "nll", of_first_epoch)
+    outcome = run(*MEMBERS, "--workdir=run")
+    assert "member 2 (seed 2): the validation perplexity became inf; excluded" in outcome.out
+    for line in metrics(folder / "run"):
+        assert line["valid_perplexity_estimates"][2] is None
+        assert np.isfinite(line["valid_perplexity_estimate"])
 
 
 def test_member_whose_parameters_diverge_at_the_very_end_is_not_exported(folder, after_chunk):

@@ -8,6 +8,7 @@ from pathlib import Path
 import program
 import pytest
 from program import assert_refused
+from program import content as content_of
 
 from experiments import report
 from experiments.comparison import compare
@@ -16,6 +17,7 @@ from experiments.workdir import Workdir
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 RUNS = ("quick-seed0", "small-bfloat16-seed0")
+METRICS = "metrics.jsonl"
 
 
 def run(*arguments):
@@ -125,7 +127,16 @@ def test_what_is_no_run_is_refused_in_a_line(folder):
     assert_refused(run(), "error: give RUN... beside the flags; see --help")
     (folder / "quick-seed0" / "config.json").write_text("{}")
     assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "writes it anew")
+    for name, content in (("summary.json", '{"x": 1}'), ("summary.json", "[1]"), (METRICS, "{}\n")):
+        shutil.rmtree(folder / "quick-seed0")
+        shutil.copytree(RESULTS / "quick-seed0", "quick-seed0")
+        (folder / "quick-seed0" / name).write_text(content)
+        assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "writes it anew")
     path = folder / RUNS[1] / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"vary": "dropout=0,0.5"}))
     assert_refused(run(RUNS[1]), f"{RUNS[1]}: holds a sweep", "leave it out")
-    assert not (folder / "report.html").exists()
+    (folder / "report.html").write_text("mine")
+    for page in ("report.html", f"{RUNS[1]}/{METRICS}"):
+        before = content_of(folder)
+        assert_refused(run(RUNS[1], f"--page={page}"), f"--page={page}: is there, and no page of")
+        assert content_of(folder) == before

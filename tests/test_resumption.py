@@ -8,6 +8,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from program import (
     FLAGS,
@@ -277,3 +278,11 @@ def test_rate_out_of_all_proportion_stops_the_run_at_its_second_step(folder):
     assert_diverged(outcome, folder, "the loss became ", " at step 2 (epoch 1, window 2);")
     params = last_state(folder / "run").params
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_validation_perplexity_that_is_infinite_stops_the_run(folder, monkeypatch):
+    monkeypatch.setattr(
+        training.Run, "nll", lambda run, ids, streams=1: np.full(len(ids) - 1, 800.0)
+    )
+    outcome = run(*FLAGS, "--workdir=run")
+    assert_diverged(outcome, folder, "the validation perplexity became inf after epoch 1;")

@@ -131,6 +131,7 @@ def test_files_are_named_alone_with_commas_or_by_globs(tmp_path, monkeypatch):
     [
         ("absent.txt", r"^absent\.txt: no such file; give .* a glob in quotes"),
         ("a.txt,*.gz", r"^\*\.gz: no such file; give"),
+        ("..", r"^\.\.: is no regular file; give"),
         ("x" * 300, "^x{300}: no such file; give"),
         ("a.txt,../{folder}/a.txt", r"names \.\./.*/a\.txt twice; name each file once"),
         ("a.txt,*.txt", r"^a\.txt,\*\.txt: names a\.txt twice; name each file once"),

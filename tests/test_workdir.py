@@ -42,13 +42,22 @@ def test_folder_of_other_things_can_take_a_run(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("there", ["checkpoints/1000/weights.bin", "summary.json"])
+@pytest.mark.parametrize(
+    "there", ["checkpoints/1000/weights.bin", "summary.json", "model.safetensors", "curves.png"]
+)
 def test_folder_with_results_of_another_program_is_refused(tmp_path, there):
     path = tmp_path / there
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{}")
-    with pytest.raises(ValueError, match="that no training run left; name another --workdir"):
+    found = there.partition("/weights")[0]
+    message = f"holds {found}, which no training run left there; name another --workdir"
+    with pytest.raises(ValueError, match=message):
         Workdir(tmp_path).check(QUICK)
+
+
+def test_folder_whose_name_is_no_text_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is not UTF-8, as checkpoints need it; name another"):
+        Workdir(tmp_path / "caf\udce9").check(QUICK)
 
 
 def test_same_run_may_have_more_epochs_or_fewer(tmp_path):

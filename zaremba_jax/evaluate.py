@@ -184,5 +184,6 @@ def count_predictions(ids: np.ndarray) -> int:
 
 
 def perplexity(nll: np.ndarray) -> float:
-    """exp of the mean of nats, summed in float64."""
-    return float(np.exp(np.mean(nll, dtype=np.float64)))
+    """exp of the mean of nats, summed in float64; inf where that is more than a float holds."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(np.mean(nll, dtype=np.float64)))

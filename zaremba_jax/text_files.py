@@ -49,8 +49,9 @@ def find_files(pattern: str | Path) -> list[Piece]:
         matches = [part] if os.path.isfile(part) else sorted(glob.glob(part, recursive=True))
         files = [Path(match) for match in matches if os.path.isfile(match)]
         if not files:
+            what = "is no regular file" if os.path.exists(part) else "no such file"
             raise FileNotFoundError(
-                f"{part}: no such file; give the path of a text file, several with commas between"
+                f"{part}: {what}; give the path of a text file, several with commas between"
                 " them, or a glob in quotes"
             )
         found += files
