@@ -121,3 +121,15 @@ def test_a_dropped_update_leaves_what_the_gate_keeps_of_the_old_state(cell):
     gate, kept = ("cell", 0) if cell == "lstm" else ("hidden", 1)
     keep = jax.nn.sigmoid(gates[:, kept * HIDDEN : (kept + 1) * HIDDEN])
     assert_close(getattr(after, gate), keep * getattr(state, gate))
+
+
+@pytest.mark.parametrize(
+    ("cell", "mask", "reason"),
+    [
+        ("gru", "keep_cell", "keep_cell: the gru cell has no c"),
+        ("tanh", "update", "update: the tanh cell writes no update"),
+    ],
+)
+def test_mask_that_a_cell_has_no_place_for_is_refused(cell, mask, reason):
+    with pytest.raises(ValueError, match=reason):
+        advance(*example(cell), **{mask: jnp.ones((BATCH, HIDDEN))})

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import program
 import pytest
-from absl import flags
 from program import assert_refused, run
 
 from experiments import ptb
@@ -145,17 +144,6 @@ def test_own_text_makes_the_corpus_files(parsed):
     config, workdir = ptb.configure()
     assert to_dict(config) == to_dict(MEDIUM) | {"corpus": "files"}
     assert workdir.path.name == "medium-corpus=files"
-
-
-def test_value_outside_its_limits_is_no_configuration(parsed):
-    parsed("--dropout=1")
-    with pytest.raises(ValueError, match=r"dropout=1\.0: must be at least 0 and below 1"):
-        config_from_flags()
-
-
-def test_value_of_another_type_is_no_flag(parsed):
-    with pytest.raises(flags.Error, match="hidden_size=abc"):
-        parsed("--hidden_size=abc")
 
 
 def program_that(does) -> ModuleType:

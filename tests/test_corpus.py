@@ -65,6 +65,7 @@ def test_ids_on_disk_have_the_blocks_fingerprint_and_windows_of_those_in_memory(
     ids = np.random.default_rng(0).integers(0, 2, 100).astype(np.uint8)
     ids.tofile(tmp_path / "ids")
     there = np.memmap(tmp_path / "ids", np.uint8, "r")
+    assert not np.shares_memory(remapped(there), there)
     np.testing.assert_array_equal(np.concatenate(list(blocks(there))), ids)
     np.testing.assert_array_equal(windows(there, 3, 4), windows(ids, 3, 4))
     np.testing.assert_array_equal(remapped(there[10:20]), ids[10:20])

@@ -22,7 +22,7 @@ CONFIG = override(QUICK, layers=1, hidden_size=2, init_scale=0.9)
 PARAMS = init_params(CONFIG.model, VOCABULARY, key=jax.random.key(0))
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, 12).astype(np.int32)
 SGD = DynamicConfig(rule="sgd", rate=0.7, decay=0.2, segment=3)
-RMS = DynamicConfig(rule="rms", rate=0.05, decay=0.3, segment=3, epsilon=0.01)
+RMS = DynamicConfig(rule="rms", rate=0.05, decay=0.8, segment=3, epsilon=0.01)
 
 
 def zeros():

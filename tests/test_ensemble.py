@@ -203,17 +203,22 @@ def test_chunks_hold_all_members_and_as_many_on_every_device():
     assert chunk_sizes(3, 1, MESH) == (1, 1, 1)
 
 
-def test_members_that_fit_leave_room_for_what_training_one_needs():
-    config = override(CONFIG, hidden_size=64, batch_size=20, unroll=20)
+@pytest.mark.parametrize(("hidden_size", "words"), [(64, 1000), (4, 20_000)])
+def test_members_that_fit_leave_room_for_what_training_one_needs(hidden_size, words):
+    config = override(CONFIG, hidden_size=hidden_size, batch_size=20, unroll=20)
     text = jnp.zeros((3, 21, 20), jnp.int32)
-    state = jax.eval_shape(lambda: init_train_state(config, 1000))
+    state = jax.eval_shape(lambda: init_train_state(config, words))
     memory = train_windows.lower(config, state, text, 3).compile().memory_analysis()
     assert memory is not None
     needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    assert members_that_fit(config, 1000, 8, needed // 2) == 1
+    assert members_that_fit(config, words, 8, needed // 2) == 1
     for bytes_there in (4 * needed, 8 * needed):
-        assert 2 <= members_that_fit(config, 1000, 8, bytes_there) <= bytes_there / needed
-    assert members_that_fit(config, 1000, 8, 10**12) == 8
+        assert 2 <= members_that_fit(config, words, 8, bytes_there) <= bytes_there / needed
+    assert members_that_fit(config, words, 8, 10**12) == 8
+    if words == 20_000:  # whose scores are most of what it needs
+        few, more = (override(config, softmax_tokens=tokens) for tokens in (0, 10))
+        there = 4 * needed
+        assert members_that_fit(few, words, 8, there) < members_that_fit(more, words, 8, there)
 
 
 EVERYTHING = {

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from layer_examples import equations
 
 from zaremba_jax.array_types import LSTMState, TwoBiasLayerParams
 from zaremba_jax.config import ComputeConfig
@@ -520,3 +521,22 @@ def test_weights_of_other_sizes_are_refused():
     module, other = (DeepRNN(size, HIDDEN, rngs=nnx.Rngs(0)) for size in (FEATURES, 5))
     with pytest.raises(ValueError, match="layers of the shapes"):
         module.load(other.params)
+
+
+def test_initializers_draw_what_they_are_named_after_and_need_no_stream_for_dropout():
+    names = ("kernel_init", "recurrent_kernel_init", "bias_init")
+    options: Any = {name: nnx.initializers.constant(v) for v, name in enumerate(names, start=1)}
+    (layer,) = DeepRNN(FEATURES, HIDDEN, **options, rngs=nnx.Rngs(params=0)).params
+    x = jnp.ones((BATCH, TIME, FEATURES))
+    drawn = LinenDeepRNN(HIDDEN, **options).init(jax.random.key(0), x)["params"]["layers_0"]
+    for value, name in enumerate(("input_weights", "recurrent_weights", "bias"), start=1):
+        np.testing.assert_array_equal(getattr(layer, name), value)
+        np.testing.assert_array_equal(drawn[name], value)
+
+
+def test_parameters_of_bfloat16_are_factors_of_products_of_bfloat16():
+    options = UNDRAWN | {"param_dtype": jnp.bfloat16}
+    module = DeepRNN(FEATURES, HIDDEN, **options, rngs=nnx.Rngs(0))
+    program = jax.make_jaxpr(lambda x: module(x))(jnp.ones((BATCH, TIME, FEATURES)))
+    factors = {x.aval.dtype for p in equations(program.jaxpr, "dot_general") for x in p.invars}
+    assert factors == {jnp.dtype("bfloat16")}

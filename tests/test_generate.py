@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zaremba_jax import generate as generate_module
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.exported import Model
 from zaremba_jax.generate import Sampling, draw, generate, mixture, restrict
@@ -152,3 +153,17 @@ def test_models_of_different_words_are_refused():
     other = dataclasses.replace(model(), vocabulary=Vocabulary(tuple("abcdeg")))
     with pytest.raises(ValueError, match="different vocabularies: take those that one corpus"):
         generate((model(), other), PROMPT, 1, key=jax.random.key(0))
+
+
+def test_every_model_writes_in_its_own_precision(monkeypatch):
+    asked, unroll = [], generate_module.unroll
+
+    def watched(*arguments):
+        asked.append(arguments[-1].precision)
+        return unroll(*arguments)
+
+    monkeypatch.setattr(generate_module, "unroll", watched)
+    precisions = ["float32", "bfloat16"]
+    models = [model(hidden_size=3, precision=precision) for precision in precisions]
+    generate(models, PROMPT, 1, key=jax.random.key(0))
+    assert asked == precisions * 2  # the prompt, and the text

@@ -59,14 +59,6 @@ def test_vmap_over_members_equals_each_member_alone(precision):
         assert_same(jax.tree.map(lambda x, i=i: x[i], together), alone(*member), 1e-5)
 
 
-def test_donated_buffers_change_nothing():
-    layer, _, weights = make(4, 2, 3, 5)
-    run = functools.partial(of_layer, lstm_layer)
-    expected = jax.jit(run)(layer, weights)
-    donated = jax.jit(run, donate_argnums=0)(jax.tree.map(jnp.copy, layer), weights)
-    assert_same(donated, expected, 1e-6)
-
-
 def assert_sharded_equals_whole():
     """What the test below runs where there are four devices."""
     mesh = Mesh(np.array(jax.devices()), ("data",))

@@ -144,3 +144,12 @@ def test_weights_without_room_on_a_tpu_s_chip_fall_to_xla_there(monkeypatch):
     assert count() == 1
     monkeypatch.setattr(pallas_tpu, "fits", lambda *sizes: False)
     assert count() == 0
+
+
+def test_room_on_the_chip_is_asked_for_by_streams_units_and_bytes_of_a_weight(monkeypatch):
+    asked = []
+    monkeypatch.setattr(pallas_tpu, "fits", lambda *sizes: asked.append(sizes) or True)
+    arguments, *_ = make(2, 1, 2, 3)
+    for precision in ("float32", "bfloat16"):
+        pallas_layer(*arguments, None, precision)
+    assert asked == [(1, 3, 4), (1, 3, 2)]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zaremba_jax.config import PRESETS, SMALL
+from zaremba_jax.config import PRESETS, QUICK, SMALL, override
 from zaremba_jax.optimizer import learning_rate, make_optimizer
 
 # Written out by hand from section 4.1, to six digits.
@@ -77,3 +77,14 @@ def test_clipping_never_exceeds_its_norm_and_leaves_smaller_gradients_alone(valu
 
 def test_rate_vanishes_after_any_number_of_epochs():
     assert learning_rate(SMALL.train, 2000) == 0
+
+
+def test_first_rate_replaces_that_of_the_configuration_and_all_later_ones_in_proportion():
+    config = override(QUICK, learning_rate=0.5, constant_epochs=1, decay_divisor=2.0).train
+    gradient = jnp.ones(())
+    optimizer = make_optimizer(config, 1, first_rate=0.2)
+    state, steps = optimizer.init(gradient), []
+    for _ in range(2):
+        update, state = optimizer.update(gradient, state)
+        steps.append(update)
+    np.testing.assert_allclose(steps, [-0.2, -0.1], rtol=1e-6)

@@ -12,10 +12,15 @@ from layer_examples import equations, make, values_and_gradients
 from experiments import hlo
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import QUICK, ComputeConfig, override
+from zaremba_jax.corpus import windows
+from zaremba_jax.ensemble import make_mesh, members_nll
+from zaremba_jax.evaluate import monte_carlo_nll, text_nll
+from zaremba_jax.lines import lines_nll
 from zaremba_jax.model import apply, init_params, softmax_of
 from zaremba_jax.precision import matmul, multiply_rows, operand, weight_gradient
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.softmax import logits, softmax_nll
+from zaremba_jax.train import init_train_state, train_windows
 
 sizes = st.integers(1, 9)
 
@@ -150,3 +155,32 @@ def test_loop_over_time_turns_no_weights_around():
     written = [line.results[0] for line in program.kernels(body)]
     assert written
     assert all(result.shape != (hidden, hidden) for result in written)
+
+
+IDS = np.arange(41, dtype=np.int32) * 3 % 7
+
+
+def read_and_trained(precision):
+    """Nats by all that reads a text, and by training, in a precision."""
+    config = override(
+        QUICK,
+        **{"layers": 1, "hidden_size": 8, "batch_size": 2, "unroll": 4, "init_scale": 0.5},
+        dropout=0.0,
+        precision=precision,
+    )
+    state, compute = init_train_state(config, 7), config.compute
+    params = jax.tree.map(jnp.copy, state.params)  # the state is given up
+    stacked, mesh = jax.tree.map(lambda x: x[None], params), make_mesh(jax.devices()[:1])
+    return {
+        "text": text_nll(params, IDS, compute=compute),
+        "ensemble": members_nll(stacked, IDS, 1, compute, None, mesh)[0],
+        "samples": monte_carlo_nll(config, params, IDS, 1, key=jax.random.key(0)),
+        "lines": lines_nll(params, [IDS], 0, compute)[0],
+        "training": train_windows(config, state, jnp.asarray(windows(IDS, 2, 4)), 2)[1],
+    }
+
+
+def test_precision_of_a_run_is_that_of_its_training_and_of_all_that_reads_a_text():
+    exact, rounded = map(read_and_trained, ("float32", "bfloat16"))
+    for name, nats in exact.items():
+        assert 1e-5 < np.abs(nats - rounded[name]).max() < 0.05, name

@@ -275,3 +275,7 @@ def test_a_single_time_step_has_no_change_to_penalize():
 def test_only_penalties_on_weights_reach_words_that_a_window_lacks(name):
     if name != "mask_each":
         assert penalizes_every_word({name: 0.1}) == (name in ("l1", "l2"))
+
+
+def test_rates_are_rounded_as_those_are_that_a_program_is_given():
+    assert active_rates(RegularizerConfig(dropout=0.1)) == {"dropout": float(np.float32(0.1))}

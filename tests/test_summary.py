@@ -70,6 +70,16 @@ def test_paper_s_figures_belong_to_its_preset_however_it_is_computed(changes):
     assert paper_figures(summary_of(override(SMALL, **changes))) == (120.7, 114.5)
 
 
+def test_perplexities_are_in_the_precision_of_the_run():
+    summary = summary_of(override(TINY, precision="bfloat16"))
+    params = init_train_state(TINY, len(CORPUS.vocabulary)).params
+    exact, rounded = (
+        perplexity(text_nll(params, CORPUS.test, compute=ComputeConfig(precision=precision)))
+        for precision in ("float32", "bfloat16")
+    )
+    assert summary["test_perplexity"] == rounded != exact
+
+
 def test_quick_has_no_figures_of_the_paper():
     assert paper_figures(summary_of(QUICK)) == (None, None)
 

@@ -265,3 +265,15 @@ def test_windows_of_bytes_train_every_row_in_use(vocabulary_size):
         for window in (ids, ids.astype(np.int32))
     )
     assert_same(found[0], expected[0])
+
+
+def test_what_a_seed_draws_is_what_the_records_were_made_with():
+    config = override(QUICK, hidden_size=3, dropout=0.5)
+    state = init_train_state(config, 5)
+    first = [-0.043456, 0.057619, -0.020483]
+    np.testing.assert_allclose(state.params.embedding[0], first, atol=1e-6)
+    rates, key = active_rates(config.regularizers), jax.random.fold_in(state.key, 0)
+    masks = sample_masks(config, rates, jnp.zeros((2, 2), jnp.int32), 5, key=key)
+    assert masks.inputs is not None
+    sites = [np.packbits(np.asarray(mask) != 0).tolist() for mask in (*masks.inputs, masks.output)]
+    assert sites == [[125, 128], [30, 48], [82, 32]]
