@@ -254,7 +254,7 @@ WAYS = [
     [*BOTH, "--independent", "--scores=lines.tsv", "--each=sentence"],
     [*BOTH, "--scores=tokens.jsonl", "--each=token"],
 ]
-UNWRITTEN = "File exists: 'text.tsv'"
+UNWRITTEN = "text.tsv: file exists; name another, or change what is there"
 MISTAKES = {
     "--scores=scores.txt: end the name in .jsonl or .tsv": [*BOTH, "--scores=scores.txt"],
     "--scores=folder.tsv: is a folder; name a file": [*BOTH, "--scores=folder.tsv"],
