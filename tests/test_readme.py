@@ -198,6 +198,20 @@ def test_table_of_perplexities_is_what_was_recorded():
         assert [*figures, compared.format(**records[0])] in rows
 
 
+def test_table_of_the_cache_and_of_dynamic_evaluation_is_what_was_recorded():
+    record = (ROOT / "experiments/results/scoring.txt").read_text()
+    found = re.findall(
+        r"^\$ .*seed1'(?: (--\w+=\w+))?.*\n.* perplexity ([\d.]+),", record, re.MULTILINE
+    )
+    rows = [row.split("|") for row in README.splitlines()]
+    for (flag, valid), (again, test) in zip(found[::2], found[1::2], strict=True):
+        assert flag == again
+        start = f" `{flag}" if flag else " as it was trained"
+        (row,) = (row for row in rows if len(row) == 5 and row[1].startswith(start))
+        assert [float(cell) for cell in row[2:4]] == [round(float(x), 1) for x in (valid, test)]
+    assert len(found) == 8
+
+
 def test_tables_of_the_ablation_are_what_was_recorded():
     results = json.loads((ROOT / "experiments/results/ablation/results.json").read_text())
     lines = README.splitlines()
