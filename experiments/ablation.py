@@ -259,13 +259,17 @@ def main() -> None:
         (folder / "report.md").write_text(report(results), encoding="utf-8")
     except (ValueError, OSError) as error:
         fail(error)
-    for name in ("language_modelling", "memory"):
-        if name == "language_modelling" or results["memory"]["cells"]:
-            draw(
-                console,
-                folder / f"{name}.png",
-                lambda figures, path: getattr(figures, f"draw_{path.stem}")(path, results),
-            )
+    draw(
+        console,
+        folder / "language_modelling.png",
+        lambda figures, path: figures.draw_language_modelling(path, results),
+    )
+    if results["memory"]["cells"]:
+        draw(
+            console,
+            folder / "memory.png",
+            lambda figures, path: figures.draw_memory(path, results),
+        )
     console.print(Markdown(language_table(results)))
     console.print(f"the report is {folder / 'report.md'}", soft_wrap=True)
 

@@ -193,10 +193,11 @@ class EnsembleRun(Run):
     def estimate(self) -> dict[str, Any]:
         """The validation perplexity by the faster protocol: mean, best, worst, and each."""
         nll = self.nll(self.corpus.valid, EVALUATION_STREAMS)
-        for member in self.live:
-            if not np.isfinite(found := perplexity(nll[member])):
-                self._exclude(member, f"the validation perplexity became {found}")
-        live = {member: perplexity(nll[member]) for member in self.live}
+        found = {member: perplexity(nll[member]) for member in self.live}
+        for member, estimate in found.items():
+            if not np.isfinite(estimate):
+                self._exclude(member, f"the validation perplexity became {estimate}")
+        live = {member: found[member] for member in self.live}
         return {
             "valid_perplexity_estimate": float(np.mean(list(live.values()))),
             "valid_perplexity_best": min(live.values()),

@@ -135,6 +135,10 @@ def test_what_is_no_run_is_refused_in_a_line(folder):
     path = folder / RUNS[1] / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"vary": "dropout=0,0.5"}))
     assert_refused(run(RUNS[1]), f"{RUNS[1]}: holds a sweep", "leave it out")
+    assert not (folder / "report.html").exists()
+
+
+def test_page_replaces_no_other_file(folder):
     (folder / "report.html").write_text("mine")
     for page in ("report.html", f"{RUNS[1]}/{METRICS}"):
         before = content_of(folder)

@@ -199,9 +199,9 @@ def test_inputs_of_another_type_are_converted_and_have_a_gradient_of_it(cell, ke
     narrow = inputs.astype(jnp.bfloat16)
 
     def total(inputs):
-        return unroll_layer(params[0], inputs, state[0], None, ComputeConfig(kernel=kernel))[
-            0
-        ].sum()
+        compute = ComputeConfig(kernel=kernel)
+        outputs, _ = unroll_layer(params[0], inputs, state[0], compute=compute)
+        return outputs.sum()
 
     gradient = jax.grad(total)(narrow)
     assert gradient.dtype == jnp.bfloat16
