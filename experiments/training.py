@@ -142,8 +142,7 @@ class Run:
         self.windows.send_ahead()
         found = np.asarray(found, np.float64)
         nll = found[..., 0] if self.watch else found
-        leaves = jax.tree.leaves(self.state.params)
-        _check_finite(self, nll, all(jnp.isfinite(leaf).all() for leaf in leaves))
+        _check_finite(self, nll, bool(_all_finite(self.state.params)))
         self.epoch_nll += float(nll.sum())
         self.watched = averages(found) if self.watch else {}
 
@@ -196,6 +195,7 @@ class InterruptedRunError(Exception):
 
 
 RunT = TypeVar("RunT", bound=Run)
+_SELDOM = 20  # times as long as saving takes, an epoch's end is not saved after the last save
 _KEPT = ("step", "history", "epoch_nll", "epoch_seconds", "seconds")
 # Settings that may change between two starts, as they are in every checkpoint: the kernel is
 # another one on another machine, and no epoch depends on how many are to come.
@@ -307,7 +307,8 @@ def train(
 
     Args:
       run: where to start; moved on.
-      workdir: takes a checkpoint and a line of `metrics.jsonl` at each epoch's end.
+      workdir: takes a line of `metrics.jsonl` at each epoch's end, and a checkpoint if
+        saving them does not take more than a twentieth of the time; after the last epoch always.
       console: takes the progress.
       chunk: windows trained on the device between two looks of the host.
       checkpoint_minutes: an epoch that lasts longer is saved on the way, this often.
@@ -321,7 +322,7 @@ def train(
     write_json_lines(workdir.metrics, run.history)
     if run.step < epochs * per_epoch:
         workdir.summary.unlink(missing_ok=True)  # of fewer epochs
-    saved, run.watch = time.monotonic(), board is not None
+    saved, saving, run.watch = time.monotonic(), 0.0, board is not None
     with (
         EpochProgress(console, epochs, per_epoch, run.step) as progress,
         _signals() as first_signal,
@@ -332,19 +333,22 @@ def train(
             epoch_ends = run.step % per_epoch == 0
             if epoch_ends:
                 finish_epoch(run)
+                write_json_lines(workdir.metrics, run.history)
                 progress.epoch(run.history[-1])
             if board is not None:
                 board.windows(run.step, run.watched, so_far)
                 if epoch_ends:
                     board.epoch(run.step, run.history[-1], run.gates())
-            due = epoch_ends or time.monotonic() - saved > 60 * checkpoint_minutes
-            number, due = _largest(first_signal(), due)
+            since = time.monotonic() - saved
+            worth_it = epoch_ends and (run.step == epochs * per_epoch or since > _SELDOM * saving)
+            number, due = _largest(first_signal(), worth_it or since > 60 * checkpoint_minutes)
             if number or due:
                 if board is not None:
                     board.flush()  # before a checkpoint after which they are not written again
+                started = time.monotonic()
                 checkpoint.save(workdir.checkpoints, run.step, run.state, _record(run))
-                write_json_lines(workdir.metrics, run.history)
                 saved = time.monotonic()
+                saving = saved - started
                 if number:  # in here, so that what is said to be saved is
                     raise InterruptedRunError(run, workdir, number)
         (number,) = _largest(first_signal())
@@ -388,6 +392,11 @@ def place(run: Run, window: int) -> str:
     """Where the window is that comes so many after the last one trained on."""
     epoch, before = run.position
     return f"step {run.step + window + 1} (epoch {epoch + 1}, window {before + window + 1})"
+
+
+@jax.jit
+def _all_finite(params: ModelParams) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
 def _check_finite(run: Run, nll: np.ndarray, params_finite: bool) -> None:

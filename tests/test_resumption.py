@@ -5,6 +5,7 @@ import math
 import shutil
 import signal
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -161,6 +162,30 @@ def test_ctrl_c_while_the_last_checkpoint_is_written_stops_before_the_evaluation
     assert not (folder / "run" / "summary.json").exists()
     assert run(*FLAGS, "--workdir=run").status == 0
     assert_same_run(folder / "run", reference)
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(8, [1, 4, 5]), (25, [1, 2, 3, 4, 5])])
+def test_short_epochs_are_not_all_saved_and_all_have_their_metrics(
+    folder, monkeypatch, seconds, saved
+):
+    now, written = [0.0], {}
+    train_windows, save = training.train_windows, training.checkpoint.save
+
+    def slow_train(config, state, windows, count, **more):
+        now[0] += count * seconds / WINDOWS
+        return train_windows(config, state, windows, count, **more)
+
+    def slow_save(path, step, *what):
+        save(path, step, *what)
+        written[step // WINDOWS] = len(metrics(folder / "run"))
+        now[0] += 1
+
+    with monkeypatch.context() as slow:
+        slow.setattr(training, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+        slow.setattr(training, "train_windows", slow_train)
+        slow.setattr(training.checkpoint, "save", slow_save)
+        assert run(*FLAGS, "--workdir=run", "--epochs=5").status == 0
+    assert written == {epoch: epoch for epoch in saved}
 
 
 def test_metrics_lost_in_a_kill_come_back_from_the_checkpoint(folder, reference):
