@@ -21,6 +21,9 @@ from zaremba_jax.cells import add_biases, project_inputs
 from zaremba_jax.precision import Precision, multiply, multiply_rows, operand, weight_gradient
 
 TILE = 128  # units, of a matrix product on NVIDIA and of an array on a TPU
+# Time steps in one pass of a loop on NVIDIA: XLA launches all kernels of a pass as one CUDA graph,
+# where they are five or more.
+UNROLL = 7
 
 
 class TimeLoops(NamedTuple):
@@ -60,23 +63,24 @@ def lstm_layer(
       h[l, t] for every t, and the state after the last step.
     """
     params = add_biases(params)
-    if state.hidden.shape[-1] % TILE == 0:
-        return _layer(params, inputs, state, precision, SCANS)
-    # XLA for NVIDIA cuts a small product's contraction into parts of so many rows. Where the
-    # rows do not suffice, it pads a copy of W_h, at every time step.
     return jax.lax.platform_dependent(
         params,
         inputs,
         state,
         cuda=functools.partial(padded_lstm_layer, precision=precision),
-        default=functools.partial(_layer, precision=precision, loops=SCANS),
+        default=functools.partial(_layer, precision=precision, loops=scans()),
     )
 
 
 def padded_lstm_layer(
     params: LayerParams, inputs: Activations, state: LSTMState, precision: Precision = "float32"
 ) -> tuple[Outputs, LSTMState]:
-    """`lstm_layer` with units added up to whole tiles; their weights are 0, so h and c stay 0."""
+    """`lstm_layer` for NVIDIA: unrolled, with units added up to whole tiles.
+
+    XLA cuts a small product's contraction into parts of so many rows. Where the rows do not
+    suffice, it pads a copy of W_h, at every time step. The weights of the added units are 0, so
+    that their h and c stay 0.
+    """
     params, hidden = add_biases(params), state.hidden.shape[-1]
     padded = LayerParams(
         input_weights=_widen(params.input_weights, hidden),
@@ -84,7 +88,7 @@ def padded_lstm_layer(
         bias=_widen(params.bias, hidden),
     )
     wide_state = jax.tree.map(lambda x: _widen(x, hidden), state)
-    results = _layer(padded, inputs, wide_state, precision, SCANS)
+    results = _layer(padded, inputs, wide_state, precision, scans(UNROLL))
     # Without the barrier XLA fuses the cut into the next product, for which it has no tiles.
     return jax.lax.optimization_barrier(jax.tree.map(lambda x: x[..., :hidden], results))
 
@@ -189,7 +193,21 @@ def _backward(precision, loops, residuals, cotangents):
 _layer.defvjp(_forward, _backward)
 
 
-def _scan_forward(projected, recurrent_weights, state):
+@functools.cache
+def scans(unroll: int = 1) -> TimeLoops:
+    """Both loops as scans, with so many time steps in one pass."""
+    return TimeLoops(
+        functools.partial(_scan_forward, unroll=unroll),
+        functools.partial(_scan_backward, unroll=unroll),
+    )
+
+
+def steps_in_a_pass(time: Any, unroll: int = UNROLL) -> int:
+    """`unroll`, or 1 where a program is made for any number of time steps."""
+    return unroll if isinstance(time, int) else 1
+
+
+def _scan_forward(projected, recurrent_weights, state, *, unroll):
     def step(carry, projected):
         hidden, cell = carry
         gates = _activate(projected + multiply_rows(hidden, recurrent_weights))
@@ -201,11 +219,12 @@ def _scan_forward(projected, recurrent_weights, state):
     # One array is saved, h is rounded in the carry, and h of every step is formed again after
     # the loop: fewer kernels and stores a time step.
     initial = state.hidden.astype(recurrent_weights.dtype), state.cell
-    _, saved = jax.lax.scan(step, initial, projected)
+    unroll = steps_in_a_pass(projected.shape[0], unroll)
+    _, saved = jax.lax.scan(step, initial, projected, unroll=unroll)
     return *outputs_and_final_cell(saved), saved
 
 
-def _scan_backward(recurrent_weights, state, saved, d_outputs, d_final_cell):
+def _scan_backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, unroll):
     *_, cells = jnp.split(saved, 5, axis=-1)
 
     def step(carry, now):
@@ -225,11 +244,9 @@ def _scan_backward(recurrent_weights, state, saved, d_outputs, d_final_cell):
         (after_last, d_final_cell),
         (d_outputs, saved, shifted(state.cell, cells)),
         reverse=True,
+        unroll=steps_in_a_pass(d_outputs.shape[0], unroll),
     )
     return d_gates, d_cell
-
-
-SCANS = TimeLoops(_scan_forward, _scan_backward)
 
 
 def gate_gradients(

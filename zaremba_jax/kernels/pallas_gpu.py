@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from zaremba_jax.kernels.lstm import TimeLoops, gate_gradients, pad_loops, sigmoid
+from zaremba_jax.kernels.lstm import TimeLoops, gate_gradients, pad_loops, sigmoid, steps_in_a_pass
 from zaremba_jax.precision import multiply
 
 # Of one program: 96 programs of 1536 units, on 108 to 132 multiprocessors.
@@ -75,7 +75,11 @@ def _forward(projected, recurrent_weights, state, *, interpret):
     )
     call = _in_place(kernel, 3, results, _programs(batch, hidden), interpret, "lstm_forward")
     _, gates, cells = jax.lax.fori_loop(
-        0, time, lambda t, results: call(t, projected, weights, *results), results
+        0,
+        time,
+        lambda t, results: call(t, projected, weights, *results),
+        results,
+        unroll=steps_in_a_pass(time),
     )
     return gates[:, :, 2] * jnp.tanh(cells[1:]), cells[-1], (gates, cells)
 
@@ -111,6 +115,7 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
         time,
         lambda done, results: call(done, recurrent_weights, d_outputs, gates, cells, *results),
         results,
+        unroll=steps_in_a_pass(time),
     )
     return d_gates[:-1], d_cell
 
