@@ -103,8 +103,8 @@ def _kernels_rows(config: Config, target: Target) -> Iterator[list[str]]:
     seconds = time.perf_counter() - start
     found = report(compiled, config, target)
     yield [
-        f"{found.forward_kernels:g}",
-        f"{found.backward_kernels:g}",
+        f"{found.forward_kernels:.3g}",
+        f"{found.backward_kernels:.3g}",
         f"{found.largest_copy / 1e3:,.0f}",
         f"{found.temporary_bytes / 1e6:,.0f}",
         f"{1e3 * found.epoch_seconds / windows_per_epoch(config):.3f}",

@@ -22,6 +22,7 @@ _COLLECTIVE = re.compile(
     "((?:ragged-)?all-to-all|all-(?:reduce|gather)|reduce-scatter"
     "|collective-(?:permute|broadcast))(-start)?"
 )
+_PARTS = frozenset({"bitcast", "dynamic-slice", "slice"})  # which read what is read of them
 _TRANSFERS = frozenset({"infeed", "outfeed", "send", "recv"})
 _ON_HOST = 5  # the memory space that a layout writes as S(5)
 ON_CHIP = 1  # and the one within the chip, on a TPU
@@ -219,7 +220,7 @@ class Program:
 
     def _bytes_read(self, user: Instruction, position: int, whole: int) -> int:
         """Bytes that an instruction reads of the operand at a position."""
-        if user.opcode in ("dynamic-slice", "gather") and position == 0:
+        if user.opcode in ("dynamic-slice", "slice", "gather") and position == 0:
             return user.nbytes
         if user.opcode == "dynamic-update-slice" and position == 0:
             return 0
@@ -238,9 +239,11 @@ class Program:
         total = 0
         for user in scope.values():
             for position, name in enumerate(user.operands):
-                if name == source.name and user.opcode == "bitcast":
+                if name == source.name and position == 0 and user.opcode in _PARTS:
+                    part = min(whole, user.nbytes)
                     # As the root it is what a fusion within another hands on: read there.
-                    total += whole if user.is_root else self._bytes_read_of(user, scope, whole)
+                    read = part if user.is_root else self._bytes_read_of(user, scope, part)
+                    total += min(part, read)
                 elif name == source.name and user.opcode != "tuple":
                     total += self._bytes_read(user, position, whole)
         return total

@@ -148,7 +148,9 @@ TARGETS = {
             memory_bytes=141 * 10**9,  # the same sheet: 141 GB
             memory_bandwidth=4.8e12,  # and 4.8 TB/s
             on_chip_bytes=50 * 2**20,  # NVIDIA's H100 white paper: L2 of 50 MB
-            launch_seconds=2.5e-6,  # assumed, not measured
+            # What is left of a step of small on an H100 (results/benchmark-small-h100.json), by
+            # kernels: 1.81 µs in bfloat16, where they wait for little else.
+            launch_seconds=1.8e-6,
             scalar_kernels=True,
         ),
     )
@@ -220,7 +222,9 @@ def report(compiled: jax.stages.Compiled, config: Config, target: Target) -> Rep
 
     def kernels_a_step(loop: hlo.Loop) -> float:
         kernels = program.kernels(loop.body, scalars=target.scalar_kernels)
-        return len(kernels) * (loop.trip_count or 1) / config.train.unroll
+        body = program.computations[loop.body]
+        steps = sum(bool(program.flops(kernel, body)) for kernel in kernels)  # a product each
+        return len(kernels) / steps
 
     forward, backward = (
         max(kernels_a_step(loop) for loop in loops if is_backward(loop) == wanted)

@@ -215,6 +215,29 @@ ENTRY %main (x: bf16[2,4,16], w: bf16[2,16,64]) -> f32[2,4,64] {
     assert program.reads(body["y"], body) == {"x": 2 * 4 * 16 * 2, "w": 2 * 16 * 64 * 2}
 
 
+def test_of_a_pass_s_block_of_steps_the_steps_are_read():
+    text = """
+%step (p.0: f32[35,4,64], p.1: s32[]) -> f32[1,4,64] {
+  %p.0 = f32[35,4,64]{2,1,0} parameter(0)
+  %p.1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %block = f32[7,4,64]{2,1,0} dynamic-slice(%p.0, %p.1, %zero, %zero), dynamic_slice_sizes={7,4,64}
+  %third = f32[1,4,64]{2,1,0} slice(%block), slice={[3:4], [0:4], [0:64]}
+  %fourth = f32[1,4,64]{2,1,0} slice(%block), slice={[4:5], [0:4], [0:64]}
+  ROOT %sum = f32[1,4,64]{2,1,0} add(%third, %fourth)
+}
+
+ENTRY %main (x: f32[35,4,64], i: s32[]) -> f32[1,4,64] {
+  %x = f32[35,4,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %y = f32[1,4,64]{2,1,0} fusion(%x, %i), kind=kLoop, calls=%step
+}
+"""
+    program = hlo.parse(text)
+    body = program.computations["main"]
+    assert program.reads(body["y"], body)["x"] == 2 * 4 * 64 * 4
+
+
 def test_unchanged_is_what_a_pass_hands_on_as_it_is(program):
     assert program.unchanged(inner(program)[0]) == {"w"}
 

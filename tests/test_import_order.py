@@ -21,7 +21,7 @@ ORDER = [
     {"sequences"},
     {"flax_weights"},
     {"flax_modules"},
-    {"softmax"},
+    {"softmax", "embedding"},
     {"model"},
     {"exported"},
     {"generate", "portable", "torch_weights"},

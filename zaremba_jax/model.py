@@ -21,6 +21,7 @@ from zaremba_jax.array_types import (
 )
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import ComputeConfig, ModelConfig
+from zaremba_jax.embedding import look_up
 from zaremba_jax.rnn import deep_rnn, drop
 from zaremba_jax.softmax import logits, softmax_nll
 
@@ -89,7 +90,7 @@ def unroll(
             ' have products of bfloat16 by ComputeConfig(precision="bfloat16")'
         )
     masks = masks or Masks()
-    inputs = drop(params.embedding[tokens], masks.words)
+    inputs = drop(look_up(params.embedding, tokens), masks.words)
     outputs, state = deep_rnn(params.layers, inputs, state, masks, compute)
     return Unrolled(outputs, drop(outputs, masks.output), state)
 

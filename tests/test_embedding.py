@@ -1,0 +1,25 @@
+"""The embedding's gradient: the sum over all places of a word, on every platform."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zaremba_jax.embedding import look_up, sum_by_product
+
+
+@pytest.mark.parametrize("words", [4, 12, 40])  # fewer than tokens, as many, more
+def test_gradient_of_a_row_is_the_sum_over_the_places_of_its_word(words):
+    source = np.random.default_rng(words)
+    embedding = source.normal(size=(words, 3)).astype(np.float32)
+    tokens = source.integers(0, words, (4, 3))
+    weights = source.normal(size=(4, 3, 3)).astype(np.float32)
+    expected = np.zeros((words, 3))
+    for place in np.ndindex(4, 3):
+        expected[tokens[place]] += weights[place]
+
+    rows, pull_back = jax.vjp(lambda x: look_up(x, jnp.asarray(tokens)), jnp.asarray(embedding))
+    np.testing.assert_array_equal(rows, embedding[tokens])
+    np.testing.assert_allclose(pull_back(jnp.asarray(weights))[0], expected, atol=1e-6)
+    summed = sum_by_product(jnp.asarray(tokens.ravel()), jnp.asarray(weights.reshape(12, 3)), words)
+    np.testing.assert_allclose(summed, expected, atol=1e-6)

@@ -1,0 +1,51 @@
+"""The embedding: rows by token, with a gradient that comes out alike to the bit each time."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from zaremba_jax.array_types import Tokens
+
+Rows = Float[Array, "words features"]
+
+
+@jax.custom_vjp
+def look_up(embedding: Rows, tokens: Tokens) -> Float[Array, "time batch features"]:
+    """The row of each token. Reverse-mode differentiation only.
+
+    The gradient of a row is the sum over all places of its word. An NVIDIA GPU adds to an array
+    in whatever order its threads come, so there the sums are a matrix product.
+    """
+    return embedding[tokens]
+
+
+def _forward(embedding, tokens):
+    return embedding[tokens], (embedding, tokens)
+
+
+def _backward(residuals, cotangent):
+    embedding, tokens = residuals
+    flat = tokens.reshape(-1), cotangent.reshape(-1, cotangent.shape[-1])
+
+    def add(ids, cotangents):
+        return jnp.zeros_like(embedding).at[ids].add(cotangents)
+
+    def multiply(ids, cotangents):
+        return sum_by_product(ids, cotangents, len(embedding))
+
+    return jax.lax.platform_dependent(*flat, cuda=multiply, default=add), None
+
+
+look_up.defvjp(_forward, _backward)
+
+
+def sum_by_product(
+    ids: Int[Array, " tokens"], cotangents: Float[Array, "tokens features"], words: int
+) -> Rows:
+    """The sum of all rows of the same id, in the place of that id, of so many words."""
+    if words > len(ids):  # the product is of the words that occur alone
+        there, ids = jnp.unique(ids, size=len(ids), fill_value=words, return_inverse=True)
+        sums = sum_by_product(ids, cotangents, len(ids))
+        return jnp.zeros((words, sums.shape[1]), sums.dtype).at[there].set(sums, mode="drop")
+    chosen = jax.nn.one_hot(ids, words, axis=0, dtype=cotangents.dtype)
+    return jnp.matmul(chosen, cotangents, precision="highest")  # else its sums would be rounded
