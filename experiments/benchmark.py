@@ -127,6 +127,8 @@ def default_peers(config: Config) -> list[str]:
         peers += ["torch", f"torch:{other}"]
     if jax.default_backend() == "gpu":
         peers.append("cudnn:float32")
+    if jax.default_backend() != "cpu":
+        peers += ["pallas", f"pallas:{other}"]
     return peers
 
 

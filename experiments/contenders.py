@@ -80,6 +80,21 @@ def build_scan(config: Config, windows: np.ndarray) -> Run:
     return build_ours(override(config, kernel="scan"), windows)
 
 
+def check_pallas(_: Config) -> None:
+    """Refuses what `build_pallas` would build as ours.
+
+    Raises:
+      ValueError: there is neither a TPU nor an NVIDIA GPU.
+    """
+    if jax.default_backend() == "cpu":
+        raise ValueError("--peers=pallas: needs a TPU or an NVIDIA GPU; leave it out here")
+
+
+def build_pallas(config: Config, windows: np.ndarray) -> Run:
+    """This library with its Pallas kernels."""
+    return build_ours(override(config, kernel="pallas"), windows)
+
+
 class LinenModel(nn.Module):
     """The model as a user of flax.linen writes it."""
 
@@ -230,6 +245,7 @@ def _run_optax(config: Config, windows: np.ndarray, params: Any, carries: Any, l
 BUILDERS: dict[str, Callable[..., Run]] = {
     "zaremba_jax": build_ours,
     "scan": build_scan,
+    "pallas": build_pallas,
     "flax": build_linen,
     "nnx": build_nnx,
     "torch": functools.partial(build_torch, vocabulary=PTB_VOCABULARY),
@@ -242,4 +258,5 @@ CHECKS: dict[str, Callable[[Config], None]] = {
     "torch": check_torch,
     "torch-compile": check_torch,
     "cudnn": check_cudnn,
+    "pallas": check_pallas,
 }

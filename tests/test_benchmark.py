@@ -92,6 +92,7 @@ REFUSED = {
     "--peers=flax:float64": ("float64", "bfloat16"),
     "--peers=flax,flax:float32": ("flax:float32", "twice"),
     "--peers=cudnn": ("cudnn", "NVIDIA"),
+    "--peers=pallas": ("pallas", "needs a TPU or an NVIDIA GPU", "leave it out"),
     **({} if importlib.util.find_spec("torch") else {"--peers=torch": ("torch", "pip install")}),
     "--peers=flax --cell=gru": ("flax", "leave it out"),
     "--dropout=2": ("dropout=2",),
@@ -139,6 +140,16 @@ def fail(*_): raise ValueError("not done")
 def test_contender_whose_process_was_killed_is_an_error():
     with pytest.raises(ValueError, match="its process was killed; is there memory for it"):
         timing.alone(killed)
+
+
+def test_contender_that_a_device_refuses_is_an_error_in_one_line():
+    with pytest.raises(ValueError, match=r"^cannot run here \(RuntimeError: no such algorithm\)$"):
+        timing.alone(refused)
+
+
+def refused() -> Any:
+    """A contender that the device's library has nothing for."""
+    raise RuntimeError("no such algorithm\nin a file that is of no interest")
 
 
 def killed() -> Any:
