@@ -161,12 +161,16 @@ def _mixture(found: dict[str, Any] | None, seeds: list[int], own: list[Record]) 
 
 
 def _time(records: list[Record]) -> str:
-    """Hours by the device, most recent last."""
-    hours: dict[str, float] = {}
+    """By the device, most recent last."""
+    seconds: dict[str, float] = {}
     for record in records:
         device = record.summary["device"]
-        hours[device] = hours.get(device, 0.0) + _typical_seconds(record) / 3600
-    return "; ".join(f"{spent:.1f} h, {device}" for device, spent in hours.items())
+        seconds[device] = seconds.get(device, 0.0) + _typical_seconds(record)
+    return "; ".join(f"{_in_words(spent)}, {device}" for device, spent in seconds.items())
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds / 60:.2g} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def _typical_seconds(record: Record) -> float:

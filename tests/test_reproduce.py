@@ -81,8 +81,8 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     assert row(folder, 2)[4] == f"{mixed:.1f}"
     assert mixed < np.mean(tests)
     found = records.read_records(folder / "results")
-    hours = sum(len(ends) * np.median(np.diff(ends, prepend=0)) for ends in map(ends_of, found))
-    assert row(folder, 2)[7:] == ["2", f"{hours / 3600:.1f} h, {singles[0]['device']}"]
+    seconds = sum(len(ends) * np.median(np.diff(ends, prepend=0)) for ends in map(ends_of, found))
+    assert row(folder, 2)[7:] == ["2", f"{seconds / 60:.2g} min, {singles[0]['device']}"]
     page = (folder / "results" / "table1.md").read_text()
     assert "| large | 38 | not run | 71.9 | not run | 68.7 |" in page
     assert (folder / "results" / "table1.png").stat().st_size > 0
