@@ -20,7 +20,7 @@ _FREE = re.compile(
 _FREE_CUSTOM_CALLS = frozenset({"AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound"})
 _COLLECTIVE = re.compile(
     "((?:ragged-)?all-to-all|all-(?:reduce|gather)|reduce-scatter"
-    "|collective-(?:permute|broadcast))(-start)?"
+    "|collective-(?:permute|broadcast))(-done)?"  # a start may hold its operands, too
 )
 _PARTS = frozenset({"bitcast", "dynamic-slice", "slice"})  # which read what is read of them
 _TRANSFERS = frozenset({"infeed", "outfeed", "send", "recv"})

@@ -8,12 +8,14 @@ import functools
 import importlib.util
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from experiments import hlo
 from zaremba_jax.config import Config
@@ -182,18 +184,24 @@ def compile_epoch(config: Config, target: Target) -> jax.stages.Compiled:
     Raises:
       MissingCompilerError: its compiler is not installed.
     """
-    device = SingleDeviceSharding(devices_of(target)[0])
+    (device,) = devices_of(target)
     count = windows_per_epoch(config)
     state = jax.eval_shape(functools.partial(init_train_state, config, PTB_VOCABULARY))
     windows = jax.ShapeDtypeStruct(
         (count, config.train.unroll + 1, config.train.batch_size), jnp.int32
     )
     state, windows = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), (state, windows)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(device)),
+        (state, windows),
     )
-    return train_windows.lower(config, state, windows, count=count).compile(
-        compiler_options=dict(target.compiler_options)
-    )
+    with lowering_for(device):
+        lowered = train_windows.lower(config, state, windows, count=count)
+    return lowered.compile(compiler_options=dict(target.compiler_options))
+
+
+def lowering_for(device: Any) -> AbstractContextManager[Any]:
+    """Tells a kernel of Pallas, which asks for it, what device its program is lowered for."""
+    return jax.sharding.use_abstract_mesh(Mesh(np.array([device]), ("device",)).abstract_mesh)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

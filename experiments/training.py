@@ -307,8 +307,8 @@ def train(
 
     Args:
       run: where to start; moved on.
-      workdir: takes a line of `metrics.jsonl` at each epoch's end, and a checkpoint if
-        saving them does not take more than a twentieth of the time; after the last epoch always.
+      workdir: takes a line of `metrics.jsonl` at each epoch's end, and a checkpoint, unless
+        that would take more than a twentieth of the time; after the last epoch always.
       console: takes the progress.
       chunk: windows trained on the device between two looks of the host.
       checkpoint_minutes: an epoch that lasts longer is saved on the way, this often.

@@ -13,13 +13,23 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from experiments import hlo
-from experiments.targets import H200_PROPERTIES, TARGETS, compile_epoch, windows_per_epoch
+from experiments.targets import (
+    H200_PROPERTIES,
+    TARGETS,
+    compile_epoch,
+    lowering_for,
+    windows_per_epoch,
+)
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.config import LARGE, MEDIUM, SMALL, override
 from zaremba_jax.kernels import pallas_gpu, pallas_tpu
 from zaremba_jax.kernels.lstm import TILE, UNROLL
 
-pytestmark = pytest.mark.compilers
+pytestmark = [
+    pytest.mark.compilers,
+    # From jax 0.12 on.
+    pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning"),
+]
 
 # Of an A100 in place of an H200: CUDA's device properties, and what it calls itself.
 A100 = (
@@ -78,8 +88,9 @@ def compile_loops(chip, config, precision, members):
         array(time, batch, hidden),
     )
     run = both if members == 1 else jax.vmap(both)
-    compiled = jax.jit(run).lower(*arguments).compile(dict(family.compiler_options))
-    return hlo.parse(compiled.as_text())
+    with lowering_for(devices[0]):
+        lowered = jax.jit(run).lower(*arguments)
+    return hlo.parse(lowered.compile(dict(family.compiler_options)).as_text())
 
 
 def kernels_of(program, computation):

@@ -168,7 +168,7 @@ def test_collectives_are_found_wherever_they_are_with_their_bytes():
 %body (a: f32[2,3]) -> f32[2,3] {
   %a = f32[2,3]{1,0} parameter(0)
   %one = f32[2,3]{1,0} all-reduce(%a), to_apply=%sum
-  %begun = (f32[2,3]{1,0}, bf16[4]{0}) all-reduce-start(%a, %a), to_apply=%sum
+  %begun = ((f32[2,3]{1,0}), f32[2,3]{1,0}, bf16[4]{0}) all-reduce-start(%a, %a), to_apply=%sum
   %all-reduce = (f32[2,3]{1,0}, bf16[4]{0}) all-reduce-done(%begun)
   ROOT %moved = f32[2,3]{1,0} collective-permute(%one), source_target_pairs={{0,1}}
 }

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from zaremba_jax.kernels.lstm import TimeLoops, gate_gradients, pad_loops, sigmoid, steps_in_a_pass
 from zaremba_jax.precision import multiply
@@ -124,6 +123,9 @@ def _in_place(
     kernel: Any, inputs: int, results: Any, programs: int, interpret: bool, name: str
 ) -> Any:
     """A call of so many programs whose results replace the arguments after so many inputs."""
+    # Here and not above, since jax means to take it away, and all else does without it.
+    from jax.experimental.pallas import triton
+
     return pl.pallas_call(
         kernel,
         grid=(programs,),
