@@ -132,8 +132,8 @@ print(LOG.read_text())
 # within a long one.
 # Of a run that is finished, the command prints the table of perplexities again.
 #
-# What is replaced stays in the Drive's bin until you empty it: 79 MB a checkpoint of `medium`, 264 MB
-# of `large`.
+# What is replaced stays in the Drive's bin until you empty it: 79 MB a checkpoint of `medium`,
+# 264 MB of `large`.
 
 # %%
 run.wait()
