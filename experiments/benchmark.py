@@ -206,10 +206,10 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     for column in ("step ms", "tokens/s", "ratio", "quartiles", "of floor", "first s", "MB"):
         table.add_column(column, justify="right", no_wrap=True)
     for record in results["contenders"]:
-        ratio = record["ratio"]
+        ratio, step = record["ratio"], record["step_ms"].median
         table.add_row(
             record["contender"],
-            f"{record['step_ms'].median:.1f}",
+            f"{step:.2f}" if step < 10 else f"{step:.1f}",
             f"{record['tokens_per_second'].median:,.0f}",
             f"{ratio.median:.2f}",
             f"{ratio.lower:.2f}-{ratio.upper:.2f}",

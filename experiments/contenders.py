@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.choose_kernel import shapes_here, why_not_pallas
 from experiments.targets import PTB_VOCABULARY
 from experiments.torch_contender import build_torch, check_torch
 from zaremba_jax.config import Config, ModelConfig, RegularizerConfig, override
@@ -80,14 +81,14 @@ def build_scan(config: Config, windows: np.ndarray) -> Run:
     return build_ours(override(config, kernel="scan"), windows)
 
 
-def check_pallas(_: Config) -> None:
+def check_pallas(config: Config) -> None:
     """Refuses what `build_pallas` would build as ours.
 
     Raises:
-      ValueError: there is neither a TPU nor an NVIDIA GPU.
+      ValueError: the kernels do not serve this configuration here.
     """
-    if jax.default_backend() == "cpu":
-        raise ValueError("--peers=pallas: needs a TPU or an NVIDIA GPU; leave it out here")
+    if reason := why_not_pallas(shapes_here(config, PTB_VOCABULARY)):
+        raise ValueError(f"--peers=pallas: {reason}; leave it out here")
 
 
 def build_pallas(config: Config, windows: np.ndarray) -> Run:

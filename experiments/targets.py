@@ -150,8 +150,8 @@ TARGETS = {
             memory_bytes=141 * 10**9,  # the same sheet: 141 GB
             memory_bandwidth=4.8e12,  # and 4.8 TB/s
             on_chip_bytes=50 * 2**20,  # NVIDIA's H100 white paper: L2 of 50 MB
-            # What is left of a step of small on an H100 (results/benchmark-small-h100.json), by
-            # kernels: 1.81 µs in bfloat16, where they wait for little else.
+            # Fitted: a step of small in bfloat16 on an H100 (results/benchmark-small-h100.json),
+            # less its roofline without launches, by its 353 kernels: 1.81 µs.
             launch_seconds=1.8e-6,
             scalar_kernels=True,
         ),

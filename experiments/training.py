@@ -195,7 +195,8 @@ class InterruptedRunError(Exception):
 
 
 RunT = TypeVar("RunT", bound=Run)
-_SELDOM = 20  # times as long as saving takes, an epoch's end is not saved after the last save
+# The end of an epoch is saved if the last save is longer ago than so many times what it took.
+_SELDOM = 20
 _KEPT = ("step", "history", "epoch_nll", "epoch_seconds", "seconds")
 # Settings that may change between two starts, as they are in every checkpoint: the kernel is
 # another one on another machine, and no epoch depends on how many are to come.
@@ -311,7 +312,7 @@ def train(
         that would take more than a twentieth of the time; after the last epoch always.
       console: takes the progress.
       chunk: windows trained on the device between two looks of the host.
-      checkpoint_minutes: an epoch that lasts longer is saved on the way, this often.
+      checkpoint_minutes: the longest time between two saves, to the next chunk.
       board: takes points of each chunk and each epoch.
 
     Raises:

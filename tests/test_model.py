@@ -221,3 +221,19 @@ def test_every_parameter_starts_uniform_in_the_given_range(cell):
         assert abs(float(leaf.mean())) < 5 * deviation / np.sqrt(leaf.size)
         np.testing.assert_allclose(leaf.std(), deviation, rtol=5 / np.sqrt(leaf.size))
     assert len({np.asarray(leaf).reshape(-1)[:60].tobytes() for leaf in leaves}) == len(leaves)
+
+
+def test_readable_twin_is_differentiated_forward_too():
+    config = ModelConfig(layers=1, hidden_size=HIDDEN, init_scale=0.8)
+    params = init_params(config, VOCABULARY, key=jax.random.key(0))
+    tokens, state = jnp.asarray([[0, 1], [2, 0]], jnp.int32), zero_state(params.layers, 2)
+
+    def total(params):
+        found, _ = apply(params, tokens, state, compute=ComputeConfig(kernel="scan"))
+        return (found**2).sum()
+
+    direction = jax.tree.map(jnp.ones_like, params)
+    _, along = jax.jit(lambda: jax.jvp(total, (params,), (direction,)))()
+    gradient = jax.jit(jax.grad(total))(params)
+    expected = sum(leaf.sum() for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(along, expected, rtol=1e-4)

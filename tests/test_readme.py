@@ -239,6 +239,7 @@ def test_table_of_speed_is_what_the_benchmark_recorded(title, suffix, name):
     column = header.index(f"`{name}`")
     shown = {f"{builder.strip('`')}:{cells[0]}": cells for _, builder, *cells in rows}
     assert len(shown) == len(rows)
+    assert shown.keys() == {record["contender"] for record in results["contenders"]}
     for record in results["contenders"]:
         lower, median, upper = record["ratio"]
         expected = f"{median:.2f} ({lower:.2f}-{upper:.2f})"

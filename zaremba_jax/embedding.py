@@ -1,4 +1,4 @@
-"""The embedding: rows by token, with a gradient that comes out alike to the bit each time."""
+"""The embedding: rows by token, with a gradient that is the same, bit for bit, in every run."""
 
 import jax
 import jax.numpy as jnp

@@ -128,8 +128,8 @@ print(LOG.read_text())
 # ## After a disconnect
 #
 # Open the notebook again and run its cells from the top: the same command finds its last checkpoint
-# on the Drive. Checkpoints are written after epochs, of short ones not each, and every ten minutes
-# within a long one.
+# on the Drive. A checkpoint is written at the end of an epoch (where epochs are short, not of every
+# one), and every ten minutes within a long one.
 # Of a run that is finished, the command prints the table of perplexities again.
 #
 # What is replaced stays in the Drive's bin until you empty it: 79 MB a checkpoint of `medium`,

@@ -123,7 +123,7 @@ def _in_place(
     kernel: Any, inputs: int, results: Any, programs: int, interpret: bool, name: str
 ) -> Any:
     """A call of so many programs whose results replace the arguments after so many inputs."""
-    # Here and not above, since jax means to take it away, and all else does without it.
+    # Imported here, since jax has deprecated it and nothing else needs it.
     from jax.experimental.pallas import triton
 
     return pl.pallas_call(
