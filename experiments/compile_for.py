@@ -105,7 +105,7 @@ def _kernels_rows(config: Config, target: Target) -> Iterator[list[str]]:
     start = time.perf_counter()
     compiled = compile_epoch(config, target)
     seconds = time.perf_counter() - start
-    found = report(compiled, config, target)
+    found = report(compiled, target)
     yield [
         f"{found.forward_kernels:.3g}",
         f"{found.backward_kernels:.3g}",

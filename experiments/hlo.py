@@ -22,7 +22,7 @@ _COLLECTIVE = re.compile(
     "((?:ragged-)?all-to-all|all-(?:reduce|gather)|reduce-scatter"
     "|collective-(?:permute|broadcast))(-done)?"  # a start may hold its operands, too
 )
-_PARTS = frozenset({"bitcast", "dynamic-slice", "slice"})  # nothing but names
+_PARTS = frozenset({"bitcast", "dynamic-slice", "slice"})  # names for a buffer or a part of it
 _TRANSFERS = frozenset({"infeed", "outfeed", "send", "recv"})
 _ON_HOST = 5  # the memory space that a layout writes as S(5)
 ON_CHIP = 1  # and the one within the chip, on a TPU

@@ -223,7 +223,7 @@ class Report:
     epoch_seconds: float
 
 
-def report(compiled: jax.stages.Compiled, config: Config, target: Target) -> Report:
+def report(compiled: jax.stages.Compiled, target: Target) -> Report:
     """Reads the program that `compile_epoch` made."""
     program = hlo.parse(compiled.as_text())
     loops = time_loops(program)

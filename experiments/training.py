@@ -28,7 +28,7 @@ from zaremba_jax.exported import Model
 from zaremba_jax.feed import WindowFeed
 from zaremba_jax.optimizer import learning_rate
 from zaremba_jax.regularizers import expected_masks
-from zaremba_jax.train import init_train_state, train_windows
+from zaremba_jax.train import all_finite, init_train_state, train_windows
 
 EVALUATION_STREAMS = 20  # of the estimate after each epoch
 ASK_FOR_LESS = (
@@ -142,7 +142,7 @@ class Run:
         self.windows.send_ahead()
         found = np.asarray(found, np.float64)
         nll = found[..., 0] if self.watch else found
-        _check_finite(self, nll, bool(_all_finite(self.state.params)))
+        _check_finite(self, nll, bool(all_finite(self.state.params)))
         self.epoch_nll += float(nll.sum())
         self.watched = averages(found) if self.watch else {}
 
@@ -393,11 +393,6 @@ def place(run: Run, window: int) -> str:
     """Where the window is that comes so many after the last one trained on."""
     epoch, before = run.position
     return f"step {run.step + window + 1} (epoch {epoch + 1}, window {before + window + 1})"
-
-
-@jax.jit
-def _all_finite(params: ModelParams) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
 def _check_finite(run: Run, nll: np.ndarray, params_finite: bool) -> None:

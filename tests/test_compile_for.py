@@ -88,7 +88,7 @@ def test_loops_are_the_epoch_and_each_layer_s_time_forward_and_backward(epoch):
 
 @pytest.mark.compilers
 def test_time_step_launches_few_kernels(epoch):
-    found = report(epoch.compiled, epoch.config, TARGETS[epoch.target])
+    found = report(epoch.compiled, TARGETS[epoch.target])
     forward, backward = KERNELS[epoch.target]
     assert found.forward_kernels <= forward
     assert found.backward_kernels <= backward
@@ -96,13 +96,19 @@ def test_time_step_launches_few_kernels(epoch):
 
 @pytest.mark.compilers
 def test_time_step_copies_no_matrix_of_weights(epoch):
+    hidden = epoch.config.model.hidden_size
+    bytes_each = 2 if epoch.config.compute.precision == "bfloat16" else 4
+    # What an H200 keeps of the steps of a pass is larger than W_h in small, though not in its
+    # last two axes.
+    if (epoch.target, epoch.config.name) != ("h200", "small"):
+        found = report(epoch.compiled, TARGETS[epoch.target])
+        assert found.largest_copy < 4 * hidden**2 * bytes_each
     for loop in time_loops(epoch.program):
         body = epoch.program.computations[loop.body]
         for kernel in epoch.program.kernels(loop.body):
             if not epoch.program.flops(kernel, body):
-                # What is kept of all steps is larger than W_h in all, but not in its last two axes.
                 largest = max(math.prod(result.shape[-2:]) for result in kernel.results)
-                assert largest < epoch.config.model.hidden_size**2
+                assert largest < hidden**2
 
 
 @pytest.mark.compilers

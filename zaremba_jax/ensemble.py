@@ -26,7 +26,7 @@ from zaremba_jax.evaluate import nll_by_windows, perplexity
 from zaremba_jax.model import count_params, token_nll
 from zaremba_jax.regularizers import Rates
 from zaremba_jax.rnn import zero_state
-from zaremba_jax.train import init_train_state, padded_streams, train_windows
+from zaremba_jax.train import all_finite, init_train_state, padded_streams, train_windows
 from zaremba_jax.vocabulary import check_ids
 
 MEMBER, DATA = "member", "data"
@@ -260,8 +260,7 @@ def _window_nll(
 @jax.jit
 def finite_members(params: ModelParams) -> Bool[Array, " members"]:
     """Whether every number of a member is finite."""
-    leaves = [jnp.isfinite(leaf).all(axis=range(1, leaf.ndim)) for leaf in jax.tree.leaves(params)]
-    return jnp.stack(leaves).all(axis=0)
+    return jax.vmap(all_finite)(params)
 
 
 def fetch(x: Shaped[Array, "..."]) -> Shaped[np.ndarray, "..."]:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from zaremba_jax.array_types import (
     Key,
@@ -273,3 +273,9 @@ def train_windows(
         train_step, config, windows_per_epoch, rates=rates, data_axis=data_axis, watch=watch
     )
     return jax.lax.scan(step, state, windows, length=count)
+
+
+@jax.jit
+def all_finite(params: ModelParams) -> Bool[Array, ""]:
+    """Whether every number of a model is finite."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
