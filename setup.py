@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-# OWNER stands for whoever publishes it. Badges and notebooks name it too; a test compares.
+# OWNER is a placeholder for the publisher. Badges and notebooks repeat this URL; a test compares.
 REPOSITORY = "https://github.com/OWNER/zaremba_jax"
 
 setup(

@@ -1,7 +1,7 @@
 """Compares every regularizer on every cell: `python -m experiments.ablation`.
 
-Language modelling, memory, and how often information is corrupted; ends with `report.md`,
-its figures, and `results.json`.
+Language modelling, memory, and how often information is corrupted; writes `report.md`, its
+figures, and `results.json`.
 """
 
 import dataclasses
@@ -47,12 +47,12 @@ flags.DEFINE_string("data_dir", None, "folder with the three ptb.*.txt files (de
 flags.DEFINE_string("workdir", "runs/ablation", "folder of the report")
 flags.DEFINE_integer("seeds", 3, "runs of each candidate, side by side", lower_bound=1)
 flags.DEFINE_integer("rates", 3, "candidates of each method", lower_bound=1, upper_bound=3)
-flags.DEFINE_integer("train_tokens", 8000, "first tokens of the training text", lower_bound=2)
+flags.DEFINE_integer("train_tokens", 8000, "leading training tokens to read", lower_bound=2)
 flags.DEFINE_integer("layers", 1, "layers of the language models", lower_bound=1)
 flags.DEFINE_integer("hidden_size", 64, "units of each layer of the language models", lower_bound=1)
 flags.DEFINE_integer("epochs", 10, "epochs of each language model", lower_bound=1)
 flags.DEFINE_integer("memory_steps", 400, "batches of the memory task; 0: none", lower_bound=0)
-flags.DEFINE_integer("memory_lags", 100, "longest time to remember", lower_bound=2)
+flags.DEFINE_integer("memory_lags", 100, "longest lag of the memory task", lower_bound=2)
 flags.DEFINE_float(
     "memory_rate", 0.5, "dropout rate of the memory task", lower_bound=0.01, upper_bound=0.99
 )
@@ -67,7 +67,7 @@ def configure() -> tuple[Config, Corpus]:
     """
     if FLAGS.data_dir and FLAGS.corpus != "ptb":
         raise ValueError(
-            f"--data_dir={FLAGS.data_dir}: holds the Penn Treebank, and this run reads the"
+            f"--data_dir={FLAGS.data_dir}: holds the Penn Treebank, but this run reads the"
             " built-in corpus; add --corpus=ptb or leave it out"
         )
     config = override(
@@ -100,11 +100,11 @@ def _asked() -> dict[str, Any]:
 
 
 def _check_folder(folder: Path) -> None:
-    """Makes the folder of the report.
+    """Creates the folder of the report.
 
     Raises:
-      ValueError: it has one of other settings.
-      OSError: it cannot be made.
+      ValueError: it holds a report of other settings, or a damaged one.
+      OSError: it cannot be created.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
@@ -119,7 +119,7 @@ def _check_folder(folder: Path) -> None:
 
 
 class Watch:
-    """A bar on a terminal, a line for each finished part anywhere; stops what runs on Ctrl-C."""
+    """Shows a bar on a terminal and a line for each finished part; Ctrl-C stops the jobs."""
 
     def __init__(self, console: Console):
         self._console, self._stopped = console, threading.Event()
@@ -144,23 +144,23 @@ class Watch:
         self._bar.stop()
 
     def expect(self, steps: int) -> None:
-        """Says how often `advance` will be called."""
+        """Sets how many times `advance` will be called."""
         self._bar.update(self._task, total=steps)
 
     def advance(self, description: str) -> None:
-        """Takes note that a bit of the work is done."""
+        """Advances the bar by one step; raises `RuntimeError` if the work was stopped."""
         if self._stopped.is_set():
             raise RuntimeError("stopped")
         self._bar.update(self._task, advance=1, description=description)
 
     def done(self, part: str) -> None:
-        """Says that a part is finished."""
+        """Prints that a part is finished."""
         seconds = time.monotonic() - self._started
         self._console.print(f"{seconds:6.1f} s  {part}", soft_wrap=True)
 
 
 class Job(NamedTuple):
-    """A part of the work that needs no other."""
+    """A part of the work that depends on no other."""
 
     part: str  # "language_modelling" or "memory"
     cell: CellName
@@ -168,7 +168,7 @@ class Job(NamedTuple):
 
 
 def plan(config: Config, corpus: Corpus, watch: Callable[[str], None]) -> list[Job]:
-    """All programs, the longest first."""
+    """All jobs, the longest first."""
     found = []
     for group, cell in itertools.product(ablation_language.groups(FLAGS.methods), _cells()):
         run = functools.partial(
@@ -194,7 +194,7 @@ def plan(config: Config, corpus: Corpus, watch: Callable[[str], None]) -> list[J
 
 
 def work(config: Config, corpus: Corpus, console: Console) -> dict[str, dict[str, Any]]:
-    """Runs every job, as many at a time as there are cores; results by part and cell."""
+    """Runs all jobs, as many at a time as there are cores; returns results by part and cell."""
     found: dict[str, Any] = {"language_modelling": {cell: {} for cell in _cells()}, "memory": {}}
     with ThreadPoolExecutor(cores()) as pool, Watch(console) as watch:
         todo = plan(config, corpus, watch.advance)
@@ -220,7 +220,7 @@ def _cells() -> list[CellName]:
 
 
 def gather(config: Config, corpus: Corpus, console: Console) -> dict[str, Any]:
-    """Everything that the report says."""
+    """Measures everything that the report says."""
     started = time.monotonic()
     found = work(config, corpus, console)
     return {

@@ -1,8 +1,8 @@
 """The ablation's language models: every regularizer on every cell, all on the same terms.
 
-The seeds and candidates of all methods of a cell train side by side in one program, in
-which every method's settings are on and most members' rates are 0. Only the variational
-masks, one for a window, need a program of their own.
+The seeds and candidates of all methods of a cell train side by side in one program, which
+has every method's settings on; a member sets the rates of the other methods to 0. Only the
+variational masks, drawn once per window, need a program of their own.
 """
 
 import functools
@@ -24,20 +24,20 @@ from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, train_windows
 
 VALIDATION_STREAMS, VALIDATION_TOKENS = 20, 2020  # 5 windows; tokens of the built-in corpus
-DROP, SHRINK = (0.3, 0.5, 0.65), (3e-4, 1e-3, 3e-3)  # candidates of rates and of penalties
-# Of the first half of the epochs, for all methods alike; at 1 the plain cell is erratic.
+DROP, SHRINK = (0.3, 0.5, 0.65), (3e-4, 1e-3, 3e-3)  # candidate rates and penalties
+# For the first half of the epochs, the same for all methods; at 1 the plain cell is erratic.
 LEARNING_RATES: dict[CellName, float] = {"lstm": 1.0, "gru": 0.5, "tanh": 0.2}
 
 
 class Method(NamedTuple):
-    """A regularizer: its name for people, and the values of its settings, side by side."""
+    """A regularizer: its title, and the values of its settings that are tried together."""
 
     title: str
     grid: Mapping[str, tuple[float, ...]]
     mask_each: str = "step"
 
     def candidates(self, count: int) -> list[dict[str, float]]:
-        """The first so many; a single empty one where there is nothing to choose."""
+        """The first `count` candidates; a single empty one if there is nothing to choose."""
         rows = zip(*(values[:count] for values in self.grid.values()), strict=True)
         return [dict(zip(self.grid, row, strict=True)) for row in rows] or [{}]
 
@@ -58,7 +58,7 @@ METHODS = {
 
 @struct.dataclass
 class Member:
-    """A model in training, and what it was after the epoch that validated best."""
+    """A model in training, and its parameters after the epoch that validated best."""
 
     state: TrainState
     best: ModelParams
@@ -66,7 +66,7 @@ class Member:
 
 
 def groups(methods: Sequence[str]) -> list[list[str]]:
-    """The methods that can share a program: those whose masks change alike."""
+    """The methods that can share a program: those whose masks change equally often."""
     kinds = ("step", "window")
     split = [
         [name for name, method in METHODS.items() if name in methods and method.mask_each == kind]
@@ -88,16 +88,16 @@ def compare(
     """Trains one of `groups` in one program, chooses by validation, and only then tests.
 
     Args:
-      base: the configuration of all, but for the cell's learning rate and the regularizers.
+      base: the configuration of all models, except cell, learning rate and regularizers.
       corpus: the texts.
       cell: of all models.
       group: names of `METHODS`.
       seeds: runs of each candidate, from `base.seed` on.
       count: candidates of each method.
-      watch: is told after each epoch what has been trained.
+      watch: called after each epoch with a line on what has been trained.
 
     Returns:
-      For each method a record as of `choose_and_test`.
+      The record of each method, by `choose_and_test`.
     """
     text = jnp.asarray(windows(corpus.train, base.train.batch_size, base.train.unroll))
     valid = jnp.asarray(windows(corpus.valid, VALIDATION_STREAMS, base.train.unroll))
@@ -129,7 +129,7 @@ def compare(
 
 
 def _init(config: Config, vocabulary_size: int, count: int, seeds: int, copies: int) -> Member:
-    """Models of every seed, all of them as many times over as there are candidates."""
+    """Models of every seed, repeated for each candidate."""
 
     def member(seed: int) -> Member:
         state = init_train_state(override(config, seed=seed), vocabulary_size)
@@ -143,10 +143,10 @@ def _init(config: Config, vocabulary_size: int, count: int, seeds: int, copies: 
 def train_epoch(
     config: Config, members: Member, rates: Rates, text: Windows, valid: Windows
 ) -> tuple[Member, jax.Array]:
-    """Trains all members over the text, each at its own rates.
+    """Trains all members for one epoch, each at its own rates.
 
     Returns:
-      The members, and the validation nats a token of each.
+      The members, and the validation nats per token of each.
     """
 
     def train(member: Member, rates: Rates) -> tuple[Member, Scalar]:
@@ -161,7 +161,7 @@ def train_epoch(
 
 
 def validation_nll(params: ModelParams, text: Windows) -> Scalar:
-    """Mean nats a token, dropout off, of a text that is cut into streams and windows."""
+    """Mean nats per token, dropout off, of a text that is cut into streams and windows."""
 
     def read(state, window):
         nll, state = token_nll(params, window[:-1], window[1:], state)
@@ -172,13 +172,13 @@ def validation_nll(params: ModelParams, text: Windows) -> Scalar:
 
 
 def choose(valid: np.ndarray) -> int | None:
-    """The candidate of the lowest validation perplexity, the mean over seeds of their best epochs.
+    """The candidate with the lowest validation perplexity, averaged over seeds' best epochs.
 
     Args:
       valid: perplexities, [candidates, seeds, epochs].
 
     Returns:
-      Its place; None where each candidate has a seed that was not finite once.
+      Its index; None if every candidate has a seed that was not finite after some epoch.
     """
     finite = np.isfinite(valid).all(axis=(1, 2))
     if not finite.any():
@@ -189,17 +189,17 @@ def choose(valid: np.ndarray) -> int | None:
 def choose_and_test(
     candidates: list[dict[str, float]], valid: np.ndarray, best: Any, test: np.ndarray
 ) -> dict[str, Any]:
-    """Chooses a candidate, and reads the test text with it alone.
+    """Chooses a candidate, and reads the test text with that one only.
 
     Args:
       candidates: the rates of each.
       valid: perplexities, [candidates, seeds, epochs].
       best: `ModelParams` of the epochs that validated best, leaves [candidates, seeds, ...].
-      test: the text.
+      test: the test text.
 
     Returns:
       `candidates` with the rates, the validation perplexity, and how many seeds
-      `diverged`; the place of the `chosen` one; its validation `curves` by seed and
+      `diverged`; the index of the `chosen` one; its validation `curves` by seed and
       epoch; its `test` perplexity by seed.
     """
     diverged = (~np.isfinite(valid)).any(axis=2).sum(axis=1).tolist()

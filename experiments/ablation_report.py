@@ -1,4 +1,4 @@
-"""The ablation's report as Markdown, from its results alone."""
+"""The ablation's report as Markdown, made from its results only."""
 
 import statistics
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ def language_table(results: dict[str, Any]) -> str:
 
 
 def memory_table(cells: dict[str, Any]) -> str:
-    """Share of symbols named right in bins of the lag, the mean over seeds."""
+    """Share of symbols named correctly in each bin of lags, the mean over seeds."""
     some = next(iter(cells.values()))
     names = [str(a) if a == b else f"{a}-{b}" for a, b in some["bins"]]
     rows = [
@@ -134,5 +134,5 @@ def _mean(values: Iterable[float]) -> str:
 
 
 def _rates(rates: dict[str, float]) -> str:
-    """A number where all settings have the same."""
+    """The rates of all settings, each different one once."""
     return " and ".join(f"{rate:g}" for rate in dict.fromkeys(rates.values()))

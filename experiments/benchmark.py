@@ -1,7 +1,7 @@
 """Times whole training steps against the peers: `python -m experiments.benchmark`.
 
-Forward, backward, clip and update, dropout on, over the Penn Treebank's vocabulary;
-every contender in turn, in one run.
+Forward, backward, clip and update, dropout on, with the Penn Treebank's vocabulary; the
+contenders take turns in one run.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ OURS = "zaremba_jax"
 PRECISIONS = get_args(Precision)
 TEXT_SETTINGS = frozenset({"corpus", "unit", "vocab_size", "min_count"})
 _PICTURES = (".png", ".svg", ".pdf")
-# What each setting of the scaling curves is set to, all others as the configuration has them.
+# The values of each setting in the scaling curves; all others stay as configured.
 SCALES = {
     "hidden_size": (128, 256, 512, 1024),
     "batch_size": (5, 10, 20, 40, 80),
@@ -53,20 +53,20 @@ command_line.define_config_flags()
 flags.DEFINE_list(
     "peers",
     None,
-    f"contenders beside ours, of {', '.join(BUILDERS)}, each with :float32 or :bfloat16 behind"
-    " it where not --precision is meant (default: those that can run here)",
+    f"contenders beside ours, out of {', '.join(BUILDERS)}; append :float32 or :bfloat16 to one"
+    " to override --precision (default: those that can run here)",
 )
 flags.DEFINE_integer(
-    "members", 1, "time ensembles of so many too, 1, 2, 4, … members at once", lower_bound=1
+    "members", 1, "also time ensembles of this many, 1, 2, 4, … members at once", lower_bound=1
 )
-flags.DEFINE_integer("windows", 4, "training steps a turn", lower_bound=1)
+flags.DEFINE_integer("windows", 4, "training steps per turn", lower_bound=1)
 flags.DEFINE_integer("rounds", 15, "turns of each contender", lower_bound=2)
 flags.DEFINE_string("json", None, "file for the results")
-flags.DEFINE_string("scaling", None, "file for a picture: measure tokens a second over sizes")
+flags.DEFINE_string("scaling", None, "file for a plot of tokens per second over sizes")
 
 
 class Contender(NamedTuple):
-    """Who trains what, and how many models in how many at once; ours alone trains several."""
+    """Who trains what, how many models, and how many at once; only ours trains several."""
 
     builder: str
     config: Config
@@ -75,12 +75,12 @@ class Contender(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As `--peers` has it, the precision always said; and the members."""
+        """As in `--peers`, but always with the precision; and the members, if several."""
         name = f"{self.builder}:{self.config.compute.precision}"
         return name if self.members == 1 else f"{name} × {self.members}, {self.at_once} at once"
 
     def build(self, windows: int) -> Run:
-        """Its function that trains on so many windows."""
+        """Returns a function that trains on this many windows."""
         text = sample_windows(self.config, windows)
         if self.members > 1:
             return build_members(self.config, text, self.members, self.at_once)
@@ -88,11 +88,11 @@ class Contender(NamedTuple):
 
 
 def contenders(config: Config, peers: list[str], members: int = 1) -> list[Contender]:
-    """Ours first, ensembles of it where there are members, then the peers.
+    """Ours first, then its ensembles if there are several members, then the peers.
 
     Raises:
-      ValueError: a peer or its precision is not known, or cannot be had here, or one is
-        named twice.
+      ValueError: a peer or its precision is unknown or cannot run here, or one is named
+        twice.
     """
     found = [Contender(OURS, config)]
     if members > 1:
@@ -101,10 +101,10 @@ def contenders(config: Config, peers: list[str], members: int = 1) -> list[Conte
         builder, _, precision = peer.partition(":")
         for value, known in ((builder, tuple(BUILDERS)), (precision or "float32", PRECISIONS)):
             if value not in known:
-                raise ValueError(f"--peers={peer}: {value!r} is none of {', '.join(known)}")
+                raise ValueError(f"--peers={peer}: {value!r} is not one of {', '.join(known)}")
         if builder not in (OURS, "scan") and not is_the_papers(config):
             raise ValueError(
-                f"--peers={peer}: has the paper's model alone, LSTMs with dropout; leave it out,"
+                f"--peers={peer}: has only the paper's model, LSTMs with dropout; leave it out,"
                 f" or the flags of other cells and regularizers"
             )
         mine = override(config, precision=precision or config.compute.precision)
@@ -113,12 +113,12 @@ def contenders(config: Config, peers: list[str], members: int = 1) -> list[Conte
         found.append(Contender(builder, mine))
     names = [contender.name for contender in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"--peers: {', '.join(twice)} is there twice; name each once")
+        raise ValueError(f"--peers: {', '.join(twice)} is named twice; name each once")
     return found
 
 
 def default_peers(config: Config) -> list[str]:
-    """Those that can run here; ours and torch in the other precision too."""
+    """Those that can run here; ours, torch and pallas in the other precision too."""
     (other,) = set(PRECISIONS) - {config.compute.precision}
     if not is_the_papers(config):
         return ["scan", f"{OURS}:{other}"]
@@ -133,13 +133,13 @@ def default_peers(config: Config) -> list[str]:
 
 
 def measure(entrants: list[Contender], windows: int, rounds: int) -> dict[str, Any]:
-    """Times everyone in one run.
+    """Times all contenders in one run.
 
     Returns:
-      `peak_gflops`, the best rate of a product by precision, and `contenders`: a
-      record each, with quartiles of `step_ms`, `tokens_per_second`, `ratio` (its time
-      a token over the first contender's) and `of_floor` (a step's products at the
-      best rate, over the step).
+      `peak_gflops`, the best rate of a matrix product by precision, and `contenders`, one
+      record each with quartiles of `step_ms`, `tokens_per_second`, `ratio` (its time per
+      token over the first contender's) and `of_floor` (the time of a step's products at
+      the best rate, over the step's).
     """
     runs = {entrant.name: entrant.build(windows) for entrant in entrants}
     sizes = {entrant.config.compute.precision: entrant.config for entrant in entrants}
@@ -180,10 +180,10 @@ def measure(entrants: list[Contender], windows: int, rounds: int) -> dict[str, A
 
 
 def scaling(config: Config, peers: list[str], windows: int, rounds: int) -> dict[str, Any]:
-    """Tokens a second of each contender, one setting varied at a time."""
+    """Tokens per second of each contender, one setting varied at a time."""
 
     def at(setting: str, value: int) -> dict[str, Any]:
-        if setting == "members":  # of which ours alone has several
+        if setting == "members":  # only ours trains several
             entrants = [Contender(OURS, config, members=value, at_once=value)]
         else:
             entrants = contenders(override(config, **{setting: value}), peers)
@@ -200,7 +200,7 @@ def scaling(config: Config, peers: list[str], windows: int, rounds: int) -> dict
 
 
 def print_results(console: Console, results: dict[str, Any]) -> None:
-    """Prints a row a contender."""
+    """Prints one row per contender."""
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     table.add_column("contender")
     for column in ("step ms", "tokens/s", "ratio", "quartiles", "of floor", "first s", "MB"):
@@ -221,17 +221,17 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     rates = ", ".join(f"{rate:,.0f} in {p}" for p, rate in results["peak_gflops"].items())
     console.print(
         f"{results['config']['name']} on {results['device']}, medians of {results['rounds']}"
-        " rounds. Step: of all members. Ratio: time a token over ours alone. Floor: the step's"
-        f" matrix products at this run's best rate, GFLOP/s: {rates}. First: seconds to the end of"
-        " the first turn. MB: peak."
+        " rounds. Step: of all members. Ratio: time per token over that of our single model."
+        f" Floor: the step's matrix products at this run's best rate, GFLOP/s: {rates}. First:"
+        " seconds until the first turn ends. MB: peak memory."
     )
 
 
 def configure() -> Config:
-    """The configuration that is timed; refuses what would only fail after the measurements.
+    """The configuration to time; refuses what would fail only after the measurements.
 
     Raises:
-      ValueError: a flag has no meaning here, or what it asks for cannot be written.
+      ValueError: a flag has no meaning here, or its file cannot be written.
     """
     config, changes = config_from_flags()
     if unread := sorted(changes.keys() & TEXT_SETTINGS):
@@ -242,35 +242,35 @@ def configure() -> Config:
     for name in ("json", "scaling"):
         path = FLAGS[name].value
         if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-            raise ValueError(f"--{name}={path}: is no file in a folder that exists; name one")
+            raise ValueError(f"--{name}={path}: is not a file in an existing folder; name one")
     if FLAGS.scaling and importlib.util.find_spec("matplotlib") is None:
         raise ValueError(
-            f"--scaling={FLAGS.scaling}: is drawn by matplotlib;"
+            f"--scaling={FLAGS.scaling}: needs matplotlib;"
             " pip install 'zaremba-jax[plots]', or leave it out"
         )
     if FLAGS.scaling and Path(FLAGS.scaling).suffix not in _PICTURES:
         raise ValueError(
-            f"--scaling={FLAGS.scaling}: is no picture; end its name in {', '.join(_PICTURES)}"
+            f"--scaling={FLAGS.scaling}: is not a picture; end its name in {', '.join(_PICTURES)}"
         )
     return config
 
 
 def main() -> None:
-    """Measures what the flags ask for, prints it, and writes it down."""
+    """Measures what the flags request, and prints and writes the results."""
     console = Terminal()
     try:
         config = configure()
         peers = default_peers(config) if FLAGS.peers is None else FLAGS.peers
         needs: dict[Contender, dict[str, Any]] = {}
         for entrant in contenders(config, peers, FLAGS.members):
-            with console.status(f"{entrant.name}, alone"):
+            with console.status(f"{entrant.name}, on its own"):
                 try:
                     needs[entrant] = alone(entrant.build, FLAGS.windows)._asdict()
                 except ValueError as error:
                     if FLAGS.peers is not None or not needs:  # all are compared to the first
                         raise ValueError(f"{entrant.name}: {error}") from None
                     console.print(f"{entrant.name} is left out: {error}", soft_wrap=True)
-        with console.status("everyone in turn"):
+        with console.status("all in turn"):
             results = measure(list(needs), FLAGS.windows, FLAGS.rounds)
         results["contenders"] = [
             record | need
@@ -298,13 +298,13 @@ def main() -> None:
 
 
 def write_results(results: dict[str, Any]) -> None:
-    """Writes what was measured so far where `--json` asks for it."""
+    """Writes what was measured so far to the file of `--json`, if given."""
     if FLAGS.json:
         write_json(Path(FLAGS.json), results)
 
 
 def _versions() -> dict[str, str]:
-    """Of Python and of every package that is measured, where it is installed."""
+    """The versions of Python and of every measured package that is installed."""
     found = {"python": platform.python_version()}
     for package in (*PACKAGES, "torch"):
         with contextlib.suppress(PackageNotFoundError):

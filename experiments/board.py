@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: curves over the windows trained on, and what its gates do."""
+"""What TensorBoard shows of a run: curves over the windows trained on, and its gates."""
 
 import functools
 import time
@@ -15,16 +15,16 @@ from zaremba_jax.gates import gate_values
 from zaremba_jax.rnn import unroll_layer, zero_state
 
 Gates = tuple[dict[str, Outputs], ...]  # of each layer, by letter
-_TANHS = ("u", "n", "h")  # from -1 on; the other gates are sigmoids, from 0
+_TANHS = ("u", "n", "h")  # range from -1; the other gates are sigmoids, which range from 0
 _BINS = 20
 _CURVES = ("learning_rate", "words_per_second")
 
 
 def check_installed() -> None:
-    """Refuses to go on without what writes the files.
+    """Checks that the package that writes the files is installed.
 
     Raises:
-      ValueError: it is not installed.
+      ValueError: it is not.
     """
     try:
         import tensorboardX  # noqa: F401
@@ -36,37 +36,37 @@ def check_installed() -> None:
 
 
 class Board:
-    """Writes points at steps, which count the windows trained on, into a folder.
+    """Writes points into a folder, at steps that count the windows trained on.
 
-    A run that is resumed trains again what came after its last checkpoint, and writes
-    again the points from there on. The first event of a file says from which step on it
-    replaces what is there, as TensorBoard understands it.
+    A resumed run repeats what came after its last checkpoint and writes those points again.
+    The first event of each file tells TensorBoard from which step on the file replaces
+    earlier points.
     """
 
     def __init__(self, folder: Path, step: int):
-        """`step` is where the run stands. Of several hosts, the first writes."""
+        """`step` is where the run stands. With several hosts, only the first writes."""
         from tensorboardX import summary
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
 
-        self._summary, self._proto = summary, cast(Any, event_pb2)  # its names come at run time
+        self._summary, self._proto = summary, cast(Any, event_pb2)  # made at run time
         self._writer = None
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            # In the order of names, by which TensorBoard reads, within a second too. Not a
-            # SummaryWriter: what waits in its queue is not on the disk after a flush.
+            # TensorBoard reads files in the order of their names; within a second, the step
+            # decides it. Not a SummaryWriter: its flush leaves queued points unwritten.
             self._writer = EventsWriter(str(folder / "events"), f".{step:012}")
             log = self._proto.SessionLog
             self._write(step + 1, session_log=log(status=log.START))
 
     def windows(self, step: int, watched: dict[str, float], so_far: dict[str, Any]) -> None:
-        """Adds points of the last windows, of `averages`, and of the epoch so far."""
+        """Adds points for the last windows, from `averages`, and for the epoch so far."""
         points = {f"train/{name}": value for name, value in watched.items()}
         points["train/perplexity_of_epoch_so_far"] = so_far["train_perplexity"]
         self._add(step, points | {name: so_far[name] for name in _CURVES})
 
     def epoch(self, step: int, record: dict[str, Any], gates: Gates) -> None:
-        """Adds an epoch's estimates, and for each gate a histogram over the range of its values."""
+        """Adds an epoch's estimates and, for each gate, a histogram over its range of values."""
         estimates = {
             f"valid/{name.removeprefix('valid_')}": value
             for name, value in record.items()
@@ -89,7 +89,7 @@ class Board:
             self._writer.write_event(event)
 
     def flush(self) -> None:
-        """Brings all points to the disk."""
+        """Writes all points to disk."""
         if self._writer is not None:
             self._writer.flush()
 
@@ -102,7 +102,7 @@ class Board:
 
 
 def averages(windows: np.ndarray) -> dict[str, float]:
-    """Over windows [..., 2] of `train.train_step` with `watch`, by the names of curves."""
+    """Statistics of windows [..., 2], from `train.train_step` with `watch`, by curve name."""
     nll, norms = windows[..., 0], windows[..., 1]
     return {
         "nats": float(nll.mean()),
@@ -119,15 +119,15 @@ def gates_while_reading(
     compute: ComputeConfig = ComputeConfig(),
     masks: Masks | None = None,
 ) -> Gates:
-    """The gates while a model reads the beginning of a text, from the zero state.
+    """The gates of a model that reads the beginning of a text from the zero state.
 
     Args:
       params: the model.
       ids: the text, at least one token.
-      streams: side by side, fewer if the text has not so many tokens.
+      streams: streams side by side, fewer if the text has fewer tokens.
       steps: tokens of each stream, fewer if the text is too short.
       compute: precision and kernel.
-      masks: of `regularizers.expected_masks`.
+      masks: from `regularizers.expected_masks`.
     """
     streams = min(streams, len(ids))
     steps = min(steps, len(ids) // streams)

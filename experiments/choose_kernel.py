@@ -1,7 +1,8 @@
-"""Which implementation of the layers a run takes: the one asked for, or the fastest here.
+"""Which implementation of the layers a run takes: the one requested, or the fastest here.
 
-`auto` measures on an accelerator, before a run begins: what agrees with the readable scan is
-timed on the run's own shapes. The choice stays with the run, which so resumes to the bit.
+On an accelerator, `auto` measures before a run begins: implementations that agree with the
+readable scan are timed on the run's own shapes. The choice is kept with the run, so that it
+resumes bit for bit.
 """
 
 import dataclasses
@@ -27,9 +28,9 @@ from zaremba_jax.train import init_train_state, padded_streams, train_windows
 
 CANDIDATES = ("xla", "pallas")
 _WINDOWS, _ROUNDS = 5, 3  # of a timing
-_SMALL = 4  # time steps, of the window on which candidates are compared
-_SPARE = 4.0  # a candidate's error, at most, over that of the scan in the run's precision
-_LEAST = 1e-4  # share of an array's largest number that is never an error
+_SMALL = 4  # time steps of the window on which candidates are compared
+_SPARE = 4.0  # allowed error, in units of the scan's error in the run's precision
+_LEAST = 1e-4  # error allowed on top, as a share of an array's largest number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Shapes:
     """What one device trains: the run, and how much of it at a time.
 
     Attributes:
-      config: the run, its batch the streams of this device.
+      config: of the run, its batch size that of this device.
       vocabulary_size: how many different tokens there are.
       members: models side by side.
       platform: of the device.
@@ -52,7 +53,7 @@ class Shapes:
 def shapes_here(
     config: Config, vocabulary_size: int, *, members: int = 1, data_parallel: int = 1
 ) -> Shapes:
-    """Those of a run on this machine's devices."""
+    """The shapes of a run on this machine's devices."""
     streams = padded_streams(config.train.batch_size, data_parallel) // data_parallel
     return Shapes(
         config=override(config, batch_size=streams),
@@ -63,13 +64,13 @@ def shapes_here(
 
 
 def choose_kernel(asked: str, shapes: Shapes, record: Path, console: Console) -> dict[str, Any]:
-    """What runs the layers, under `kernel`, and how that was found.
+    """The implementation of the layers, under `kernel`, and how it was chosen.
 
     Args:
       asked: the setting `kernel`.
       shapes: of the run.
-      record: where a run that asked for `auto` keeps its choice; read if it is there.
-      console: takes a line for what is not as asked.
+      record: where a run with `auto` keeps its choice; read if it exists.
+      console: gets a line for what was measured or left out.
 
     Raises:
       ValueError: the record is damaged.
@@ -89,17 +90,17 @@ def choose_kernel(asked: str, shapes: Shapes, record: Path, console: Console) ->
     for name, why in found["left_out"].items():
         console.print(f"kernel: {name} is left out: {why}", soft_wrap=True)
     timings = ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in found["window_seconds"].items())
-    console.print(f"kernel: {found['kernel']}; a window: {timings}", soft_wrap=True)
+    console.print(f"kernel: {found['kernel']}; per window: {timings}", soft_wrap=True)
     return found
 
 
 def why_not_pallas(shapes: Shapes) -> str | None:
-    """Why the Pallas kernels do not serve a run; None where they do."""
+    """Why the Pallas kernels cannot run this; None if they can."""
     config, train = shapes.config, shapes.config.train
     if config.model.cell != "lstm":
-        return "serves the LSTM alone"
+        return "supports only the LSTM"
     if _noise_through_time(shapes):
-        return "serves no noise through time"
+        return "does not support noise through time"
     if shapes.platform not in ("tpu", "gpu"):
         return "needs a TPU or an NVIDIA GPU"
     itemsize = jnp.dtype(config.compute.precision).itemsize
@@ -122,11 +123,11 @@ def _noise_through_time(shapes: Shapes) -> bool:
 
 
 def measure(shapes: Shapes, candidates: Sequence[str] = CANDIDATES) -> dict[str, Any]:
-    """Times the candidates that agree with the scan; never fails for one of them.
+    """Times the candidates that agree with the scan; one that fails is left out.
 
     Returns:
-      The fastest under `kernel`, seconds a window of each under `window_seconds`, and why
-      others are not among these under `left_out`. On several hosts, the first one's choice.
+      The fastest under `kernel`, seconds per window of each under `window_seconds`, and why
+      the others were left out under `left_out`. On several hosts, the first one's choice.
     """
     left_out: dict[str, str] = {}
     timed: dict[str, Callable[[], None]] = {}
@@ -136,7 +137,7 @@ def measure(shapes: Shapes, candidates: Sequence[str] = CANDIDATES) -> dict[str,
             why = disagreement(shapes, name, held_to)
             if why is None:
                 trial.run(name)
-        except Exception as error:  # whatever a compiler or a device says of it
+        except Exception as error:  # whatever a compiler or a device raises
             trial.restart()
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         if why is None:
@@ -155,14 +156,14 @@ def measure(shapes: Shapes, candidates: Sequence[str] = CANDIDATES) -> dict[str,
 
 
 class Yardstick(NamedTuple):
-    """What candidates are held to: a few time steps, and how far the scan is from them."""
+    """What candidates are held to: a few exact time steps, and how far off the scan is."""
 
-    exact: Any  # values and gradients, by products of float32
+    exact: Any  # values and gradients, by float32 products
     errors: list[float]  # of the scan in the run's precision
 
 
 def yardstick(shapes: Shapes) -> Yardstick:
-    """Of the scan at the run's shapes."""
+    """The yardstick for a run: the scan at its shapes."""
     with jax.default_matmul_precision("highest"):
         exact = _small_window(shapes, "scan", "float32")
     usual = _small_window(shapes, "scan", shapes.config.compute.precision)
@@ -170,13 +171,14 @@ def yardstick(shapes: Shapes) -> Yardstick:
 
 
 def disagreement(shapes: Shapes, name: str, held_to: Yardstick) -> str | None:
-    """How an implementation differs from the scan in values and gradients; None: it agrees."""
+    """How an implementation differs from the scan in values and gradients; None if it agrees."""
     results = _small_window(shapes, name, shapes.config.compute.precision)
     for error, usual in zip(_errors(results, held_to.exact), held_to.errors, strict=True):
         allowed = _SPARE * usual + _LEAST
         if not error <= allowed:
             return (
-                f"differs from the scan by {error:.1e} of the largest number; {allowed:.0e} may be"
+                f"differs from the scan by {error:.1e} of the largest number; at most"
+                f" {allowed:.0e} is allowed"
             )
     return None
 
@@ -201,18 +203,18 @@ def _small_window(shapes: Shapes, kernel: str, precision: str) -> Any:
         return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(layers, inputs, state)
 
     keys = jax.random.split(jax.random.key(0), min(shapes.members, 2))
-    # A function of its own each time, so that nothing compiled before is taken for it.
+    # A new function each time, so that nothing compiled before is reused.
     return jax.jit(jax.vmap(alone) if len(keys) > 1 else lambda keys: alone(keys[0]))(keys)
 
 
 def _errors(results: Any, exact: Any) -> list[float]:
-    """Largest differences of each array, over its largest number."""
+    """The largest difference of each array, over its largest number."""
     pairs = zip(jax.tree.leaves(results), jax.tree.leaves(exact), strict=True)
     return [float(jnp.abs(a - b).max() / (jnp.abs(b).max() + 1e-30)) for a, b in pairs]
 
 
 class _Trial:
-    """Trains on random windows of a run's shapes, by one implementation or another."""
+    """Trains on random windows of a run's shapes, with any of the implementations."""
 
     def __init__(self, shapes: Shapes):
         self._shapes = shapes
@@ -225,7 +227,7 @@ class _Trial:
         self.restart()
 
     def restart(self) -> None:
-        """Makes the state again, which a program that failed may have given up."""
+        """Makes the state again, since a program that failed may have consumed it."""
         shapes = self._shapes
         start = functools.partial(init_train_state, shapes.config, shapes.vocabulary_size)
         self._state: Any = (
@@ -233,7 +235,7 @@ class _Trial:
         )
 
     def run(self, name: str) -> None:
-        """A few windows, to the end."""
+        """Trains on a few windows, and waits for the result."""
         if name not in self._programs:
             self._programs[name] = self._program(name)
         self._state, _ = jax.block_until_ready(self._programs[name](self._state))

@@ -28,7 +28,7 @@ _PATHS = (
     *("workdir", "from", "data_dir", "cache_dir", "train_file", "valid_file", "test_file"),
     *("out", "from_torch", "vocabulary", "page", "scores", "results", "json", "scaling"),
 )
-# Errors of files that another name would spare.
+# File errors that another name would avoid.
 _OF_A_NAME = (
     FileNotFoundError,
     FileExistsError,
@@ -36,9 +36,9 @@ _OF_A_NAME = (
     IsADirectoryError,
     PermissionError,
 )
-# How a compiler or a device says so.
+# How a compiler or a device says that memory ran out.
 _NO_MEMORY_LEFT = re.compile("RESOURCE_EXHAUSTED|out.of.memory", re.IGNORECASE)
-# What takes less memory, by the flag that a program may have.
+# Ways to save memory, by the flag that a program needs for each.
 _SPARING = {
     "members_at_once": "--members_at_once=1",
     "samples": "fewer --samples",
@@ -56,12 +56,12 @@ def define_config_flags() -> None:
 
 
 def define_choices(name: str, known: list[str], what: str) -> None:
-    """Defines a flag that names some of what is known, by default all."""
-    flags.DEFINE_list(name, known, f"{what}, with commas between them")
+    """Defines a flag that selects from the known names, by default all of them."""
+    flags.DEFINE_list(name, known, f"{what}, comma-separated")
     flags.register_validator(
         name,
         lambda values: bool(values) and set(values) <= set(known),
-        message=f"name some of {', '.join(known)}",
+        message=f"give one or more of {', '.join(known)}",
     )
 
 
@@ -76,7 +76,7 @@ def config_from_flags() -> tuple[Config, dict[str, int | float | str]]:
 
 
 def changes_from_flags() -> dict[str, int | float | str]:
-    """The settings that flags give, by name."""
+    """The settings given by flags, by name."""
     given = {name: FLAGS[name].value for name in settings() if name != "name"}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -90,7 +90,7 @@ def fail(error: object, status: int = 2) -> NoReturn:
 
 
 def _about_file(error: OSError) -> str:
-    """What the system says of a file, by the name that it was to have, and what to do."""
+    """The system's message about a file, under its intended name, with a remedy."""
     path = str(error.filename2 or error.filename).removesuffix(".partial")
     remedy = "; name another, or change what is there" if isinstance(error, _OF_A_NAME) else ""
     return f"{path}: {str(error.strerror).lower()}{remedy}"
@@ -99,15 +99,15 @@ def _about_file(error: OSError) -> str:
 def run(main: Callable[..., None], takes: str | None = None) -> None:
     """Parses the command line and runs `main`; a mistake in it ends in one line, status 2.
 
-    So do files that cannot be written, and memory that does not suffice, of the device or the
-    host: in one line, status 1.
+    A file that cannot be written, or too little memory on the device or the host, also ends in
+    one line, with status 1.
 
     Args:
-      main: the program, which gets what is no flag.
-      takes: what the program takes beside its flags: one, as `FILE`, or more, as `RUN...`.
+      main: the program; gets the arguments that are not flags.
+      takes: the arguments besides flags: one, as `FILE`, or one or more, as `RUN...`.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name of a file may be no text
+        if isinstance(stream, io.TextIOWrapper):  # file names need not be valid text
             stream.reconfigure(errors="backslashreplace")
     try:
         app.run(lambda argv: main(*argv[1:]), flags_parser=functools.partial(_parse, takes))
@@ -121,7 +121,7 @@ def run(main: Callable[..., None], takes: str | None = None) -> None:
             raise
         remedies = [remedy for name, remedy in _SPARING.items() if name in FLAGS]
         less = " or ".join([*remedies, "a smaller model"])
-        fail(f"not enough memory: {said}; end other programs there, or try {less}", status=1)
+        fail(f"not enough memory: {said}; end other programs, or try {less}", status=1)
 
 
 def _parse(takes: str | None, argv: list[str]) -> list[str]:
@@ -131,7 +131,7 @@ def _parse(takes: str | None, argv: list[str]) -> list[str]:
         fail(f"{error}; see --help")
     except SystemExit:  # after --help, with status 1
         sys.exit(0)
-    if FLAGS["verbosity"].using_default_value:  # the libraries' progress is not the user's
+    if FLAGS["verbosity"].using_default_value:  # no progress messages from libraries
         FLAGS.verbosity = logging.WARNING
     for name in _PATHS:
         if name in FLAGS and FLAGS[name].value is not None:
@@ -141,15 +141,14 @@ def _parse(takes: str | None, argv: list[str]) -> list[str]:
         fail(f"{given[0]!r} is not a flag; see --help")
     if takes is not None and (not given or (takes == name and len(given) > 1)):
         said = f"{' '.join(given)}: " if given else ""
-        fail(f"{said}give {takes} beside the flags; see --help")
+        fail(f"{said}give {takes} besides the flags; see --help")
     return rest
 
 
 def _with_home(value: Any) -> Any:
-    """Paths with commas, or a list of them, with the user's folder for `~`.
+    """Comma-separated paths, or a list of them, with `~` expanded.
 
-    Shells leave it there behind `--flag=`, and the folder `~` that it would make is one to
-    be removed by mistake.
+    Shells do not expand it after `--flag=`, and a folder named `~` invites a fatal `rm -r ~`.
     """
     if isinstance(value, list):
         return [_with_home(part) for part in value]

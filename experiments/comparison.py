@@ -1,4 +1,4 @@
-"""Runs beside each other: a table, curves, and a page of HTML that needs no other file."""
+"""Runs side by side: a table, curves, and an HTML page that needs no other file."""
 
 from html import escape
 from typing import Any
@@ -44,8 +44,8 @@ svg {{ max-width: 100%; height: auto; }}
 <body>
 <h1>Comparison of runs</h1>
 <p>Perplexity. Training is that of the last epoch, regularizers on; validation and test are the
-reported figures of a finished run (one stream, all N - 1 predictions), in brackets the last
-estimate of one that goes on. Of an ensemble all are means over its members.</p>
+reported figures of a finished run (one stream, all N - 1 predictions); in brackets, the last
+estimate of an unfinished one. For an ensemble, all are means over its members.</p>
 <div class="wide">{table}</div>
 {curves}
 <h2>Settings that differ</h2>
@@ -58,7 +58,7 @@ Line = dict[str, str]
 
 
 def compare(records: dict[str, Record]) -> list[Line]:
-    """The table's cells by their titles, a line a run; `records` are by the runs' names."""
+    """The table's cells by column title, one line per run; `records` are by run name."""
     return [
         dict(zip(_TITLES, (name, *_cells(record)), strict=True)) for name, record in records.items()
     ]
@@ -87,7 +87,7 @@ def _cells(record: Record) -> list[str]:
 
 
 def print_comparison(console: Console, lines: list[Line]) -> None:
-    """Prints the part of the table that fits on a terminal."""
+    """Prints the columns of the table that fit on a terminal."""
     table = Table(title="Perplexity")
     for title in _PRINTED:
         justify = "left" if title == "run" else "right"
@@ -98,10 +98,10 @@ def print_comparison(console: Console, lines: list[Line]) -> None:
 
 
 def html_page(records: dict[str, Record], lines: list[Line]) -> str:
-    """The page: the table, the curves as a picture inside of it, and the settings.
+    """The page: the table, the curves as an inline picture, and the settings that differ.
 
     Raises:
-      ImportError: matplotlib is not there.
+      ImportError: matplotlib is not installed.
     """
     from experiments.figures import comparison_svg
 
@@ -115,7 +115,7 @@ def html_page(records: dict[str, Record], lines: list[Line]) -> str:
 
 
 def _differing(settings: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """A row for each setting that is not the same in all runs, a column a run."""
+    """One row per setting that differs between the runs, one column per run."""
     names = dict.fromkeys(name for flat in settings.values() for name in flat)
     rows = [[name, *(str(flat[name]) for flat in settings.values())] for name in names]
     return [["setting", *settings], *(row for row in rows if len(set(row[1:])) > 1)]

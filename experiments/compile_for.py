@@ -1,8 +1,8 @@
 """Compiles training for accelerators that are absent: `python -m experiments.compile_for`.
 
-A table of what the compilers make of a whole epoch of the Penn Treebank: kernels a time step,
-memory, and the time that an epoch takes at least. With `--members`, of an ensemble over many
-devices: memory of each, what they have to say to each other, and the time.
+Prints a table of what the compilers make of a whole epoch of the Penn Treebank: kernels per
+time step, memory, and the least time that an epoch takes. With `--members`, the table is of an
+ensemble over many devices: memory of each, what they exchange, and the time.
 """
 
 import os
@@ -37,8 +37,8 @@ _AT_LEAST = (
     " kernel, as measured on an H100."
 )
 _KERNELS_NOTE = (
-    "Forward, backward: kernels of a layer for one time step. Copy: the largest array that a time"
-    " step writes and that is no product. Mem.: beside arguments and results. Step (a window) and"
+    "Forward, backward: kernels of a layer per time step. Copy: the largest array that a time step"
+    " writes and that is no product. Mem.: beyond arguments and results. Step (a window) and"
     f" epoch: {_AT_LEAST}"
 )
 _ENSEMBLE_NUMBERS = ("devices", "each", "at once", "GB", "of", "shared", "step ms", "hours")
@@ -54,30 +54,30 @@ _PTB = [name for name, config in PRESETS.items() if config.corpus == "ptb"]
 define_choices("targets", list(TARGETS), "accelerators to compile for")
 define_choices("configs", _PTB, "presets to compile")
 define_choices("precisions", list(get_args(Precision)), "precisions to compile for")
-flags.DEFINE_integer("members", None, "compile an ensemble of so many instead", lower_bound=1)
-flags.DEFINE_list("devices", ["1"], "devices to spread the ensemble over, with commas")
+flags.DEFINE_integer("members", None, "compile an ensemble of this many instead", lower_bound=1)
+flags.DEFINE_list("devices", ["1"], "numbers of devices to spread the ensemble over")
 flags.register_validator(
     "devices",
     lambda values: bool(values) and all(x.isdecimal() and int(x) > 0 for x in values),
-    message="give numbers from 1 on, with commas",
+    message="give positive numbers, separated by commas",
 )
 flags.DEFINE_integer(
     "members_at_once",
     None,
-    "members that a device trains together (default: by its memory)",
+    "members that a device trains together (default: what its memory allows)",
     lower_bound=1,
 )
 
 
 def main() -> None:
     """Compiles every combination that the flags name, and prints a table of them."""
-    # Otherwise libtpu asks a server of Google's cloud which machines belong to this one.
+    # Otherwise libtpu asks a Google Cloud server which machines belong to this one.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     jax.config.update("jax_platforms", "cpu")
     console = Terminal()
     if not FLAGS.members and (FLAGS["devices"].present or FLAGS.members_at_once):
-        fail("--devices, --members_at_once: are of an ensemble; give --members too")
+        fail("--devices, --members_at_once: apply to an ensemble; give --members too")
     numbers, note = _NUMBERS, _KERNELS_NOTE
     if FLAGS.members:
         numbers, note = _ENSEMBLE_NUMBERS, _ENSEMBLE_NOTE

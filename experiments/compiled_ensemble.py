@@ -1,4 +1,4 @@
-"""An ensemble over devices that need not be there: what a compiler makes of its epoch for each."""
+"""An ensemble over devices that need not be present: what a compiler makes of its epoch."""
 
 import dataclasses
 import functools
@@ -31,15 +31,15 @@ from zaremba_jax.ensemble import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnsembleReport:
-    """What became of an epoch of an ensemble, for each of its devices, which all do the same.
+    """What a compiler makes of an ensemble's epoch, per device; all devices do the same.
 
     Attributes:
-      members: that a device holds, padding included.
-      at_once: of those, how many it trains together.
-      device_bytes: memory of the states of its members, of the text, and of what training
-        needs beside.
+      members: how many a device holds, including padding.
+      at_once: how many of those it trains together.
+      device_bytes: memory of its members' states, of the text, and of what else training
+        needs.
       collectives: bytes that it exchanges with others in a step, by kind of communication.
-      epoch_seconds: by `targets.roofline_seconds`, which has nothing on communication.
+      epoch_seconds: by `targets.roofline_seconds`, which leaves out communication.
     """
 
     members: int
@@ -57,19 +57,19 @@ def report_members(
     data: int = 1,
     at_once: int | None = None,
 ) -> EnsembleReport:
-    """Compiles the training of an ensemble for a slice of a target, and reads what came of it.
+    """Compiles the training of an ensemble for a slice of a target, and reads the result.
 
     Args:
       config: of the run.
       target: what the slice consists of.
       members: how many.
       devices: how many the slice has.
-      data: of those, how many share the batch of a member.
-      at_once: members that a device trains together; by default what its memory holds.
+      data: how many of those share the batch of a member.
+      at_once: members that a device trains together; by default what its memory allows.
 
     Raises:
       MissingCompilerError: the target's compiler is not installed.
-      ValueError: there is no slice of so many devices, or `data` does not divide it.
+      ValueError: there is no slice of that many devices, or `data` does not divide it.
     """
     mesh = make_mesh(devices_of(target, devices), data)
     resident = -(-members // mesh.shape[MEMBER])
@@ -91,7 +91,7 @@ def report_members(
 def compile_members(
     config: Config, target: Target, members: int, mesh: Mesh
 ) -> jax.stages.Compiled:
-    """`ensemble.train_members` over a whole epoch of the Penn Treebank, for a mesh of a target."""
+    """Compiles `ensemble.train_members` over an epoch of the Penn Treebank for a mesh."""
     count = windows_per_epoch(config)
     start = functools.partial(init_members, config, PTB_VOCABULARY, range(members), mesh)
 
@@ -114,7 +114,7 @@ def _argument_bytes(compiled: jax.stages.Compiled) -> int:
 
 
 def _bytes_beside(compiled: jax.stages.Compiled) -> int:
-    """Memory that a program needs beside its arguments, whose place the results may take."""
+    """Memory that a program needs beyond its arguments, whose buffers the results may take."""
     memory = compiled.memory_analysis()
     assert memory is not None
     return temporary_bytes(compiled) + memory.output_size_in_bytes - memory.alias_size_in_bytes

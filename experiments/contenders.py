@@ -1,8 +1,8 @@
 """One whole training step of the paper's model, in this library and in its peers on jax.
 
 Every contender trains the same network on the same windows: dropout at all L + 1
-sites, the loss summed over time and averaged over the batch, a clipped global
-norm, SGD. `BUILDERS` holds them by name; a builder returns a function that
+sites, the loss summed over time and averaged over the batch, the gradient clipped by
+its global norm, SGD. `BUILDERS` holds them by name; a builder returns a function that
 trains on all windows once and returns when the device is done.
 """
 
@@ -59,7 +59,7 @@ def build_ours(config: Config, windows: np.ndarray) -> Run:
 
 
 def build_members(config: Config, windows: np.ndarray, members: int, at_once: int) -> Run:
-    """An ensemble, as `experiments.ensemble` trains it on one device: so many at once, in turn."""
+    """An ensemble, as `experiments.ensemble` trains it on one device, `at_once` at a time."""
     mesh, text = make_mesh(jax.devices()[:1]), jnp.asarray(windows)
     states = list(init_chunks(config, PTB_VOCABULARY, range(members), at_once, mesh))
 
@@ -72,7 +72,7 @@ def build_members(config: Config, windows: np.ndarray, members: int, at_once: in
 
 
 def doublings(members: int) -> list[int]:
-    """How many members are trained at once: one, twice as many each time, and all of them."""
+    """Numbers of members to train at once: one, twice as many each time, and all of them."""
     return [2**power for power in range(members.bit_length()) if 2**power < members] + [members]
 
 
@@ -82,10 +82,10 @@ def build_scan(config: Config, windows: np.ndarray) -> Run:
 
 
 def check_pallas(config: Config) -> None:
-    """Refuses what `build_pallas` would build as ours.
+    """Refuses what `build_pallas` would run without the Pallas kernels.
 
     Raises:
-      ValueError: the kernels do not serve this configuration here.
+      ValueError: the kernels do not support this configuration here.
     """
     if reason := why_not_pallas(shapes_here(config, PTB_VOCABULARY)):
         raise ValueError(f"--peers=pallas: {reason}; leave it out here")
@@ -116,7 +116,7 @@ class LinenModel(nn.Module):
 
 
 def build_linen(config: Config, windows: np.ndarray) -> Run:
-    """`flax.linen.RNN` over `OptimizedLSTMCell`, one jitted step a window."""
+    """`flax.linen.RNN` over `OptimizedLSTMCell`, one jitted step per window."""
     model, carries = LinenModel(config), _zero_carries(config)
     key = jax.random.key(config.seed)
     params = model.init({"params": key, "dropout": key}, jnp.asarray(windows[0, :-1]), carries)
@@ -154,7 +154,7 @@ class NnxModel(nnx.Module):
 
 
 def build_nnx(config: Config, windows: np.ndarray) -> Run:
-    """`flax.nnx.RNN` over `OptimizedLSTMCell`, one jitted step a window."""
+    """`flax.nnx.RNN` over `OptimizedLSTMCell`, one jitted step per window."""
     graph, params, rest = nnx.split(NnxModel(config, nnx.Rngs(config.seed)), nnx.Param, ...)
 
     def loss(params, window, carries, key):
@@ -174,11 +174,11 @@ def check_cudnn(config: Config) -> None:
     if jax.default_backend() != "gpu":
         raise ValueError("--peers=cudnn: needs an NVIDIA GPU; leave it out here")
     if config.compute.precision != "float32":
-        raise ValueError("--peers=cudnn: has float32 only; add --precision=float32")
+        raise ValueError("--peers=cudnn: supports float32 only; add --precision=float32")
 
 
 def build_cudnn(config: Config, windows: np.ndarray) -> Run:
-    """`jax.experimental.rnn.lstm`, which binds cuDNN: float32, a layer at a time, our masks."""
+    """`jax.experimental.rnn.lstm`, which binds cuDNN: float32, one layer at a time, our masks."""
     from jax.experimental import rnn
 
     size, batch, layers = config.model.hidden_size, config.train.batch_size, config.model.layers
@@ -209,7 +209,7 @@ def build_cudnn(config: Config, windows: np.ndarray) -> Run:
 
 
 def _zero_carries(config: Config) -> list[tuple[jax.Array, jax.Array]]:
-    """The states c and h of every layer, in the type that flax's cells carry."""
+    """Zero states c and h of every layer, in the dtype that flax's cells carry."""
     shape = (config.train.batch_size, config.model.hidden_size)
     dtype = config.compute.precision
     return [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.model.layers)]
@@ -221,7 +221,7 @@ def _loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def _run_optax(config: Config, windows: np.ndarray, params: Any, carries: Any, loss: Any) -> Run:
-    """Trains by the same optimizer as ours, one jitted step a window, buffers donated."""
+    """Trains with our optimizer, one jitted step per window, buffers donated."""
     optimizer = make_optimizer(config.train, len(windows))
     state = params, optimizer.init(params), carries
     text, key = list(jnp.asarray(windows)), jax.random.key(config.seed)
@@ -254,7 +254,7 @@ BUILDERS: dict[str, Callable[..., Run]] = {
     "cudnn": build_cudnn,
 }
 
-# What is known of a contender before it is built.
+# Checks whether a contender can run, before it is built.
 CHECKS: dict[str, Callable[[Config], None]] = {
     "torch": check_torch,
     "torch-compile": check_torch,

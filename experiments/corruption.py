@@ -1,4 +1,4 @@
-"""How many masks touch what travels through a network, counted from the masks themselves."""
+"""How many masks information passes in a network, counted from the masks themselves."""
 
 import dataclasses
 
@@ -16,14 +16,14 @@ _VALUE = 1.25  # of every mask: float32 holds its powers up to some 390 masks
 
 
 def count_masks(config: Config, lag: int) -> np.ndarray:
-    """Masks between the embedded input at a step and the dropped output some steps later.
+    """Counts the masks between an embedded input and the dropped output some steps later.
 
-    At zero input, bias and state the tanh cell is linear. Where every mask that
-    `sample_masks` makes is replaced by a constant, the derivative of the output with respect
-    to the input grows by that for each mask on the way, whatever way it takes.
+    At zero input, bias and state the tanh cell is linear. If every mask that `sample_masks`
+    makes is replaced by a constant, the derivative of the output with respect to the input
+    grows by that factor for each mask on the way, whichever way it takes.
 
     Args:
-      config: which masks there are; the cell has to be tanh.
+      config: decides which masks there are; a tanh cell, and an `unroll` of `lag` + 1.
       lag: the longest number of steps between input and output.
 
     Returns:
@@ -52,7 +52,7 @@ def _sensitivity(config: Config, masks: Masks, value: float) -> np.ndarray:
 
 
 def corruption_table(lags: tuple[int, ...], layers: int = 2) -> dict[str, dict[str, int]]:
-    """Counts by method and lag, of networks of some layers."""
+    """Counts by method and lag, for networks of `layers` layers."""
     size = {"cell": "tanh", "hidden_size": 16, "layers": layers, "init_scale": 0.4}
     longest = max(lags)
     found = {}

@@ -41,7 +41,7 @@ flags.DEFINE_list("from", None, "folders of finished runs of experiments.ptb to 
 
 
 def main() -> None:
-    """Trains an ensemble or takes finished runs, and reports what averaging makes of them."""
+    """Trains an ensemble, or takes finished runs, and reports the perplexities of averages."""
     try:
         if FLAGS["from"].value is not None:
             return report(*average_runs(FLAGS["from"].value))
@@ -62,10 +62,10 @@ def main() -> None:
 
 
 def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
-    """The record of a mixture of finished runs, one model in memory at a time.
+    """Evaluates the mixtures of finished runs, one model in memory at a time.
 
     Raises:
-      ValueError: the flags do not go together, or a run is not there, not finished, or was
+      ValueError: the flags do not go together, or a run is missing, unfinished, or was
         trained on another text.
     """
     own = [
@@ -82,8 +82,8 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
     workdir = default_workdir("mixture", *(folder.path.name for folder in folders))
     if workdir.config.exists() or _averaged(workdir) not in (None, _resolved(folders)):
         raise ValueError(
-            f"--workdir={workdir.path}: holds a run or other models averaged, whose summary would"
-            " be lost; name another"
+            f"--workdir={workdir.path}: holds a run or an average of other models, whose summary"
+            " would be lost; name another"
         )
     with_text(configs[0], {"corpus": configs[0].corpus})
     console, corpus = join_hosts(), load_corpus(configs[0])
@@ -108,18 +108,18 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
 
 
 def _averaged(workdir: Workdir) -> list[Path] | None:
-    """The runs whose mixture a folder has the record of; None where it has none."""
+    """The runs averaged in the record that a folder holds; None if it holds none."""
     if not workdir.summary.exists():
         return None
     try:
         members = json.loads(workdir.summary.read_text())["members"]
         return _resolved([Workdir(workdir.path / member["run"]) for member in members])
     except (ValueError, KeyError, TypeError):
-        return []  # of something else
+        return []  # a record of something else
 
 
 def _seen_from(workdir: Workdir, folder: Workdir) -> str:
-    """The path of a run that its mixture's record has, the same wherever a program starts."""
+    """The path of a run in its mixture's record, independent of the current directory."""
     return os.path.relpath(folder.path.resolve(), workdir.path.resolve())
 
 
@@ -132,14 +132,14 @@ def _is_given(name: str) -> bool:
 
 
 def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
-    """Writes the summary and the picture, prints the table."""
+    """Writes the summary and the picture, and prints the table."""
     write_json(workdir.summary, summary)
     print_mixtures(console, summary)
     for member in summary["members"]:
         if member.get("excluded"):
             console.print(f"without seed {member['seed']}: {member['excluded']}", soft_wrap=True)
     draw(console, workdir.mixtures, lambda figures, path: figures.draw_mixtures(path, summary))
-    console.print(f"all of it is in {workdir.path}", soft_wrap=True)
+    console.print(f"all results are in {workdir.path}", soft_wrap=True)
 
 
 if __name__ == "__main__":

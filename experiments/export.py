@@ -24,7 +24,9 @@ from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.torch_weights import config_for, model_from_torch, model_to_torch
 
 flags.DEFINE_list("workdir", None, "a finished run, a member of an ensemble or a .safetensors file")
-flags.DEFINE_string("from_torch", None, "in its place, a .safetensors file with torch's arrays")
+flags.DEFINE_string(
+    "from_torch", None, "instead of --workdir, a .safetensors file with torch's arrays"
+)
 flags.DEFINE_string("vocabulary", None, "for --from_torch: JSON of its words, with ids or in order")
 flags.DEFINE_enum("to", "folder", ["folder", "model", "torch", "stablehlo"], "what to write")
 flags.DEFINE_string("out", None, "the folder, or the file")
@@ -36,9 +38,11 @@ def main() -> None:
     out = Path(FLAGS.out)
     try:
         if out.exists() and (FLAGS.to != "folder" or not out.is_dir()):
-            raise ValueError(f"--out={out}: is there; name a new {_kind()}")
+            raise ValueError(f"--out={out}: exists; name a new {_kind()}")
         if out.is_dir() and any(out.iterdir()) and not is_model_folder(out):
-            raise ValueError(f"--out={out}: holds other things than an export; name a new folder")
+            raise ValueError(
+                f"--out={out}: holds something other than an export; name a new folder"
+            )
         write(out, read())
     except (ValueError, OSError) as error:
         fail(error)
@@ -49,8 +53,8 @@ def read() -> Model:
     """The model that the flags name.
 
     Raises:
-      ValueError: they name none, or several, or what is there is none.
-      FileNotFoundError: it is not there.
+      ValueError: they name none or several, or something that is not a model.
+      FileNotFoundError: it does not exist.
     """
     if (FLAGS.workdir is None) == (FLAGS.from_torch is None):
         raise ValueError("--workdir, --from_torch: give one of the two")
@@ -74,7 +78,7 @@ def read() -> Model:
 
 
 def write(out: Path, model: Model) -> None:
-    """Writes what `--to` asks for.
+    """Writes the model in the form that `--to` names.
 
     Raises:
       ValueError: the model has no such form.

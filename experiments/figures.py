@@ -1,4 +1,4 @@
-"""Figures of runs, benchmarks and the ablation, by matplotlib, which the extra `plots` brings."""
+"""Figures of runs, benchmarks and the ablation, drawn by matplotlib (extra `plots`)."""
 
 import io
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ from zaremba_jax.regularizers import active_rates
 
 
 def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-    """Perplexity and learning rate over epochs, with the levels they are to be read against."""
+    """Perplexity and learning rate over epochs, with the levels to compare them with."""
     epochs = [metrics["epoch"] for metrics in history]
     figure, (upper, lower) = plt.subplots(
         2, 1, sharex=True, figsize=(7, 6), height_ratios=(4, 1), layout="constrained"
@@ -77,9 +77,9 @@ def draw_mixtures(path: Path, summary: dict[str, Any]) -> None:
 
 
 def draw_sweep(path: Path, summary: dict[str, Any]) -> None:
-    """Validation perplexity over the values of the first rate, a line for each setting of others.
+    """Validation perplexity over the values of the first rate, one line per setting of the others.
 
-    Mean and range of the seeds; a setting of which a model diverged is left out.
+    Mean and range over seeds; a setting with a diverged model is left out.
     """
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     name, *others = summary["settings"][0]["setting"]
@@ -186,7 +186,7 @@ def comparison_svg(histories: dict[str, list[dict[str, Any]]]) -> str:
     ):
         for run, history in histories.items():
             epochs = [line["epoch"] for line in history]
-            label = f" {_plain(run)}"  # a label that starts with _ is left out
+            label = f" {_plain(run)}"  # matplotlib leaves out a label that starts with _
             axes.plot(epochs, [line[name] for line in history], marker=".", label=label)
         axes.set(xlabel="epoch", yscale="log", title=title)
         _label_plainly(axes)
@@ -200,7 +200,7 @@ def comparison_svg(histories: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def draw_scaling(path: Path, results: dict[str, Any]) -> None:
-    """Tokens a second over each setting that a benchmark varied, a panel each."""
+    """Tokens per second over each setting that a benchmark varied, one panel per setting."""
     scaling = results["scaling"]
     figure, panels = plt.subplots(
         1, len(scaling), sharey=True, figsize=(3.2 * len(scaling), 3.6), layout="constrained"
@@ -235,9 +235,9 @@ _COLORS = {
 
 
 def draw_language_modelling(path: Path, results: dict[str, Any]) -> None:
-    """Validation perplexity over epochs at the chosen rates, a panel a cell, a line a method.
+    """Validation perplexity over epochs at the chosen rates, by cell (panel) and method (line).
 
-    Mean and range of the seeds.
+    Mean and range over seeds.
     """
     language, titles = results["language_modelling"], results["titles"]
     figure, panels = plt.subplots(
@@ -274,7 +274,7 @@ def draw_language_modelling(path: Path, results: dict[str, Any]) -> None:
 
 
 def _focus(panels: Iterable[Any], language: dict[str, Any]) -> None:
-    """Leaves the first epochs, in which all fall alike, out of sight."""
+    """Limits the axes to hide the first epochs, in which all curves fall alike."""
     records = [record for methods in language.values() for record in methods.values()]
     curves = [np.mean(record["curves"], axis=0) for record in records if record["curves"]]
     if not curves:
@@ -286,7 +286,7 @@ def _focus(panels: Iterable[Any], language: dict[str, Any]) -> None:
 
 
 def draw_memory(path: Path, results: dict[str, Any]) -> None:
-    """Share of symbols named right over the lag, a panel a cell: mean and range of the seeds."""
+    """Share of symbols named correctly over the lag, by cell: mean and range over seeds."""
     memory = results["memory"]
     figure, panels = plt.subplots(
         1,
@@ -318,7 +318,7 @@ def draw_memory(path: Path, results: dict[str, Any]) -> None:
 
 
 def _label_plainly(axes: Any) -> None:
-    """Numbers in place of powers of ten along a short logarithmic axis."""
+    """Plain numbers instead of powers of ten along a short logarithmic axis."""
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
 
@@ -328,7 +328,7 @@ def _title(summary: dict[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    """As it is written: no mathematics, and of what is no text a question mark."""
+    """The text as written: no math, and a question mark for what cannot be encoded."""
     return text.replace("$", r"\$").encode(errors="replace").decode()
 
 

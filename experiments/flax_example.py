@@ -1,6 +1,6 @@
-"""The deep RNN in a model of one's own, with flax.nnx: `python -m experiments.flax_example`.
+"""The deep RNN in your own flax.nnx model: `python -m experiments.flax_example`.
 
-Sequences of letters, 4 to 20 long: which one came first? Trains, and prints how often it knows.
+The task is to name the first of 4 to 20 letters. Trains a model and prints its accuracy.
 """
 
 import jax
@@ -14,23 +14,23 @@ LETTERS, LONGEST, BATCH = 4, 20, 64
 
 
 class Classifier(nnx.Module):
-    """Reads letters, answers with the logits of the first one."""
+    """Reads letters and answers with logits for the first one."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.embed = nnx.Embed(LETTERS, 16, rngs=rngs)
-        # Instead of two of nnx.RNN(nnx.OptimizedLSTMCell(…)), with nnx.Dropout around them.
+        # In place of two nnx.RNN(nnx.OptimizedLSTMCell(…)), with nnx.Dropout around them.
         self.rnn = DeepRNN(16, 32, layers=2, dropout=0.1, return_carry=True, rngs=rngs)
         self.answer = nnx.Linear(32, LETTERS, rngs=rngs)
 
     def __call__(self, letters: jax.Array, lengths: jax.Array) -> jax.Array:
-        """Of letters [batch, time], the first `lengths` of which are each sequence."""
+        """Logits for letters [batch, time], of which the first `lengths` are each sequence."""
         carry, _ = self.rnn(self.embed(letters), seq_lengths=lengths)
         _, hidden = carry[-1]  # c and h of the last layer, after each sequence's last letter
         return self.answer(hidden)
 
 
 def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Letters and lengths."""
+    """Draws letters and lengths."""
     letter_key, length_key = jax.random.split(key)
     letters = jax.random.randint(letter_key, (BATCH, LONGEST), 0, LETTERS)
     return letters, jax.random.randint(length_key, (BATCH,), 4, LONGEST + 1)
@@ -38,7 +38,7 @@ def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @nnx.jit
 def train_step(model: Classifier, optimizer: nnx.Optimizer, key: jax.Array) -> jax.Array:
-    """One update by fresh sequences; their loss."""
+    """Updates the model on fresh sequences; returns their loss."""
     letters, lengths = draw(key)
 
     def loss(model: Classifier) -> jax.Array:
@@ -51,7 +51,7 @@ def train_step(model: Classifier, optimizer: nnx.Optimizer, key: jax.Array) -> j
 
 
 def train(steps: int, seed: int = 0) -> Classifier:
-    """A model that has seen so many batches."""
+    """A model trained on that many batches."""
     model = Classifier(nnx.Rngs(params=seed, dropout=seed + 1))
     optimizer = nnx.Optimizer(model, optax.adam(0.01), wrt=nnx.Param)
     for key in jax.random.split(jax.random.key(seed), steps):
@@ -61,7 +61,7 @@ def train(steps: int, seed: int = 0) -> Classifier:
 
 
 def accuracy(model: Classifier, seed: int = 1) -> float:
-    """The share of fresh sequences that it answers right."""
+    """The share of fresh sequences that the model answers correctly."""
     letters, lengths = draw(jax.random.key(seed))
     return float((model(letters, lengths).argmax(axis=-1) == letters[:, 0]).mean())
 

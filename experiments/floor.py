@@ -16,7 +16,7 @@ _SQUARE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}  # large enough for the full r
 
 
 class Product(NamedTuple):
-    """A matrix product to time: its operations, and what runs them."""
+    """A repeated matrix product to time: its operations in all, and what runs them."""
 
     flops: float
     run: Callable[[], None]
@@ -32,9 +32,9 @@ def step_flops(config: Config) -> float:
 
 
 def products(config: Config) -> dict[str, Product]:
-    """The largest products of a step, and a square one that no step has, by name.
+    """The largest products of a step, and a square one that is in no step, by name.
 
-    Those of the softmax layer: of its outputs, and of its weights' gradient.
+    The largest are the softmax layer's: its outputs, and the gradient of its weights.
     """
     precision, size = config.compute.precision, config.model.hidden_size
     tokens = config.train.batch_size * config.train.unroll

@@ -1,4 +1,4 @@
-"""Writes text by a trained model: `python -m experiments.generate --workdir=runs/small`."""
+"""Generates text from a trained model: `python -m experiments.generate --workdir=runs/small`."""
 
 import sys
 
@@ -12,22 +12,22 @@ from zaremba_jax.generate import Sampling, generate
 from zaremba_jax.vocabulary import NOUNS, UNK
 
 flags.DEFINE_list(
-    "workdir", None, "finished runs, ensembles or .safetensors files; of several, their mixture"
+    "workdir", None, "finished runs, ensembles or .safetensors files; several are averaged"
 )
 flags.DEFINE_string("prompt", "", "how each text begins")
-flags.DEFINE_integer("length", 100, "tokens to write after the prompt", lower_bound=1)
+flags.DEFINE_integer("length", 100, "tokens to generate after the prompt", lower_bound=1)
 flags.DEFINE_float("temperature", 1.0, "divides log probabilities; 0: the most probable token")
-flags.DEFINE_integer("top_k", 0, "draw from so many most probable tokens; 0: from all")
+flags.DEFINE_integer("top_k", 0, "draw from this many most probable tokens; 0: from all")
 flags.DEFINE_float("top_p", 1.0, "draw from the fewest tokens with this much of the probability")
 flags.DEFINE_integer("seed", 0, "decides what is drawn", lower_bound=0, upper_bound=2**32 - 1)
-flags.DEFINE_integer("samples", 1, "texts, written side by side", lower_bound=1)
+flags.DEFINE_integer("samples", 1, "number of texts, generated side by side", lower_bound=1)
 flags.mark_flag_as_required("workdir")
 
 _SEPARATOR = "---"
 
 
 def main() -> None:
-    """Generates and prints; texts have a line of dashes between them."""
+    """Generates texts and prints them with a line of dashes between them."""
     try:
         sampling = Sampling(temperature=FLAGS.temperature, top_k=FLAGS.top_k, top_p=FLAGS.top_p)
         models = load_models(FLAGS.workdir)
@@ -37,7 +37,7 @@ def main() -> None:
         fail(error)
     if unknown:
         noun = NOUNS[vocabulary.unit]
-        print(f"read as {UNK}, since no {noun}s of the model: {listed(unknown)}", file=sys.stderr)
+        print(f"{noun}s unknown to the model, read as {UNK}: {listed(unknown)}", file=sys.stderr)
     key = jax.random.key(FLAGS.seed)
     drawn = generate(models, context, FLAGS.length, FLAGS.samples, sampling, key=key)
     prompt = context[len(context) - len(vocabulary.tokens(FLAGS.prompt)) :]

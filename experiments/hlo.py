@@ -1,8 +1,8 @@
-"""Reads a compiled program's text: its loops, the kernels that they launch, what these move.
+"""Reads a compiled program's text: its loops, the kernels they launch, the bytes these move.
 
-The text is that of `jax.stages.Compiled.as_text()`: computations one after the other, an
-instruction a line. A kernel is here whatever a computation has the device start: a fusion, a
-product, a copy; what only names or groups buffers is none.
+The text is that of `jax.stages.Compiled.as_text()`: one computation after the other, one
+instruction per line. A kernel here is anything that a computation makes the device start: a
+fusion, a product, a copy; an instruction that only names or groups buffers is not.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ _FREE = re.compile(
 _FREE_CUSTOM_CALLS = frozenset({"AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound"})
 _COLLECTIVE = re.compile(
     "((?:ragged-)?all-to-all|all-(?:reduce|gather)|reduce-scatter"
-    "|collective-(?:permute|broadcast))(-done)?"  # a start may hold its operands, too
+    "|collective-(?:permute|broadcast))(-done)?"  # not -start, which may return its operands too
 )
 _PARTS = frozenset({"bitcast", "dynamic-slice", "slice"})  # names for a buffer or a part of it
 _TRANSFERS = frozenset({"infeed", "outfeed", "send", "recv"})
 _ON_HOST = 5  # the memory space that a layout writes as S(5)
-ON_CHIP = 1  # and the one within the chip, on a TPU
+ON_CHIP = 1  # that of a TPU's on-chip memory
 
 _HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
 _LINE = re.compile(r"\s+(ROOT )?%?([\w.-]+) = (\(.*?\) |\S+ )([a-z][\w-]*)\((.*)")
@@ -45,7 +45,7 @@ class Buffer:
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes, without what its layout pads."""
+        """Size in bytes, without the padding of its layout."""
         bits = re.search(r"\d+", self.dtype)
         return math.prod(self.shape) * (int(bits[0]) if bits else 8) // 8
 
@@ -68,7 +68,7 @@ class Instruction:
         return sum(result.nbytes for result in self.results)
 
     def attribute(self, name: str) -> str:
-        """The value of an attribute such as `body=%name`; empty where there is none."""
+        """The value of an attribute such as `body=%name`; empty if there is none."""
         found = re.search(rf'\b{name}=[%"]?([^,"\s]+)', self.attributes)
         return found[1] if found else ""
 
@@ -86,8 +86,8 @@ class Loop:
 
     Attributes:
       body: the name of the computation that it repeats.
-      trip_count: how often; None where the program decides as it runs.
-      source: the path of names that traced it.
+      trip_count: how often; None if that is decided at run time.
+      source: the path of names under which jax traced it.
       outer: the loops around it, the outermost first.
     """
 
@@ -99,25 +99,25 @@ class Loop:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Every computation by its name, its instructions by theirs, in the order they run."""
+    """Every computation by name, and its instructions by name, in the order they run."""
 
     computations: Mapping[str, Computation]
     entry: str
 
     def instructions(self) -> Iterator[Instruction]:
-        """Every instruction of every computation, those inside of kernels too."""
+        """Every instruction of every computation, including those inside kernels."""
         for computation in self.computations.values():
             yield from computation.values()
 
     def steps(self, computation: str) -> Iterator[Instruction]:
-        """The instructions that a computation runs, those of the computations it calls too."""
+        """The instructions that a computation runs, including those of computations it calls."""
         for instruction in self.computations[computation].values():
             yield instruction
             if instruction.opcode == "call":
                 yield from self.steps(instruction.attribute("to_apply"))
 
     def loops(self, computation: str = "", outer: tuple[Loop, ...] = ()) -> Iterator[Loop]:
-        """The loops that a computation (the entry by default) runs, and those inside of them."""
+        """The loops that a computation (the entry by default) runs, and those inside them."""
         for step in self.steps(computation or self.entry):
             if step.opcode == "while":
                 body, source = step.attribute("body"), step.attribute("op_name")
@@ -126,7 +126,7 @@ class Program:
                 yield from self.loops(body, (*outer, loop))
 
     def unchanged(self, loop: Loop) -> frozenset[str]:
-        """The names, in a loop's body, of the buffers that one pass hands to the next as is."""
+        """The names, in a loop's body, of the buffers that a pass hands to the next unchanged."""
         body = self.computations[loop.body]
         (root,) = (line for line in body.values() if line.is_root)
         return frozenset(
@@ -138,12 +138,12 @@ class Program:
         )
 
     def kernels(self, computation: str, *, scalars: bool = True) -> list[Instruction]:
-        """What a computation has the device start, the loops within it left out.
+        """The kernels that a computation starts, without those of loops within it.
 
         Args:
           computation: its name, for instance a loop's body.
           scalars: whether arithmetic on single numbers counts, as it does on a GPU; on a TPU
-            the unit that steps through the program does it.
+            the scalar unit, which steps through the program, does it.
         """
         return [
             step
@@ -154,11 +154,11 @@ class Program:
         ]
 
     def flops(self, kernel: Instruction, scope: Computation) -> Counter[str]:
-        """Operations of a kernel's matrix products, by the type of their right factors.
+        """Operations of a kernel's matrix products, by the dtype of their right operands.
 
         Args:
           kernel: the kernel.
-          scope: the computation in which it stands.
+          scope: the computation that contains it.
         """
         flops: Counter[str] = Counter()
         for line, around in self._inside(kernel, scope):
@@ -168,11 +168,11 @@ class Program:
         return flops
 
     def reads(self, kernel: Instruction, scope: Computation) -> dict[str, int]:
-        """Bytes that a kernel reads of each buffer, what it renames followed to its origin.
+        """Bytes that a kernel reads of each buffer; bitcasts are followed to their origin.
 
         Args:
-          kernel: the kernel; of an operand that it slices, the slices count.
-          scope: the computation in which it stands.
+          kernel: the kernel; of an operand that it slices, only the slices count.
+          scope: the computation that contains it.
         """
         reads: Counter[str] = Counter()
         for position, name in enumerate(kernel.operands):
@@ -181,7 +181,7 @@ class Program:
         return reads
 
     def writes(self, kernel: Instruction, scope: Computation) -> list[int]:
-        """Bytes that a kernel writes of each result; of one updated in place, the update."""
+        """Bytes that a kernel writes of each result; of one updated in place, only the update."""
         inside = self.computations.get(kernel.attribute("calls"))
         if inside is None:
             return [_bytes_written(kernel, scope)]
@@ -190,7 +190,7 @@ class Program:
         return [size for maker in makers for size in self.writes(origin(maker, inside), inside)]
 
     def moves_to_or_from_host(self, computation: str) -> list[str]:
-        """Names of the instructions in which a computation waits for the host, or copies."""
+        """Names of a computation's instructions that wait for the host or copy from or to it."""
         return [
             step.name
             for step in self.steps(computation)
@@ -200,7 +200,7 @@ class Program:
         ]
 
     def collectives(self) -> dict[str, int]:
-        """What devices do together: bytes of all results, by kind of instruction."""
+        """Collective operations: bytes of all results, by kind of instruction."""
         found: Counter[str] = Counter()
         for line in self.instructions():
             if kind := _COLLECTIVE.fullmatch(line.opcode):
@@ -210,7 +210,7 @@ class Program:
     def _inside(
         self, kernel: Instruction, scope: Computation
     ) -> Iterator[tuple[Instruction, Computation]]:
-        """What a fusion stands for, line by line, or the instruction that is none."""
+        """The instructions inside a fusion, or the instruction itself if it is none."""
         inside = self.computations.get(kernel.attribute("calls"))
         if inside is None:
             yield kernel, scope
@@ -241,7 +241,7 @@ class Program:
             for position, name in enumerate(user.operands):
                 if name == source.name and position == 0 and user.opcode in _PARTS:
                     part = min(whole, user.nbytes)
-                    # As the root it is what a fusion within another hands on: read there.
+                    # As the root, it is what a nested fusion returns, and counts in full.
                     read = part if user.is_root else self._bytes_read_of(user, scope, part)
                     total += min(part, read)
                 elif name == source.name and user.opcode != "tuple":
@@ -249,7 +249,7 @@ class Program:
         return total
 
     def _trip_count(self, loop: Instruction) -> int | None:
-        """As the compiler noted it, or the one whole number that the condition compares with."""
+        """The compiler's own record, or the only integer constant in the loop's condition."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
             return int(known[1])
         condition = self.computations[loop.attribute("condition")]
@@ -266,10 +266,10 @@ def parse(text: str | None) -> Program:
     """The program in the text of a compiled module.
 
     Raises:
-      ValueError: there is none, as of compilers that keep theirs to themselves.
+      ValueError: there is no text, since some compilers do not give it.
     """
     if not text:
-        raise ValueError("the compiler gives no text of the program")
+        raise ValueError("the compiler does not give the program's text")
     computations: dict[str, dict[str, Instruction]] = {}
     entry = ""
     current: dict[str, Instruction] = {}
@@ -296,13 +296,13 @@ def _instruction(root: str | None, name: str, results: str, opcode: str, rest: s
 
 
 def _multiplications(product: Instruction, left: Shape, right: Shape) -> int:
-    """Of numbers that are there, not of those that pad a window or lie between its steps."""
+    """Multiplications of actual numbers, not of a window's padding or dilation."""
     result = product.results[0].shape
     if product.opcode == "dot":
         contracted = math.prod(right[axis] for axis in product.axes("rhs_contracting_dims"))
         return math.prod(result) * contracted
-    # As in 0bf_0io->0bf: batch and features, and by number the axes that the window moves along.
-    # By such an axis a TPU's compiler writes a batch of products, each with weights of its own.
+    # As in 0bf_0io->0bf: batch, features and, by number, the axes that the window moves along.
+    # A TPU's compiler uses such an axis for a batch of products, each with its own weights.
     labels = re.split("_|->", product.attribute("dim_labels"))
     moved = sorted(label for label in labels[2] if label.isdecimal())
     pairs = (
@@ -314,7 +314,7 @@ def _multiplications(product: Instruction, left: Shape, right: Shape) -> int:
 
 
 def _pairs(convolution: Instruction, axis: int, inputs: int, outputs: int) -> int:
-    """How many places of inputs and weights meet along an axis of a convolution's window."""
+    """How many pairs of an input and a weight meet along an axis of a convolution's window."""
     (text,) = re.findall(r"window=\{(.*?)\}", convolution.attributes)
     window = {name: values.split("x") for name, values in (x.split("=") for x in text.split())}
 

@@ -1,4 +1,4 @@
-"""Flags of the programs that train many models, and the ensemble that they ask for."""
+"""Flags of the programs that train many models, and the ensemble that they describe."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,51 +20,53 @@ from zaremba_jax.ensemble import make_mesh
 flags.DEFINE_integer(
     "members",
     None,
-    "models, with seeds from --seed on (default: 10; of the paper's table, as many as there; of a"
-    " sweep, one of each)",
+    "models to train, with consecutive seeds from --seed (default: 10; for the paper's table, as"
+    " many as in the paper; in a sweep, one per combination)",
     lower_bound=1,
 )
 flags.DEFINE_list(
-    "sizes", None, "how many members to average, with commas (default: 1,2,5,10,38 and all)"
+    "sizes", None, "numbers of members to average, comma-separated (default: 1,2,5,10,38 and all)"
 )
 flags.DEFINE_integer(
     "members_at_once",
     None,
-    "members that a device trains together (default: by its memory; a CPU one)",
+    "members that a device trains together (default: what its memory allows; on a CPU, one)",
     lower_bound=1,
 )
 
 
 def asked_sizes(members: int) -> list[int] | None:
-    """What `--sizes` asks for, of so many members.
+    """The sizes given by `--sizes`; None if it is not given.
 
     Raises:
-      ValueError: it is no list of numbers, or there are not so many members.
+      ValueError: a size is not a number from 1 to `members`.
     """
     if FLAGS.sizes is None:
         return None
     for size in FLAGS.sizes:
         if not size.isdecimal() or not 0 < int(size) <= members:
-            raise ValueError(f"--sizes={size}: there are {members} members; give numbers from 1 on")
+            raise ValueError(
+                f"--sizes={size}: there are {members} members; give numbers from 1 up to that"
+            )
     return [int(size) for size in FLAGS.sizes]
 
 
 def at_once_on(mesh: Mesh, config: Config, corpus: Corpus, members: int) -> int:
-    """How many of so many members each device of a mesh trains together."""
+    """How many of the members each device of a mesh trains together."""
     return FLAGS.members_at_once or default_at_once(config, corpus, members, mesh)
 
 
 def prepare(
     members_of: Callable[[Config], list[Config]], **more: Any
 ) -> tuple[EnsembleRun, Workdir, Console]:
-    """The ensemble that the flags ask for, its folder, and what takes its lines.
+    """The ensemble that the flags describe, its folder, and the console.
 
     Args:
       members_of: makes the configurations of all members from one.
-      more: what the folder keeps beside the configuration.
+      more: what the folder keeps besides the configuration.
 
     Raises:
-      ValueError: the flags do not go together, or not with the folder or the text.
+      ValueError: the flags conflict with each other, with the folder or with the text.
     """
     config, workdir = configure(**more)
     console = join_hosts()
@@ -82,19 +84,19 @@ def open_ensemble(
     console: Console,
     **more: Any,
 ) -> EnsembleRun:
-    """The ensemble that the flags ask for, where its folder has it.
+    """The ensemble that the flags describe, resumed if its folder holds it.
 
     Args:
-      config: as asked for.
+      config: as requested.
       members_of: makes the configurations of all members from one.
-      corpus: what is read.
+      corpus: the texts.
       mesh: of all devices.
       workdir: its folder.
-      console: takes what there is to say.
-      more: what the folder keeps beside the configuration.
+      console: takes the messages.
+      more: what the folder keeps besides the configuration.
 
     Raises:
-      ValueError: the flags do not go together, or not with the folder or the text.
+      ValueError: the flags conflict with each other, with the folder or with the text.
     """
     members = len(members_of(config))
     at_once = at_once_on(mesh, config, corpus, members)

@@ -1,4 +1,4 @@
-"""The host's side of an ensemble: chunks, members that diverge and are left out, other runs."""
+"""The host side of an ensemble: chunks, exclusion of members that diverge, finished runs."""
 
 import dataclasses
 import functools
@@ -48,24 +48,24 @@ from zaremba_jax.regularizers import expected_masks
 
 @dataclasses.dataclass
 class EnsembleRun(Run):
-    """Members that differ in their seeds and, in a sweep, in rates of training or regularizers.
+    """Members that differ in seed and, in a sweep, in learning rate or regularizer strengths.
 
     `state` is a tuple of the stacked states of each chunk, `epoch_nll` a list over members,
-    `config` that of the first.
+    `config` that of the first member.
     """
 
-    configs: list[Config] = dataclasses.field(default_factory=list)  # one a member
-    excluded: dict[str, str] = dataclasses.field(default_factory=dict)  # by member: what happened
+    configs: list[Config] = dataclasses.field(default_factory=list)  # one per member
+    excluded: dict[str, str] = dataclasses.field(default_factory=dict)  # reasons, by member
     console: Console = dataclasses.field(default_factory=Console)
 
     @property
     def all_configs(self) -> list[Config]:
-        """One a member."""
+        """The configuration of each member."""
         return self.configs
 
     @property
     def members(self) -> int:
-        """How many there are, those that diverged included."""
+        """The number of members, including those that diverged."""
         return len(self.configs)
 
     @property
@@ -75,7 +75,7 @@ class EnsembleRun(Run):
 
     @functools.cached_property
     def rates(self) -> dict[str, np.ndarray]:
-        """The settings, but for the seed, that members differ in: a value a member."""
+        """The settings other than the seed in which members differ, one value per member."""
         each = [to_dict(override(config, seed=0)) for config in self.configs]
         return {
             name: np.array([of_member[name] for of_member in each], np.float32)
@@ -85,18 +85,18 @@ class EnsembleRun(Run):
 
     @property
     def layout(self) -> dict[str, Any]:
-        """How members and streams are cut up for the devices."""
+        """How members and streams are divided among the devices."""
         shapes = [state.rnn_state[0].hidden.shape for state in self.state]
         return {"chunks": [shape[0] for shape in shapes], "streams": shapes[0][1]}
 
     def room_for(self, there: dict[str, Any]) -> Any:
-        """What states are read into that were cut up otherwise."""
+        """Host buffers to read states into that were saved with another layout."""
         return tuple(
             recut.room_for(self.state[0], (size,), there["streams"]) for size in there["chunks"]
         )
 
     def cut(self, stored: Any) -> Any:
-        """Such states in the chunks that there are here; what pads them is the last member."""
+        """Such states in this run's layout, padded with the last member."""
         together = jax.tree.map(lambda *chunks: np.concatenate(chunks), *stored)
         return tuple(
             recut.cut(
@@ -109,7 +109,7 @@ class EnsembleRun(Run):
 
     @property
     def kept(self) -> dict[str, Any]:
-        """With those that are left out."""
+        """As for one model, with the excluded members."""
         return super().kept | {"excluded": self.excluded}
 
     @property
@@ -118,11 +118,11 @@ class EnsembleRun(Run):
         return [member for member in range(self.members) if str(member) not in self.excluded]
 
     def seed(self, member: int) -> int:
-        """What decides a member's initial values and masks."""
+        """The seed that decides a member's initial values and masks."""
         return self.configs[member].seed
 
     def progress(self, epoch: int, windows: int) -> dict[str, Any]:
-        """As of one model: means over members, and the training perplexity of each."""
+        """As for one model: means over members, and the training perplexity of each."""
         train = self.config.train
         words = self.members * windows * train.batch_size * train.unroll
         each = {member: float(np.exp(self.epoch_nll[member] / windows)) for member in self.live}
@@ -137,10 +137,10 @@ class EnsembleRun(Run):
         }
 
     def train(self, count: int) -> None:
-        """Trains all members on the next windows; one that diverges is left out from then on.
+        """Trains all members on the next windows; one that diverges is excluded from then on.
 
         Raises:
-          NonFiniteLossError: there is none left.
+          NonFiniteLossError: no member is left.
         """
         assert self.mesh is not None
         states, losses, finite = [], [], []
@@ -180,7 +180,7 @@ class EnsembleRun(Run):
         self.console.print(f"{said}; excluded from here on", soft_wrap=True)
 
     def nll(self, ids: np.ndarray, streams: int = 1) -> MemberNLL:
-        """Nats of every token of a text but the first, of every member, excluded ones too."""
+        """Nats of every token of a text but the first, for every member, even excluded ones."""
         assert self.mesh is not None
         masks, compute = expected_masks(self.config), self.config.compute
         return np.concatenate(
@@ -191,7 +191,7 @@ class EnsembleRun(Run):
         )[: self.members]
 
     def estimate(self) -> dict[str, Any]:
-        """The validation perplexity by the faster protocol: mean, best, worst, and each."""
+        """The validation perplexity by the faster protocol: mean, best, worst, and of each."""
         nll = self.nll(self.corpus.valid, EVALUATION_STREAMS)
         found = {member: perplexity(nll[member]) for member in self.live}
         for member, estimate in found.items():
@@ -206,34 +206,34 @@ class EnsembleRun(Run):
         }
 
     def model(self, member: int | None = None) -> Model:
-        """A member, with its own seed and rates; by default the first that did not diverge."""
+        """A member's model, with its own seed and rates; by default the first live member's."""
         member = self.live[0] if member is None else member
         chunk, row = divmod(member, len(self.state[0].step))
         params = jax.tree.map(lambda x: fetch(x[row]), self.state[chunk].params)
         return Model(params, self.configs[member], self.corpus.vocabulary)
 
     def write_models(self, workdir: Workdir) -> None:
-        """A file for each member that did not diverge."""
+        """Writes a file for each member that did not diverge."""
         for member in range(self.members):
             path = workdir.member(self.seed(member))
             if member in self.live:
                 write_model(path, self.model(member))
             else:
-                path.unlink(missing_ok=True)  # of fewer epochs
+                path.unlink(missing_ok=True)  # left by a run of fewer epochs
 
     def end_epoch(self) -> None:
-        """Makes the sums ready for the next epoch."""
+        """Resets the sums for the next epoch."""
         self.epoch_nll, self.epoch_seconds = [0.0] * self.members, 0.0
 
     def _of_members(self, live: dict[int, float]) -> list[float | None]:
-        """A figure of every member, None of those that diverged."""
+        """One value per member, None for those that diverged."""
         return [live.get(member) for member in range(self.members)]
 
 
 def default_at_once(config: Config, corpus: Corpus, members: int, mesh: Mesh) -> int:
-    """How many members a device trains together: as its memory has it, on a CPU one.
+    """How many members a device trains together: as many as its memory allows; on a CPU, one.
 
-    Members have weights of their own, so that a CPU, busy with one, gains nothing.
+    Members have separate weights, so a CPU that one keeps busy gains nothing from more.
 
     Raises:
       ValueError: the text is too short.
@@ -249,10 +249,10 @@ def default_at_once(config: Config, corpus: Corpus, members: int, mesh: Mesh) ->
 
 
 def with_seeds(config: Config, count: int) -> list[Config]:
-    """A configuration with so many seeds one after another, its own first.
+    """Copies of a configuration with `count` consecutive seeds, its own first.
 
     Raises:
-      ValueError: there are not so many seeds.
+      ValueError: a seed would exceed the largest one.
     """
     return [override(config, seed=config.seed + place) for place in range(count)]
 
@@ -265,15 +265,15 @@ def new_ensemble(
     console: Console,
     resident: bool | None = None,
 ) -> EnsembleRun:
-    """An ensemble before its first window; `at_once` members on each device.
+    """An ensemble before its first window.
 
     Args:
-      configs: one a member, alike but for seeds and for rates of training or regularizers.
-      corpus: what is read.
+      configs: one per member, alike except in seed, learning rate and regularizer strengths.
+      corpus: the texts.
       at_once: members that a device trains together.
       mesh: of all devices.
-      console: takes a line for a member that diverges.
-      resident: as of `WindowFeed`.
+      console: where a line is printed for each member that diverges.
+      resident: as for `WindowFeed`.
 
     Raises:
       ValueError: the text is too short.
@@ -294,15 +294,15 @@ def new_ensemble(
 
 
 def config_of(workdir: Workdir) -> Config:
-    """The configuration of a run of one model that lies in a folder.
+    """The configuration of the run of one model in a folder.
 
     Raises:
-      ValueError: there is none.
+      ValueError: the folder holds no such run.
     """
     try:
         config, more = workdir.read_config()
         if more:
-            raise ValueError(f"its {', '.join(more)} are not of one model")
+            raise ValueError(f"it has {', '.join(more)}, unlike a run of one model")
         return config
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
@@ -311,30 +311,30 @@ def config_of(workdir: Workdir) -> Config:
 
 
 def run_of(workdir: Workdir, corpus: Corpus) -> Run:
-    """The trained model that lies in a folder.
+    """The finished run of one model in a folder.
 
     Raises:
-      ValueError: it was trained on another text, or not to the end, or is damaged.
+      ValueError: it was trained on another text, is unfinished, or is damaged.
     """
     run = resume(new_run(config_of(workdir), corpus), workdir, Console(quiet=True))
     total = run.config.train.epochs * len(run.windows)
     if run.step < total:
         raise ValueError(
-            f"{workdir.path}: has trained on {run.step} of {total} windows; give its command"
+            f"{workdir.path}: has trained on {run.step} of {total} windows; run its command"
             " again to finish it, or leave it out"
         )
     return run
 
 
 def named_runs(paths: list[str]) -> list[Workdir]:
-    """The folders of `--from`.
+    """The folders named by `--from`.
 
     Raises:
-      ValueError: there is none, or one is named twice.
+      ValueError: none is named, or one is named twice.
     """
     if not paths:
-        raise ValueError("--from: names no run; give folders, with commas between them")
+        raise ValueError("--from: names no run; give folders, separated by commas")
     resolved = [Path(path).resolve() for path in paths]
     if len(set(resolved)) < len(resolved):
-        raise ValueError(f"--from={','.join(paths)}: a run is there twice; name each once")
+        raise ValueError(f"--from={','.join(paths)}: a run is named twice; name each once")
     return [Workdir(path) for path in paths]

@@ -1,4 +1,4 @@
-"""Perplexity over the number of members that are averaged: the record and the table."""
+"""Perplexity by the number of members averaged: the record and the table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ DEFAULT_SIZES = (1, 2, 5, 10, 38)  # the paper's
 
 
 def sizes_for(asked: list[int] | None, members: int) -> list[int]:
-    """How many members to average, up to all there are, which are always among them."""
+    """The numbers of members to average, none above `members`, which is always included."""
     return sorted({min(size, members) for size in (*(asked or DEFAULT_SIZES), members)})
 
 
@@ -30,15 +30,16 @@ def summarize_mixtures(
     sizes: list[int],
     alike: bool = True,
 ) -> dict[str, Any]:
-    """The record of all mixtures; a row of `valid` and `test` a member that takes part.
+    """The record of all mixtures.
 
     Args:
       config: of the first member.
-      corpus: what was read.
-      valid: nats of every token of the validation text.
-      test: and of the test text.
-      sizes: how many members to average.
-      alike: whether all are of this configuration, whose figures of the paper then stand beside.
+      corpus: the texts.
+      valid: nats of every token of the validation text, one row per member.
+      test: the same for the test text.
+      sizes: numbers of members to average.
+      alike: whether all members have this configuration, so that the paper's figures for it
+        apply.
     """
 
     def mixture(size: int) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def summarize_mixtures(
 
 
 def deviation(figures: Sequence[float] | np.ndarray) -> float:
-    """The standard deviation, 0 of a single figure."""
+    """The standard deviation, 0 for a single figure."""
     return float(np.std(figures, ddof=1)) if len(figures) > 1 else 0.0
 
 
@@ -79,9 +80,9 @@ def summarize_members(
 
     Args:
       run: the ensemble.
-      valid: nats of every token of the validation text, by `EnsembleRun.nll`.
-      test: and of the test text.
-      sizes: how many members to average.
+      valid: nats of every token of the validation text, from `EnsembleRun.nll`.
+      test: the same for the test text.
+      sizes: numbers of members to average.
     """
     summary = summarize_mixtures(run.config, run.corpus, valid[run.live], test[run.live], sizes)
     return summary | {
@@ -92,7 +93,7 @@ def summarize_members(
 
 
 def member_records(run: EnsembleRun, valid: MemberNLL, test: MemberNLL) -> list[dict[str, Any]]:
-    """The seed of every member with its perplexities, or with what had it excluded."""
+    """The seed of every member with its perplexities, or with the reason for its exclusion."""
     return [
         {"seed": run.seed(member), "excluded": run.excluded.get(str(member))}
         | (member_record(valid[member], test[member]) if member in run.live else {})
@@ -106,13 +107,13 @@ def member_record(valid: np.ndarray, test: np.ndarray) -> dict[str, float]:
 
 
 def with_spread(mixture: dict[str, Any], split: str, digits: int) -> str:
-    """A perplexity, with the standard deviation over subsets where there are several."""
+    """A perplexity, with the standard deviation over subsets if there are several."""
     spread = f" ± {mixture[f'{split}_spread']:.{digits}f}" if mixture["subsets"] > 1 else ""
     return f"{mixture[f'{split}_perplexity']:.{digits}f}{spread}"
 
 
 def print_mixtures(console: Console, summary: dict[str, Any]) -> None:
-    """Prints a row a mixture, with the standard deviation over subsets, beside the paper's."""
+    """Prints one row per mixture, with the standard deviation over subsets, beside the paper's."""
     table = Table(title=f"Perplexity: {summary['corpus']}, {summary['name']}")
     table.add_column("averaged")
     for column in ("validation", "test"):

@@ -1,4 +1,4 @@
-"""Trained models from where runs left them, and what a user writes in their vocabulary."""
+"""Trained models where runs left them, and what a user writes, in their vocabulary."""
 
 import os
 from collections import Counter
@@ -13,13 +13,14 @@ from zaremba_jax.vocabulary import EOS, NOUNS, UNK, Vocabulary
 
 
 def load_models(paths: list[str]) -> list[Model]:
-    """The models of folders and files; of an ensemble's folder all its members.
+    """The models in folders and files; for an ensemble's folder, all its members.
 
     Raises:
-      ValueError: a path holds no model, or they have different vocabularies.
-      FileNotFoundError: a path is not there.
+      ValueError: no path is given, a run has written no model yet, a file is no model, or the
+        vocabularies differ.
+      FileNotFoundError: a path holds no model.
     """
-    whole = ",".join(paths)  # of one path in whose name there are commas
+    whole = ",".join(paths)  # if it is one path with commas in its name
     paths = [whole] if os.path.exists(whole) else paths
     files = [file for path in paths for file in _model_files(Path(path))]
     if not files:
@@ -30,7 +31,7 @@ def load_models(paths: list[str]) -> list[Model]:
         if model.vocabulary != first:
             raise ValueError(
                 f"{file}: its vocabulary is not that of {files[0]}; name models that were trained"
-                " on one text"
+                " on the same text"
             )
     return models
 
@@ -45,8 +46,8 @@ def _model_files(path: Path) -> list[Path]:
         return members
     if workdir.config.exists():
         raise ValueError(
-            f"{path}: holds a run that has written no model yet; give its command again, which"
-            " goes on to the end"
+            f"{path}: holds a run that has written no model yet; give its command again to"
+            " finish it"
         )
     raise FileNotFoundError(
         f"{path}: holds no model; name the --workdir of a finished run of experiments.ptb or"
@@ -55,7 +56,7 @@ def _model_files(path: Path) -> list[Path]:
 
 
 def line_end(vocabulary: Vocabulary) -> str | None:
-    """The token that ends a line, where the vocabulary has one."""
+    """The token that ends a line, if the vocabulary has one."""
     token = EOS if vocabulary.unit == "word" else "\n"
     return token if token in vocabulary.words else None
 
@@ -67,10 +68,10 @@ def unknown_tokens(vocabulary: Vocabulary, tokens: Iterable[str]) -> dict[str, i
 
 
 def prompt_ids(vocabulary: Vocabulary, prompt: str) -> tuple[np.ndarray, dict[str, int]]:
-    """What is read before the first token that is generated, and the tokens that are unknown.
+    """What is read before the first generated token, and the prompt's unknown tokens.
 
-    A prompt begins a line: the end of another comes before it, where the vocabulary has
-    line ends.
+    A prompt begins a line: the end of another comes before it if the vocabulary has line
+    ends.
 
     Raises:
       ValueError: a token is unknown and the vocabulary has no `<unk>`, or there is nothing
@@ -90,7 +91,7 @@ def prompt_ids(vocabulary: Vocabulary, prompt: str) -> tuple[np.ndarray, dict[st
 
 
 def listed(unknown: dict[str, int], most: int = 10) -> str:
-    """Tokens with their counts where they occur more than once, the first so many."""
+    """The first `most` tokens, each with its count if it occurs more than once."""
     named = [
         token if count == 1 else f"{token} ({count} times)"
         for token, count in list(unknown.items())[:most]

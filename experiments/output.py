@@ -1,4 +1,4 @@
-"""What a program shows: lines of text, and pictures where matplotlib is there."""
+"""What a program shows: lines of text, and figures if matplotlib is installed."""
 
 import importlib
 import os
@@ -12,24 +12,24 @@ from rich.console import Console
 
 
 class Terminal(Console):
-    """Prints text as it is. A program whose reader is gone goes on, and prints no more."""
+    """Prints text verbatim; a program whose reader is gone goes on without printing."""
 
     def __init__(self, *, quiet: bool = False):
         super().__init__(highlight=False, markup=False, emoji=False, quiet=quiet)
 
     def on_broken_pipe(self) -> None:
-        """What trains is still to be saved; to end here, as rich does, would lose it."""
+        """Goes silent; exiting here, as rich does, would lose a run that is not saved yet."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def draw(console: Console, path: Path, draw_with: Callable[[Any, Path], None]) -> None:
-    """Has a picture drawn on one host of several, or says what is missing for that.
+    """Draws a figure, on the first host only, or says what is missing for it.
 
     Args:
-      console: takes a line where matplotlib, an extra, is not installed.
-      path: of the picture.
-      draw_with: draws it, from the module `experiments.figures` and the path.
+      console: gets a line if matplotlib, an extra, is not installed.
+      path: where the figure goes.
+      draw_with: draws it, given the module `experiments.figures` and the path.
     """
     try:
         figures = importlib.import_module("experiments.figures")

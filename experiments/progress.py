@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live bar on a terminal, a line an epoch anywhere."""
+"""What a user sees of a run in training: a line per epoch and, on a terminal, a live bar."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class EpochProgress:
-    """A context that shows one task: all windows of all epochs."""
+    """A context manager that shows one task: all windows of all epochs."""
 
     def __init__(self, console: Console, epochs: int, windows_per_epoch: int, step: int):
         self._epochs, self._console = epochs, console
@@ -43,7 +43,7 @@ class EpochProgress:
         )
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        """Prints the line of a finished epoch, of an ensemble with its best and worst member."""
+        """Prints a finished epoch's line; for an ensemble, with its best and worst member."""
         spread = ""
         if "valid_perplexity_best" in metrics:
             best, worst = (metrics[f"valid_perplexity_{which}"] for which in ("best", "worst"))

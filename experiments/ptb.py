@@ -19,12 +19,12 @@ from experiments.workdir import Workdir, write_json
 
 flags.adopt_module_key_flags(run_flags)
 flags.DEFINE_integer(
-    "mc_samples", 0, "evaluate by Monte Carlo dropout too, over so many samples", lower_bound=0
+    "mc_samples", 0, "evaluate by Monte Carlo dropout too, over this many samples", lower_bound=0
 )
 
 
 def main() -> None:
-    """Trains, or goes on where an earlier start was stopped, and reports."""
+    """Trains the model, or resumes a stopped run, and reports its perplexities."""
     try:
         config, workdir = configure()
         console = join_hosts()
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def report(run: Run, workdir: Workdir, console: Console) -> None:
-    """Evaluates the trained model; writes its summary and curves, prints its table."""
+    """Evaluates the trained model, writes its summary and curves, and prints its table."""
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         summary = summarize(run, valid, test, FLAGS.mc_samples)

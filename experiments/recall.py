@@ -1,8 +1,7 @@
 """Delayed recall: the first symbol of a sequence has to be named k steps later.
 
-What figures 2 and 3 of Zaremba et al. (2014) draw, as a task: the steps between are
-noise of the same symbols, so that between the symbol and the question all that a
-network has is its memory.
+This turns figures 2 and 3 of Zaremba et al. (2014) into a task: the steps in between are
+noise of the same symbols, so that a network can answer only from its memory.
 """
 
 import functools
@@ -26,7 +25,7 @@ from zaremba_jax.rnn import zero_state
 SYMBOLS = 8
 QUESTION = SYMBOLS  # the token after which the symbol has to be named
 VOCABULARY_SIZE = SYMBOLS + 1
-CHUNKS = 10  # looks of the host during training
+CHUNKS = 10  # parts of training, after each of which the host reports
 TEST_SEQUENCES = 2000
 
 METHODS = {
@@ -34,7 +33,7 @@ METHODS = {
     "ordinary dropout": (1.0, 1.0),
     "non-recurrent dropout": (1.0, 0.0),
 }  # `dropout` and `hidden_dropout` in units of the rate
-# Sizes with which each cell learns the task without dropout.
+# Settings with which each cell learns the task without dropout.
 SETTINGS: dict[CellName, dict[str, Any]] = {
     "tanh": {"hidden_size": 128, "init_scale": 0.1, "learning_rate": 0.003},
     "lstm": {"hidden_size": 64, "init_scale": 0.3, "learning_rate": 0.01},
@@ -42,7 +41,7 @@ SETTINGS: dict[CellName, dict[str, Any]] = {
 
 
 class Sequences(NamedTuple):
-    """What is read, what has to be named, and where."""
+    """What is read, what has to be named, and where it is asked for."""
 
     tokens: Tokens
     targets: Tokens  # the first symbol, at every step
@@ -60,16 +59,16 @@ class Learner:
 
 
 def task_config(cell: CellName, lags: int, **changes: int | float) -> Config:
-    """One layer that reads whole sequences; both dropouts on, at rates that are given apart."""
+    """One layer that reads whole sequences; both dropouts on, at rates that are given later."""
     settings = {"layers": 1, "batch_size": 32, "clip_norm": 1.0, "unroll": lags + 1}
     settings |= {"dropout": 0.5, "hidden_dropout": 0.5}
     return override(QUICK, cell=cell, **(settings | SETTINGS[cell] | changes))
 
 
 def sample_sequences(lags: int, batch_size: int, *, key: Key) -> Sequences:
-    """Draws sequences of lags + 1 steps; at lag k the question comes with chance 1 / (k + 1).
+    """Draws sequences of lags + 1 steps; the question comes at lag k with chance 1 / (k + 1).
 
-    So every order of magnitude of the lag is asked for about as often.
+    Every order of magnitude of the lag is thus asked for about equally often.
     """
     noise_key, ask_key = jax.random.split(key)
     shape = (lags + 1, batch_size)
@@ -81,14 +80,14 @@ def sample_sequences(lags: int, batch_size: int, *, key: Key) -> Sequences:
 
 
 def answer_loss(params: ModelParams, sequences: Sequences, masks: Masks | None) -> Scalar:
-    """Mean nats of an answer; nothing else counts."""
+    """Mean nats of the answers; nothing else counts."""
     state = zero_state(params.layers, sequences.tokens.shape[1])
     nll, _ = token_nll(params, sequences.tokens, sequences.targets, state, masks)
     return jnp.where(sequences.asked, nll, 0).sum() / sequences.asked.sum(dtype=nll.dtype)
 
 
 def init_learner(config: Config, seed: jax.Array) -> Learner:
-    """A network that has seen nothing; the seed decides all that it will see."""
+    """An untrained network; the seed decides its initial values, masks and sequences."""
     init_key, key = jax.random.split(jax.random.key(seed))
     params: Any = init_params(config.model, VOCABULARY_SIZE, key=init_key)
     opt_state = _optimizer(config).init(params)
@@ -97,7 +96,7 @@ def init_learner(config: Config, seed: jax.Array) -> Learner:
 
 @functools.partial(jax.jit, static_argnames=("config", "count"))
 def learn(config: Config, learners: Learner, rates: Rates, count: int) -> tuple[Learner, Array]:
-    """Trains each learner at its own rates on `count` fresh batches; also the loss of each."""
+    """Trains each learner at its own rates on `count` fresh batches; also returns their losses."""
 
     def step(rates: Rates, learner: Learner, _: None) -> tuple[Learner, Scalar]:
         key = jax.random.fold_in(learner.key, learner.step)
@@ -119,7 +118,7 @@ def learn(config: Config, learners: Learner, rates: Rates, count: int) -> tuple[
 
 @jax.jit
 def right_answers(params: ModelParams, sequences: Sequences) -> Bool[Array, "members time batch"]:
-    """Where each member, without noise, would name the symbol."""
+    """Where each member, with dropout off, names the symbol."""
 
     def right(params: ModelParams) -> Array:
         state = zero_state(params.layers, sequences.tokens.shape[1])
@@ -132,12 +131,13 @@ def right_answers(params: ModelParams, sequences: Sequences) -> Bool[Array, "mem
 def measure(
     cell: CellName, *, rate: float, lags: int, steps: int, seeds: int, watch: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Trains all methods and seeds side by side and examines them on fresh sequences.
+    """Trains all methods and seeds side by side and tests them on fresh sequences.
+
+    Training takes `whole_chunks(steps)` batches.
 
     Returns:
-      `bins`, first and last lag of each; by method the `accuracy` of each seed in each
-      bin, and the `nats` of an answer at the end of training, dropout on, of each seed.
-      Training takes `whole_chunks(steps)` batches.
+      `bins`, the first and last lag of each; by method, the `accuracy` of each seed in each
+      bin, and each seed's `nats` of an answer in the last chunk of training, dropout on.
     """
     config = task_config(cell, lags)
     units = np.repeat(np.array(list(METHODS.values()), np.float32), seeds, axis=0)
@@ -169,7 +169,7 @@ def measure(
 
 
 def whole_chunks(steps: int) -> int:
-    """So many batches, or the few more that `CHUNKS` divides."""
+    """The number of batches, rounded up to a multiple of `CHUNKS`."""
     return -(-steps // CHUNKS) * CHUNKS
 
 

@@ -1,4 +1,4 @@
-"""Records of runs: which model, which seeds, what came of it."""
+"""Records of runs: which model, which seeds, which results."""
 
 import dataclasses
 import json
@@ -13,12 +13,12 @@ _NOT_OF_THE_MODEL = ("seed", "kernel", "softmax_tokens")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """A run of one model, or of members with seeds one after another.
+    """A run of one model, or of members with consecutive seeds.
 
     Attributes:
-      config: of the run.
+      config: the run's configuration.
       summary: what the program reported at the end; empty before that.
-      history: a record an epoch.
+      history: one record per epoch.
     """
 
     config: Config
@@ -27,17 +27,17 @@ class Record:
 
     @property
     def model(self) -> Config:
-        """The configuration, by `model_of`."""
+        """The configuration as reduced by `model_of`."""
         return model_of(self.config)
 
     @property
     def seeds(self) -> set[int]:
-        """Of all models of a finished run."""
+        """The seeds of all models of a finished run."""
         return {member["seed"] for member in self._members}
 
     @property
     def perplexities(self) -> dict[int, tuple[float, float]]:
-        """Validation and test perplexity by seed, of those that did not diverge."""
+        """Validation and test perplexity by seed, for the models that did not diverge."""
         return {
             member["seed"]: (member["valid_perplexity"], member["test_perplexity"])
             for member in self._members
@@ -50,7 +50,7 @@ class Record:
 
     @property
     def curves(self) -> list[list[float]]:
-        """Validation estimates over the epochs, a list for each of `perplexities`."""
+        """Validation estimates over the epochs, one list per model that did not diverge."""
         if "members" not in self.summary:
             return [[line["valid_perplexity_estimate"] for line in self.history]]
         return [
@@ -60,7 +60,7 @@ class Record:
         ]
 
     def check(self) -> None:
-        """Looks at all that is read from a record, so that what it lacks shows at once.
+        """Reads everything that is used of a record, so that what it lacks shows immediately.
 
         Raises:
           KeyError, TypeError, AttributeError: something is missing, or of another type.
@@ -73,7 +73,7 @@ class Record:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every finished run below a folder, in the order of their names.
+    """Every finished run in a folder, in order of name.
 
     Raises:
       ValueError: a record is damaged.
@@ -83,10 +83,10 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def read_record(workdir: Workdir) -> Record:
-    """The run that lies in a folder, finished or not.
+    """The run in a folder, finished or not.
 
     Raises:
-      ValueError: it is damaged, or there is none, or it is of a sweep.
+      ValueError: there is none, or it is damaged, or it is a sweep.
     """
     if not workdir.config.exists():
         raise ValueError(f"{workdir.path}: holds no run; name the --workdir of one")
@@ -103,7 +103,7 @@ def read_record(workdir: Workdir) -> Record:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{workdir.path}: holds a damaged record ({error}); remove its summary.json and"
-            " give the command of that run again, which writes it anew, or leave it out"
+            " give the command of that run again to rewrite it, or leave it out"
         ) from None
     if "vary" in more:
         raise ValueError(
@@ -113,18 +113,18 @@ def read_record(workdir: Workdir) -> Record:
 
 
 def by_seed(records: list[Record]) -> dict[int, tuple[float, float]]:
-    """Validation and test perplexity of models that differ in their seed alone."""
+    """Validation and test perplexity by seed, of models that differ only in their seed."""
     return {seed: pair for record in records for seed, pair in record.perplexities.items()}
 
 
 def model_of(config: Config) -> Config:
-    """The configuration but for the seed and for what leaves the numbers as they are."""
+    """The configuration without its seed and the settings that do not define the model."""
     preset = to_dict(PRESETS[config.name])
     return override(config, **{name: preset[name] for name in _NOT_OF_THE_MODEL})
 
 
 def model_name(config: Config) -> str:
-    """The preset's name, with every setting that makes another model of it."""
+    """The preset's name, with every setting that makes it a different model."""
     preset, own = to_dict(PRESETS[config.name]), to_dict(model_of(config))
     changed = [f"{name}={value}" for name, value in own.items() if value != preset[name]]
     return "-".join((config.name, *changed))

@@ -1,4 +1,4 @@
-"""A run that was saved on other devices: its state is read to the host and cut up anew."""
+"""Resuming on other devices: the saved state is read to the host and split again."""
 
 import dataclasses
 from typing import Any
@@ -10,12 +10,12 @@ from zaremba_jax.array_types import TrainState
 
 
 def room_for(state: TrainState, members: tuple[int, ...], streams: int) -> Any:
-    """Room on the host for a state that was saved with other axes, its key as plain numbers.
+    """Host buffers for a state that was saved with other axes, its key as raw data.
 
     Args:
-      state: of the run at hand.
-      members: the leading axis there, empty for a run of one model.
-      streams: of the batch there, padding included.
+      state: the state of the present run.
+      members: the leading axis of the saved state, empty for a run of one model.
+      streams: the streams of its batch, padding included.
     """
 
     def plain(state: TrainState) -> Any:
@@ -34,12 +34,12 @@ def room_for(state: TrainState, members: tuple[int, ...], streams: int) -> Any:
 
 
 def cut(stored: Any, like: TrainState, batch: int) -> TrainState:
-    """A state from the host on the devices, to the bit.
+    """Puts a stored state on the devices, bit for bit.
 
     Args:
-      stored: of `room_for`, filled, with as many members as `like` has.
-      like: has the places and the shapes.
-      batch: streams of the batch; those beyond pad it, here as there.
+      stored: the buffers of `room_for`, filled, with as many members as `like`.
+      like: gives the shardings and the shapes.
+      batch: streams of the batch; in both states, any surplus is padding.
     """
     axis = like.step.ndim
 
@@ -54,5 +54,5 @@ def cut(stored: Any, like: TrainState, batch: int) -> TrainState:
 
     rnn_state = jax.tree.map(streams, stored.rnn_state, like.rnn_state)
     state = jax.tree.map(put, dataclasses.replace(stored, rnn_state=rnn_state), like)
-    # Under jit, so that keys that are spread over hosts stay so.
+    # Under jit, so that keys that are spread over hosts stay spread.
     return dataclasses.replace(state, key=jax.jit(jax.random.wrap_key_data)(state.key))

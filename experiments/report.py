@@ -14,7 +14,7 @@ from experiments.workdir import Workdir, write_text
 
 TAKES = "RUN..."
 
-flags.DEFINE_string("page", "report.html", "file for the comparison, with its figures inside")
+flags.DEFINE_string("page", "report.html", "HTML file for the comparison, figures included")
 
 
 def main(*runs: str) -> None:
@@ -27,25 +27,25 @@ def main(*runs: str) -> None:
     except (ValueError, OSError) as error:
         fail(error)
     except ImportError:
-        fail("the page has figures, which matplotlib draws: pip install 'zaremba-jax[plots]'")
+        fail("the page's figures need matplotlib: pip install 'zaremba-jax[plots]'")
     console = Terminal()
     print_comparison(console, lines)
     console.print(f"the page is {FLAGS.page}", soft_wrap=True)
 
 
 def check_page(page: Path) -> None:
-    """Refuses to replace what is no page of this program.
+    """Refuses to overwrite a file that is not a page of this program.
 
     Raises:
-      ValueError: the file is there and something else.
+      ValueError: the file exists and is something else.
       OSError: it cannot be read, or is a folder.
     """
     if page.exists() and TITLE not in page.read_text(encoding="utf-8", errors="replace"):
-        raise ValueError(f"--page={page}: is there, and no page of this program; name another")
+        raise ValueError(f"--page={page}: exists and is not a page of this program; name another")
 
 
 def named(runs: Sequence[str]) -> dict[str, str]:
-    """The runs by the names of their folders, where these tell them apart."""
+    """The runs by the names of their folders, or by their paths if the names are not unique."""
     runs = list(dict.fromkeys(runs))
     short = [Path(path).resolve().name for path in runs]
     return dict(zip(short if len(set(short)) == len(short) else runs, runs, strict=True))

@@ -44,21 +44,21 @@ from zaremba_jax.ensemble import MEMBER, make_mesh
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(member_flags)
 flags.DEFINE_list(
-    "rows", list(PAPER_PERPLEXITIES), "models to train, with commas; none: write the table alone"
+    "rows", list(PAPER_PERPLEXITIES), "models to train, comma-separated; none: only the table"
 )
 flags.DEFINE_integer(
     "seeds",
     None,
-    "models for the mean of single ones; the larger of it and --members is trained",
+    "models for the mean of single ones; the larger of this and --members is trained",
     lower_bound=1,
 )
 flags.DEFINE_string(
-    "results", str(Path(__file__).parent / "results"), "folder of the records and of the table"
+    "results", str(Path(__file__).parent / "results"), "folder of the records and the table"
 )
 
 
 def main() -> None:
-    """Trains what the records lack, averages what there is, and keeps the table up to date."""
+    """Trains what the records lack, averages the models there are, and updates the table."""
     try:
         rows = asked_rows()
         sizes = [sizes_of(config) for config in rows]
@@ -70,11 +70,11 @@ def main() -> None:
             corpus = load_corpus(config)
             for _ in train_row(config, corpus, mesh, folder, results, console):
                 write_mixtures(results, config, mix(config, corpus, folder, averaged))
-                report(results, Console(quiet=True))  # it prints at the end
+                report(results, Console(quiet=True))  # printed once, at the end
         report(results, console)
     except (ValueError, OSError) as error:
         fail(error)
-    console.print(f"all of it is in {results}", soft_wrap=True)
+    console.print(f"all results are in {results}", soft_wrap=True)
 
 
 def train_row(
@@ -85,18 +85,18 @@ def train_row(
     results: Path,
     console: Console,
 ) -> Iterator[None]:
-    """Trains and records the models of a configuration that there is no record of.
+    """Trains and records the models of a configuration that have no record yet.
 
-    Stops before the first, and after each.
+    Yields before the first job, and after each.
     """
     seeds, records = asked_models(config), read_records(results)
     at_most = at_once_on(mesh, config, corpus, seeds) * mesh.shape[MEMBER]
     jobs = jobs_left(config, seeds, records, folder, at_most)
     if jobs and (unmixed := recorded_alone(config, seeds, records, folder)):
         console.print(
-            f"{model_name(config)}: no average will have seed {', '.join(map(str, unmixed))}:"
-            f" recorded, but its nats a token are not in {folder}; remove that record to train it"
-            " here",
+            f"{model_name(config)}: no average will include seed {', '.join(map(str, unmixed))}:"
+            f" recorded, but its nats per token are not in {folder}; remove that record to train"
+            " it here",
             soft_wrap=True,
         )
     yield
@@ -106,7 +106,7 @@ def train_row(
         run = open_job(job, corpus, mesh, workdir, console)
         try:
             train_while_finite(run, workdir, console)
-        except NonFiniteLossError as error:  # of one model; an ensemble goes on without it
+        except NonFiniteLossError as error:  # of one model, or of an ensemble's last
             console.print(f"left out: {error}", soft_wrap=True)
             record_lost(job, str(error), workdir, results)
         else:
@@ -116,12 +116,12 @@ def train_row(
 
 
 def open_job(job: Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Console) -> Run:
-    """The job before its first window, or where its folder has it.
+    """The run of a job, as far as its folder has it.
 
     Raises:
       ValueError: the folder holds another run, or its checkpoints are damaged.
     """
-    # A run of one model has one process's devices, an ensemble of one those of all.
+    # A run of one model uses one process's devices; an ensemble of one uses those of all.
     more = {"members": job.count} if job.count > 1 or jax.process_count() > 1 else {}
     workdir.check(job.config, **more)
     if not more:
@@ -131,7 +131,7 @@ def open_job(job: Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Co
 
 
 def asked_rows() -> list[Config]:
-    """The configurations of `--rows`, with what other flags change in them.
+    """The configurations named by `--rows`, with the changes of the other flags.
 
     Raises:
       ValueError: the flags do not go together.
@@ -155,7 +155,7 @@ def asked_models(config: Config) -> int:
 
 
 def sizes_of(config: Config) -> list[int]:
-    """How many models of a configuration to average: those of the paper, and those asked for.
+    """The numbers of models to average: the paper's for a configuration, and those requested.
 
     Raises:
       ValueError: the flags do not go together.
@@ -165,7 +165,7 @@ def sizes_of(config: Config) -> list[int]:
 
 
 def report(results: Path, console: Console) -> None:
-    """Writes the table of all records, and its picture; prints what was run."""
+    """Writes the table of all records and its picture; prints what was run."""
     records = read_records(results)
     models = {model_name(r.model): r.model for r in records}
     found = {name: read_mixtures(results, model) for name, model in models.items()}

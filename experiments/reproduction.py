@@ -1,4 +1,4 @@
-"""Runs that a table is made of: what is left to train, how it is recorded, how it is averaged."""
+"""The runs behind a table: what is left to train, how it is recorded, how it is averaged."""
 
 import dataclasses
 import json
@@ -22,11 +22,11 @@ from zaremba_jax.corpus import Corpus
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Models of one configuration that are trained together, seeds one after another.
+    """Models of one configuration, with consecutive seeds, that are trained together.
 
     Attributes:
       config: theirs, with the first seed.
-      count: how many they are.
+      count: the number of models.
     """
 
     config: Config
@@ -34,30 +34,30 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the folder that it runs in, and of its record."""
+        """The name of the folder that it runs in, and of its record."""
         first, last = self.seeds[0], self.seeds[-1]
         seeds = f"seed{first}" if self.count == 1 else f"seeds{first}-{last}"
         return f"{model_name(self.config)}-{seeds}"
 
     @property
     def seeds(self) -> range:
-        """Of its models."""
+        """The seeds of its models."""
         return range(self.config.seed, self.config.seed + self.count)
 
 
 def jobs_left(
     config: Config, seeds: int, records: list[Record], folder: Path, at_most: int
 ) -> list[Job]:
-    """What is left to train of so many models with seeds from that of `config` on.
+    """The jobs left to train, of models with consecutive seeds from that of `config`.
 
-    First what was begun, whose models stay together.
+    Jobs already begun come first, and their models stay together.
 
     Args:
       config: of the models.
-      seeds: how many.
-      records: of what is finished.
+      seeds: how many models.
+      records: of finished runs.
       folder: where jobs run.
-      at_most: how many are trained together.
+      at_most: the most models of a new job.
     """
     left = set(range(config.seed, config.seed + seeds)) - held_seeds(config, records)
     begun = []
@@ -84,14 +84,14 @@ def jobs_begun(config: Config, folder: Path) -> list[Job]:
 
 
 def held_seeds(config: Config, records: list[Record]) -> set[int]:
-    """The seeds of a configuration that there are records of, those that diverged included."""
+    """The seeds of a configuration that have records, including those that diverged."""
     return {seed for r in records if r.model == model_of(config) for seed in r.seeds}
 
 
 def recorded_alone(config: Config, seeds: int, records: list[Record], folder: Path) -> list[int]:
-    """The seeds that are recorded with figures, but of whose nats `mix` finds none.
+    """The seeds with recorded perplexities but without nats that `mix` could average.
 
-    Arguments as of `jobs_left`.
+    Arguments as for `jobs_left`.
     """
     wanted = range(config.seed, config.seed + seeds)
     recorded = {seed for r in records if r.model == model_of(config) for seed in r.perplexities}
@@ -99,7 +99,7 @@ def recorded_alone(config: Config, seeds: int, records: list[Record], folder: Pa
 
 
 def record_job(run: Run, workdir: Workdir, results: Path) -> None:
-    """Evaluates a job that is trained and leaves its record in a folder of its own.
+    """Evaluates a trained job and writes its record to a folder of its own in `results`.
 
     The models, and the nats of every token for `mix`, stay in the working directory.
     """
@@ -119,16 +119,16 @@ def record_job(run: Run, workdir: Workdir, results: Path) -> None:
 
 
 def record_lost(job: Job, reason: str, workdir: Workdir, results: Path) -> None:
-    """Leaves the record of a job of one model that diverged, without figures.
+    """Records that all models of a job diverged, without perplexities.
 
-    It would diverge again, and is not trained again.
+    They would diverge again, and are not trained again.
     """
-    lost = [{"seed": job.config.seed, "excluded": reason}]
+    lost = [{"seed": seed, "excluded": reason} for seed in job.seeds]
     _leave_record(workdir, results, {"members": lost, **environment()})
 
 
 def _leave_record(workdir: Workdir, results: Path, summary: dict[str, Any]) -> None:
-    if jax.process_index() > 0:  # of several hosts, the first writes
+    if jax.process_index() > 0:  # of several hosts, only the first writes
         return
     record = Workdir(results / workdir.path.name)
     record.path.mkdir(parents=True, exist_ok=True)
@@ -138,11 +138,11 @@ def _leave_record(workdir: Workdir, results: Path, summary: dict[str, Any]) -> N
 
 
 def read_nll(config: Config, folder: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Nats of every token, validation and test, of the models of a configuration, by their seed.
+    """Validation and test nats of every token, for the models of a configuration, by seed.
 
     Args:
       config: of the models, whatever its seed.
-      folder: holds a folder a job.
+      folder: holds one folder per job.
 
     Raises:
       ValueError: a file is damaged.
@@ -155,8 +155,8 @@ def read_nll(config: Config, folder: Path) -> dict[int, tuple[np.ndarray, np.nda
                 found |= dict(zip(arrays["seeds"].tolist(), pairs, strict=True))
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"{path}: is damaged ({error}); remove it, and the record of that run to evaluate"
-                " it again"
+                f"{path}: is damaged ({error}); remove it, and also the record of that run to"
+                " evaluate it again"
             ) from None
     return found
 
@@ -166,12 +166,12 @@ def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[
 
     Args:
       config: of the models.
-      corpus: which they were evaluated on.
-      folder: holds a folder a job.
-      sizes: how many to average, as far as there are so many.
+      corpus: the texts they were evaluated on.
+      folder: holds one folder per job.
+      sizes: how many to average, as far as there are that many.
 
     Returns:
-      What `summarize_mixtures` makes, and the seeds; None where there are not two models.
+      The record by `summarize_mixtures`, with the seeds; None if there are fewer than two models.
 
     Raises:
       ValueError: a file is damaged.
@@ -186,12 +186,12 @@ def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[
 
 
 def mixtures_path(results: Path, config: Config) -> Path:
-    """Where the record of `mix` lies."""
+    """The path of the record of `mix`."""
     return results / f"{model_name(config)}-mixtures.json"
 
 
 def read_mixtures(results: Path, config: Config) -> dict[str, Any] | None:
-    """The record of `mix` that lies in a folder, if there is one.
+    """The record of `mix` in a folder, if there is one.
 
     Raises:
       ValueError: it is damaged.
@@ -200,11 +200,11 @@ def read_mixtures(results: Path, config: Config) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text()) if path.exists() else None
     except ValueError as error:
-        raise ValueError(f"{path}: is damaged ({error}); remove it to make it again") from None
+        raise ValueError(f"{path}: is damaged ({error}); remove it to have it rewritten") from None
 
 
 def write_mixtures(results: Path, config: Config, mixtures: dict[str, Any] | None) -> None:
-    """Keeps a record of `mix`, unless there is one of more models."""
+    """Writes a record of `mix`, unless there is already one of more models."""
     held = read_mixtures(results, config)
     if mixtures and (held is None or len(mixtures["seeds"]) >= len(held["seeds"])):
         write_json(mixtures_path(results, config), mixtures)

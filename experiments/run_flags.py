@@ -1,4 +1,4 @@
-"""What the programs that train share: settings, text, folder, devices, and how they end."""
+"""What the training programs share: settings, text, folder, devices, and how they end."""
 
 import dataclasses
 import hashlib
@@ -41,15 +41,17 @@ _CLUSTER = "cluster"
 command_line.define_config_flags()
 flags.DEFINE_string("data_dir", None, "folder with a published corpus (default: download)")
 for split in TEXT_FILES:
-    flags.DEFINE_string(split, None, "your own text: files or globs, with commas; give all three")
+    flags.DEFINE_string(
+        split, None, "your own text: files or globs, comma-separated; all three are required"
+    )
 flags.DEFINE_string(
     "cache_dir", None, "folder for downloaded and encoded texts (default: the user's cache)"
 )
 flags.DEFINE_bool(
-    "resident", None, "keep the whole training text on the device (default: where it fits)"
+    "resident", None, "keep the whole training text on the device (default: if it fits)"
 )
-flags.DEFINE_string("workdir", None, "folder of the run (default: runs/, by the configuration)")
-flags.DEFINE_integer("chunk", 20, "windows between two looks of the host", lower_bound=1)
+flags.DEFINE_string("workdir", None, "folder of the run (default: in runs/, by the settings)")
+flags.DEFINE_integer("chunk", 20, "windows trained between checks by the host", lower_bound=1)
 flags.DEFINE_float("checkpoint_minutes", 10, "save this often within an epoch", lower_bound=0)
 flags.DEFINE_bool("tensorboard", False, "write curves and gates for TensorBoard")
 flags.DEFINE_integer(
@@ -58,17 +60,17 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "coordinator_address",
     None,
-    f"HOST:PORT of process 0, for a run on several hosts; or {_CLUSTER}: ask the cluster",
+    f"HOST:PORT of process 0, for a run on several hosts; {_CLUSTER}: ask the cluster",
 )
-flags.DEFINE_integer("num_processes", None, "processes of the run", lower_bound=1)
-flags.DEFINE_integer("process_id", None, "which of them this is, from 0", lower_bound=0)
+flags.DEFINE_integer("num_processes", None, "number of processes of the run", lower_bound=1)
+flags.DEFINE_integer("process_id", None, "which process this is, from 0", lower_bound=0)
 
 
 def join_hosts() -> Console:
-    """Joins the other processes of the run, if there are any; before anything asks for a device.
+    """Joins the run's other processes, if any; to be called before anything uses a device.
 
     Returns:
-      The console, which says nothing but on process 0.
+      The console, which is silent except on process 0.
 
     Raises:
       ValueError: the flags do not go together.
@@ -78,12 +80,15 @@ def join_hosts() -> Console:
         raise ValueError("--num_processes, --process_id: give --coordinator_address=HOST:PORT too")
     if address == _CLUSTER:
         if numbers != (None, None):
-            raise ValueError(f"--coordinator_address={_CLUSTER}: knows the processes; give no more")
+            raise ValueError(
+                f"--coordinator_address={_CLUSTER}: the cluster numbers the processes; leave out"
+                " --num_processes and --process_id"
+            )
         try:
             jax.distributed.initialize()
         except ValueError:
             raise ValueError(
-                f"--coordinator_address={_CLUSTER}: no cluster that jax knows has started this"
+                f"--coordinator_address={_CLUSTER}: no cluster known to jax started this"
                 " process; give HOST:PORT, --num_processes and --process_id"
             ) from None
     elif address is not None:
@@ -93,8 +98,7 @@ def join_hosts() -> Console:
         count, place = numbers
         if count is None or place is None or place >= count:
             raise ValueError(
-                f"--coordinator_address={address}: needs --num_processes and, below it,"
-                " --process_id"
+                f"--coordinator_address={address}: needs --num_processes and a lower --process_id"
             )
         _check_address(host, int(port), place)
         jax.distributed.initialize(address, count, place)
@@ -102,10 +106,10 @@ def join_hosts() -> Console:
 
 
 def _check_address(host: str, port: int, place: int) -> None:
-    """Refuses what ends in a crash, or after minutes, once jax is given it.
+    """Refuses an address that would crash jax, or that it would only reject after minutes.
 
     Raises:
-      ValueError: the host is not known, or of process 0 the port is not free.
+      ValueError: the host is unknown or, on process 0, the port is not free.
     """
     try:
         socket.getaddrinfo(host.strip("[]"), port)
@@ -114,20 +118,20 @@ def _check_address(host: str, port: int, place: int) -> None:
     except (OSError, OverflowError) as error:
         raise ValueError(
             f"--coordinator_address={host}:{port}: {error}; give the host of process 0 and a free"
-            " port of it"
+            " port on it"
         ) from None
 
 
 def configure(**more: object) -> tuple[Config, Workdir]:
-    """The configuration and the working directory that the flags ask for.
+    """The configuration and the working directory that the flags specify.
 
     Args:
-      more: settings that a program has beside the configuration's and that the default
-        directory is named after too.
+      more: settings of a program besides the configuration's; the default directory is
+        named after them too.
 
     Raises:
       ValueError: the flags do not go together, or the directory holds another run.
-      NotADirectoryError: as of `Workdir.check`.
+      NotADirectoryError: as for `Workdir.check`.
     """
     config, changes = config_from_flags()
     config = with_text(config, changes)
@@ -138,11 +142,11 @@ def configure(**more: object) -> tuple[Config, Workdir]:
 
 
 def with_text(config: Config, changes: dict[str, int | float | str]) -> Config:
-    """The configuration with what the flags beside it say of the text, once they are checked.
+    """Checks the other flags that concern the text, and completes the configuration with them.
 
     Args:
       config: with the flags' settings.
-      changes: those settings; `corpus` is added where other flags name the text.
+      changes: those settings; `corpus` is added if other flags name the text.
 
     Raises:
       ValueError: the flags do not go together.
@@ -155,7 +159,7 @@ def with_text(config: Config, changes: dict[str, int | float | str]) -> Config:
             raise ValueError("--train_file, --valid_file and --test_file go together: give all")
         if changes.setdefault("corpus", "files") != "files":
             raise ValueError(
-                f"--train_file: is your own text, and this run reads {config.corpus}; leave out"
+                f"--train_file: is your own text, but this run reads {config.corpus}; leave out"
                 " --train_file or --corpus"
             )
         config = override(config, corpus="files")
@@ -163,17 +167,17 @@ def with_text(config: Config, changes: dict[str, int | float | str]) -> Config:
         raise ValueError("--corpus=files: give --train_file, --valid_file and --test_file")
     if FLAGS.data_dir and config.corpus not in PUBLISHED:
         raise ValueError(
-            f"--data_dir={FLAGS.data_dir}: holds a published corpus, and this run reads"
+            f"--data_dir={FLAGS.data_dir}: holds a published corpus, but this run reads"
             f" {config.corpus}; add --corpus=ptb or another of them, or leave it out"
         )
     return _with_own_unit(config, changes)
 
 
 def _with_own_unit(config: Config, changes: dict[str, int | float | str]) -> Config:
-    """With the unit that a corpus is published in.
+    """The configuration with the unit of its corpus; a published one is read in one unit only.
 
     Raises:
-      ValueError: the flags ask for what the corpus has not.
+      ValueError: the flags request what the corpus does not have.
     """
     if config.corpus == "files":
         return config
@@ -202,7 +206,7 @@ def default_workdir(*parts: str) -> Workdir:
 
 
 def load_corpus(config: Config) -> Corpus:
-    """Reads, downloads or makes the text."""
+    """Reads, downloads or generates the text."""
     if config.corpus == "toy":
         return toy_corpus()
     limits = config.vocab_size, config.min_count
@@ -216,14 +220,14 @@ def load_corpus(config: Config) -> Corpus:
 def with_kernel(
     config: Config, corpus: Corpus, workdir: Workdir, console: Console, members: int = 1
 ) -> tuple[Config, dict[str, Any]]:
-    """The configuration with the kernel that is taken, and how that was found.
+    """The configuration, with the chosen kernel in place of `auto`, and how it was chosen.
 
     Args:
-      config: as asked for.
-      corpus: what is read.
+      config: as requested.
+      corpus: the texts.
       workdir: where the run keeps its choice.
-      console: takes a line for what is not as asked.
-      members: that a device trains together.
+      console: gets a line for what was chosen or left out.
+      members: models that a device trains together.
     """
     asked = config.compute.kernel
     shapes = shapes_here(
@@ -237,10 +241,10 @@ def with_kernel(
 
 
 def open_run(config: Config, corpus: Corpus, workdir: Workdir, console: Console) -> Run:
-    """The run of one model that the flags ask for, where its folder has it.
+    """The run of one model that the flags specify, as far as its folder has it.
 
     Raises:
-      ValueError: the flags do not go together, or not with the folder or the text.
+      ValueError: the flags do not go together, or do not fit the folder or the text.
     """
     taken, kernel = with_kernel(config, corpus, workdir, console)
     run = new_run(taken, corpus, FLAGS.data_parallel, FLAGS.resident)
@@ -248,17 +252,18 @@ def open_run(config: Config, corpus: Corpus, workdir: Workdir, console: Console)
 
 
 def begin(run: RunT, workdir: Workdir, config: Config, console: Console, **more: Any) -> RunT:
-    """The run where its folder has it, which no other process may go on with from now on.
+    """The run as far as its folder has it; locks the folder against other processes.
 
     Args:
       run: before its first window, with the kernel that was chosen.
-      workdir: its folder, which is made where it is missing.
-      config: as asked for.
-      console: takes what there is to say.
-      more: what the folder keeps beside the configuration.
+      workdir: its folder, created if it is missing.
+      config: as requested.
+      console: gets the messages.
+      more: what the folder keeps besides the configuration.
 
     Raises:
-      ValueError: another process has it, or its checkpoints are damaged or of another run.
+      ValueError: another process holds the folder, or its checkpoints are damaged or of
+        another run.
     """
     workdir.hold()
     run = resume(run, workdir, console)
@@ -270,7 +275,7 @@ def begin(run: RunT, workdir: Workdir, config: Config, console: Console, **more:
 
 
 def train_to_the_end(run: Run, workdir: Workdir, console: Console) -> None:
-    """Trains as the flags say; a signal or a loss that is not finite ends the program."""
+    """Trains as the flags say; ends the program on a signal or if training diverges."""
     try:
         train_while_finite(run, workdir, console)
     except NonFiniteLossError as error:
@@ -278,10 +283,10 @@ def train_to_the_end(run: Run, workdir: Workdir, console: Console) -> None:
 
 
 def train_while_finite(run: Run, workdir: Workdir, console: Console) -> None:
-    """Trains as the flags say; a signal ends the program.
+    """Trains as the flags say; ends the program on a signal or if a file cannot be written.
 
     Raises:
-      NonFiniteLossError: as of `train`.
+      NonFiniteLossError: as for `train`.
     """
     try:
         with Board(workdir.tensorboard, run.step) if FLAGS.tensorboard else nullcontext() as board:

@@ -1,4 +1,4 @@
-"""Scores a text by trained models: `python -m experiments.score --workdir=runs/small FILE`."""
+"""Scores a text with trained models: `python -m experiments.score --workdir=runs/small FILE`."""
 
 import functools
 import math
@@ -44,25 +44,25 @@ _NEEDS = {
 }
 
 flags.DEFINE_list(
-    "workdir", None, "finished runs, ensembles or .safetensors files; of several, their mixture"
+    "workdir", None, "finished runs, ensembles or .safetensors files; several are averaged"
 )
-flags.DEFINE_string("scores", None, "file for log probabilities, its name ending in .jsonl or .tsv")
-flags.DEFINE_enum("each", "sentence", ["sentence", "token"], "what has a line in it")
-flags.DEFINE_bool("independent", False, "read each line on its own, as those of an n-best list")
-flags.DEFINE_enum("dynamic", None, ["sgd", "rms"], "go on learning from the text, by this rule")
-flags.DEFINE_float("dynamic_rate", None, "learning rate (default: 0.3 of sgd, 4e-4 of rms)")
+flags.DEFINE_string("scores", None, "file for log probabilities, ending in .jsonl or .tsv")
+flags.DEFINE_enum("each", "sentence", ["sentence", "token"], "what each line of --scores holds")
+flags.DEFINE_bool("independent", False, "score each line on its own, as in an n-best list")
+flags.DEFINE_enum("dynamic", None, ["sgd", "rms"], "keep learning from the text, by this rule")
+flags.DEFINE_float("dynamic_rate", None, "learning rate (default: 0.3 for sgd, 4e-4 for rms)")
 flags.DEFINE_float("dynamic_decay", 0.002, "part of the way back to the trained model, each step")
 flags.DEFINE_integer("dynamic_segment", 5, "tokens between two steps")
-flags.DEFINE_float("dynamic_epsilon", 4e-4, "of rms: bounds the steps where gradients are rare")
-flags.DEFINE_string("train_file", None, "training text, whose gradients the rule rms is scaled by")
-flags.DEFINE_integer("cache_window", 0, "places that a neural cache keeps; 0: no cache")
-flags.DEFINE_float("cache_theta", 0.6, "how much nearer places of the cache count more")
-flags.DEFINE_float("cache_weight", 0.1, "of the cache beside the model")
+flags.DEFINE_float("dynamic_epsilon", 4e-4, "for rms: bounds the steps where gradients are rare")
+flags.DEFINE_string("train_file", None, "for rms: training text, whose gradients scale the steps")
+flags.DEFINE_integer("cache_window", 0, "positions that a neural cache keeps; 0: no cache")
+flags.DEFINE_float("cache_theta", 0.6, "how strongly the cache prefers similar states")
+flags.DEFINE_float("cache_weight", 0.1, "share of the cache in the probability")
 flags.mark_flag_as_required("workdir")
 
 
 def main(file: str) -> None:
-    """Reads a text by the models, prints its perplexity, and writes what each part of it got."""
+    """Scores a text with the models, prints its perplexity, and writes the scores of its parts."""
     try:
         scores = scores_path(file)
         make_reader = reader_from_flags()
@@ -82,11 +82,11 @@ def main(file: str) -> None:
 
 
 def scores_path(file: str) -> Path | None:
-    """Where `--scores` go, if they are to be written.
+    """The path for `--scores`, if it is given.
 
     Raises:
-      ValueError: the name has another ending, or is that of a folder, or of a text that is read.
-      FileNotFoundError: such a text is not there.
+      ValueError: the name has another ending, or is that of a folder or of a text that is read.
+      FileNotFoundError: such a text does not exist.
     """
     if FLAGS.scores is None:
         return None
@@ -103,17 +103,17 @@ def scores_path(file: str) -> Path | None:
 
 
 def reader_from_flags() -> Callable[[list[Model]], Reader]:
-    """What makes, for models, the function that reads a text by one of them.
+    """A function from the models to a `Reader`, which reads a text by one of them.
 
     Raises:
       ValueError: the flags do not go together, or a value is outside its limits.
     """
     for name, other in _NEEDS.items():
         if FLAGS[name].present and not FLAGS[other].value:
-            raise ValueError(f"--{name}: means nothing without --{other}; give that too")
+            raise ValueError(f"--{name}: has no effect without --{other}; give that too")
     for name in _OF_RMS:
         if FLAGS[name].present and FLAGS.dynamic != "rms":
-            raise ValueError(f"--{name}: means nothing without --dynamic=rms; give that too")
+            raise ValueError(f"--{name}: has no effect without --dynamic=rms; give that too")
     if FLAGS.dynamic is not None and FLAGS.cache_window:
         raise ValueError("--dynamic, --cache_window: give one of the two")
     if FLAGS.independent and (FLAGS.dynamic is not None or FLAGS.cache_window):
@@ -137,15 +137,15 @@ def reader_from_flags() -> Callable[[list[Model]], Reader]:
         epsilon=FLAGS.dynamic_epsilon,
     )
     if dynamic.rule == "rms" and FLAGS.train_file is None:
-        raise ValueError("--dynamic=rms: give the training text with --train_file, or take sgd")
+        raise ValueError("--dynamic=rms: give the training text with --train_file, or use sgd")
     return functools.partial(dynamic_reader, dynamic)
 
 
 def dynamic_reader(dynamic: DynamicConfig, models: list[Model]) -> Reader:
-    """Dynamic evaluation, for the rule rms with the gradients of `--train_file`.
+    """Dynamic evaluation; the rule rms takes the gradients of `--train_file`.
 
     Raises:
-      ValueError: that is too short, or cannot be read.
+      ValueError: that file is too short, or cannot be read.
     """
     train = None
     if dynamic.rule == "rms":
@@ -171,10 +171,10 @@ def _read(nll: Callable[..., np.ndarray], model: Model, ids: np.ndarray) -> np.n
 
 
 def check_scores(file: str, nll: np.ndarray) -> None:
-    """Refuses the scores of a model that broke, as one does that learns too fast.
+    """Refuses the scores of a broken model, such as one that learned too fast.
 
     Raises:
-      ValueError: one is not finite, or they are too many nats for a perplexity.
+      ValueError: a score, or the perplexity, is not finite.
     """
     with np.errstate(over="ignore"):
         found = perplexity(nll)
@@ -182,24 +182,24 @@ def check_scores(file: str, nll: np.ndarray) -> None:
         remedy = (
             "name another model"
             if FLAGS.dynamic is None
-            else "try a lower --dynamic_rate or, of rms, a higher --dynamic_epsilon"
+            else "try a lower --dynamic_rate or, for rms, a higher --dynamic_epsilon"
         )
         raise ValueError(f"{file}: a perplexity of {found}, the scores are not finite; {remedy}")
 
 
 def report(file: str, models: list[Model], text: Text, nll: np.ndarray) -> None:
-    """Prints the perplexity, and what was unknown."""
+    """Prints the perplexity and the unknown tokens."""
     scored = nll[~np.isnan(nll)]
     noun, unknown = NOUNS[models[0].vocabulary.unit], sum(text.unknown.values())
-    bits = "" if noun == "word" else f", {math.log2(perplexity(scored)):.3f} bits a {noun}"
+    bits = "" if noun == "word" else f", {math.log2(perplexity(scored)):.3f} bits per {noun}"
     averaged = "" if len(models) == 1 else f", {len(models)} models averaged"
     print(
-        f"{file}: perplexity {perplexity(scored):.2f}, {scored.mean():.4f} nats a token"
+        f"{file}: perplexity {perplexity(scored):.2f}, {scored.mean():.4f} nats per token"
         f"{bits}, {len(scored):,} tokens in {len(text.read):,} lines{averaged}"
     )
     if unknown:
         print(
-            f"read as {UNK}, since no {noun}s of the model: {unknown:,} tokens,"
+            f"{noun}s unknown to the model, read as {UNK}: {unknown:,} tokens,"
             f" {len(text.unknown):,} different: {named(text.unknown)}"
         )
 

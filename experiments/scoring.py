@@ -1,4 +1,4 @@
-"""What models give to the tokens of a text: its records, by sentence or by token."""
+"""Probabilities that models give a text, and their records by sentence or by token."""
 
 import dataclasses
 import functools
@@ -28,11 +28,11 @@ _ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-    """A text, a sentence a line, as a vocabulary has it.
+    """A text of one sentence per line, in terms of a vocabulary.
 
-    `read` has the lines, with their ends where the vocabulary has line ends, and a
-    character for a byte. Tokens become strings only as they are asked for: those of a whole
-    text take many times its room.
+    `read` has the lines, with their ends if the vocabulary has line ends; bytes are one
+    character each. Tokens become strings only on demand: those of a whole text take many
+    times its memory.
     """
 
     read: list[str]
@@ -40,7 +40,7 @@ class Text:
 
     @property
     def lines(self) -> list[str]:
-        """Each as it is written, without its end."""
+        """The lines as they are written, without their ends."""
         plain = [line.removesuffix("\n") for line in self.read]
         if self.vocabulary.unit == "byte":
             return [line.encode("latin-1").decode(errors="replace") for line in plain]
@@ -48,18 +48,18 @@ class Text:
 
     @property
     def tokens(self) -> Iterator[list[str]]:
-        """Those of each line."""
+        """The tokens of each line."""
         unit = "word" if self.vocabulary.unit == "word" else "char"
         return (split(line, unit) for line in self.read)
 
     @functools.cached_property
     def ids(self) -> list[np.ndarray]:
-        """Those of each line."""
+        """The ids of each line."""
         return list(map(self.vocabulary.encode, self.tokens))
 
     @functools.cached_property
     def unknown(self) -> dict[str, int]:
-        """How often what the vocabulary lacks occurs."""
+        """The tokens that the vocabulary lacks, and how often each occurs."""
         return unknown_tokens(self.vocabulary, itertools.chain.from_iterable(self.tokens))
 
     @property
@@ -69,26 +69,26 @@ class Text:
 
 
 def read_text(path: str | Path, model: Model, whole_lines: bool = False) -> Text:
-    """Reads a text file, or several that are named as `text_files.find_files` takes them.
+    """Reads a text file, or several, named as `text_files.find_files` takes them.
 
-    Their tokens are those that a run has which evaluates them: white space and line ends
-    count by characters and bytes. Only where the vocabulary can have no line ends, they
-    are left out.
+    The tokens are those of a run that evaluates the text: by characters and bytes, white
+    space and line ends count. Line ends are left out only if the vocabulary cannot have
+    them.
 
     Args:
-      path: of the file.
-      model: whose text is read the same.
-      whole_lines: the last line ends as the others do, whether the file has that or not.
+      path: names the file or files.
+      model: the text is read as the model's own was.
+      whole_lines: end the last line as the others, whether or not the file does.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: it is empty or, but for bytes, not UTF-8, or has tokens that the
-        vocabulary lacks, and that has no `<unk>`.
+      FileNotFoundError: there is no such file.
+      ValueError: it is empty, or is not UTF-8 (unless read by bytes), or has tokens that are
+        not in the vocabulary, which has no `<unk>`.
     """
     vocabulary = model.vocabulary
     content, noun = _content(path, model), NOUNS[vocabulary.unit]
     if not (content.strip() if noun == "word" else content):
-        raise ValueError(f"{path}: holds no {noun}s; give a text with one sentence a line")
+        raise ValueError(f"{path}: holds no {noun}s; give a text with one sentence per line")
     lines = re.findall("[^\n]*\n|[^\n]+", content)
     if whole_lines:
         lines[-1] = lines[-1].removesuffix("\n") + "\n"
@@ -97,7 +97,7 @@ def read_text(path: str | Path, model: Model, whole_lines: bool = False) -> Text
     text = Text(lines, vocabulary)
     if text.unknown and UNK not in vocabulary.words:
         raise ValueError(
-            f"{path}: {len(text.unknown)} {noun}s are not the model's, which has no"
+            f"{path}: {len(text.unknown)} {noun}s are not in the model's vocabulary, which has no"
             f" {UNK}: {named(text.unknown)}; replace them"
         )
     return text
@@ -113,27 +113,27 @@ def _content(path: str | Path, model: Model) -> str:
 
 
 def _has_ends(vocabulary: Vocabulary) -> bool:
-    """Whether line ends are tokens: also of characters where they are rare ones."""
+    """Whether line ends are tokens; by characters, possibly rare ones, read as `<unk>`."""
     rare = vocabulary.unit == "char" and UNK in vocabulary.words
     return rare or line_end(vocabulary) is not None
 
 
 def named(unknown: dict[str, int]) -> str:
-    """The tokens that are unknown, on one line even if they are line ends."""
+    """The unknown tokens, on one line even if they are line ends."""
     return listed({token.translate(_ESCAPES): count for token, count in unknown.items()})
 
 
 def stream_nll(models: list[Model], text: Text, read: Reader) -> np.ndarray:
-    """Nats of every token under the mixture of the models, which read on from line to line.
+    """Nats of every token under the mixture of the models, which read all lines as one stream.
 
-    The first token, which nothing predicts, has none (nan).
+    The first token, which nothing predicts, has none (NaN).
     """
     each = np.stack([read(model, text.stream) for model in models])
     return np.concatenate([[np.nan], mixture_nll(each)])
 
 
 def independent_nll(models: list[Model], text: Text) -> np.ndarray:
-    """The same, each line read on its own, after the end of another.
+    """The same, with each line read on its own, after the end of another.
 
     Raises:
       ValueError: the vocabulary has no line ends to begin after.
@@ -154,7 +154,7 @@ def independent_nll(models: list[Model], text: Text) -> np.ndarray:
 
 
 def records(text: Text, nll: np.ndarray, each: Each) -> list[dict[str, Any]]:
-    """A record a sentence or a token, with natural logarithms of probabilities."""
+    """One record per sentence or token, with natural logarithms of probabilities."""
     known = set(text.unknown)
     ends = np.cumsum([len(line) for line in text.ids])
     result = []
@@ -188,7 +188,7 @@ def records(text: Text, nll: np.ndarray, each: Each) -> list[dict[str, Any]]:
 
 
 def write_records(path: Path, found: list[dict[str, Any]]) -> None:
-    """Writes JSON lines or, where the path ends in `.tsv`, tab-separated values with a header."""
+    """Writes JSON lines or, if the path ends in `.tsv`, tab-separated values with a header."""
     if path.suffix == ".tsv":
         rows = [list(found[0]), *(list(record.values()) for record in found)]
         lines = ["\t".join(map(_cell, row)) for row in rows]

@@ -25,14 +25,14 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def summarize(run: Run, valid: np.ndarray, test: np.ndarray, mc_samples: int = 0) -> dict[str, Any]:
-    """Gathers the record of a run that is trained.
+    """Gathers the record of a trained run.
 
     Args:
       run: the run.
       valid: nats of every token of the validation text but the first, by `Run.nll`: one
         stream, state carried from the first token to the last.
-      test: those of the test text.
-      mc_samples: how often to draw for Monte Carlo dropout, over the same tokens; 0: not at all.
+      test: the same for the test text.
+      mc_samples: samples of Monte Carlo dropout, over the same tokens; 0: none.
     """
     config, corpus, params = run.config, run.corpus, run.params
     unused_key = jax.random.fold_in(run.state.key, run.state.step)  # of the step after the last
@@ -70,19 +70,19 @@ def summarize(run: Run, valid: np.ndarray, test: np.ndarray, mc_samples: int = 0
 
 
 def mean(figures: Sequence[float], digits: int = 1) -> str:
-    """The mean, with the standard deviation where there are several."""
+    """The mean, with the standard deviation if there are several figures."""
     spread = f" ± {statistics.stdev(figures):.{digits}f}" if len(figures) > 1 else ""
     return f"{statistics.mean(figures):.{digits}f}{spread}"
 
 
 def environment() -> dict[str, Any]:
-    """What the figures of a record depend on beside its configuration."""
+    """What the figures of a record depend on besides its configuration."""
     versions = {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
     return {"versions": versions, "device": device_name()}
 
 
 def device_name() -> str:
-    """The accelerator, or the CPU with the cores at hand."""
+    """The accelerator, or the CPU with its number of usable cores."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind
@@ -90,14 +90,14 @@ def device_name() -> str:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """The number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def paper_perplexity(config: Config, members: int = 1) -> tuple[float | None, float | None]:
-    """Validation and test figures, if the run is one of the paper's, on whatever seed."""
+    """The paper's validation and test figures for this model, whatever its seed, if any."""
     preset = PRESETS[config.name]
     if dataclasses.replace(config, seed=preset.seed, compute=preset.compute) != preset:
         return None, None
@@ -105,7 +105,7 @@ def paper_perplexity(config: Config, members: int = 1) -> tuple[float | None, fl
 
 
 def print_table(console: Console, summary: dict[str, Any]) -> None:
-    """Prints the final perplexities, and what they are to be read against."""
+    """Prints the final perplexities, and the figures to compare them with."""
     table = Table(title=f"Perplexity: {summary['corpus']}, {summary['name']}")
     table.add_column("")
     table.add_column("validation", justify="right")
@@ -122,5 +122,5 @@ def print_table(console: Console, summary: dict[str, Any]) -> None:
             table.add_row(label, *("" if f is None else f"{f:.2f}" for f in figures))
     if (unit := summary["unit"]) != "word":
         bits = (f"{summary[name]:.3f}" for name in ("valid_bits", "test_bits"))
-        table.add_row(f"bits a {NOUNS[unit]}", *bits)
+        table.add_row(f"bits per {NOUNS[unit]}", *bits)
     console.print(table)

@@ -25,14 +25,14 @@ flags.adopt_module_key_flags(run_flags)
 flags.declare_key_flag("members")
 flags.declare_key_flag("members_at_once")
 flags.DEFINE_multi_string(
-    "vary", None, "NAME=VALUE,VALUE: a rate and what to try for it; once for each rate"
+    "vary", None, "NAME=VALUE,VALUE: a rate and the values to try; once for each rate"
 )
 
 Grid = dict[str, list[float]]
 
 
 def main() -> None:
-    """Trains all models side by side, and tells which setting validates best."""
+    """Trains all models side by side, and reports which setting validates best."""
     try:
         if FLAGS.sizes:
             raise ValueError("--sizes: a sweep averages no models; leave it out")
@@ -52,10 +52,11 @@ def main() -> None:
 
 
 def asked_grid(asked: list[str]) -> Grid:
-    """What `--vary` asks for: the values by the name of the setting.
+    """The values given by `--vary`, by name of the setting.
 
     Raises:
-      ValueError: it asks for nothing, or for what members of one program cannot differ in.
+      ValueError: none are given, they are malformed, or a setting is given twice or is one in
+        which members of one program cannot differ.
     """
     if not asked:
         raise ValueError("--vary: nothing to try; give --vary=dropout=0.3,0.5 or the like")
@@ -70,16 +71,16 @@ def asked_grid(asked: list[str]) -> Grid:
         try:
             grid[name] = [float(value) for value in values.split(",")]
         except ValueError:
-            raise ValueError(f"--vary={item}: give numbers with commas between them") from None
+            raise ValueError(f"--vary={item}: give numbers, separated by commas") from None
         if len(set(grid[name])) < len(grid[name]):
-            raise ValueError(f"--vary={item}: a value is there twice; name each once")
+            raise ValueError(f"--vary={item}: a value is given twice; give each once")
     return grid
 
 
 def rates() -> list[str]:
-    """The settings that members of one program can differ in.
+    """The settings in which members of one program can differ.
 
-    Not zoneout's: what it needs in evaluation is made for all members at once.
+    Zoneout's cannot: its masks for evaluation are shared by all members.
     """
     regularizers = PRESETS["quick"].regularizers
     return ["learning_rate"] + [
@@ -90,10 +91,10 @@ def rates() -> list[str]:
 
 
 def members_of_grid(config: Config, grid: Grid, seeds: int) -> list[Config]:
-    """A member for each combination and seed; the seeds of a combination follow each other.
+    """One member per combination and seed; the seeds of a combination are consecutive.
 
     Raises:
-      ValueError: a value is outside its limits, or there are not so many seeds.
+      ValueError: a value is outside its limits, or a seed would exceed the largest one.
     """
     return [
         member
@@ -105,14 +106,14 @@ def members_of_grid(config: Config, grid: Grid, seeds: int) -> list[Config]:
 def summarize_sweep(
     run: EnsembleRun, grid: Grid, seeds: int, valid: MemberNLL, test: MemberNLL
 ) -> dict[str, Any]:
-    """The record of a sweep: a line a combination, and which of them validates best.
+    """The record of a sweep: one line per combination, and which of them validates best.
 
     Args:
-      run: the sweep, trained.
+      run: the trained sweep.
       grid: what was tried.
       seeds: models of each combination.
-      valid: nats of every token of the validation text, by `EnsembleRun.nll`.
-      test: and of the test text.
+      valid: nats of every token of the validation text, from `EnsembleRun.nll`.
+      test: the same for the test text.
     """
     members = member_records(run, valid, test)
     lines = [
@@ -142,7 +143,7 @@ def summarize_sweep(
 
 
 def perplexities(line: dict[str, Any], split: str) -> list[float]:
-    """Of the models of a combination; none where one of them diverged."""
+    """The perplexities of a combination's models; empty if one of them diverged."""
     members = line["members"]
     if any(member["excluded"] for member in members):
         return []
@@ -150,7 +151,7 @@ def perplexities(line: dict[str, Any], split: str) -> list[float]:
 
 
 def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
-    """Writes the summary and the picture, prints the table and the best setting."""
+    """Writes the summary and the picture, and prints the table and the best setting."""
     write_json(workdir.summary, summary)
     table = Table(title=f"Perplexity: {summary['corpus']}, {summary['name']}")
     for title in (*summary["settings"][0]["setting"], "validation", "test"):
@@ -166,11 +167,11 @@ def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
                 reason = f"{setting} --seed={member['seed']}: {member['excluded']}"
                 console.print(reason, soft_wrap=True)
     if summary["best"] is None:
-        console.print("a model of every setting diverged; try lower rates")
+        console.print("every setting had a model that diverged; try lower rates")
     else:
         console.print(f"best by validation: {_as_flags(summary['best'])}", soft_wrap=True)
     draw(console, workdir.sweep, lambda figures, path: figures.draw_sweep(path, summary))
-    console.print(f"all of it is in {workdir.path}", soft_wrap=True)
+    console.print(f"all results are in {workdir.path}", soft_wrap=True)
 
 
 def _cell(figures: list[float]) -> str:

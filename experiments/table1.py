@@ -1,4 +1,4 @@
-"""The paper's table 1 as Markdown, its figures beside ours, from records alone."""
+"""The paper's table 1 as Markdown, its figures beside ours, made from records only."""
 
 import dataclasses
 import statistics
@@ -14,9 +14,10 @@ from experiments.records import Record, by_seed, model_name
 from experiments.summary import mean
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 
-# Test perplexity of single models: the docstring of ptb_word_lm.py in TensorFlow's tutorial; pull
-# request 2276 of tensorflow/models, where its block cell was measured; and, by others, issue 1057
-# there, the mean of ten runs (± 0.13), and issue 2505, an older and a newer version of the program.
+# Test perplexities of single models: from the docstring of ptb_word_lm.py in TensorFlow's
+# tutorial; from pull request 2276 of tensorflow/models, which measured its block cell; and, by
+# others, from issue 1057 there, the mean of ten runs (± 0.13), and issue 2505, an older and a
+# newer version of the program.
 TENSORFLOW = {
     "small": (115.91, 115.52),
     "medium": (82.07, 83.47, 83.81, 84.0, 85.7),
@@ -38,7 +39,7 @@ tensorflow/models."""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Line:
-    """One model, or so many of it averaged: ours, the paper's figures and TensorFlow's."""
+    """Single models, or averages of several: our figures, the paper's and TensorFlow's."""
 
     model: str
     averaged: int
@@ -71,7 +72,7 @@ _TITLES = {
 
 
 def table1(records: list[Record], mixtures: Mixtures) -> list[Line]:
-    """The lines of the table: all that are in the paper, and what else was averaged.
+    """The lines of the table: the paper's, and what else was averaged or run in bfloat16.
 
     Args:
       records: of finished runs.
@@ -85,7 +86,7 @@ def table1(records: list[Record], mixtures: Mixtures) -> list[Line]:
 
 
 def page(lines: list[Line], others: list[list[str]]) -> str:
-    """The table, and what other choices than those of the presets make of it, as Markdown.
+    """The table, and one of choices other than the presets', as Markdown.
 
     Args:
       lines: by `table1`.
@@ -101,7 +102,7 @@ def page(lines: list[Line], others: list[list[str]]) -> str:
 
 
 def print_page(console: Console, lines: list[Line], others: list[list[str]]) -> None:
-    """Prints what was run, with the paper's figures; arguments as of `page`."""
+    """Prints what was run, with the paper's figures; arguments as for `page`."""
     titles = ("model", "averaged", "validation", "paper", "test", "paper")
     run = [
         [x.model, str(x.averaged), x.valid, x.paper_valid, x.test, x.paper_test]
@@ -161,7 +162,7 @@ def _mixture(found: dict[str, Any] | None, seeds: list[int], own: list[Record]) 
 
 
 def _time(records: list[Record]) -> str:
-    """By the device, most recent last."""
+    """Training time by device, in the order of the records."""
     seconds: dict[str, float] = {}
     for record in records:
         device = record.summary["device"]
@@ -174,15 +175,15 @@ def _in_words(seconds: float) -> str:
 
 
 def _typical_seconds(record: Record) -> float:
-    """Of a run whose epochs had all taken their median."""
+    """The time of a run if each of its epochs had taken their median."""
     ends = np.array([0.0, *(line["seconds"] for line in record.history)])
     return len(record.history) * float(np.median(np.diff(ends)))
 
 
 def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
-    """Cells of the models that differ from a preset, each beside the preset.
+    """Table cells of the models that differ from a preset, compared with that preset.
 
-    Arguments as of `table1`.
+    Arguments as for `table1`.
     """
     others = {
         model_name(r.model): r.model
@@ -211,7 +212,7 @@ def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
 
 
 def _change(figures: list[float], base: list[float]) -> str:
-    """The difference of two means, with its standard error where `base` tells how seeds vary."""
+    """The difference of two means, with its standard error if `base` shows how seeds vary."""
     if not base:
         return ""
     difference = f"{statistics.mean(figures) - statistics.mean(base):+.1f}"

@@ -1,6 +1,6 @@
-"""Accelerators that need not be there: what a compiler makes of an epoch for each, and its floor.
+"""Accelerators that need not be present: an epoch compiled for each, and a floor on its time.
 
-The programs are compiled from shapes alone. Peak rates and bandwidths are the makers' figures.
+The programs are compiled from shapes only. Peak rates and bandwidths are the makers' figures.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from zaremba_jax.train import init_train_state, train_windows
 PTB_VOCABULARY = 10_000
 _PTB_TRAIN_TOKENS = 929_589
 
-# What XLA asks of a device that it cannot ask: CUDA's device properties of an H200 SXM.
+# What XLA would otherwise query from the device: CUDA's device properties of an H200 SXM.
 H200_PROPERTIES = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }
@@ -60,18 +60,18 @@ class MissingCompilerError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """One accelerator: how to compile for it, and what it can do at most.
+    """One accelerator: how to compile for it, and its peak performance.
 
     Attributes:
       name: as on the command line.
-      package: the module that brings the compiler.
-      requirement: what pip installs it by, jax's own version left open.
-      devices: makes the devices of a slice of so many.
-      compiler_options: pairs of XLA's options and their values.
-      peak_flops: operations a second of matrix products, by precision.
+      package: the module that contains the compiler.
+      requirement: what to pip-install for it, with jax's version left open.
+      devices: makes the devices of a slice of a given size.
+      compiler_options: pairs of an XLA option and its value.
+      peak_flops: operations per second in matrix products, by precision.
       memory_bytes: of a device.
-      memory_bandwidth: bytes a second between the chip and its memory.
-      on_chip_bytes: size of the memory on the chip that serves all of its units.
+      memory_bandwidth: bytes per second between the chip and its memory.
+      on_chip_bytes: size of the on-chip memory that all of the chip's units share.
       launch_seconds: from one kernel to the next that depends on it.
       scalar_kernels: whether arithmetic on a single number takes a kernel.
     """
@@ -90,16 +90,16 @@ class Target:
 
     @property
     def install_command(self) -> str:
-        """What installs its compiler beside the jax that runs."""
+        """The command that installs its compiler for the running jax."""
         return f"pip install {self.requirement.format(version=jax.__version__)}"
 
     @property
     def installed(self) -> bool:
-        """Whether its compiler is."""
+        """Whether its compiler is installed."""
         return importlib.util.find_spec(self.package) is not None
 
 
-# cloud.google.com/tpu/docs/v5e. A host has four chips; of those the compiler can take the first.
+# cloud.google.com/tpu/docs/v5e. A host has four chips; a single device is the first of them.
 _V5E_SLICES = {1: "2x2", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16"}
 _V5E_SLICES |= {256: "16x16"}
 
@@ -143,15 +143,15 @@ TARGETS = {
             package="jax_cuda12_plugin",
             requirement="jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version}",
             devices=_h200,
-            compiler_options=(("xla_gpu_autotune_level", "0"),),  # nothing to measure kernels on
+            compiler_options=(("xla_gpu_autotune_level", "0"),),  # no device to time kernels on
             # NVIDIA's H200 data sheet, SXM: 1,979 TFLOP/s in BFLOAT16 and 989 in TF32 with
-            # sparsity, half of it without; XLA multiplies float32 as TF32 by default.
+            # sparsity, half of that without; XLA multiplies float32 as TF32 by default.
             peak_flops={"bfloat16": 989.5e12, "float32": 494.5e12},
             memory_bytes=141 * 10**9,  # the same sheet: 141 GB
             memory_bandwidth=4.8e12,  # and 4.8 TB/s
             on_chip_bytes=50 * 2**20,  # NVIDIA's H100 white paper: L2 of 50 MB
             # Fitted: a step of small in bfloat16 on an H100 (results/benchmark-small-h100.json),
-            # less its roofline without launches, by its 353 kernels: 1.81 µs.
+            # less its roofline without launches, over its 353 kernels: 1.81 µs.
             launch_seconds=1.8e-6,
             scalar_kernels=True,
         ),
@@ -169,7 +169,7 @@ def devices_of(target: Target, count: int = 1) -> list[Any]:
 
     Raises:
       MissingCompilerError: its compiler is not installed.
-      ValueError: there is no slice of so many.
+      ValueError: there is no slice of that size.
     """
     if not target.installed:
         raise MissingCompilerError(
@@ -179,7 +179,7 @@ def devices_of(target: Target, count: int = 1) -> list[Any]:
 
 
 def compile_epoch(config: Config, target: Target) -> jax.stages.Compiled:
-    """`train.train_windows` over a whole epoch of the Penn Treebank, for one device of a target.
+    """Compiles `train.train_windows` over an epoch of the Penn Treebank for one device.
 
     Raises:
       MissingCompilerError: its compiler is not installed.
@@ -200,19 +200,19 @@ def compile_epoch(config: Config, target: Target) -> jax.stages.Compiled:
 
 
 def lowering_for(device: Any) -> AbstractContextManager[Any]:
-    """Tells a kernel of Pallas, which asks for it, what device its program is lowered for."""
+    """Tells Pallas kernels, which need to know, what device their program is lowered for."""
     return jax.sharding.use_abstract_mesh(Mesh(np.array([device]), ("device",)).abstract_mesh)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What became of an epoch.
+    """What a compiler makes of an epoch.
 
     Attributes:
-      forward_kernels: of a layer's loop over time, a time step; those of the worst layer.
-      backward_kernels: the same of its gradient.
-      largest_copy: bytes of the largest array written at a time step that is no product.
-      temporary_bytes: memory beside that of arguments and results.
+      forward_kernels: kernels per time step in a layer's loop over time, for the worst layer.
+      backward_kernels: the same for its gradient.
+      largest_copy: bytes of the largest array that a time step writes and that is no product.
+      temporary_bytes: memory beyond that of arguments and results.
       epoch_seconds: by `roofline_seconds`.
     """
 
@@ -231,7 +231,8 @@ def report(compiled: jax.stages.Compiled, target: Target) -> Report:
     def kernels_a_step(loop: hlo.Loop) -> float:
         kernels = program.kernels(loop.body, scalars=target.scalar_kernels)
         body = program.computations[loop.body]
-        steps = sum(bool(program.flops(kernel, body)) for kernel in kernels)  # a product each
+        # Each time step has one product.
+        steps = sum(bool(program.flops(kernel, body)) for kernel in kernels)
         return len(kernels) / steps
 
     forward, backward = (
@@ -248,20 +249,20 @@ def report(compiled: jax.stages.Compiled, target: Target) -> Report:
 
 
 def temporary_bytes(compiled: jax.stages.Compiled) -> int:
-    """Memory that a program needs beside that of its arguments and results."""
+    """Memory that a program needs beyond that of its arguments and results."""
     memory = compiled.memory_analysis()
     if memory is None:
-        raise ValueError("the compiler gives no account of the program's memory")
+        raise ValueError("the compiler does not report the program's memory")
     return memory.temp_size_in_bytes
 
 
 def is_backward(loop: hlo.Loop) -> bool:
-    """Whether a loop computes gradients: jax traced it as the transposition of another."""
+    """Whether a loop computes gradients: jax traced it as a transpose."""
     return "transpose(" in loop.source
 
 
 def time_loops(program: hlo.Program) -> list[hlo.Loop]:
-    """The loops over time steps: inside of the epoch's, with matrix products in them."""
+    """The loops over time steps: those inside the epoch's loop that have matrix products."""
     return [
         loop
         for loop in program.loops()
@@ -276,8 +277,8 @@ def time_loops(program: hlo.Program) -> list[hlo.Loop]:
 def largest_copy(program: hlo.Program, loop: hlo.Loop) -> int:
     """Bytes of the largest array that one pass of a loop writes and that is no product.
 
-    Wherever a matrix of weights is copied, padded, transposed or converted in a loop, this is
-    at least its size.
+    If a weight matrix is copied, padded, transposed or converted in the loop, this is at least
+    its size.
     """
     body = program.computations[loop.body]
     return max(
@@ -289,12 +290,12 @@ def largest_copy(program: hlo.Program, loop: hlo.Loop) -> int:
 
 
 def roofline_seconds(program: hlo.Program, target: Target) -> float:
-    """A floor of the program's time: each kernel as fast as the target allows, one by one.
+    """A floor on the program's time: each kernel in turn, as fast as the target allows.
 
     A kernel takes its launch, and the longer of its products at the peak rate and its operands
-    and results at the memory's bandwidth. What a loop hands on unchanged and fits on the chip is
-    read once a loop, and what a TPU's compiler keeps on the chip is free; a GPU's L2 may hold
-    more than that, where this is too much.
+    and results at the memory's bandwidth. A buffer that a loop hands on unchanged and that fits
+    on the chip is read once per loop, and what a TPU's compiler keeps on the chip is free. A
+    GPU's L2 may hold more than that, in which case this is too high.
     """
     seconds = _once(program, target, program.entry)
     for loop in program.loops():
@@ -306,7 +307,7 @@ def roofline_seconds(program: hlo.Program, target: Target) -> float:
 def _once(
     program: hlo.Program, target: Target, computation: str, loop: hlo.Loop | None = None
 ) -> float:
-    """Seconds of a computation's own kernels; of a loop's body, one pass of many."""
+    """Seconds of a computation's own kernels; for a loop's body, the mean over its passes."""
     scope = program.computations[computation]
     unchanged = program.unchanged(loop) if loop else frozenset()
     trips = (loop.trip_count or 1) if loop else 1

@@ -28,7 +28,7 @@ class Alone(NamedTuple):
     """What a contender needs in a process of its own."""
 
     first_seconds: float  # to build it, compile it and run it once
-    peak_bytes: int  # beside what the process held before
+    peak_bytes: int  # on a CPU, beyond what the process held before
 
 
 def quartiles(values: Any) -> Quartiles:
@@ -39,9 +39,9 @@ def quartiles(values: Any) -> Quartiles:
 def interleave(runs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, np.ndarray]:
     """Seconds of every contender in every round, float64 [rounds].
 
-    A noisy neighbour slows whoever has the turn, so that only figures of the same
-    round are to be divided by each other. Every other round goes backwards. Each
-    contender runs once before the first round.
+    A noisy neighbour slows whoever has the turn, so only times of the same round should
+    be divided by each other. Every other round runs in reverse order. Each contender
+    runs once before the first round.
     """
     for run in runs.values():
         run()
@@ -57,20 +57,20 @@ def interleave(runs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str,
 def alone(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:
     """Builds and runs a contender in a new process, and reports what that took.
 
-    On a CPU the process's resident memory counts, on an accelerator what the
-    framework has taken of its memory.
+    Memory is the process's resident memory on a CPU, and what the framework has taken
+    of the device's on an accelerator.
 
     Raises:
       ValueError: the contender cannot run here, or its process was killed.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # A `multiprocessing.Pool` would wait for ever for a process that was killed.
+    # A `multiprocessing.Pool` would wait forever for a process that was killed.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(_measure, build, *arguments).result()
         except BrokenProcessPool:
             raise ValueError("its process was killed; is there memory for it?") from None
-        except RuntimeError as error:  # what jax and torch say that a device refuses
+        except RuntimeError as error:  # how jax and torch report what a device refuses
             said = str(error).strip().partition("\n")[0][:200]
             raise ValueError(f"cannot run here ({type(error).__name__}: {said})") from None
 
@@ -78,7 +78,7 @@ def alone(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:
 def _measure(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:
     jax.devices()
     with contextlib.suppress(ImportError):
-        importlib.import_module("torch")  # its libraries are not what a step needs
+        importlib.import_module("torch")  # so that its libraries do not count
     before, start = _peak_resident(), time.perf_counter()
     run = build(*arguments)
     run()
@@ -97,7 +97,7 @@ def _peak_resident() -> int:
 
 
 def _peak_on_device() -> int:
-    """Of jax or of torch, whichever took more; 0 on a CPU."""
+    """The peak of jax or of torch, whichever took more; 0 on a CPU."""
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     if jax.default_backend() == "gpu":
         try:

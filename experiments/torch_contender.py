@@ -11,10 +11,10 @@ from zaremba_jax.config import Config
 
 
 def check_torch(_: Config) -> None:
-    """Refuses to go on without torch.
+    """Checks that torch is installed.
 
     Raises:
-      ValueError: it is not installed.
+      ValueError: it is not.
     """
     if importlib.util.find_spec("torch") is None:
         raise ValueError(
@@ -23,10 +23,10 @@ def check_torch(_: Config) -> None:
 
 
 def build_model(config: Config, vocabulary: int) -> Any:
-    """A `torch.nn.Module` on a GPU, where torch sees one, with random parameters.
+    """A `torch.nn.Module` with random parameters, on a GPU if torch sees one.
 
-    From a window and a state, or None for zeros, it computes the loss, summed over time and
-    averaged over the batch, and the state after it. Its parameters have the names that
+    From a window and a state (None for zeros) it computes the loss, summed over time and
+    averaged over the batch, and the next state. Its parameters have the names that
     `torch_weights.model_to_torch` gives them.
     """
     import torch  # pyright: ignore[reportMissingImports]
@@ -65,13 +65,13 @@ def build_torch(
       config: sizes, dropout, clipping and precision.
       windows: tokens, [count, unroll + 1, batch].
       vocabulary: how many different tokens there are.
-      compiled: the step's forward pass through `torch.compile`.
+      compiled: whether the forward pass goes through `torch.compile`.
 
     Returns:
       A function that trains on all windows once.
 
     Raises:
-      ValueError: torch cannot do this here.
+      ValueError: torch cannot run this here.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -92,9 +92,9 @@ def build_torch(
 
     try:
         loss_of(text[0], state)
-    except RuntimeError as error:  # a CPU for which its library has no LSTM in bfloat16
+    except RuntimeError as error:  # for instance a CPU for which torch has no LSTM in bfloat16
         raise ValueError(
-            f"--peers=torch:{config.compute.precision}: torch cannot on this machine"
+            f"--peers=torch:{config.compute.precision}: torch cannot run this here"
             f" ({str(error).splitlines()[0]}); leave it out"
         ) from None
 

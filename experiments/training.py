@@ -1,4 +1,4 @@
-"""The host's side of training: chunks, epochs, checkpoints, interruption, resumption."""
+"""The host side of training: chunks, epochs, checkpoints, interruption, resumption."""
 
 import dataclasses
 import signal
@@ -32,75 +32,75 @@ from zaremba_jax.train import all_finite, init_train_state, train_windows
 
 EVALUATION_STREAMS = 20  # of the estimate after each epoch
 ASK_FOR_LESS = (
-    "what was saved before it is kept; try a lower --learning_rate or --clip_norm, in another"
+    "the checkpoints before it are kept; try a lower --learning_rate or --clip_norm, in another"
     " --workdir"
 )
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss or a parameter became infinite or no number."""
+    """A loss, a parameter or the validation perplexity became infinite or NaN."""
 
 
 @dataclasses.dataclass
 class Run:
-    """A run and where it stands: on the device, and what the host keeps beside it."""
+    """A run and its progress: the state on the device, and what the host keeps beside it."""
 
     config: Config
     corpus: Corpus
     windows: WindowFeed
     state: Any  # a `TrainState`
     step: int = 0  # windows trained on, as in `state`
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # a record an epoch
-    epoch_nll: Any = 0.0  # sum over this epoch's windows so far of their mean nats a token
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one per epoch
+    epoch_nll: Any = 0.0  # sum of the mean nats per token of this epoch's windows so far
     epoch_seconds: float = 0.0  # spent training in this epoch so far
     seconds: float = 0.0  # spent training and evaluating since the run first began
     mesh: Mesh | None = None  # of the devices that share the batch, if there are several
-    watch: bool = False  # whether `watched` is wanted
-    watched: dict[str, float] = dataclasses.field(default_factory=dict)  # of the last windows
-    kernel: dict[str, Any] = dataclasses.field(default_factory=dict)  # of `choose_kernel`
+    watch: bool = False  # whether to fill `watched`
+    watched: dict[str, float] = dataclasses.field(default_factory=dict)  # of the last chunk
+    kernel: dict[str, Any] = dataclasses.field(default_factory=dict)  # from `choose_kernel`
 
     @property
     def all_configs(self) -> list[Config]:
-        """One a model that is trained."""
+        """The configuration of each model that is trained."""
         return [self.config]
 
     @property
     def position(self) -> tuple[int, int]:
-        """Whole epochs behind, and windows since."""
+        """Whole epochs trained, and windows since."""
         return divmod(self.step, len(self.windows))
 
     @property
     def layout(self) -> dict[str, Any]:
-        """How the state is cut up for the devices, where that decides its shape."""
+        """How the state is split over the devices, as far as that decides its shape."""
         return {"streams": self.state.rnn_state[0].hidden.shape[0]}
 
     def room_for(self, there: dict[str, Any]) -> Any:
-        """What a state is read into that was cut up otherwise."""
+        """Host buffers to read a state into that was saved with another layout."""
         return recut.room_for(self.state, (), there["streams"])
 
     def cut(self, stored: Any) -> Any:
-        """Such a state, as it is here."""
+        """Such a state in this run's layout, on its devices."""
         return recut.cut(stored, self.state, self.config.train.batch_size)
 
     @property
     def kept(self) -> dict[str, Any]:
-        """What a checkpoint holds beside the state, by the names of fields."""
+        """What a checkpoint holds besides the state, by field name."""
         return {name: getattr(self, name) for name in _KEPT}
 
     @property
     def params(self) -> ModelParams:
-        """The model, on a single device."""
+        """The model's parameters, on a single device."""
         params = self.state.params
         if self.mesh is None:
             return params
         return jax.tree.map(lambda x: jnp.asarray(fetch(x)), params)
 
     def model(self) -> Model:
-        """What is trained, to be used."""
+        """The model as trained so far, ready for use."""
         return Model(self.params, self.config, self.corpus.vocabulary)
 
     def write_models(self, workdir: Workdir) -> None:
-        """Writes it where the programs that use it look for it."""
+        """Writes the model where the programs that use it look for it."""
         write_model(workdir.model, self.model())
 
     def progress(self, epoch: int, windows: int) -> dict[str, Any]:
@@ -115,15 +115,15 @@ class Run:
         }
 
     def next_windows(self, count: int) -> Windows:
-        """On the device, those that it has not been trained on yet."""
+        """The next `count` windows to train on, on the device."""
         _, window = self.position
         return self.windows[window : window + count]
 
     def train(self, count: int) -> None:
-        """Trains on the next windows, checks what came of it, and adds to `epoch_nll`.
+        """Trains on the next windows, checks the result, and adds to `epoch_nll`.
 
         Raises:
-          NonFiniteLossError: a window's perplexity, or a parameter after them, is not finite.
+          NonFiniteLossError: a window's perplexity, or a parameter afterwards, is not finite.
         """
         chunk, per_epoch = self.next_windows(count), len(self.windows)
         if self.mesh is None:
@@ -152,7 +152,7 @@ class Run:
         return text_nll(self.params, ids, streams, self.config.compute, masks)
 
     def estimate(self) -> dict[str, Any]:
-        """The validation perplexity by the faster protocol, as it is recorded.
+        """The validation perplexity by the faster protocol, as an entry of the epoch's record.
 
         Raises:
           NonFiniteLossError: it is not finite.
@@ -166,7 +166,7 @@ class Run:
         return {"valid_perplexity_estimate": estimate}
 
     def gates(self) -> Gates:
-        """What the gates of the first model do at the beginning of the validation text."""
+        """The gates of the first model at the beginning of the validation text."""
         config, model = self.config, self.model()
         return gates_while_reading(
             model.params,
@@ -178,12 +178,12 @@ class Run:
         )
 
     def end_epoch(self) -> None:
-        """Makes the sums ready for the next epoch."""
+        """Resets the sums for the next epoch."""
         self.epoch_nll = self.epoch_seconds = 0.0
 
 
 class InterruptedRunError(Exception):
-    """A signal stopped the run, which is saved; `status` is the shell's for that signal."""
+    """A signal stopped the run, which is saved; `status` is the exit status for that signal."""
 
     def __init__(self, run: Run, workdir: Workdir, number: int):
         epoch, window = run.position
@@ -195,30 +195,30 @@ class InterruptedRunError(Exception):
 
 
 RunT = TypeVar("RunT", bound=Run)
-# The end of an epoch is saved if the last save is longer ago than so many times what it took.
+# An epoch's end is saved if the last save is longer ago than this many times its duration.
 _SELDOM = 20
 _KEPT = ("step", "history", "epoch_nll", "epoch_seconds", "seconds")
-# Settings that may change between two starts, as they are in every checkpoint: the kernel is
-# another one on another machine, and no epoch depends on how many are to come.
+# Settings that may change between two starts, as every checkpoint records them: the kernel
+# may differ between machines, and no epoch depends on how many are to come.
 _FREE = {"kernel": defaults()["kernel"], "epochs": 0}
 
 
 def new_run(
     config: Config, corpus: Corpus, data_parallel: int = 1, resident: bool | None = None
 ) -> Run:
-    """A run before its first window, the streams of its batch on so many devices.
+    """A run before its first window, its batch's streams split over `data_parallel` devices.
 
-    `resident` as of `WindowFeed`.
+    `resident` is as for `WindowFeed`.
 
     Raises:
-      ValueError: the text is too short, or there are not so many devices, or some process
+      ValueError: the text is too short, or there are fewer devices than that, or some process
         would have none of them.
     """
     text = text_of(config, corpus)
     devices = jax.devices()[:data_parallel]
     if data_parallel > len(devices):
         raise ValueError(
-            f"data_parallel={data_parallel}: there are {len(devices)} devices; give at most that"
+            f"data_parallel={data_parallel}: there are {len(devices)} devices; give that or fewer"
         )
     processes = jax.process_count()
     if idle := processes - len({device.process_index for device in devices}):
@@ -236,7 +236,7 @@ def new_run(
 
 
 def text_of(config: Config, corpus: Corpus) -> TextWindows:
-    """The windows of the training text, of a corpus whose other texts can be evaluated.
+    """The windows of the training text, once the other texts are known to be long enough.
 
     Raises:
       ValueError: a text is too short.
@@ -247,15 +247,15 @@ def text_of(config: Config, corpus: Corpus) -> TextWindows:
 
 
 def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
-    """The run where the newest whole checkpoint of the working directory has it.
+    """The run as of the newest intact checkpoint in the working directory, if there is one.
 
     Raises:
-      ValueError: the checkpoint is of another configuration or text, or trained on for longer
-        than is asked; every one is damaged; or the run is finished and has none.
+      ValueError: the checkpoint is of another configuration or text, or of more epochs than
+        requested; every checkpoint is damaged; or the run is finished and has none.
     """
 
     def like(record: dict[str, Any]) -> Any:
-        there = record.get("configs", [])  # which checkpoints from before it was kept lack
+        there = record.get("configs", [])  # older checkpoints lack it
         if there and [defaults() | flat | _FREE for flat in there] != _configs(run):
             raise ValueError(
                 f"{workdir.path}: has checkpoints of another configuration; give the flags of that"
@@ -276,11 +276,11 @@ def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
         if workdir.summary.exists():
             raise ValueError(
                 f"{workdir.path}: holds a finished run whose checkpoints are gone; remove its"
-                " summary.json to train it anew, or leave it as it is"
+                " summary.json to train it again, or leave it as it is"
             )
         return run
     for path in restored.damaged:
-        console.print(f"{path} was damaged: going on from the one before", soft_wrap=True)
+        console.print(f"{path} was damaged: continuing from the one before", soft_wrap=True)
     kept = {name: restored.record[name] for name in run.kept}
     other = cut_otherwise(restored.record)
     state = run.cut(restored.state) if other else restored.state
@@ -307,16 +307,16 @@ def train(
     """Trains to the last epoch.
 
     Args:
-      run: where to start; moved on.
-      workdir: takes a line of `metrics.jsonl` at each epoch's end, and a checkpoint, unless
-        that would take more than a twentieth of the time; after the last epoch always.
-      console: takes the progress.
-      chunk: windows trained on the device between two looks of the host.
-      checkpoint_minutes: the longest time between two saves, to the next chunk.
-      board: takes points of each chunk and each epoch.
+      run: the run to continue; updated in place.
+      workdir: gets a line of `metrics.jsonl` at each epoch's end, and a checkpoint unless
+        saving would take more than a twentieth of the time; after the last epoch always.
+      console: shows the progress.
+      chunk: windows trained on the device before the host checks losses and signals.
+      checkpoint_minutes: the longest time between two saves, up to the end of a chunk.
+      board: gets points for each chunk and each epoch.
 
     Raises:
-      NonFiniteLossError: the last checkpoint is the one before it happened.
+      NonFiniteLossError: training diverged; the last checkpoint is from before that.
       InterruptedRunError: SIGINT or SIGTERM came; the run is saved where it stood.
     """
     epochs, per_epoch = run.config.train.epochs, len(run.windows)
@@ -345,12 +345,12 @@ def train(
             number, due = _largest(first_signal(), worth_it or since > 60 * checkpoint_minutes)
             if number or due:
                 if board is not None:
-                    board.flush()  # before a checkpoint after which they are not written again
+                    board.flush()  # a resumed run repeats no points from before its checkpoint
                 started = time.monotonic()
                 checkpoint.save(workdir.checkpoints, run.step, run.state, _record(run))
                 saved = time.monotonic()
                 saving = saved - started
-                if number:  # in here, so that what is said to be saved is
+                if number:  # only now, after the save that the message reports
                     raise InterruptedRunError(run, workdir, number)
         (number,) = _largest(first_signal())
         if number:  # it came while the last checkpoint was written
@@ -364,7 +364,7 @@ def train_chunk(run: Run, chunk: int) -> dict[str, float]:
       `run.progress` of the epoch so far.
 
     Raises:
-      NonFiniteLossError: as `Run.train`.
+      NonFiniteLossError: as for `Run.train`.
     """
     started = time.monotonic()
     epoch, window = run.position
@@ -378,19 +378,19 @@ def train_chunk(run: Run, chunk: int) -> dict[str, float]:
 
 
 def first_problem(nll: np.ndarray, params_finite: bool) -> tuple[int, str] | None:
-    """What is wrong with a chunk's losses, or with the parameters after it, and at which window."""
+    """The first bad window of a chunk, and what is wrong with its loss or the parameters."""
     with np.errstate(over="ignore"):
         finite = np.isfinite(np.exp(nll))
     if not finite.all():
         bad = int(np.argmin(finite))
         return bad, f"the loss became {nll[bad]:.4g}"
     if not params_finite:
-        return len(nll) - 1, "a parameter became infinite or no number"
+        return len(nll) - 1, "a parameter became infinite or NaN"
     return None
 
 
 def place(run: Run, window: int) -> str:
-    """Where the window is that comes so many after the last one trained on."""
+    """Names a window by step and epoch; `window` counts from the last one trained on."""
     epoch, before = run.position
     return f"step {run.step + window + 1} (epoch {epoch + 1}, window {before + window + 1})"
 
@@ -422,17 +422,17 @@ def _record(run: Run) -> dict[str, Any]:
 
 
 def _configs(run: Run) -> list[dict[str, Any]]:
-    """Of each model, but for what may change."""
+    """Each model's configuration, with fixed values for the settings that may change."""
     return [to_dict(config) | _FREE for config in run.all_configs]
 
 
 def on_every_device(mesh: Mesh) -> NamedSharding:
-    """The same on all devices of a mesh, those of other hosts included."""
+    """A sharding that replicates over all devices of a mesh, other hosts' included."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def _largest(*numbers: int) -> list[int]:
-    """Each number's largest over the hosts, which so decide alike."""
+    """The maximum of each number over the hosts, so that all decide alike."""
     if jax.process_count() == 1:
         return list(numbers)
     return multihost_utils.process_allgather(np.array(numbers)).max(axis=0).tolist()
@@ -440,10 +440,10 @@ def _largest(*numbers: int) -> list[int]:
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], int]]:
-    """Holds back SIGINT and SIGTERM; the second of a kind has its usual effect.
+    """Defers SIGINT and SIGTERM; the second of a kind has its usual effect.
 
     Yields:
-      What gives the first one's number, 0 before it.
+      A function that returns the first signal's number, 0 if none has come.
     """
     received: list[int] = []
     usual = {}

@@ -17,7 +17,7 @@ from zaremba_jax.exported import Model, save_model
 
 
 class Workdir:
-    """Paths of a run's files; nothing is made before `create`."""
+    """Paths of a run's files; nothing is created before `hold`."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -38,21 +38,22 @@ class Workdir:
     def check(self, config: Config, **more: Any) -> None:
         """Refuses a directory that cannot hold this run, before anything is written.
 
-        It may hold the same run to more epochs or fewer.
+        It may hold the same run with more or fewer epochs.
 
         Args:
-          config: of the run.
-          more: settings of the run beside it.
+          config: the run's configuration.
+          more: the run's settings besides it.
 
         Raises:
-          ValueError: it holds a run of another configuration, or what no run left.
+          ValueError: it holds a run of another configuration, a damaged `config.json` or
+            results that no run left, or its path is not UTF-8.
           NotADirectoryError: the path is a file.
         """
         try:
             str(self.path).encode()
         except UnicodeEncodeError:
             raise ValueError(
-                f"{self.path}: is not UTF-8, as checkpoints need it; name another --workdir"
+                f"{self.path}: is not UTF-8, which checkpoints need; name another --workdir"
             ) from None
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{self.path}: is a file; name a folder with --workdir")
@@ -87,36 +88,36 @@ class Workdir:
             )
 
     def read_config(self) -> tuple[Config, dict[str, Any]]:
-        """What `create` wrote: the configuration, and what was beside it.
+        """What `create` wrote: the configuration, and the settings besides it.
 
         Raises:
-          OSError, ValueError, TypeError: nothing is there that it wrote.
+          OSError, ValueError, TypeError: the file is missing or is not what `create` wrote.
         """
         flat = dict(json.loads(self.config.read_text()))
         more = {name: flat.pop(name) for name in flat.keys() - settings().keys()}
         return from_dict(flat), more
 
     def hold(self) -> None:
-        """Makes the directory and takes it for this process, until that ends.
+        """Creates the directory and locks it for this process until the process ends.
 
         Raises:
-          ValueError: another process has it.
+          ValueError: another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:  # for all hosts of a run
+        if jax.process_index() == 0:  # on behalf of all hosts
             _lock(self.path.resolve())
 
     def create(self, config: Config, **more: Any) -> None:
-        """Takes the directory and writes `config.json`; arguments as of `check`."""
+        """Locks the directory and writes `config.json`; arguments as for `check`."""
         self.hold()
         write_json(self.config, to_dict(config) | more)
 
     def member(self, seed: int) -> Path:
-        """The model of an ensemble's member, or of a sweep's best setting."""
+        """Path of the model of an ensemble's member, or of a sweep's best setting."""
         return self.members / f"seed-{seed}.safetensors"
 
 
-@functools.cache  # a process takes a directory once
+@functools.cache  # a process locks a directory once
 def _lock(path: Path) -> int:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -124,7 +125,7 @@ def _lock(path: Path) -> int:
     except BlockingIOError:
         os.close(descriptor)
         raise ValueError(
-            f"{path}: another process trains there; wait for its end, or name another --workdir"
+            f"{path}: another process trains there; wait for it to end, or name another --workdir"
         ) from None
     except OSError:
         pass  # a file system without locks
@@ -132,35 +133,35 @@ def _lock(path: Path) -> int:
 
 
 def write_model(path: Path, model: Model) -> None:
-    """Writes a trained model, all of it or nothing."""
-    if jax.process_index() > 0:  # of several hosts, the first writes
+    """Writes a trained model, atomically."""
+    if jax.process_index() > 0:  # with several hosts, only the first writes
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     save_model(path, model)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file, all of it or nothing."""
+    """Writes a JSON file, atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    """Writes a file with one JSON record a line, all of it or nothing."""
+    """Writes a file with one JSON record per line, atomically."""
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file, all of it or nothing."""
+    """Writes a text file, atomically."""
     _write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file, all of it or nothing."""
+    """Writes a binary file, atomically."""
     _write(path, lambda partial: partial.write_bytes(content))
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes arrays by their names, in NumPy's format, all of them or nothing."""
+    """Writes named arrays in NumPy's format, atomically."""
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:
@@ -170,7 +171,7 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    if jax.process_index() > 0:  # of several hosts, the first writes
+    if jax.process_index() > 0:  # with several hosts, only the first writes
         return
     partial = path.with_name(path.name + ".partial")
     write(partial)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# Records live in array_types, and trees of them hold other things than arrays at times.
+# array_types is left out: trees of its records sometimes hold leaves other than arrays.
 install_import_hook(
     [
         f"zaremba_jax.{module}"
@@ -44,11 +44,11 @@ install_import_hook(
 
 
 def pytest_configure(config):
-    """Keeps out of the user's cache, and spares the compiler's optimizations.
+    """Keeps out of the user's cache, and turns off most of the compiler's optimizations.
 
-    Of programs that tests start too. What is slow or looks at optimized programs is asked
-    for by its marker, and keeps them. Compiling is most of what tests wait for, and jaxlib before
-    0.11 compiles for a CPU two to three times as fast without the emitters of fusions.
+    Programs that tests start inherit both. Tests that are slow or inspect optimized programs are
+    selected by their markers and keep the optimizations. Most of the testing time is compilation,
+    and jaxlib before 0.11 compiles for a CPU two to three times as fast without fusion emitters.
     """
     cache = tempfile.TemporaryDirectory(prefix="zaremba-jax-tests-")
     config.add_cleanup(cache.cleanup)
@@ -82,8 +82,8 @@ def float64():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The working directory, with the three texts."""
-    from program import write_texts  # it imports what the hook above has to see first
+    """The working directory, holding the three texts."""
+    from program import write_texts  # it imports modules that the hook above must see first
 
     write_texts(tmp_path)
     monkeypatch.chdir(tmp_path)

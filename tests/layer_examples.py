@@ -1,4 +1,4 @@
-"""One layer of any cell with all that it needs, and what its kernels are compared by."""
+"""Examples of one layer of any cell, and comparisons of its kernels."""
 
 import functools
 
@@ -12,14 +12,14 @@ from zaremba_jax.config import ComputeConfig
 from zaremba_jax.precision import Precision
 from zaremba_jax.rnn import unroll_layer
 
-# What touches the connections through time of each cell.
+# The masks on the connections through time that each cell admits.
 ADMITTED = {
     "lstm": ("hidden", "update", "keep_hidden", "keep_cell"),
     "gru": ("hidden", "update", "keep_hidden"),
     "tanh": ("hidden", "keep_hidden"),
 }
-# The same function up to rounding: of the type, and in bfloat16 of the operands too, where a
-# value on the edge may round to either side.
+# Kernels agree up to the rounding of the type and, in bfloat16, of the operands, where a value on
+# the edge may round either way.
 TOLERANCE = {
     ("float64", "float32"): 1e-10,
     ("float32", "float32"): 1e-4,
@@ -30,9 +30,9 @@ TOLERANCE = {
 def make(
     time, batch, features, hidden, dtype="float32", cell: CellName = "lstm", names=None, seed=()
 ):
-    """A layer, inputs, a state and masks, random, and the weights of a loss of every result.
+    """A random layer, inputs, state and masks, and the weights of a loss over every result.
 
-    `names` are those of the masks; None: no masks at all. `seed` tells apart what has one size.
+    `names` are those of the masks; None means no masks. `seed` distinguishes equal sizes.
     """
     rng = np.random.default_rng([time, batch, features, hidden, *seed])
     kind = CELLS[cell]
@@ -63,13 +63,13 @@ def make(
 
 
 def values_and_gradients(compute, arguments, masks, weights):
-    """Of a layer as `compute` chooses it, gradients of the masks among them."""
+    """Gradients, those of the masks included, and results of a layer under `compute`."""
     layer = functools.partial(unroll_layer, compute=compute)
     return of_layer(layer, (*arguments, masks), weights)
 
 
 def of_layer(layer, arguments, weights):
-    """Gradients of a loss that weighs every result, by all arguments, and the results."""
+    """Gradients, for all arguments, of a loss that weighs every result; and the results."""
 
     def loss(arguments):
         results = layer(*arguments)
@@ -80,7 +80,7 @@ def of_layer(layer, arguments, weights):
 
 
 def assert_kernel_matches_scan(example, dtype, precision: Precision = "float32"):
-    """Values and gradients, both compiled."""
+    """Compares values and gradients, both compiled."""
 
     @jax.jit
     def both(*example):
@@ -94,7 +94,7 @@ def assert_kernel_matches_scan(example, dtype, precision: Precision = "float32")
 
 
 def assert_same(actual, expected, tolerance):
-    """Equal trees, types and, to a share of each array's size, values."""
+    """Asserts equal trees and types, and values equal relative to each array's largest one."""
 
     def same(a, b):
         scale = max(float(jnp.abs(b).max()), 1.0)
@@ -107,7 +107,7 @@ def assert_same(actual, expected, tolerance):
 def carried(example):
     """Shapes of what each loop of the kernel, forward and backward, carries.
 
-    A loop returns what it carries as its body does, and all else with an axis of time.
+    A loop returns what it carries in its body's shape, and everything else with a time axis.
     """
     run = functools.partial(values_and_gradients, ComputeConfig())
     return [
@@ -121,7 +121,7 @@ def carried(example):
 
 
 def equations(jaxpr, primitive):
-    """Every one of a program that is of this primitive, those inside of calls too."""
+    """Every equation of a program that applies this primitive, also inside calls."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == primitive:
             yield equation

@@ -17,7 +17,7 @@ def sigmoid(x):
 
 
 def lstm(x, a, h, c, update_mask):
-    """Zaremba et al. (2014), section 3.1; x and a are the gates' inputs and past, f, i, o, g."""
+    """Zaremba et al. (2014), section 3.1; x and a: what f, i, o, g get from input and past."""
     f, i, o = (sigmoid(x[k] + a[k]) for k in range(3))
     g = np.tanh(x[3] + a[3])
     c = f * c + i * (g * update_mask)  # Semeniuta et al. (2016), equation 12
@@ -25,7 +25,7 @@ def lstm(x, a, h, c, update_mask):
 
 
 def gru(x, a, h, update_mask):
-    """Cho et al. (2014), the reset gate behind the matrix product; x and a of r, z, n."""
+    """Cho et al. (2014), the reset gate after the matrix product; x and a likewise for r, z, n."""
     r, z = (sigmoid(x[k] + a[k]) for k in range(2))
     n = np.tanh(x[2] + r * a[2])
     return ((1 - z) * (n * update_mask) + z * h,)
@@ -58,7 +58,7 @@ def step(
       hidden, update, keep_hidden, keep_cell: masks, [hidden] each.
 
     Returns:
-      The state after it.
+      The state after the step.
     """
     size = len(state[0])
     gates = [slice(k, k + size) for k in range(0, len(params.bias), size)]
@@ -72,7 +72,7 @@ def step(
 
 
 def at(mask, t, b):
-    """A mask's row for one time step and example; an axis of size 1 serves all."""
+    """A mask's row for one time step and example; an axis of size 1 is broadcast."""
     return 1 if mask is None else mask[t % len(mask), b % mask.shape[1]]
 
 
@@ -80,16 +80,16 @@ class Results(NamedTuple):
     logits: np.ndarray  # [time, batch, vocabulary]
     state: list
     outputs: np.ndarray  # [time, batch, hidden], h[t] of the last layer
-    dropped: np.ndarray  # the same, dropped out
+    dropped: np.ndarray  # the same after dropout
 
 
 def run(params, tokens, state, masks=None):
-    """Steps all layers at each time step, as the paper draws it.
+    """Steps all layers at each time step, as in the paper's figures.
 
     Args:
       params: a `ModelParams` of NumPy arrays.
       tokens: [time, batch].
-      state: (h, c) or (h,) a layer, each [batch, hidden].
+      state: (h, c) or (h,) per layer, each [batch, hidden].
       masks: a `Masks` of NumPy arrays, or None.
     """
     layers = params.layers
@@ -116,7 +116,7 @@ def run(params, tokens, state, masks=None):
 
 
 def nats(logits, targets):
-    """Of each target, [time, batch]."""
+    """Nats of each target, [time, batch]."""
     result = np.empty(targets.shape)
     for t, b in np.ndindex(targets.shape):
         p = np.exp(logits[t, b]) / np.exp(logits[t, b]).sum()
@@ -142,9 +142,9 @@ def penalty(params, rates, outputs, dropped):
 
 
 def loss(params, tokens, targets, state, masks=None, rates=None, weight_masks=None):
-    """Nats summed over the time steps and averaged over the batch, and the penalty.
+    """Nats summed over the time steps and averaged over the batch, plus the penalty.
 
-    `weight_masks`, one a layer, multiply the recurrent weights.
+    `weight_masks`, one per layer, multiply the recurrent weights.
     """
     noisy = params
     if weight_masks is not None:

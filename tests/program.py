@@ -1,4 +1,4 @@
-"""Runs of the programs that train on a text so small that they take a second."""
+"""Runs the programs on a text so small that training takes a second."""
 
 import contextlib
 import dataclasses
@@ -38,10 +38,10 @@ SETTINGS = {
 CONFIG = override(QUICK, corpus="files", **SETTINGS)
 TEXT = ("--train_file=train.txt", "--valid_file=valid.txt", "--test_file=test.txt")
 FLAGS = (*TEXT, "--chunk=3", *(f"--{name}={value}" for name, value in SETTINGS.items()))
-WINDOWS = 119  # of an epoch of the text of `write_texts`
-CHUNK = 17  # divides an epoch, so that one program is compiled
+WINDOWS = 119  # per epoch of the text of `write_texts`
+CHUNK = 17  # divides an epoch, so that only one program is compiled
 SINGLE = tuple(f"--chunk={CHUNK}" if f.startswith("--chunk") else f for f in FLAGS)
-MEMBERS = (*SINGLE, "--members=3", "--sizes=1,2")  # of experiments.ensemble
+MEMBERS = (*SINGLE, "--members=3", "--sizes=1,2")  # for experiments.ensemble
 
 
 class Outcome(NamedTuple):
@@ -59,12 +59,12 @@ def write_texts(folder: Path) -> None:
 
 
 def start(*flags: str, cwd: Path, program: ModuleType = ptb, **env: str) -> subprocess.Popen[str]:
-    """The program as a user starts it, its output in pipes."""
+    """Starts the program as a user does, its output in pipes."""
     return start_python("-m", program.__name__, *flags, cwd=cwd, **env)
 
 
 def start_python(*arguments: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
-    """Python, with the project and its tests to import."""
+    """Starts Python, which can import the project and its tests."""
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -82,7 +82,7 @@ def run_process(*flags: str, cwd: Path) -> Outcome:
 
 
 def run(*flags: str, program: ModuleType = ptb) -> Outcome:
-    """The same in this process and its working directory, which saves the start-up."""
+    """Does the same in this process and its working directory, which saves the start-up."""
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", [program.__name__, *flags]),
@@ -120,9 +120,9 @@ print(json.dumps(outcomes))
 
 
 def run_elsewhere(name: str, *lines: list[str], cwd: Path, before: str = "") -> list[Outcome]:
-    """A program on each list of flags, all in one other process, after some lines of Python.
+    """Runs a program on each list of flags, all in one other process, after some lines of Python.
 
-    For programs whose flags bear the names of others'.
+    For programs with flags of the same names as another program's.
     """
     done = subprocess.run(
         [sys.executable, "-c", _ELSEWHERE],
@@ -138,7 +138,7 @@ def run_elsewhere(name: str, *lines: list[str], cwd: Path, before: str = "") -> 
 
 
 def run_on_devices(count: int, code: str) -> None:
-    """Runs lines of Python, which may import tests, in a process with so many CPU devices."""
+    """Runs lines of Python, which may import tests, in a process with `count` CPU devices."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT / "tests",
@@ -156,7 +156,7 @@ def run_on_devices(count: int, code: str) -> None:
 
 
 def assert_refused(outcome: Outcome, *telling: str, status: int = 2) -> None:
-    """One line on standard error, in which all that is telling occurs."""
+    """Asserts that standard error is one line that contains all of `telling`."""
     assert outcome.status == status
     (line,) = outcome.err.splitlines()
     assert line.startswith("error: ")
@@ -180,7 +180,7 @@ def summary_of(workdir: Path) -> dict[str, Any]:
 
 
 def stored(workdir: Path) -> Any:
-    """The numbers of the newest checkpoint."""
+    """The arrays of the newest checkpoint."""
     newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
     with ocp.StandardCheckpointer() as reader:
         there = reader.metadata(newest / "state").item_metadata
@@ -189,7 +189,7 @@ def stored(workdir: Path) -> Any:
 
 
 def last_state(workdir: Path) -> TrainState:
-    """What the last checkpoint holds, the key as plain numbers."""
+    """The state in the last checkpoint, its key as plain numbers."""
     like = init_train_state(CONFIG, len(WORDS) + 1)
     restored = restore(workdir / "checkpoints", lambda record: like)
     assert restored is not None
@@ -197,7 +197,7 @@ def last_state(workdir: Path) -> TrainState:
 
 
 def assert_same_run(workdir: Path, other: Path) -> None:
-    """The same state to the bit, and the same metrics but for the time they took."""
+    """Asserts bit-identical states, and the same metrics except for timings."""
     mine, theirs = (
         [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(last_state(path))]
         for path in (workdir, other)

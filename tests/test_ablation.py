@@ -1,4 +1,4 @@
-"""The ablation from end to end at a tiny size, and the laws that make it fair."""
+"""The ablation end to end at a tiny size, and the rules that make it fair."""
 
 import json
 
@@ -32,13 +32,13 @@ recall.TEST_SEQUENCES, recall.SETTINGS = 50, {"tanh": {"hidden_size": 4}}
 
 
 def run(*lines, cwd):
-    """The program on each list of flags, all in one other process."""
+    """Runs the program on each list of flags, all in one other process."""
     return run_elsewhere("experiments.ablation", *lines, cwd=cwd, before=SMALLER)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A whole run on one cell: its folder, its results, what it said."""
+    """A whole run on one cell: its folder, its results and its outcome."""
     folder = tmp_path_factory.mktemp("ablation")
     memory = ("--memory_steps=8", "--memory_lags=3")
     (outcome,) = run((f"--workdir={folder}", *TINY, "--cells=tanh", *memory), cwd=folder)
@@ -70,7 +70,7 @@ def test_every_method_has_as_many_candidates_seeds_and_epochs(finished):
 @pytest.mark.slow
 def test_memory_has_every_method_seed_and_bin(finished):
     _, results, _ = finished
-    assert results["memory"]["steps"] == 10  # that were trained: whole chunks
+    assert results["memory"]["steps"] == 10  # as many as were trained, in whole chunks
     found = results["memory"]["cells"]["tanh"]
     assert found["bins"] == [[1, 1], [2, 2], [3, 3]]
     assert list(found["methods"]) == list(recall.METHODS)
@@ -120,7 +120,7 @@ def test_model_is_kept_from_the_epoch_that_validated_best():
     text = jnp.asarray(windows(ids, 2, 4))
     members = ablation_language._init(config, 4, len(text), seeds=2, copies=1)
     best, trained = [], []
-    for rate in (1.0, 1e3, 0.5):  # the second breaks what the first one learned
+    for rate in (1.0, 1e3, 0.5):  # the second breaks what the first learned
         rates = {"learning_rate": jnp.full(2, rate)}
         members, nll = train_epoch(config, members, rates, text, text)
         best.append(jax.tree.map(np.array, (members.best, members.best_nll, nll)))

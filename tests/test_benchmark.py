@@ -46,7 +46,7 @@ def benchmark(*flags: str) -> Outcome:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """What a benchmark of everything that every machine can run prints, and writes."""
+    """What a benchmark of every contender that any machine can run prints and writes."""
     path = tmp_path_factory.mktemp("benchmark") / "results.json"
     outcome = benchmark(
         "--peers=scan,zaremba_jax:bfloat16,flax,nnx", "--members=2", f"--json={path}"
@@ -100,7 +100,7 @@ REFUSED = {
     "--vocab_size=50": ("--vocab_size", "random tokens of 10,000 words", "leave it out"),
     "--corpus=ptb --unit=char --min_count=2": ("--corpus, --min_count, --unit", "leave it out"),
     "--json=absent/results.json": ("--json=absent/results.json", "folder"),
-    "--scaling=scaling.txt": ("--scaling=scaling.txt", "is no picture", ".png"),
+    "--scaling=scaling.txt": ("--scaling=scaling.txt", "is not a picture", ".png"),
     "--scaling=absent/scaling.png": ("--scaling=absent/scaling.png", "folder"),
     "--json=tests": ("--json=tests", "file"),
 }
@@ -148,12 +148,12 @@ def test_contender_that_a_device_refuses_is_an_error_in_one_line():
 
 
 def refused() -> Any:
-    """A contender that the device's library has nothing for."""
+    """A contender that the device's library does not support."""
     raise RuntimeError("no such algorithm\nin a file that is of no interest")
 
 
 def killed() -> Any:
-    """A contender for which there is no memory."""
+    """A contender that the system kills, as if memory had run out."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -301,10 +301,10 @@ def test_quartiles_of_a_known_sample():
 
 def test_memory_of_a_process_of_its_own_counts_what_it_held():
     alone = timing.alone(hold, 300)
-    assert 290e6 < alone.peak_bytes < 400e6  # it may reuse what starting up has given back
+    assert 290e6 < alone.peak_bytes < 400e6  # it may reuse what start-up has freed
     assert alone.first_seconds > 0
 
 
 def hold(megabytes):
-    """A contender that needs so much memory."""
+    """A contender that needs that much memory."""
     return lambda: np.ones(megabytes * 1_000_000, np.int8).sum()

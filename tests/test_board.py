@@ -20,11 +20,11 @@ from zaremba_jax.model import init_params, unroll
 from zaremba_jax.rnn import zero_state
 
 TIMED = "words_per_second"
-PROTO: Any = event_pb2  # whose names are made when it is imported
+PROTO: Any = event_pb2  # whose names are made at import
 
 
 def events(path):
-    """Every event of a file: length, its checksum, that many bytes, theirs."""
+    """Every event of a file: a length and its checksum, that many bytes and their checksum."""
     content, place = path.read_bytes(), 0
     while place < len(content):
         (length,) = struct.unpack_from("<Q", content, place)
@@ -33,7 +33,7 @@ def events(path):
 
 
 def points(folder):
-    """By tag, what TensorBoard shows: step, and value or histogram, as often as it is there."""
+    """What TensorBoard shows, by tag: each step with its value or histogram, repeats included."""
     found = {}
     for path in sorted(folder.iterdir()):
         for event in events(path):
@@ -77,7 +77,7 @@ def test_points_are_those_of_the_run_and_watching_changes_no_bit(folder):
 
 @pytest.fixture
 def left_open():
-    """Closes what a killed process would leave open, when the test is over."""
+    """Closes, after the test, what a killed process would leave open."""
     with contextlib.ExitStack() as stack:
         yield stack
 
@@ -99,7 +99,7 @@ def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch, left_o
 
     with monkeypatch.context() as patch:
         patch.setattr(Board, "windows", cut_off)
-        if killed:  # with no time to write what is not on the disk
+        if killed:  # without time to write what is not yet on disk
             patch.setattr(Board, "__exit__", leave_open)
         assert run(*FLAGS, "--workdir=cut", "--tensorboard").status == 137
     resumed = run(*FLAGS, "--workdir=cut", "--tensorboard")

@@ -18,7 +18,7 @@ FEATURES, HIDDEN, BATCH = 3, 5, 4
 
 
 def example(cell) -> Any:
-    """A layer, an input and a state, random."""
+    """A random layer, input and state."""
     (params, inputs, state), _, _ = make(1, BATCH, FEATURES, HIDDEN, "float64", cell)
     return params, inputs[0], state
 
@@ -49,7 +49,7 @@ def test_step_computes_the_paper_s_equations(cell, masked):
         assert_close(tuple(part[b] for part in vars(after).values()), expected)
 
 
-# flax's names of the gates, in our order.
+# Flax's names for the gates, in our order.
 @pytest.mark.parametrize(
     ("cell", "flax_cell", "gates"),
     [
@@ -69,7 +69,7 @@ def test_step_equals_flax_with_the_same_weights(cell, flax_cell, gates):
         weights[f"h{gate}"] = {"kernel": params.recurrent_weights[:, part]}
         weights[f"{biased}{gate}"]["bias"] = params.bias[part]
     if cell == "gru":
-        weights["hn"]["bias"] = jnp.zeros(HIDDEN)  # of the past's part of the candidate: not ours
+        weights["hn"]["bias"] = jnp.zeros(HIDDEN)  # the candidate's second bias, not in ours
     carry = (state.cell, state.hidden) if cell == "lstm" else state.hidden
     after, _ = flax_cell(HIDDEN, param_dtype=jnp.float64).apply({"params": weights}, carry, x)
     record = LSTMState(*reversed(after)) if cell == "lstm" else HiddenState(after)

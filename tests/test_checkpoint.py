@@ -36,7 +36,7 @@ def state_at(step, seed=0):
 
 
 def like(record):
-    """The shapes of a run that takes any checkpoint."""
+    """The shapes of a run that accepts any checkpoint."""
     return state_at(0)
 
 
@@ -170,11 +170,11 @@ def test_file_that_a_file_manager_adds_does_no_harm(tmp_path):
 
 
 def assert_full_disk_is_said_and_harmless(folder):
-    """What the test below runs in a process where no file takes more than 1,000 bytes."""
+    """Runs in the process of the test below; limits files to 1,000 bytes."""
     save(folder, 1, state_at(1), {"step": 1})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    with pytest.raises(OSError, match=r"takes no checkpoint .* is its disk full"):
+    with pytest.raises(OSError, match=r"takes no checkpoint .* is the disk full"):
         save(folder, 2, state_at(2), {"step": 2})
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     restored = restore(folder, like)
@@ -183,7 +183,7 @@ def assert_full_disk_is_said_and_harmless(folder):
 
 
 def test_disk_that_is_full_is_said_and_leaves_what_was_saved(tmp_path):
-    # Elsewhere, since threads of Orbax fail after it, which would be held against other tests.
+    # In another process: Orbax's threads fail afterwards, which would be blamed on other tests.
     call = f"test.assert_full_disk_is_said_and_harmless({str(tmp_path)!r})"
     run_on_devices(1, f"import test_checkpoint as test; {call}")
 

@@ -1,4 +1,4 @@
-"""What `auto` measures and takes, with candidates that are right, wrong or broken."""
+"""What `auto` measures and chooses from candidates that are right, wrong or broken."""
 
 import dataclasses
 import io
@@ -26,7 +26,7 @@ from zaremba_jax.kernels.lstm import lstm_layer_with
 
 
 def shapes(hidden_size, **changes):
-    """Of a tiny run on a TPU that is not there; of a size of its own, so that all is compiled."""
+    """Shapes of a tiny run on an absent TPU; each test has its own size, so that all compiles."""
     config = override(QUICK, layers=1, hidden_size=hidden_size, batch_size=2, unroll=3)
     return Shapes(config=override(config, **changes), vocabulary_size=7, platform="tpu")
 
@@ -47,7 +47,7 @@ def broken(*arguments):
 
 @pytest.fixture
 def pallas(monkeypatch):
-    """A function that puts a layer in the place of the kernels."""
+    """A function that substitutes a layer for the Pallas kernels."""
     return lambda layer: monkeypatch.setitem(IMPLEMENTATIONS, "pallas", layer)
 
 
@@ -87,9 +87,9 @@ def test_what_differs_from_the_scan_by_more_than_rounding_disagrees(pallas, prec
 def test_pallas_serves_what_its_kernels_can():
     assert why_not_pallas(shapes(4)) is None
     assert why_not_pallas(shapes(4, dropout=0.5, dropconnect=0.5, l2=0.1)) is None
-    assert why_not_pallas(shapes(4, cell="gru")) == "serves the LSTM alone"
+    assert why_not_pallas(shapes(4, cell="gru")) == "supports only the LSTM"
     for noise in ("hidden_dropout", "update_dropout", "zoneout_cell"):
-        assert why_not_pallas(shapes(4, **{noise: 0.5})) == "serves no noise through time"
+        assert why_not_pallas(shapes(4, **{noise: 0.5})) == "does not support noise through time"
     assert why_not_pallas(shapes(9000)) == "has no room for W_h on this chip"
     here = shapes_here(QUICK, 7, data_parallel=3)
     assert why_not_pallas(here) == "needs a TPU or an NVIDIA GPU"
@@ -98,7 +98,7 @@ def test_pallas_serves_what_its_kernels_can():
 
 @pytest.fixture
 def chosen(tmp_path, monkeypatch):
-    """A function that chooses, and returns the choice and what was said; nothing is timed."""
+    """A function that chooses, and returns the choice and what was printed; nothing is timed."""
     measured = {"kernel": "pallas", "window_seconds": {"pallas": 0.5}, "left_out": {"xla": "slow"}}
     monkeypatch.setattr(module, "measure", lambda shapes: measured)
 
@@ -113,7 +113,7 @@ def chosen(tmp_path, monkeypatch):
 def test_measured_choice_is_named_and_a_run_that_has_one_keeps_it(chosen, tmp_path):
     found, said = chosen("auto", shapes(4))
     assert found["kernel"] == "pallas"
-    assert said == "kernel: xla is left out: slow\nkernel: pallas; a window: pallas 500 ms\n"
+    assert said == "kernel: xla is left out: slow\nkernel: pallas; per window: pallas 500 ms\n"
     kept = {"kernel": "xla", "left_out": {}}
     (tmp_path / "kernel.json").write_text(json.dumps(kept))
     assert chosen("auto", shapes(4)) == (kept, "")

@@ -13,7 +13,7 @@ from experiments import ptb
 from experiments.command_line import FLAGS, config_from_flags
 from zaremba_jax.config import MEDIUM, PRESETS, QUICK, settings, to_dict
 
-# A value for each setting that no preset has.
+# For each setting, a value that no preset has.
 OTHER = {
     "corpus": "text8",
     "seed": 7,
@@ -55,7 +55,7 @@ OTHER = {
 
 @pytest.fixture
 def parsed():
-    """A function that parses a command line; forgotten after the test."""
+    """A function that parses a command line; flags are reset after the test."""
     yield lambda *argv: FLAGS([sys.argv[0], *argv])
     FLAGS.unparse_flags()
 
@@ -114,7 +114,7 @@ def test_default_workdirs_differ_when_settings_differ(parsed):
 
 
 def test_default_workdir_is_the_same_for_the_same_flags_in_any_order(parsed):
-    together = OTHER | {"cell": "lstm"}  # of the cells, the one that takes everything
+    together = OTHER | {"cell": "lstm"}  # the only cell that admits every setting
     line = ["--config=small", *(f"--{name}={value}" for name, value in together.items())]
     parsed(*line)
     workdir = ptb.configure()[1]

@@ -1,6 +1,6 @@
-"""What compilers for accelerators that are absent make of the Pallas kernels.
+"""What compilers for absent accelerators produce for the Pallas kernels.
 
-The loops over time alone, at the sizes that matter, since the rest of a training step is that of
+Only the loops over time, at the sizes that matter, since the rest of a training step is that of
 `xla`; and a whole epoch of `small`. A target whose compiler is not installed is skipped.
 """
 
@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning"),
 ]
 
-# Of an A100 in place of an H200: CUDA's device properties, and what it calls itself.
+# Turns the CUDA device properties and the name of an H200 into those of an A100.
 A100 = (
     ("{ major: 9 }", "{ major: 8 }"),
     ("core_count: 132", "core_count: 108"),
@@ -109,7 +109,7 @@ sizes = pytest.mark.parametrize(
 @pytest.mark.parametrize("chip", ["v5e", "v6e"])
 def test_tpu_reads_the_weights_once_a_window(chip, config, members):
     program = compile_loops(chip, config, "bfloat16", members)
-    assert list(program.loops()) == []  # the window's time steps are inside of the kernels
+    assert list(program.loops()) == []  # the window's time steps are inside the kernels
     kernels = kernels_of(program, program.entry)
     assert len(kernels) == 2
     units = config.model.hidden_size + -config.model.hidden_size % TILE
@@ -132,7 +132,7 @@ def test_nvidia_takes_two_kernels_a_time_step(chip, config, members):
     assert [loop.trip_count for loop in loops] == [config.train.unroll // UNROLL] * 2
     for loop in loops:
         launched = program.kernels(loop.body)
-        assert len(launched) <= 2 * UNROLL  # the kernel, and the count of time steps
+        assert len(launched) <= 2 * UNROLL  # the kernel, and the counter of time steps
         assert len(kernels_of(program, loop.body)) == UNROLL
 
 
@@ -145,7 +145,7 @@ def test_epoch_runs_its_time_steps_by_the_kernels_and_by_nothing_else(chip):
     assert epoch.trip_count == windows_per_epoch(config)
     both_ways = 2 * config.model.layers  # forward and backward
     assert len(over_time) == (0 if chip == "v5e" else both_ways)
-    ran = len(kernels_of(program, epoch.body))  # steps that are left over from whole passes too
+    ran = len(kernels_of(program, epoch.body))  # steps left over from whole passes too
     ran += sum(len(kernels_of(program, loop.body)) * (loop.trip_count or 1) for loop in over_time)
     assert ran == both_ways * (1 if chip == "v5e" else config.train.unroll)
 

@@ -1,4 +1,4 @@
-"""What compilers for accelerators that are absent make of an ensemble over many devices.
+"""What compilers for absent accelerators produce for an ensemble over many devices.
 
 A target whose compiler is not installed is skipped.
 """
@@ -18,7 +18,7 @@ from zaremba_jax.train import init_train_state
 CONFIG = override(PRESETS["small"], precision="bfloat16")
 WEIGHTS = jax.eval_shape(lambda: init_train_state(CONFIG, PTB_VOCABULARY)).params
 PARAMETERS = sum(leaf.size for leaf in jax.tree.leaves(WEIGHTS))
-# Three members over four devices, one of them padding; or over two pairs that share batches.
+# Three members on four devices, one of which has padding, or on two pairs that share batches.
 MEMBERS, DEVICES = 3, 4
 
 
@@ -46,7 +46,7 @@ def test_devices_that_share_a_batch_exchange_its_gradient_and_no_more(target):
     found = compiled(target.name, data=2)
     assert (found.members, found.at_once) == (2, 2)
     assert found.collectives.keys() == {"all-reduce"}
-    # Of the embedding, the rows that a window uses.
+    # Of the embedding, only the rows that a window uses.
     rows = CONFIG.train.batch_size * CONFIG.train.unroll
     gradient = PARAMETERS - (PTB_VOCABULARY - rows) * CONFIG.model.hidden_size
     assert found.collectives["all-reduce"] == pytest.approx(4 * found.at_once * gradient, rel=0.02)
@@ -55,7 +55,7 @@ def test_devices_that_share_a_batch_exchange_its_gradient_and_no_more(target):
 @pytest.mark.compilers
 def test_device_holds_its_own_members_and_what_training_them_takes(target):
     logits = CONFIG.train.batch_size * CONFIG.train.unroll * PTB_VOCABULARY
-    text = windows_per_epoch(CONFIG) * 24 * 128  # padded as a TPU has it
+    text = windows_per_epoch(CONFIG) * 24 * 128  # padded as on a TPU
     for data in (1, 2):
         found = compiled(target.name, data)
         most = found.members * (3 * PARAMETERS + 3 * logits) + text

@@ -32,7 +32,7 @@ def test_presets_hold_the_numbers_of_section_4_1(preset, expected):
     assert tuple(flat[name] for name in names) == expected
     assert (flat["name"], flat["corpus"], flat["seed"]) == (preset.name, "ptb", 0)
     assert preset.compute == ComputeConfig(precision="float32", kernel="xla", softmax_tokens=0)
-    # Nothing else is on: an LSTM, its sizes equal, dropout alone.
+    # Nothing else is on: an LSTM with equal sizes and dropout only.
     others = flat.keys() - {*names, "name", "corpus", "seed", *vars(preset.compute)}
     assert {name: flat[name] for name in others if flat[name]} == {
         "cell": "lstm",
@@ -103,15 +103,15 @@ def test_value_outside_its_limits_is_refused_by_name_value_and_reason(name, valu
     [
         (
             {"tie_weights": True, "embedding_size": 64},
-            "^embedding_size=64: tied weights need it equal to hidden_size=128; set it to 0 or",
+            "^embedding_size=64: must equal hidden_size=128 for tied weights; set it to 0 or turn",
         ),
         (
             {"update_dropout": 0.5, "cell": "tanh"},
-            "^update_dropout=0.5: the tanh cell writes no update .*; set it to 0, or take the cell",
+            "^update_dropout=0.5: the tanh cell writes no update; set it to 0, or use the lstm",
         ),
         (
             {"zoneout_cell": 0.5, "cell": "gru"},
-            "^zoneout_cell=0.5: the gru cell has no c .*; use zoneout_hidden, or the cell lstm",
+            "^zoneout_cell=0.5: the gru cell has no cell state c; use zoneout_hidden, or the lstm",
         ),
         ({"zoneout_cell": 0.5, "cell": "tanh"}, "^zoneout_cell=0.5: the tanh cell has no c"),
     ],

@@ -21,7 +21,7 @@ from zaremba_jax.vocabulary import BYTES, Vocabulary
 
 @given(st.integers(1, 200), st.integers(1, 7), st.integers(1, 9))
 def test_every_retained_pair_appears_exactly_once_an_epoch(tokens, batch_size, unroll):
-    ids = np.arange(tokens)  # each token names its own place
+    ids = np.arange(tokens)  # each token is its own position
     if tokens < batch_size * (unroll + 1):
         with pytest.raises(ValueError, match=f"{tokens} training tokens .*at least"):
             windows(ids, batch_size, unroll)

@@ -30,7 +30,7 @@ def zeros():
 
 
 def flat(params):
-    """All numbers of a model in a row, and what makes a model of such a row."""
+    """All numbers of a model as a vector, and a function that makes a model of such a vector."""
     leaves, structure = jax.tree.flatten(jax.tree.map(lambda x: np.asarray(x, np.float64), params))
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
 
@@ -42,13 +42,13 @@ def flat(params):
 
 
 def nats(make, numbers, segment, state):
-    """Of a segment's words but the first, and the state after it, by the paper's equations."""
+    """Nats of each word of a segment but the first, and the state after it, by `paper_model`."""
     results = paper_model.run(make(numbers), segment[:-1, None], state)
     return paper_model.nats(results.logits, segment[1:, None])[:, 0], results.state
 
 
 def gradient(make, numbers, segment, state):
-    """By finite differences."""
+    """Gradient of the mean nats by finite differences."""
     result = np.empty_like(numbers)
     for n in range(len(numbers)):
         step = np.zeros_like(numbers)
@@ -144,7 +144,7 @@ def test_settings_outside_their_limits_are_refused(setting, reason):
 
 
 def test_unknown_rule_is_refused():
-    unchecked: Any = object.__new__(DynamicConfig)  # as where annotations are not checked
+    unchecked: Any = object.__new__(DynamicConfig)  # as if annotations were not checked
     for name, value in {"rule": "SGD", "rate": 0.1, "decay": 0.0, "epsilon": 0.1}.items():
         object.__setattr__(unchecked, name, value)
     with pytest.raises(ValueError, match="dynamic_rule='SGD': must be one of sgd, rms"):

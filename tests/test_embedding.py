@@ -1,4 +1,4 @@
-"""The embedding's gradient: the sum over all places of a word, on every platform."""
+"""The embedding's gradient: the sum over all positions of a word, on every platform."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from zaremba_jax.embedding import look_up, sum_by_product
 
 
-@pytest.mark.parametrize("words", [4, 12, 40])  # fewer than tokens, as many, more
+@pytest.mark.parametrize("words", [4, 12, 40])  # fewer words than tokens, as many, more
 def test_gradient_of_a_row_is_the_sum_over_the_places_of_its_word(words):
     source = np.random.default_rng(words)
     embedding = source.normal(size=(words, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Encoding in blocks gives what the vocabulary alone would, and the cache gives it again."""
+"""Encoding in blocks gives the same ids as the vocabulary does, and the cache returns them."""
 
 import gzip
 import itertools
@@ -35,7 +35,7 @@ def texts(tmp_path):
 
 @pytest.fixture
 def written(monkeypatch):
-    """The texts that were encoded and not taken from the cache."""
+    """The calls that encoded texts instead of taking them from the cache."""
     calls, write = [], encoding_module._write
     monkeypatch.setattr(encoding_module, "_write", lambda *args: (calls.append(args), write(*args)))
     return calls
@@ -78,7 +78,7 @@ def test_corpus_of_files_encodes_all_with_the_training_vocabulary(texts, tmp_pat
 
 def test_many_files_packed_or_not_are_one_text_in_the_order_named(texts, tmp_path):
     (tmp_path / "2").write_bytes(gzip.compress(b"c\n"))
-    (tmp_path / "1").write_text("a b b")  # whose last line ends with the file
+    (tmp_path / "1").write_text("a b b")  # its last line has no line end
     whole = read_corpus("c", *texts, cache=tmp_path)
     parts = read_corpus("c", f"{tmp_path}/1,{tmp_path}/2", *texts[1:], cache=tmp_path)
     globbed = read_corpus("c", f"{tmp_path}/[12]", *texts[1:], cache=tmp_path)

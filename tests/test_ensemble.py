@@ -1,4 +1,4 @@
-"""A member of an ensemble is that model alone; a mixture is the mean of probabilities."""
+"""A member of an ensemble equals the same model alone; a mixture averages probabilities."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ SEEDS = (4, 5, 2**32 - 1)
 MESH = make_mesh(jax.devices()[:1])
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, 3 * 4 * 5 + 3).astype(np.int32)
 TEXT = jnp.asarray(windows(IDS, CONFIG.train.batch_size, CONFIG.train.unroll))
-COUNT = len(TEXT) + 2  # over the end of an epoch
+COUNT = len(TEXT) + 2  # past the end of an epoch
 
 
 def alone(seed, config=CONFIG):
@@ -80,7 +80,7 @@ def test_members_start_as_their_seeds_do_to_the_bit():
 
 
 def test_members_have_their_own_masks_whatever_kind_of_key_is_jax_s_default():
-    with jax.default_prng_impl("rbg"):  # of which a key has other numbers side by side than alone
+    with jax.default_prng_impl("rbg"):  # whose keys draw other numbers in a batch
         test_members_start_as_their_seeds_do_to_the_bit()
     states = init_members(CONFIG, VOCABULARY, SEEDS, MESH)
     assert states.key.dtype == jax.random.key(0, impl="threefry2x32").dtype
@@ -102,7 +102,7 @@ def test_member_of_an_ensemble_is_the_same_run_as_that_member_alone(trained):
         state, expected = alone(seed)
         np.testing.assert_allclose(nll[place], expected, rtol=1e-5)
         assert_close(member(states, place).params, state.params)
-    # With other masks than its own it is not.
+    # Other members differ.
     assert not np.allclose(nll[0], nll[1], rtol=1e-3)
 
 
@@ -141,7 +141,7 @@ def test_every_member_is_evaluated_as_it_is_alone(trained, streams):
     for place in range(len(SEEDS)):
         expected = text_nll(member(params, place), IDS, streams, masks=masks)
         np.testing.assert_allclose(nll[place], expected, rtol=1e-5)
-    with pytest.raises(ValueError, match="encode the text by the model's own vocabulary"):
+    with pytest.raises(ValueError, match="encode the text with the model's own vocabulary"):
         members_nll(params, IDS + 1, streams, ComputeConfig(), masks, MESH)
 
 
@@ -215,7 +215,7 @@ def test_members_that_fit_leave_room_for_what_training_one_needs(hidden_size, wo
     for bytes_there in (4 * needed, 8 * needed):
         assert 2 <= members_that_fit(config, words, 8, bytes_there) <= bytes_there / needed
     assert members_that_fit(config, words, 8, 10**12) == 8
-    if words == 20_000:  # whose scores are most of what it needs
+    if words == 20_000:  # whose logits are most of what it needs
         few, more = (override(config, softmax_tokens=tokens) for tokens in (0, 10))
         there = 4 * needed
         assert members_that_fit(few, words, 8, there) < members_that_fit(more, words, 8, there)
@@ -231,12 +231,12 @@ EVERYTHING = {
     "temporal_activation_l2": 0.5,
     "l1": 0.01,
     "l2": 0.01,
-    "clip_norm": 0.5,  # below the norms of the gradients here
+    "clip_norm": 0.5,  # below the gradient norms here
 }
 
 
 def spread(mesh, config, count=3):
-    """Members 4 and 5, padded, on a mesh: both after a few windows, and what was compiled."""
+    """Members 4 and 5, padded, on a mesh after `count` windows, and the compiled program."""
     seeds = range(4, 4 + sum(chunk_sizes(2, 1, mesh)))
     states = init_members(config, VOCABULARY, seeds, mesh)
     compiled = train_members.lower(config, states, TEXT, count, mesh).compile()
@@ -246,14 +246,14 @@ def spread(mesh, config, count=3):
 
 
 def on_eight_devices():
-    """What `test_spread_…` runs where there are eight devices."""
+    """What `test_spread_…` runs in a process with eight devices."""
     config = override(CONFIG, **EVERYTHING)
     expected = []
     for seed in (4, 5):
         state = init_train_state(config, VOCABULARY, jnp.asarray(seed, jnp.uint32))
         expected.append(train_windows(config, state, TEXT, 3))
-    # Eight members of which six are padding; four of two devices each, on which the three
-    # streams are padded to four.
+    # Eight members, six of them padding; or four on two devices each, where the three streams are
+    # padded to four.
     for data, allowed in ((1, ()), (2, ("all-reduce",))):
         nll, states, loss, program = spread(make_mesh(jax.devices(), data), config)
         assert hlo.parse(program).collectives().keys() == set(allowed)

@@ -1,4 +1,4 @@
-"""The program of ensembles: members, mixtures, resumption, divergence, mistakes."""
+"""The ensemble program: members, mixtures, resumption, divergence, mistakes."""
 
 import dataclasses
 import itertools
@@ -41,7 +41,7 @@ def run(*flags):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of an ensemble that was never interrupted, and what the program said."""
+    """The folder and the outcome of an ensemble that was never interrupted."""
     folder = tmp_path_factory.mktemp("finished")
     write_texts(folder)
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -53,7 +53,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def after_chunk(monkeypatch):
-    """A function that has something done to a member's losses, calls counted from 1."""
+    """A function that changes the states and losses of a call to train, counted from 1."""
     todo = {}
     train_members, calls = members.train_members, itertools.count(1)
 
@@ -114,7 +114,7 @@ def test_mixtures_of_one_are_the_mean_of_singles_and_more_members_are_better(fin
         assert rows[0][name] == pytest.approx(np.mean(singles))
         assert rows[0][name] > rows[1][name] > rows[2][name] > 1
     assert f"{rows[1]['test_perplexity']:.2f} ± {rows[1]['test_spread']:.2f}" in outcome.out
-    assert outcome.out.splitlines()[-1] == "all of it is in run"
+    assert outcome.out.splitlines()[-1] == "all results are in run"
 
 
 def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(
@@ -142,7 +142,7 @@ def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(
     mixture = summary_of(folder / "pair")
     assert [row["members"] for row in mixture["mixtures"]] == [1, 2]
     assert [member["run"] for member in mixture["members"]] == ["../seed0", "../seed1"]
-    # The same from the ensemble's members, among the subsets of two.
+    # The same from an ensemble of two members.
     again = run(*SINGLE, "--members=2", "--workdir=two")
     assert again.status == 0
     for name in ("valid_perplexity", "test_perplexity"):
@@ -152,14 +152,14 @@ def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(
     assert_refused(run("--from=seed0,seed1", *TEXT), "seed0: holds a run on another text")
     before = content(folder)
     refused = run("--from=seed1", *TEXT, "--workdir=pair")
-    assert_refused(refused, "--workdir=pair: holds a run or other models averaged, whose summary")
+    assert_refused(refused, "--workdir=pair: holds a run or an average of other models, whose")
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
-    for seed in (0, 1):  # of the same names
+    for seed in (0, 1):  # runs of the same names
         shutil.copytree(folder / f"seed{seed}", elsewhere / f"seed{seed}")
     monkeypatch.chdir(elsewhere)
     refused = run("--from=seed0,seed1", *TEXT, "--workdir=../pair")
-    assert_refused(refused, "--workdir=../pair: holds a run or other models averaged")
+    assert_refused(refused, "--workdir=../pair: holds a run or an average of other models")
     shutil.rmtree(elsewhere)
     assert content(folder) == before
 
@@ -176,7 +176,7 @@ def test_interrupted_ensemble_ends_as_one_never_interrupted_whatever_is_trained_
     stopped = run(*MEMBERS, "--workdir=run")
     assert stopped.status == 128 + signal.SIGINT
     assert f"window {3 * CHUNK} of {WINDOWS}; saved in run" in stopped.out
-    flags = (f"--members_at_once={at_once}", "--resident=false")  # its text from disk from now on
+    flags = (f"--members_at_once={at_once}", "--resident=false")  # its text is now on disk
     resumed = run(*MEMBERS, *flags, "--workdir=run")
     assert (resumed.status, resumed.err) == (0, "")
     assert f"resuming run after epoch 0, window {3 * CHUNK}" in resumed.out
@@ -245,7 +245,7 @@ def test_member_whose_parameters_diverge_at_the_very_end_is_not_exported(folder,
 
     after_chunk(3 * (2 * WINDOWS // CHUNK - 1) + 2, break_it)
     assert run(*MEMBERS, "--workdir=run").status == 0
-    reason = f"a parameter became infinite or no number at step {2 * WINDOWS} (epoch 2, "
+    reason = f"a parameter became infinite or NaN at step {2 * WINDOWS} (epoch 2, "
     assert summary_of(folder / "run")["members"][1]["excluded"].startswith(reason)
     assert exported(folder / "run") == ["seed-0", "seed-2"]
 
@@ -274,7 +274,7 @@ def test_members_at_once_leave_room_for_the_text(share):
 BAD_FLAGS = [
     (["--members=0"], ["members=0", "see --help"]),
     (["--members_at_once=0"], ["members_at_once=0", "see --help"]),
-    (["--members=3", "--sizes=1,4"], ["--sizes=4: there are 3 members; give numbers from 1 on"]),
+    (["--members=3", "--sizes=1,4"], ["--sizes=4: there are 3 members; give numbers from 1 up"]),
     (["--sizes=two"], ["--sizes=two", "give numbers"]),
     (["--seed=4294967295", "--members=2"], ["seed=4294967296", "below 4294967296"]),
     (["--data_parallel=7"], ["data_parallel=7: does not divide the 1 devices"]),
@@ -282,15 +282,15 @@ BAD_FLAGS = [
     (["--coordinator_address=a:1"], ["--coordinator_address=a:1: needs --num_processes and"]),
     (
         ["--coordinator_address=no.such:1", "--num_processes=2", "--process_id=1"],
-        ["--coordinator_address=no.such:1: ", "give the host of process 0 and a free port of it"],
+        ["--coordinator_address=no.such:1: ", "give the host of process 0 and a free port on it"],
     ),
     (["--coordinator_address=a"], ["--coordinator_address=a: must be HOST:PORT, or cluster"]),
     (["--from=a,b", "--coordinator_address=cluster"], ["--from: one process averages; leave"]),
     (["--from=absent"], ["absent: holds no run of experiments.ptb", "name the --workdir of one"]),
-    (["--from=a,./a"], ["--from=a,./a: a run is there twice"]),
+    (["--from=a,./a"], ["--from=a,./a: a run is named twice"]),
     (["--from=a,b", "--members=2"], ["--from: the runs bring their own --members; leave it out"]),
     (["--from=a,b", "--config=small"], ["--from: the runs bring their own --config"]),
-    (["--from="], ["--from: names no run; give folders, with commas between them"]),
+    (["--from="], ["--from: names no run; give folders, separated by commas"]),
     (["--from=a,b", "--sizes=3"], ["--sizes=3: there are 2 members"]),
 ]
 
@@ -313,8 +313,8 @@ def test_folder_of_other_members_is_refused_naming_both_values(finished, folder)
     assert_refused(outcome, "members (3 there, 4 here);")
     assert_refused(run("--from=run", *TEXT), "run: holds no run of experiments.ptb")
     refused = run("--from=a", "--workdir=run")
-    assert_refused(refused, "--workdir=run: holds a run or other models averaged")
+    assert_refused(refused, "--workdir=run: holds a run or an average of other models")
     refused = run("--from=a", *TEXT)
-    assert_refused(refused, "--train_file: is your own text, and this run reads toy; leave out")
+    assert_refused(refused, "--train_file: is your own text, but this run reads toy; leave out")
     assert_refused(run("--from=a", "--data_dir=b"), "--data_dir=b: holds a published corpus")
     assert content(folder) == before

@@ -147,7 +147,7 @@ def test_text_without_a_prediction_is_refused(length):
 @pytest.mark.parametrize("outside", [-1, VOCABULARY])
 def test_ids_of_another_vocabulary_are_refused(outside):
     ids, key = np.append(make_text(5), outside), jax.random.key(0)
-    reason = f"ids from .* for a vocabulary of {VOCABULARY}: encode the text by the model's own"
+    reason = f"ids from .* for a vocabulary of {VOCABULARY}: encode the text with the model's own"
     with pytest.raises(ValueError, match=reason):
         text_nll(PARAMS, ids)
     with pytest.raises(ValueError, match=reason):

@@ -1,4 +1,4 @@
-"""The program that writes models in other forms and takes them from torch's."""
+"""The program that exports models to other formats and imports them from torch's."""
 
 import dataclasses
 import json
@@ -65,23 +65,23 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
     (tmp_path / "flat.safetensors").write_bytes(save(flat))
     before = content(tmp_path)
     refused = {
-        "--out=run: is there; name a new file": ["--workdir=run", "--to=torch", "--out=run"],
-        "--out=run/model.safetensors: is there; name a new file": [
+        "--out=run: exists; name a new file": ["--workdir=run", "--to=torch", "--out=run"],
+        "--out=run/model.safetensors: exists; name a new file": [
             *("--workdir=run", "--to=torch", "--out=run/model.safetensors")
         ],
-        "--out=words.json: is there; name a new folder": ["--workdir=run", "--out=words.json"],
+        "--out=words.json: exists; name a new folder": ["--workdir=run", "--out=words.json"],
         "--to=torch: no torch.nn.LSTM has zoneout": [
             *("--workdir=zoneout", "--to=torch", "--out=made/x")
         ],
-        "cell=gru: only LSTM layers have a torch.nn.LSTM": [
+        "cell=gru: only LSTM layers convert to torch.nn.LSTM": [
             *("--workdir=gru", "--to=torch", "--out=made/x")
         ],
         "--from_torch=flat.safetensors: ": [
             *("--from_torch=flat.safetensors", "--vocabulary=words.json", "--out=x")
         ],
-        "--out=run: holds other things than an export": ["--workdir=run", "--out=run"],
-        "--out=hub: holds other things than an export": ["--workdir=run", "--out=hub"],
-        "error: bad.json: is no vocabulary": [
+        "--out=run: holds something other than an export": ["--workdir=run", "--out=run"],
+        "--out=hub: holds something other than an export": ["--workdir=run", "--out=hub"],
+        "error: bad.json: is not a vocabulary": [
             *("--from_torch=torch.safetensors", "--vocabulary=bad.json", "--out=x")
         ],
         "--workdir, --from_torch: give one of the two": ["--out=x"],

@@ -35,7 +35,7 @@ def make(**changes):
 
 
 def rewrite(path, changed_arrays=None, **record):
-    """The file with other arrays or another description."""
+    """Writes a model file with other arrays or another description."""
     save_model(path, make())
     arrays = load(path.read_bytes()) | (changed_arrays or {})
     arrays = {name: array for name, array in arrays.items() if array is not None}
@@ -157,16 +157,16 @@ def test_missing_file_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"version": 2}, "version 2 of the format, 1 is read here"),
+        ({"version": 2}, "format version 2, but only 1 is supported"),
         ({"config": to_dict(CONFIG) | {"name": "huge"}}, "name='huge': must be one of quick"),
         ({"config": to_dict(CONFIG) | {"layers": "2"}}, "layers='2': must be of type int"),
         ({"config": to_dict(CONFIG) | {"width": 2}}, "width: no such setting"),
         ({"config": 3}, "its description cannot be read"),
         ({"config": []}, "name=None: must be one of quick"),
-        ({"vocabulary": {"words": "the", "unit": "word"}}, "the vocabulary is no list of words"),
+        ({"vocabulary": {"words": "the", "unit": "word"}}, "the vocabulary is not a list of words"),
         (
             {"vocabulary": listing("a", "a")},
-            "the vocabulary has no words, or one twice",
+            "the vocabulary is empty or has a word twice",
         ),
         ({"vocabulary": listing("a", unit="verse")}, "unit='verse': must be one of word"),
         ({"vocabulary": {}}, "'words'"),
@@ -183,8 +183,8 @@ def test_description_that_cannot_be_read_is_refused(tmp_path, record, reason):
 @pytest.mark.parametrize(
     ("arrays", "record", "reason"),
     [
-        ({"softmax.bias": None}, {}, r"softmax\.bias \(none there, float32\[4\] asked for\)"),
-        ({"more": np.ones(2, np.int32)}, {}, r"more \(int32\[2\] there, none asked for\)"),
+        ({"softmax.bias": None}, {}, r"softmax\.bias \(none there, float32\[4\] expected\)"),
+        ({"more": np.ones(2, np.int32)}, {}, r"more \(int32\[2\] there, none expected\)"),
         ({"softmax.bias": np.ones(4, np.float16)}, {}, r"softmax\.bias \(float16\[4\] there"),
         (
             {},
@@ -206,7 +206,7 @@ def test_arrays_that_do_not_fit_are_refused_by_name(tmp_path, arrays, record, re
 )
 def test_model_that_could_not_be_read_again_is_not_written(tmp_path, changes):
     model = dataclasses.replace(make(), config=override(CONFIG, **changes))
-    with pytest.raises(ValueError, match="model: its arrays are not those of its configuration"):
+    with pytest.raises(ValueError, match="model: its arrays do not match its configuration"):
         save_model(tmp_path / "model", model)
     assert not list(tmp_path.iterdir())
 
@@ -239,7 +239,7 @@ def test_names_are_those_of_the_records():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A model in the manner of Hugging Face."""
+    """A folder in the style of Hugging Face."""
     save_folder(tmp_path / "folder", make())
     return tmp_path / "folder"
 
@@ -268,10 +268,10 @@ def test_folder_whose_weights_lost_their_metadata_is_read(folder):
     ("name", "content", "reason"),
     [
         ("config.json", '{"model_type": "gpt2"}', "model_type=gpt2: is not zaremba_jax"),
-        ("config.json", "{", "is no folder of a model that can be read"),
+        ("config.json", "{", "cannot be read as a model folder"),
         ("config.json", "[]", "'model_type'"),
         ("vocab.json", '{"a": 1, "b": 2}', r"its ids are not 0 to 1, each once"),
-        ("vocab.json", "3", "the vocabulary is no list of words"),
+        ("vocab.json", "3", "the vocabulary is not a list of words"),
         ("vocab.json", '["a", "b"]', r"and 2 words: embedding \(float32\[4, 3\] there"),
         ("model.safetensors", "{}", "is not a whole safetensors file"),
     ],

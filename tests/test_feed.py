@@ -1,4 +1,4 @@
-"""The device gets the same windows whether all of them lie there or they come in chunks."""
+"""The device gets the same windows whether all of them reside there or they come in chunks."""
 
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ WHOLE = windows(IDS, 3, 4)
 
 
 class Watched(TextWindows):
-    """Keeps what was cut."""
+    """Records what was cut."""
 
     def __getitem__(self, place):
         cuts.append((place.start, place.stop))

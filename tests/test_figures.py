@@ -29,7 +29,7 @@ CURVES = ["training, regularizers on", "validation, estimate", "test, final: 80.
 
 @pytest.fixture
 def closed(monkeypatch):
-    """The figures that were closed, kept open to be looked at."""
+    """The figures that were closed, kept open for inspection."""
     figures_closed = []
     close = figures.plt.close
     monkeypatch.setattr(figures.plt, "close", figures_closed.append)
@@ -40,7 +40,7 @@ def closed(monkeypatch):
 
 @pytest.fixture
 def drawn(tmp_path, closed):
-    """A function that draws a run and gives the file and the figure."""
+    """A function that draws a run and returns the file and the figure."""
 
     def draw(history, **summary):
         draw_curves(tmp_path / "curves.png", history, SUMMARY | summary)

@@ -9,7 +9,7 @@ from experiments.flax_example import LETTERS, accuracy, train
 @pytest.mark.slow
 def test_the_example_learns_to_remember_the_first_letter():
     chance = 1 / LETTERS
-    with jax.numpy_dtype_promotion("standard"):  # optax's, whose Adam needs it
+    with jax.numpy_dtype_promotion("standard"):  # for optax, whose Adam needs it
         assert accuracy(train(steps=60)) > 1.5 * chance
 
 

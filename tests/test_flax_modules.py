@@ -20,12 +20,12 @@ from zaremba_jax.flax_weights import nnx_layer
 BATCH, TIME, FEATURES, HIDDEN = 3, 4, 2, 3
 CELLS = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "tanh": nnx.SimpleCell}
 ZEROS = nnx.initializers.zeros_init()
-# Drawing weights takes longer to compile than all else here.
+# Drawing weights takes longer to compile than everything else here.
 UNDRAWN = {"kernel_init": ZEROS, "recurrent_kernel_init": ZEROS, "param_dtype": jnp.float64}
 
 
 class FlaxStack(nnx.Module):
-    """What a user of Flax writes: dropout before each layer and after the last."""
+    """What a Flax user writes: dropout before each layer and after the last."""
 
     def __init__(self, cell, layers, dropout=0.0):
         rngs = nnx.Rngs(params=0, dropout=1)
@@ -41,14 +41,14 @@ class FlaxStack(nnx.Module):
         for depth, rnn in enumerate(self.rnns):
             carry = None if carries is None else carries[depth]
             last = depth == len(self.rnns) - 1
-            keep = keep_order or not last  # so that the next layer turns it around again
+            keep = keep_order or not last  # so that the next layer reverses it again
             carry, x = rnn(self.dropout(x), initial_carry=carry, keep_order=keep, **options)
             after.append(carry)
         return tuple(after), self.dropout(x)
 
 
 def both(cell, layers, dropout=0.0):
-    """Flax's stack, its parameters random, and ours with the same."""
+    """Flax's stack with random parameters, and ours with the same ones."""
     theirs = FlaxStack(cell, layers, dropout)
     params = nnx.state(theirs, nnx.Param)
     for place, (_, param) in enumerate(nnx.to_flat_state(params)):
@@ -137,7 +137,7 @@ def test_gradients_and_dropout_are_those_of_a_stack_of_flax(float64, cell):
     )
     assert_close((value, by_my_x), (expected, by_x))
     nnx.update(theirs, by_theirs)
-    nnx.update(ours, by_ours)  # gradients in the place of the weights, to compare them
+    nnx.update(ours, by_ours)  # gradients in place of the weights, to compare them
     assert_close(ours.params, tuple(nnx_layer(rnn.cell) for rnn in theirs.rnns))
 
 
@@ -219,7 +219,7 @@ def test_lengths_may_be_numpys_or_a_list():
     module = DeepRNN(FEATURES, HIDDEN, **(UNDRAWN | {"param_dtype": jnp.float32}), rngs=nnx.Rngs(0))
     x = normal(BATCH, TIME, FEATURES).astype(jnp.float32)
     expected = module(x, seq_lengths=jnp.array([1, 4, 2]), return_carry=True, reverse=True)
-    # A warning of truncation would be an error here.
+    # A warning about truncation would be an error here.
     for lengths in (np.array([1, 4, 2], np.int64), [1, 4, 2]):
         found = module(x, seq_lengths=lengths, return_carry=True, reverse=True)
         assert_close(found, expected)
@@ -241,7 +241,7 @@ def test_the_batch_may_have_any_axes(float64, axes):
 
 
 def sites(module, *args, **options):
-    """How many keys a call draws from the stream of dropout."""
+    """How many keys a call draws from the dropout stream."""
     before = int(module.dropout.rngs.count[...])
     module(*args, **options)
     return int(module.dropout.rngs.count[...]) - before
@@ -468,16 +468,16 @@ def test_module_that_cannot_be_is_refused(settings, reason):
 @pytest.mark.parametrize(
     ("shape", "options", "reason"),
     [
-        ((BATCH, TIME, 5), {}, "need an axis of at least one time step and, last, 2 features"),
-        ((BATCH, 0, FEATURES), {}, "at least one time step"),
-        ((FEATURES,), {}, "at least one time step"),
-        ((BATCH, TIME, FEATURES), {"initial_carry": ()}, "a carry of 0 parts: give a tuple of one"),
+        ((BATCH, TIME, 5), {}, "a time axis of at least one step and a last axis of 2 features"),
+        ((BATCH, 0, FEATURES), {}, "a time axis of at least one step"),
+        ((FEATURES,), {}, "a time axis of at least one step"),
+        ((BATCH, TIME, FEATURES), {"initial_carry": ()}, "a carry of 0 parts: give a tuple of 1,"),
         (
             (BATCH, TIME, FEATURES),
             {"seq_lengths": jnp.ones(TIME, jnp.int32)},
-            "give one of each sequence",
+            "give one per sequence",
         ),
-        ((BATCH, TIME, FEATURES), {"seq_lengths": [1]}, "give one of each sequence"),
+        ((BATCH, TIME, FEATURES), {"seq_lengths": [1]}, "give one per sequence"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(shape, options, reason):
@@ -498,10 +498,10 @@ def test_arrays_that_do_not_fit_are_refused(shape, options, reason):
 )
 def test_carry_that_does_not_fit_is_refused(cell, layers, shapes):
     module = DeepRNN(FEATURES, HIDDEN, layers=layers, cell=cell, rngs=nnx.Rngs(0))
-    # A batch of HIDDEN + 1, so that a transposed carry has another shape.
+    # A batch other than HIDDEN, so that a transposed carry has another shape.
     carry = tuple(tuple(map(jnp.ones, of_layer)) for of_layer in shapes)
-    reason = "a layer of lstm: give c and h, " if cell == "lstm" else f"a layer of {cell}: give h, "
-    with pytest.raises(ValueError, match=f"{reason}.{BATCH + 1}, {HIDDEN}. each"):
+    reason = "the cell lstm: give c and h, " if cell == "lstm" else f"the cell {cell}: give h, "
+    with pytest.raises(ValueError, match=f"{reason}of shape .{BATCH + 1}, {HIDDEN}. each"):
         module(jnp.ones((BATCH + 1, TIME, FEATURES)), initial_carry=carry)
 
 

@@ -17,7 +17,7 @@ TIME, BATCH, FEATURES, HIDDEN = 3, 2, 4, 5
 
 @pytest.fixture
 def normal():
-    """Draws arrays of a shape, the same in a test whichever ran before it."""
+    """Draws arrays of a given shape, the same in a test whatever ran before it."""
     rng = np.random.default_rng(0)
     return lambda *shape: jnp.asarray(rng.normal(size=shape))
 
@@ -27,7 +27,7 @@ def randomized(params, normal):
 
 
 def example(kind, normal):
-    """Inputs, Flax's carry, the same as a state, and the weights of a loss of the results."""
+    """Inputs, Flax's carry, the same as a state, and the weights of a loss over the results."""
     c, h = normal(BATCH, HIDDEN), normal(BATCH, HIDDEN)
     lstm = "LSTM" in kind
     carry, state = ((c, h), LSTMState(h, c)) if lstm else (h, HiddenState(h))
@@ -42,7 +42,7 @@ def weighed(results, weights):
 
 
 def ours(kind, layer, inputs, state, weights):
-    """Gradients by layer and inputs, and outputs."""
+    """Gradients for the layer and the inputs, and the outputs."""
 
     def loss(layer, inputs):
         outputs, end = unroll_layer(layer, inputs, state)
@@ -122,14 +122,14 @@ def test_linen_gru_with_a_second_bias_is_refused():
     with pytest.raises(ValueError, match=r"bias hn is zero is not known under jax\.jit; make the"):
         jax.jit(functools.partial(linen_layer, cell))(params)
     params["hn"]["bias"] += 1e-3
-    with pytest.raises(ValueError, match="hn, that is not zero"):
+    with pytest.raises(ValueError, match="second bias, hn, is not zero"):
         linen_layer(cell, params)
 
 
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        (nn.MGUCell(HIDDEN), "MGUCell: there is no such layer here; take one of LSTMCell"),
+        (nn.MGUCell(HIDDEN), "MGUCell: there is no such layer here; use one of LSTMCell"),
         (nn.GRUCell(HIDDEN, gate_fn=nn.hard_sigmoid), "gate_fn"),
         (nn.LSTMCell(HIDDEN, activation_fn=nn.relu), "activation_fn"),
         (nn.SimpleCell(HIDDEN, residual=True), "residual"),
@@ -145,7 +145,7 @@ def test_nnx_cell_that_does_not_start_from_zeros_is_refused():
     cell = nnx.SimpleCell(FEATURES, HIDDEN, rngs=nnx.Rngs(0))
     cell.carry_init = nnx.initializers.zeros_init()
     nnx_layer(cell)
-    cell.carry_init = nnx.initializers.ones_init()  # of the constructor, it is deprecated there
+    cell.carry_init = nnx.initializers.ones_init()  # as a constructor argument it is deprecated
     with pytest.raises(ValueError, match="SimpleCell: starts from its own carry_init"):
         nnx_layer(cell)
 

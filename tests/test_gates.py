@@ -19,7 +19,7 @@ def assert_close(actual, expected):
 
 
 def stepped(params, inputs, state):
-    """The states of every step, one after another."""
+    """The states after every step, in order."""
     every = []
     for x in inputs:
         state = step(params, project_inputs(params, x), state)

@@ -34,7 +34,7 @@ def model(seed=0, hidden_size=4, cell="lstm", **changes):
 
 
 def probabilities(one, ids):
-    """Of every token after the last of `ids`, by the paper's equations in NumPy."""
+    """Probabilities of every token after `ids`, by the paper's equations in NumPy."""
     params = jax.tree.map(np.asarray, one.params)
     parts = 2 if params.layers[0].cell == "lstm" else 1
     state = [[np.zeros((1, one.config.model.hidden_size))] * parts]
@@ -145,13 +145,13 @@ def test_nothing_to_draw_is_refused(models, prompt, length, samples):
 
 @pytest.mark.parametrize("prompt", [[1, 6], [-1, 2]], ids=str)
 def test_prompt_of_another_vocabulary_is_refused(prompt):
-    with pytest.raises(ValueError, match=r"ids from .* for a vocabulary of 6: encode the text by"):
+    with pytest.raises(ValueError, match=r"ids from .* for a vocabulary of 6: encode the text"):
         generate((model(),), np.array(prompt), 1, key=jax.random.key(0))
 
 
 def test_models_of_different_words_are_refused():
     other = dataclasses.replace(model(), vocabulary=Vocabulary(tuple("abcdeg")))
-    with pytest.raises(ValueError, match="different vocabularies: take those that one corpus"):
+    with pytest.raises(ValueError, match="different vocabularies: use models trained on one"):
         generate((model(), other), PROMPT, 1, key=jax.random.key(0))
 
 

@@ -6,7 +6,7 @@ from experiments import hlo
 
 TIME, BATCH, WIDTH = 5, 4, 16
 
-# A loop within a loop as compilers for accelerators write them: tuples with layouts and memory
+# A loop within a loop as compilers for accelerators emit them: tuples with layouts and memory
 # spaces, comments, nested fusions, an update in place, names for buffers, copies ahead of time.
 TEXT = """HloModule jit_f, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
 
@@ -78,7 +78,7 @@ def program():
 
 @pytest.fixture(scope="module")
 def scan():
-    """A real one: a scan over time in a scan, compiled for the machine at hand."""
+    """A real program: a scan over time in a scan, compiled for the machine at hand."""
 
     def run(w, xs):
         def step(h, x):
@@ -95,7 +95,7 @@ def scan():
 
 
 def inner(program):
-    """The body of the loop in the loop, and its kernels by name."""
+    """The inner loop, its body, and its kernels by name."""
     (loop,) = (loop for loop in program.loops() if loop.outer)
     kernels = program.kernels(loop.body)
     return loop, program.computations[loop.body], {kernel.name: kernel for kernel in kernels}
@@ -134,7 +134,7 @@ def test_flops_are_counted_by_the_type_that_is_multiplied(program):
 
 
 def convolved(left, right, result, window, labels):
-    """The operations that are counted of a convolution of these shapes."""
+    """The operations counted for a convolution of these shapes."""
     text = f"""
 %body (a: f32[2]) -> f32[2] {{
   %a = f32[{left}] parameter(0)
@@ -148,14 +148,14 @@ def convolved(left, right, result, window, labels):
 
 
 def test_flops_of_a_batch_of_products_are_those_of_each():
-    # As the compiler for v5e writes ten products, of [20, 30] by [30, 60].
+    # Ten products of [20, 30] by [30, 60], as the compiler for v5e writes them.
     window = "size=10 stride=9 lhs_dilate=10"
     found = convolved("10,20,30", "10,30,60", "10,20,60", window, "0bf_0io->0bf")
     assert found == 2 * 10 * 20 * 30 * 60
 
 
 def test_flops_of_a_convolution_leave_padding_and_holes_out():
-    # Outputs at 0 to 4 see inputs at -1 to 1, ..., 3 to 5, of which 0 to 4 are there.
+    # Outputs at 0 to 4 see inputs at -1 to 1, ..., 3 to 5, of which 0 to 4 exist.
     assert convolved("5,7", "3,7,2", "5,2", "size=3 pad=1_1", "0f_0io->0f") == 2 * 13 * 7 * 2
     spread = "size=3 pad=1_1 lhs_dilate=2"  # inputs at 0, 2, 4
     assert convolved("3,7", "3,7,2", "5,2", spread, "0f_0io->0f") == 2 * 7 * 7 * 2

@@ -1,4 +1,4 @@
-"""Runs on several devices and in several processes, which stand for hosts, are those on one."""
+"""Runs on several devices or in several processes, which stand for hosts, equal those on one."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ ENSEMBLE = ("-m", ensemble.__name__, *MEMBERS, "--workdir=run")
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """The workdir of an ensemble of one process that was never interrupted."""
+    """The workdir of an ensemble that one process trained without interruption."""
     folder = tmp_path_factory.mktemp("reference")
     write_texts(folder)
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -49,7 +49,7 @@ def free_port():
 
 @contextlib.contextmanager
 def on_hosts(count, folder, *flags, command=ENSEMBLE):
-    """So many processes that run a program together; none outlives a failure."""
+    """Starts `count` processes that run a program together; none outlives a failure."""
     shared = (f"--coordinator_address=localhost:{free_port()}", f"--num_processes={count}", *flags)
     hosts = [
         program.start_python(
@@ -66,10 +66,10 @@ def on_hosts(count, folder, *flags, command=ENSEMBLE):
 
 
 def ends_of(hosts):
-    """The status of each and what it said."""
+    """Status, output and errors of each process."""
     said = [host.communicate(timeout=300) for host in hosts]
     return [
-        (host.returncode, re.sub(r"\[Gloo\].*\n", "", out), err)  # the library's own greeting
+        (host.returncode, re.sub(r"\[Gloo\].*\n", "", out), err)  # Gloo's own greeting
         for host, (out, err) in zip(hosts, said, strict=True)
     ]
 
@@ -101,7 +101,7 @@ def assert_ends_as_on_one_host(ends, folder, reference):
 def test_run_on_two_hosts_that_is_killed_on_one_resumes_and_ends_as_on_one_host(reference, folder):
     with on_hosts(2, folder, OFTEN) as hosts:
         wait_for_checkpoint(hosts, folder)
-        hosts[1].kill()  # the other cannot go on alone
+        hosts[1].kill()  # the other cannot go on by itself
     assert not (folder / "run" / "summary.json").exists()
     with on_hosts(2, folder) as hosts:
         assert_ends_as_on_one_host(ends_of(hosts), folder, reference)
@@ -119,7 +119,7 @@ def test_signal_to_one_of_four_hosts_has_all_save_and_three_of_them_end_it_as_on
     assert "stopped by SIGTERM after epoch 0, window " in ends[0][1]
     with on_hosts(3, folder) as hosts:
         assert_ends_as_on_one_host(ends_of(hosts), folder, reference)
-    # One member each, and before that one process for padding: all run the program of one model.
+    # One member each, and before that one process had padding: all run the program of one model.
     (mine,), theirs = stored(folder / "run"), stored(reference)
     together = jax.tree.map(lambda *parts: np.concatenate(parts), *theirs)
     jax.tree.map(np.testing.assert_array_equal, mine, together)
@@ -160,7 +160,7 @@ def test_one_model_with_its_batch_on_two_hosts_that_slurm_knows_is_the_same_run(
     assert_same_perplexities([summary_of(folder / "spread")], [member])
 
 
-# `experiments.reproduce` where `small` is tiny and the Penn Treebank another text.
+# `experiments.reproduce` with a tiny `small` and another text as the Penn Treebank.
 REPRODUCE = """
 from experiments import command_line, reproduce
 from test_reproduce import TINY

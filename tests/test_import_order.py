@@ -42,7 +42,7 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: imports are absolute"
+            assert node.level == 0, f"{path.name}: imports must be absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -57,7 +57,7 @@ def top(module):
 
 
 def entry(module):
-    """A module's entry in the order, or that of the module which a name is imported from."""
+    """The entry in the order of a module, or of the module that a name is imported from."""
     (found,) = (each for row in ORDER for each in row if f"{module}.".startswith(f"{each}."))
     return found
 

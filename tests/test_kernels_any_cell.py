@@ -33,7 +33,7 @@ COMBINATIONS = [
 @pytest.mark.parametrize(("cell", "names"), COMBINATIONS)
 def test_kernel_matches_scan_in_values_and_gradients_under_any_masks(float64, cell, names):
     layer = make(2, 2, 3, 5, "float64", cell, names)
-    with jax.disable_jit():  # whose operations serve all combinations
+    with jax.disable_jit():  # so that all combinations share compiled operations
         fast, readable = (
             values_and_gradients(ComputeConfig(kernel=kernel), *layer) for kernel in ("xla", "scan")
         )

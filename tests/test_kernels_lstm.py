@@ -60,7 +60,7 @@ def test_vmap_over_members_equals_each_member_alone(precision):
 
 
 def assert_sharded_equals_whole():
-    """What the test below runs where there are four devices."""
+    """What the test below runs in a process with four devices."""
     mesh = Mesh(np.array(jax.devices()), ("data",))
     (params, inputs, state), _, weights = make(4, 2 * mesh.size, 3, 5)
     by_batch = NamedSharding(mesh, P(None, "data")), NamedSharding(mesh, P("data"))
@@ -82,7 +82,7 @@ def test_sharded_batch_equals_the_whole_batch():
 
 def test_backward_loop_carries_the_gradients_of_the_state_alone():
     forward, backward = [(2, 128), (2, 128)], [(2, 512), (2, 128)]  # h and c; gates and c
-    assert carried(make(7, 2, 3, 128)) == 2 * [forward] + 2 * [backward]  # NVIDIA's, the others'
+    assert carried(make(7, 2, 3, 128)) == 2 * [forward] + 2 * [backward]  # NVIDIA's, others'
 
 
 def test_gates_saturate_without_overflow():

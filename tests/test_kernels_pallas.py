@@ -1,4 +1,4 @@
-"""The kernels for TPUs and NVIDIA, run as ordinary operations on whatever machine is here."""
+"""The kernels for TPUs and NVIDIA GPUs, run as ordinary operations on any machine."""
 
 import functools
 from typing import Any
@@ -97,7 +97,7 @@ def test_training_run_ends_with_the_losses_of_the_scan(monkeypatch):
             return lstm_layer_with(loops, params, inputs, state, precision)
 
         monkeypatch.setitem(IMPLEMENTATIONS, "pallas", layer)
-        jax.clear_caches()  # with the other layer in them
+        jax.clear_caches()  # they hold the other layer
         np.testing.assert_allclose(losses("pallas"), readable, rtol=1e-5)
         assert taken
 
@@ -109,7 +109,7 @@ def test_pallas_serves_the_lstm_without_noise_through_time_and_all_else_falls_to
     assert choose("auto", "lstm", None) == "xla"
     assert [choose(name, "gru", noise) for name in ("scan", "xla")] == ["scan", "xla"]
     arguments, masks, _ = make(2, 1, 2, 3, names=["hidden"])
-    with pytest.raises(ValueError, match="without noise through time; take xla"):
+    with pytest.raises(ValueError, match="without noise through time; use xla"):
         pallas_layer(*arguments, masks, "float32")
     results = (
         unroll_layer(*arguments, masks, ComputeConfig(kernel=name)) for name in ("pallas", "xla")

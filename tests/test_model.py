@@ -46,7 +46,7 @@ RUNS = {
 
 @pytest.fixture(params=RUNS)
 def example(request, float64):
-    """A run, and parameters, a window, a state and masks at which everything matters."""
+    """A configuration, parameters, a window, a state and masks at which everything matters."""
     small = override(QUICK, layers=2, hidden_size=HIDDEN, init_scale=0.8, unroll=TIME)
     config = override(small, **RUNS[request.param])
     rng = np.random.default_rng(0)
@@ -61,14 +61,14 @@ def example(request, float64):
 
 
 def plain(params, window, state, masks):
-    """The same as NumPy arrays, in the reference's form."""
+    """The same as NumPy arrays, in the form that `paper_model` takes."""
     state = [[np.asarray(part) for part in vars(layer).values()] for layer in state]
     params, window, masks = jax.tree.map(np.array, (params, window, masks))
     return params, window[:-1], window[1:], state, masks
 
 
 def weight_masks(rates, params, key):
-    """What DropConnect multiplies the recurrent weights of each layer by."""
+    """The factors that DropConnect applies to each layer's recurrent weights."""
     dropped = drop_weights(rates, params, key=key)
     return [
         np.asarray(a.recurrent_weights / b.recurrent_weights)

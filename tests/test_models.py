@@ -1,4 +1,4 @@
-"""What programs do with trained models: where they find them, and unknown words."""
+"""How programs find trained models, and what they do with unknown words."""
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ def make(seed=0, vocabulary=WORDS):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run, an ensemble, a run that is not finished, and one on another text."""
+    """Two runs, an ensemble, a run that is not finished, and one on another text."""
     folder = tmp_path_factory.mktemp("runs")
     write_model(Workdir(folder / "run").model, make())
     write_model(Workdir(folder / "dropout=0,0.5").model, make(seed=7))
@@ -41,7 +41,7 @@ def test_models_are_found_in_runs_ensembles_and_files(folder):
     models = load_models([str(path) for path in paths])
     assert [model.config.seed for model in models] == [0, 3, 4, 4]
     np.testing.assert_array_equal(models[2].params.embedding, models[3].params.embedding)
-    (of_a_sweep,) = load_models(f"{folder}/dropout=0,0.5".split(","))  # as the flag is read
+    (of_a_sweep,) = load_models(f"{folder}/dropout=0,0.5".split(","))  # as the flag is parsed
     assert of_a_sweep.config.seed == 7
     assert len(load_models([str(folder / "run")] * 99)) == 99  # longer than any path can be
 
@@ -105,7 +105,7 @@ def test_generate_writes_texts_and_refuses_mistakes_in_one_line(folder):
         [],
         cwd=folder,
     )
-    assert (first.status, first.err) == (0, "read as <unk>, since no words of the model: zebra\n")
+    assert (first.status, first.err) == (0, "words unknown to the model, read as <unk>: zebra\n")
     texts = first.out.split("\n---\n")
     assert len(texts) == 2
     for text in texts:

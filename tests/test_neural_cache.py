@@ -20,7 +20,7 @@ IDS = np.random.default_rng(0).integers(0, VOCABULARY, 30).astype(np.int32)
 
 
 def by_the_paper(ids, window, theta, weight):
-    """Section 3 of Grave et al. (2017), a word at a time, in NumPy."""
+    """Section 3 of Grave et al. (2017), one word at a time, in NumPy."""
     params = jax.tree.map(np.asarray, PARAMS)
     state = [[np.zeros((1, 4)), np.zeros((1, 4))] for _ in params.layers]
     results = paper_model.run(params, ids[:-1, None], state)
@@ -107,7 +107,7 @@ def test_cache_outside_its_limits_is_refused(setting, reason):
 
 def test_text_without_a_prediction_or_of_another_vocabulary_is_refused():
     foreign = np.append(IDS, len(PARAMS.embedding))
-    with pytest.raises(ValueError, match="encode the text by the model's own vocabulary"):
+    with pytest.raises(ValueError, match="encode the text with the model's own vocabulary"):
         cached_nll(PARAMS, foreign, CacheConfig(window=5, theta=1.0, weight=0.5))
     with pytest.raises(ValueError, match="1 tokens has nothing to predict"):
         cached_nll(PARAMS, IDS[:1], CacheConfig(window=5, theta=1.0, weight=0.5))

@@ -1,4 +1,4 @@
-"""Every notebook is its script, says where it lives, and runs from the first cell to the last."""
+"""Every notebook matches its script, says where it lives, and runs from first cell to last."""
 
 import os
 import re
@@ -18,19 +18,19 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "experiments" / "notebooks").glob("*.py"))
 BY_NAME = {path.stem: path for path in SCRIPTS}
 COMMAND = "jupytext --update --to ipynb experiments/notebooks/*.py"
-# Colab's own: a copy of the repository, packages, and a Drive.
+# The tag of cells for Colab only: they copy the repository, install packages, mount a Drive.
 COLAB = "colab"
 
 
 def setup_arguments():
-    """What setup.py says of the package."""
+    """The arguments that setup.py passes to `setup`."""
     with mock.patch("setuptools.setup") as setup:
         runpy.run_path(str(ROOT / "setup.py"))
     return setup.call_args.kwargs
 
 
 def cells(path):
-    """Kind, source and tags of each."""
+    """Kind, source and tags of each cell."""
     return [
         (cell.cell_type, cell.source, cell.metadata.get("tags", []))
         for cell in jupytext.read(path).cells
@@ -38,9 +38,9 @@ def cells(path):
 
 
 def run(script, cwd, **parameters):
-    """Executes a notebook but for what only Colab can run; everything that it showed.
+    """Executes a notebook except for what only Colab can run; returns all outputs.
 
-    The parameters replace those of the cell that has the tag.
+    The parameters replace those of the cell tagged `parameters`.
     """
     notebook = jupytext.read(script.with_suffix(".ipynb"))
     given = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
@@ -117,7 +117,7 @@ def test_notebooks_install_extras_that_there_are():
 def test_set_up_may_run_again(name, tmp_path):
     (setup,) = (source for _, source, _ in cells(BY_NAME[name]) if "git clone" in source)
     shell = re.sub("^[!%]", "", setup, flags=re.MULTILINE).replace("/content", str(tmp_path))
-    stubs = "git() { mkdir zaremba_jax; }; pip() { :; }"  # which fails where there is a folder
+    stubs = "git() { mkdir zaremba_jax; }; pip() { :; }"  # mkdir fails if the folder exists
     subprocess.run(["bash", "-ec", f"{stubs}\n{shell}\n{shell}"], check=True)
     assert [path.name for path in tmp_path.rglob("*")] == ["zaremba_jax"]
 

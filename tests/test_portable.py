@@ -1,4 +1,4 @@
-"""The scoring function outside of this package."""
+"""The scoring function outside this package."""
 
 import subprocess
 import sys

@@ -56,7 +56,7 @@ def test_bfloat16_rounds_the_operands_and_nothing_else(time, batch, inner, outer
 
 
 def results(compute):
-    """Of products, in every part of a model."""
+    """Results of products in every part of a model."""
     params = init_params(override(QUICK, hidden_size=4).model, 7, key=jax.random.key(0))
     softmax = softmax_of(params)
     tokens, hidden = jnp.arange(6).reshape(3, 2), normal(0, 3, 2, 4)
@@ -119,7 +119,7 @@ def test_float32_leaves_double_precision_as_it_is(float64):
     x, weights = normal(0, 2, 3).astype(jnp.float64), normal(1, 3, 4).astype(jnp.float64)
     expected = np.asarray(x) @ np.asarray(weights)
     np.testing.assert_allclose(matmul(x, weights, "float32"), expected, rtol=1e-14)
-    with pytest.raises(ValueError, match="precision=bfloat16: is for numbers of float32"):
+    with pytest.raises(ValueError, match="precision=bfloat16: is for float32 values"):
         matmul(x, weights, "bfloat16")
 
 
@@ -161,7 +161,7 @@ IDS = np.arange(41, dtype=np.int32) * 3 % 7
 
 
 def read_and_trained(precision):
-    """Nats by all that reads a text, and by training, in a precision."""
+    """Nats from everything that reads a text, and from training, in a precision."""
     config = override(
         QUICK,
         **{"layers": 1, "hidden_size": 8, "batch_size": 2, "unroll": 4, "init_scale": 0.5},
@@ -169,7 +169,7 @@ def read_and_trained(precision):
         precision=precision,
     )
     state, compute = init_train_state(config, 7), config.compute
-    params = jax.tree.map(jnp.copy, state.params)  # the state is given up
+    params = jax.tree.map(jnp.copy, state.params)  # the state is donated
     stacked, mesh = jax.tree.map(lambda x: x[None], params), make_mesh(jax.devices()[:1])
     return {
         "text": text_nll(params, IDS, compute=compute),

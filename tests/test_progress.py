@@ -20,7 +20,7 @@ EPOCH_LINE = (
 
 @pytest.fixture
 def shown():
-    """What a terminal, or anything else, gets to see of a bit of training."""
+    """A function that returns what a terminal, or another output, shows of some training."""
 
     def show(terminal):
         file = io.StringIO()

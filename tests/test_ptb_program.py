@@ -1,4 +1,4 @@
-"""The program as a user runs it: a whole run, and every kind of mistake in what is asked."""
+"""The program as a user runs it: a whole run, and every kind of mistake in flags and texts."""
 
 import gzip
 import json
@@ -30,7 +30,7 @@ from zaremba_jax.vocabulary import EOS
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run from beginning to end: its folder, and what the program said."""
+    """A run from beginning to end: its folder and its outcome."""
     folder = tmp_path_factory.mktemp("finished")
     write_texts(folder)
     return folder, run_process(*FLAGS, "--workdir=run", cwd=folder)
@@ -173,12 +173,12 @@ def test_mistake_ends_the_process_in_one_line_and_writes_nothing(folder):
         ),
         pytest.param(
             {"valid.txt": b""},
-            ["valid.txt: holds no words", "give a text with one sentence a line"],
+            ["valid.txt: holds no words", "give a text with one sentence per line"],
             id="empty file",
         ),
         pytest.param(
             {"test.txt": b"\n \n\t\n"},
-            ["test.txt: holds no words", "give a text with one sentence a line"],
+            ["test.txt: holds no words", "give a text with one sentence per line"],
             id="blank lines",
         ),
         pytest.param(
@@ -279,7 +279,7 @@ def test_run_by_characters_of_many_packed_files(folder):
     summary = json.loads((folder / "run" / "summary.json").read_text())
     assert (summary["corpus"], summary["unit"]) == ("part-*.gz", "char")
     assert 0 < summary["test_bits"] == pytest.approx(math.log2(summary["test_perplexity"]))
-    (row,) = [line for line in outcome.out.splitlines() if "bits a character" in line]
+    (row,) = [line for line in outcome.out.splitlines() if "bits per character" in line]
     assert f"{summary['test_bits']:.3f}" in row
 
 

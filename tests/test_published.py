@@ -1,4 +1,4 @@
-"""Published corpora, on small files of their form in their place; nothing reaches a network."""
+"""Published corpora, replaced by small files of their form; nothing reaches a network."""
 
 import dataclasses
 import hashlib
@@ -42,7 +42,7 @@ def sha256(text):
 
 @pytest.fixture(autouse=True)
 def published(monkeypatch):
-    """Our files are the published ones, and the environment names no folder."""
+    """Makes our files the published ones, and names no folder in the environment."""
 
     def replace(name, **changes):
         entry = dataclasses.replace(PUBLISHED[name], **changes)
@@ -88,7 +88,7 @@ def load_ptb(data_dir=None):
 
 @pytest.fixture
 def network(monkeypatch):
-    """What each address answers: bytes, a status, or an exception; and what was asked for."""
+    """What each address answers: bytes, a status or an exception; and the addresses requested."""
     answers, asked = {}, []
 
     def get(address, **_):
@@ -251,7 +251,7 @@ def test_real_entries_have_whole_hashes_of_files_that_they_name_and_parts_as_lon
 
 def test_characters_of_the_penn_treebank_are_those_of_plain_lines(tmp_path):
     texts = {**FILES, "ptb.test.txt": b"the tac sat\n"}
-    for name, text in texts.items():  # with the white space that the real ones have
+    for name, text in texts.items():  # with white space as in the real ones
         (tmp_path / name).write_bytes(b" " + text.replace(b"\n", b" \n"))
     hashes = {name: sha256((tmp_path / name).read_bytes()) for name in FILES}
     PUBLISHED["ptb-char"] = dataclasses.replace(PUBLISHED["ptb-char"], hashes=hashes)
@@ -285,7 +285,7 @@ def test_wikitext_is_read_as_published_or_unpacked(tmp_path, name, form):
 @pytest.mark.parametrize("form", ["archive", "file"])
 def test_hundred_million_are_split_by_place(tmp_path, name, unit, form, monkeypatch):
     text = bytes(range(97, 117))
-    if unit == "char":  # whose characters all occur in the training part
+    if unit == "char":  # whose characters must all occur in the training part
         text = b"abcde" * 4
         entry = dataclasses.replace(PUBLISHED[name], hashes={name: sha256(text)})
         monkeypatch.setitem(PUBLISHED, name, entry)
@@ -305,10 +305,10 @@ def test_hundred_million_are_split_by_place(tmp_path, name, unit, form, monkeypa
     ("name", "files", "message"),
     [
         ("wikitext-2", {}, "lacks wiki.train.tokens, .*or wikitext-2-v1.zip"),
-        ("wikitext-2", {"wikitext-2-v1.zip": b"a page"}, "is no zip archive; replace the file"),
-        ("wikitext-2", {"wikitext-2-v1.zip": DAMAGED}, "is no zip archive; replace the file"),
+        ("wikitext-2", {"wikitext-2-v1.zip": b"a page"}, "is not a zip archive; replace the file"),
+        ("wikitext-2", {"wikitext-2-v1.zip": DAMAGED}, "is not a zip archive; replace the file"),
         ("wikitext-2", {"wikitext-2-v1.zip": packed("other")}, "holds no wikitext-2/wiki.train.to"),
-        ("wikitext-2", {**WIKI, "wiki.test.tokens": b"the\n"}, "test.tokens: 2 tokens to test, is"),
+        ("wikitext-2", {**WIKI, "wiki.test.tokens": b"the\n"}, "test.tokens: 2 tokens in test, n"),
         ("wikitext-103", {"wikitext-103-v1.zip": packed("wikitext-103") + b"x"}, "zip: sha256 "),
         ("enwik8", {"enwik8": b"x" * 20}, "enwik8: sha256 .* is not the published file's"),
         ("text8", {}, "lacks text8 .or text8.zip.; put the files there"),

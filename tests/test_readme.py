@@ -1,4 +1,4 @@
-"""What the README promises is what there is."""
+"""What the README promises is true."""
 
 import json
 import re
@@ -52,7 +52,7 @@ for program in sys.argv[1:]:
         for flag in defined
     ]
     print(*names)
-    for name in set(names):  # some programs give one name to flags of their own
+    for name in set(names):  # some programs define flags of the same name
         delattr(flags.FLAGS, name)
     for module in [module for module in sys.modules if module.startswith("experiments")]:
         del sys.modules[module]
@@ -88,13 +88,13 @@ def test_every_flag_of_a_command_is_one_of_its_program(flags_of):
 
 
 def block(telling):
-    """The lines of Python in which something occurs."""
+    """The README's block of Python that contains `telling`, compiled."""
     blocks = re.findall(r"```py(?:thon)?\n(.*?)```", README, re.DOTALL)
     (found,) = (lines for lines in blocks if telling in lines)
     return compile(found, "README.md", "exec")
 
 
-# What tells each block of Python from the others.
+# What distinguishes each block of Python from the others.
 EXAMPLES = ("toy_corpus", "load_model", "DeepRNN", "deserialize")
 
 
@@ -115,7 +115,7 @@ def test_library_example_runs_as_written(monkeypatch, capsys):
 
 @pytest.fixture
 def model(tmp_path, monkeypatch):
-    """A model of the size that the examples have, and its run in the working directory."""
+    """A model of the size that the examples expect, and its run in the working directory."""
     words = Vocabulary(("<eos>", "the", "company", "said"))
     found = Model(init_params(SMALL.model, 4, key=jax.random.key(0)), SMALL, words)
     monkeypatch.chdir(tmp_path)
@@ -129,7 +129,7 @@ def test_example_of_a_trained_model_runs_as_written(model, capsys):
     ids = np.array([0, 1, 2, 3, 0], np.int32)
     assert float(measured) == pytest.approx(perplexity(text_nll(model.params, ids)))
     drawn = model.vocabulary.encode(model.vocabulary.tokens(text.removesuffix("\n")))
-    assert len(drawn) in (20, 21)  # a text that ends within a line has its end added
+    assert len(drawn) in (20, 21)  # an unfinished last line gets its end added
 
 
 def test_example_of_a_module_of_flax_runs_as_written():
@@ -162,14 +162,14 @@ def test_ci_runs_the_test_commands_as_written():
     commands = re.findall(r"grep '.*' README.md", ci)
     assert len(commands) == 3
     for command in commands:
-        # As an argument it could be missing without a word; as a variable it ends the script.
+        # As an argument it could be missing silently; as a variable it ends the script.
         (name,) = re.findall(rf"^(\w+)=\$\({re.escape(command)}\)$", ci, re.MULTILINE)
         assert f'bash -c "${name}"' in ci
         found = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
         assert len(found.stdout.splitlines()) == 1
 
 
-# Models alone in the table of perplexities, with what they are compared to there.
+# Single models in the table of perplexities, and what they are compared to there.
 PAPER = "paper: {paper_valid_perplexity}, {paper_test_perplexity}"
 SINGLES = {  # the folders of each row
     "small-bfloat16-seed0 small-precision=bfloat16-seed1 small-precision=bfloat16-seed2": PAPER,

@@ -1,4 +1,4 @@
-"""A state goes on with other chunks and other padding than it was saved with, to the bit."""
+"""A state resumes bit for bit with other chunks and padding than it was saved with."""
 
 import dataclasses
 from typing import Any, cast
@@ -19,14 +19,14 @@ NOTHING = cast(Any, None)
 
 
 def ensemble_of(places, at_once):
-    """Three members, in chunks with so many places."""
+    """Three members in chunks that have `places` members in total, padding included."""
     mesh, configs = make_mesh(jax.devices()[:1]), with_seeds(CONFIG, 3)
     states = init_chunks(CONFIG, 7, range(places), at_once, mesh)
     return EnsembleRun(CONFIG, NOTHING, NOTHING, states, mesh=mesh, configs=configs)
 
 
 def model_of(streams):
-    """One model whose batch is padded to so many streams; no number of its state is zero."""
+    """One model whose batch is padded to `streams`; no number of its recurrent state is zero."""
     state = init_train_state(CONFIG, 7)
     rnn_state = jax.tree.map(
         lambda x: 1 + jnp.arange(streams * 3, dtype=x.dtype).reshape(streams, 3), state.rnn_state
@@ -35,7 +35,7 @@ def model_of(streams):
 
 
 def through_a_checkpoint(run, other, folder):
-    """The state of a run, as another run of it has it that was cut up otherwise."""
+    """The state of a run, saved and restored in the layout of another run."""
     assert run.layout != other.layout
     save(folder, 1, run.state, {"layout": run.layout})
     restored = restore(folder, lambda record: other.room_for(record["layout"]))
@@ -44,7 +44,7 @@ def through_a_checkpoint(run, other, folder):
 
 
 def numbers(states):
-    """Leaves of all members, one after another."""
+    """Leaves of all members, concatenated."""
     plain = [dataclasses.replace(state, key=jax.random.key_data(state.key)) for state in states]
     return jax.tree.map(lambda *parts: np.concatenate(parts), *plain)
 

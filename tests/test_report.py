@@ -1,4 +1,4 @@
-"""The comparison of runs, on a terminal and as a page of its own."""
+"""The comparison of runs, on a terminal and as an HTML page."""
 
 import html.parser
 import json
@@ -33,7 +33,7 @@ def folder(tmp_path, monkeypatch):
 
 
 class Page(html.parser.HTMLParser):
-    """The tables' rows, and every address that a page would load from."""
+    """The rows of a page's tables, and every address that the page would load from."""
 
     def __init__(self, text):
         super().__init__()
@@ -124,14 +124,14 @@ def test_names_are_printed_whole(folder):
 
 def test_what_is_no_run_is_refused_in_a_line(folder):
     assert_refused(run("absent"), "absent: holds no run; name the --workdir of one")
-    assert_refused(run(), "error: give RUN... beside the flags; see --help")
+    assert_refused(run(), "error: give RUN... besides the flags; see --help")
     (folder / "quick-seed0" / "config.json").write_text("{}")
-    assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "writes it anew")
+    assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "to rewrite it")
     for name, content in (("summary.json", '{"x": 1}'), ("summary.json", "[1]"), (METRICS, "{}\n")):
         shutil.rmtree(folder / "quick-seed0")
         shutil.copytree(RESULTS / "quick-seed0", "quick-seed0")
         (folder / "quick-seed0" / name).write_text(content)
-        assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "writes it anew")
+        assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "to rewrite it")
     path = folder / RUNS[1] / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"vary": "dropout=0,0.5"}))
     assert_refused(run(RUNS[1]), f"{RUNS[1]}: holds a sweep", "leave it out")
@@ -142,5 +142,5 @@ def test_page_replaces_no_other_file(folder):
     (folder / "report.html").write_text("mine")
     for page in ("report.html", f"{RUNS[1]}/{METRICS}"):
         before = content_of(folder)
-        assert_refused(run(RUNS[1], f"--page={page}"), f"--page={page}: is there, and no page of")
+        assert_refused(run(RUNS[1], f"--page={page}"), f"--page={page}: exists and is not a page")
         assert content_of(folder) == before

@@ -1,4 +1,4 @@
-"""The table of the paper: what is trained, recorded, skipped, averaged and shown."""
+"""The paper's table: what is trained, recorded, skipped, averaged and shown."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ FLAGS = (
 
 @pytest.fixture
 def folder(folder, monkeypatch):
-    """The working directory, in which `small` is tiny and the Penn Treebank another text."""
+    """The working directory, in which `small` is tiny and the Penn Treebank is another text."""
     monkeypatch.setitem(PRESETS, "small", TINY)
     texts = [folder / f"{split}.txt" for split in ("train", "valid", "test")]
     monkeypatch.setattr(reproduce, "load_corpus", lambda config: read_corpus("PTB", *texts))
@@ -45,7 +45,7 @@ def run(*flags):
 
 
 def row(folder, averaged):
-    """The cells of the table's line of `small`, by their column; test figures win over names."""
+    """The cells of the table's row for `small` with that many models averaged."""
     lines = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in (folder / "results" / "table1.md").read_text().splitlines()
@@ -99,9 +99,9 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     assert row(folder, 2)[7] == "3, 3 sets"
     assert row(folder, 3)[3:6:2] == ["", ""]
 
-    shutil.rmtree(folder / "runs" / "small-seed1")  # as of a record that came from elsewhere
+    shutil.rmtree(folder / "runs" / "small-seed1")  # as for a record that came from elsewhere
     last = run(*FLAGS, "--seeds=4")
-    assert "small: no average will have seed 1: recorded, but its nats" in last.out
+    assert "small: no average will include seed 1: recorded, but its nats" in last.out
     assert row(folder, 2)[7] == "3, 3 sets"
 
 
@@ -115,6 +115,15 @@ def test_seed_that_diverges_is_recorded_without_figures_and_the_others_go_on(fol
     assert [(record.seeds, record.perplexities) for record in found] == [({0}, {}), ({1}, {})]
     page = (folder / "results" / "table1.md").read_text()
     assert "1000000000" not in page
+
+
+def test_members_that_all_diverge_are_all_recorded(folder):
+    flags = (*FLAGS, "--members_at_once=2", "--learning_rate=1e9", "--clip_norm=1e9")
+    first, again = run(*flags), run(*flags)
+    assert (first.status, again.status) == (0, 0), first.err
+    (record,) = records.read_records(folder / "results")
+    assert (record.seeds, record.perplexities) == ({0, 1}, {})
+    assert "seed" not in again.out
 
 
 @pytest.mark.slow
@@ -163,7 +172,7 @@ def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
 
 BAD_FLAGS = [
     (["--rows=tiny"], ["--rows=tiny: give some of small,medium,large"]),
-    (["--sizes=1,two"], ["--sizes=two: there are 10 members; give numbers from 1 on"]),
+    (["--sizes=1,two"], ["--sizes=two: there are 10 members; give numbers from 1 up"]),
     (["--rows=large", "--members=2", "--sizes=5"], ["--sizes=5: there are 2 members"]),
     (["--seeds=0"], ["seeds=0", "see --help"]),
     (["--config=small"], ["--config=small: name models of the table with --rows"]),
@@ -272,7 +281,7 @@ def test_other_choices_are_compared_to_all_seeds_of_the_preset():
     cells = ["124.5 ± 2.1", "+3.5 ± 0.9", "109.8 ± 1.1", "-0.2 ± 0.0", "2", "100.0"]
     assert others == [["small-constant_epochs=5", *cells]]
     assert f"| small-constant_epochs=5 | {' | '.join(cells)} |" in table1.page([], others)
-    mixture["seeds"].remove(7)  # an average of one model is none of both
+    mixture["seeds"].remove(7)  # an average of one model is not of both
     assert table1.other_choices(found, {"small-constant_epochs=5": mixture})[0][-1] == ""
 
 

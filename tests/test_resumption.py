@@ -1,4 +1,4 @@
-"""A run that was killed, stopped or damaged ends as one that never was."""
+"""A run that was killed, stopped or damaged ends like an uninterrupted one."""
 
 import itertools
 import math
@@ -42,7 +42,7 @@ def reference(tmp_path_factory):
 
 @pytest.fixture
 def after_chunk(monkeypatch):
-    """A function that has something done to a chunk's state and losses, chunks counted from 1."""
+    """A function that changes a chunk's state and losses, chunks counted from 1."""
     todo = {}
     train_windows, chunks = training.train_windows, itertools.count(1)
 
@@ -56,7 +56,7 @@ def after_chunk(monkeypatch):
 
 
 def ctrl_c(state, nll):
-    signal.raise_signal(signal.SIGINT)  # at once, where os.kill leaves the time to the system
+    signal.raise_signal(signal.SIGINT)  # immediately; os.kill leaves the time to the system
     return state, nll
 
 
@@ -66,7 +66,7 @@ def steps(folder):
 
 
 def interrupted(number, folder):
-    """A process that got a signal within its first epoch, after some checkpoints."""
+    """Outcome of a process that got a signal within its first epoch, after some checkpoints."""
     with start(*FLAGS, "--workdir=run", OFTEN, cwd=folder) as process:
         deadline = time.monotonic() + 200
         while not steps(folder) or steps(folder)[-1] < 6:
@@ -119,7 +119,7 @@ def test_ctrl_c_saves_the_chunk_that_it_hit(folder, reference, after_chunk, chun
 def test_run_streamed_from_disk_ends_as_one_with_its_text_on_the_device(
     folder, reference, after_chunk, chunk
 ):
-    """To the bit, interrupted too, and going on in the other way than it began."""
+    """Bit for bit, also when interrupted and when resumed with the text on the device."""
     after_chunk(chunk, ctrl_c)
     assert run(*FLAGS, "--workdir=run", "--noresident").status == 128 + signal.SIGINT
     way = "--resident" if chunk == 40 else "--noresident"
@@ -129,7 +129,7 @@ def test_run_streamed_from_disk_ends_as_one_with_its_text_on_the_device(
 
 @pytest.fixture
 def interruptible():
-    """Ctrl-C as a program in the foreground has it; one in the background may ignore it."""
+    """Handles Ctrl-C as in the foreground; a program in the background may ignore it."""
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, usual)
@@ -238,7 +238,7 @@ def test_finished_run_whose_checkpoints_are_gone_is_not_trained_again(folder, re
 
 
 def damage(checkpoint):
-    """Flips bits of the biggest of a checkpoint's files, and its copies."""
+    """Flips bits of a checkpoint's largest file, and of any other of its size."""
     sizes = {path: path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()}
     for path in (path for path, size in sizes.items() if size == max(sizes.values())):
         whole = path.read_bytes()
@@ -252,7 +252,7 @@ def test_damaged_checkpoint_is_named_and_the_run_ends_the_same(folder, reference
     damage(folder / "run" / "checkpoints" / str(2 * WINDOWS))
     outcome = run(*FLAGS, "--workdir=run")
     assert (outcome.status, outcome.err) == (0, "")
-    assert f"run/checkpoints/{2 * WINDOWS} was damaged: going on from the one bef" in outcome.out
+    assert f"run/checkpoints/{2 * WINDOWS} was damaged: continuing from the one bef" in outcome.out
     assert "resuming run after epoch 1, window 0" in outcome.out
     assert_same_run(folder / "run", reference)
 
@@ -268,7 +268,7 @@ def test_when_every_checkpoint_is_damaged_one_line_says_so_and_all_is_kept(folde
 
 
 def assert_diverged(outcome, folder, *telling):
-    """Ended in status 1, before any figure that is not finite was written."""
+    """Asserts an end with status 1 before any non-finite figure was written."""
     assert_refused(outcome, *telling, "try a lower --learning_rate or --clip_norm", status=1)
     for line in metrics(folder / "run"):
         assert all(math.isfinite(figure) for figure in line.values())
@@ -293,7 +293,7 @@ def test_parameters_that_are_not_finite_are_never_saved(folder, after_chunk):
 
     after_chunk(3, overflow)
     outcome = run(*FLAGS, "--workdir=run", OFTEN)
-    assert_diverged(outcome, folder, "a parameter became infinite or no number at step 9 (epoch 1")
+    assert_diverged(outcome, folder, "a parameter became infinite or NaN at step 9 (epoch 1")
     assert steps(folder) == [3, 6]
 
 

@@ -27,7 +27,7 @@ FEATURES, HIDDEN = 3, 4
 
 
 def example_of(layers=2, time=6, batch=3, cell: CellName = "lstm") -> Any:
-    """Layers, inputs, a state and masks of all kinds, random, float64."""
+    """Random layers, inputs, a state, and masks of inputs and through time, in float64."""
     rng = np.random.default_rng(0)
 
     def factors(size=HIDDEN):

@@ -68,7 +68,7 @@ def test_text_that_is_not_written_out_takes_few_bytes_a_token(tmp_path):
     assert len(read_text(tmp_path / "text.txt", MODELS[0]).stream) == 44_000
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert most < 44_000 * 60  # a string takes 52, and its place in a list 8
+    assert most < 44_000 * 60  # a string takes 52, and its list entry 8
 
 
 def test_stream_is_the_reported_protocol_and_models_are_mixed(text):
@@ -89,7 +89,7 @@ def test_independent_lines_are_scored_alike_wherever_they_stand(tmp_path):
         nll[name] = {record["text"]: record["log_probability"] for record in found}
     assert nll["one"] == pytest.approx({line: nll["other"][line] for line in nll["one"]})
     text = read_text(tmp_path / "one", MODELS[0])
-    ids = np.array([1, 2, 4, 1], np.int32)  # the end of another line, and the line
+    ids = np.array([1, 2, 4, 1], np.int32)  # the end of another line, then the line
     p, q = (np.exp(-read(model, ids).astype(np.float64)) for model in MODELS)
     assert nll["one"]["cat sat"] == pytest.approx(np.log((p + q) / 2).sum(), rel=1e-5)
 
@@ -171,7 +171,7 @@ def test_last_line_is_whole_where_lines_are_scored_alone(tmp_path):
 
 def test_unknown_line_ends_are_named_on_one_line(tmp_path):
     (tmp_path / "text").write_bytes(b"a\r\n")
-    with pytest.raises(ValueError, match=r"1 characters are not the model's.* <unk>: \\r; replace"):
+    with pytest.raises(ValueError, match=r"1 characters are not in the .* <unk>: \\r; replace"):
         read_text(tmp_path / "text", make(vocabulary=Vocabulary(("a", "\n"), "char")))
 
 
@@ -193,9 +193,9 @@ def test_program_gives_a_text_the_perplexity_of_the_run_that_evaluated_it(tmp_pa
         assert outcome.status == 0, outcome.err
         summary = summary_of(tmp_path / f"run-{unit}")
         assert f"{unit}: perplexity {summary['test_perplexity']:.2f}, " in outcome.out
-        (nats,) = re.findall(r"([\d.]+) nats a token", outcome.out)
+        (nats,) = re.findall(r"([\d.]+) nats per token", outcome.out)
         assert float(nats) == pytest.approx(math.log(summary["test_perplexity"]), abs=1e-4)
-        bits = f", {summary['test_bits']:.3f} bits a {'byte' if unit == 'byte' else 'character'}"
+        bits = f", {summary['test_bits']:.3f} bits per {'byte' if unit == 'byte' else 'character'}"
         assert (bits in outcome.out) == (unit != "word")
     assert summary_of(tmp_path / "run-byte")["unigram_perplexity"] is None
 
@@ -217,7 +217,7 @@ def test_text_that_cannot_be_read_is_refused(tmp_path, content, vocabulary, reas
 
 
 def perplexities(models, text):
-    """Of the text in every way that the program is told to below, by the library."""
+    """Perplexities of the text, by the library, in each way that the program uses below."""
 
     def mixed(nll, **how):
         def of(model):
@@ -276,13 +276,13 @@ MISTAKES = {
     "dynamic_decay=2.0: must be finite, at least 0 and at most 1": [
         *(*BOTH, "--dynamic=sgd", "--dynamic_decay=2")
     ],
-    "--cache_theta: means nothing without --cache_window; give that too": [
+    "--cache_theta: has no effect without --cache_window; give that too": [
         *(*BOTH, "--cache_theta=2")
     ],
-    "--train_file: means nothing without --dynamic=rms; give that too": [
+    "--train_file: has no effect without --dynamic=rms; give that too": [
         *(*BOTH, "--dynamic=sgd", "--train_file=text.tsv")
     ],
-    "--dynamic_epsilon: means nothing without --dynamic=rms; give that too": [
+    "--dynamic_epsilon: has no effect without --dynamic=rms; give that too": [
         *(*BOTH, "--dynamic=sgd", "--dynamic_epsilon=0.1")
     ],
     "text.tsv: a perplexity of nan, the scores are not finite; name another model": [
@@ -291,7 +291,7 @@ MISTAKES = {
     "text.tsv: a perplexity of inf, the scores are not finite; try a lower --dynamic_rate": [
         *(*BOTH, "--dynamic=sgd", "--dynamic_rate=1e30", "--scores=broken.tsv")
     ],
-    "give FILE beside the flags; see --help": ["--workdir=run0"],
+    "give FILE besides the flags; see --help": ["--workdir=run0"],
     "absent.txt: no such file": ["--workdir=run0", "absent.txt"],
     "absent: holds no model": ["--workdir=absent", "text.tsv"],
 }
@@ -299,7 +299,7 @@ MISTAKES = {
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    """The folder, the models there, and what the program says in every way and to mistakes."""
+    """The folder, its models, and the outcomes of every way to score and of every mistake."""
     folder = tmp_path_factory.mktemp("scored")
     of_evaluation = {"zoneout_hidden": 0.4, "zoneout_cell": 0.2, "precision": "bfloat16"}
     models = [make(seed, **of_evaluation) for seed in (0, 1)]
@@ -326,7 +326,7 @@ def test_program_scores_in_every_way(scored):
     said = [outcome.out.splitlines() for outcome in outcomes]
     for first, second in said[:4]:
         assert "11 tokens in 4 lines, 2 models averaged" in first
-        assert second.endswith("of the model: 3 tokens, 2 different: zebra (2 times), ran")
+        assert second.endswith("read as <unk>: 3 tokens, 2 different: zebra (2 times), ran")
     assert "12 tokens in 4 lines" in said[4][0]
     expected = perplexities(models, read_text(folder / "text.tsv", models[0]))
     for lines, figure in zip(said, expected, strict=True):

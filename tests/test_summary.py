@@ -32,7 +32,7 @@ def summarized(run, **options):
 
 
 def summary_of(config, **changes):
-    """The summary of a tiny trained model said to be of a configuration."""
+    """The summary of a tiny untrained model presented as one of a configuration."""
     text = TextWindows(CORPUS.train, TINY.train.batch_size, TINY.train.unroll)
     state = init_train_state(TINY, len(CORPUS.vocabulary))
     run = Run(config, CORPUS, WindowFeed(text), state, history=HISTORY, seconds=2.5)
@@ -155,8 +155,8 @@ def rows(**figures):
 
 
 def test_table_has_bits_for_characters_and_bytes():
-    assert rows(unit="char")["bits a character"] == ("1.234", "1.200")
-    assert rows(unit="byte")["bits a byte"] == ("1.234", "1.200")
+    assert rows(unit="char")["bits per character"] == ("1.234", "1.200")
+    assert rows(unit="byte")["bits per byte"] == ("1.234", "1.200")
 
 
 def test_table_leaves_out_what_has_no_figure():

@@ -1,4 +1,4 @@
-"""The program of sweeps: models of different rates side by side, each as it would be alone."""
+"""The sweep program: models of different rates side by side, each as it would be alone."""
 
 import itertools
 
@@ -15,8 +15,8 @@ BAD_FLAGS = [
     ([], ["--vary: nothing to try; give --vary=dropout=0.3,0.5"]),
     (["--vary=hidden_size=2,3"], ["--vary=hidden_size=2,3: give one of learning_rate, dropout"]),
     (["--vary=zoneout_cell=0.1"], ["--vary=zoneout_cell=0.1: give one of"]),
-    (["--vary=dropout=a"], ["--vary=dropout=a: give numbers with commas"]),
-    (["--vary=dropout=0,0.0"], ["--vary=dropout=0,0.0: a value is there twice"]),
+    (["--vary=dropout=a"], ["--vary=dropout=a: give numbers, separated by commas"]),
+    (["--vary=dropout=0,0.0"], ["--vary=dropout=0,0.0: a value is given twice"]),
     (["--vary=dropout=0", "--vary=dropout=1"], ["--vary=dropout=1: dropout is given twice"]),
     (["--vary=dropout=0.1", "--dropout=0.5"], ["--vary=dropout=0.1: dropout is given twice"]),
     (["--vary=dropout=1.5"], ["dropout=1.5: must be"]),

@@ -1,4 +1,4 @@
-"""Files of any size: tiny blocks stand for large files."""
+"""Files of any size: tiny blocks stand in for large files."""
 
 import gzip
 import hashlib
@@ -17,7 +17,7 @@ TEXT = st.text(st.sampled_from("ab ñ€😀\n\r\t\u2028"), max_size=40)
 
 @pytest.fixture(autouse=True)
 def block(monkeypatch):
-    """Of three bytes, so that words, characters and line ends are cut everywhere."""
+    """Blocks of three bytes, so that words, characters and line ends are cut everywhere."""
     monkeypatch.setattr(text_files, "BLOCK", 3)
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def put(folder, content, how="plain"):
-    """The bytes as a file; how: plain, gzip or zip."""
+    """Writes the bytes to a file; `how` is plain, gzip or zip."""
     path = folder / how
     if how == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -38,7 +38,7 @@ def put(folder, content, how="plain"):
 
 
 def words(text):
-    """As a person would say it: lines however they end, words, and `<eos>` for each line."""
+    """The plain definition: lines with any ending, their words, and `<eos>` for each line."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
     return [word for line in lines for word in (*line.split(), EOS)] if text else []
 
@@ -72,7 +72,7 @@ def test_plain_lines_have_words_with_one_space_between(folder, text):
 
 @given(st.binary(max_size=40), st.integers(0, 40), st.integers(0, 40), st.booleans())
 def test_a_piece_is_the_bytes_from_start_to_stop(folder, content, start, length, packed):
-    content = b"plain" + content  # which does not begin as a gzip file does
+    content = b"plain" + content  # does not begin as a gzip file does
     file = put(folder, content, "gzip" if packed else "plain")
     piece = Piece(file.path, None, start, start + length)
     assert b"".join(read_bytes(piece)) == content[start : start + length]
@@ -131,7 +131,7 @@ def test_files_are_named_alone_with_commas_or_by_globs(tmp_path, monkeypatch):
     [
         ("absent.txt", r"^absent\.txt: no such file; give .* a glob in quotes"),
         ("a.txt,*.gz", r"^\*\.gz: no such file; give"),
-        ("..", r"^\.\.: is no regular file; give"),
+        ("..", r"^\.\.: is not a regular file; give"),
         ("x" * 300, "^x{300}: no such file; give"),
         ("a.txt,../{folder}/a.txt", r"names \.\./.*/a\.txt twice; name each file once"),
         ("a.txt,*.txt", r"^a\.txt,\*\.txt: names a\.txt twice; name each file once"),

@@ -37,7 +37,7 @@ def sigmoid(x):
 
 
 def torch_lstm(state, x):
-    """The equations in torch's documentation of `torch.nn.LSTM`, in NumPy, from zeros."""
+    """The equations in torch's documentation of `torch.nn.LSTM`, in NumPy, from a zero state."""
     for n in range(sum(name.startswith("weight_ih") for name in state)):
         w_ih, w_hh = state[f"weight_ih_l{n}"], state[f"weight_hh_l{n}"]
         b_ih, b_hh = state.get(f"bias_ih_l{n}", 0), state.get(f"bias_hh_l{n}", 0)
@@ -132,7 +132,7 @@ REFUSED = [
     ({"weight_ih_l0": (12, 3), "weight_hh_l0": (12, 4)}, "has 12 rows for 4 units, where an LSTM"),
     (
         {"weight_ih_l0": (16, 3), "weight_hh_l0": (12, 4), "bias_ih_l0": (8,)},
-        "*_l0: the arrays have 8, 12, 16 rows, where those of one layer have the same",
+        "*_l0: the arrays have 8, 12, 16 rows, but those of one layer must agree",
     ),
     (
         {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4), "weight_hh_l1": (16, 4)},
@@ -140,11 +140,11 @@ REFUSED = [
     ),
     (
         {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4), "weight_ih_l0_reverse": (16, 3)},
-        "weight_ih_l0_reverse: only a torch.nn.LSTM in one direction, without projections",
+        "weight_ih_l0_reverse: only a unidirectional torch.nn.LSTM without projections",
     ),
     (
         {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 2), "weight_hr_l0": (2, 4)},
-        "weight_hr_l0: only a torch.nn.LSTM in one direction, without projections",
+        "weight_hr_l0: only a unidirectional torch.nn.LSTM without projections",
     ),
 ]
 
@@ -158,7 +158,7 @@ def test_state_of_another_module_is_refused(shapes, reason):
 
 def test_other_cells_and_missing_parts_are_refused():
     gru = init_params(override(QUICK, cell="gru", hidden_size=2).model, 3, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="cell=gru: only LSTM layers have a torch"):
+    with pytest.raises(ValueError, match="cell=gru: only LSTM layers convert to torch"):
         lstm_to_torch(gru.layers)
     with pytest.raises(ValueError, match=r"decoder\.weight, decoder\.bias: missing; name the"):
         model_from_torch({"encoder.weight": np.zeros((3, 2))})

@@ -143,7 +143,7 @@ def test_a_source_refuses_tables_that_are_no_distributions(name, table, message)
         ([1], "1 ids .*at least 2"),
         ([0, -1], r"from -1 to 0: .*source's 3 words"),
         ([0, 3], r"from 0 to 3: .*source's 3 words"),
-        ([0, 1, 2, 0], "id 2 at place 2: 'c' cannot follow .*; give a text of this source"),
+        ([0, 1, 2, 0], "id 2 at position 2: 'c' cannot follow .*; give a text of this source"),
     ],
 )
 def test_nll_refuses_a_text_that_the_source_cannot_make(ids, message):
@@ -200,7 +200,7 @@ def test_word_frequencies_fall_as_zipf_says(corpus):
 
 @dataclasses.dataclass(frozen=True)
 class Parse:
-    """What agrees in a sentence, found by the endings of its words alone."""
+    """What agrees in a sentence, found only by the endings of its words."""
 
     subject: str
     verb: str

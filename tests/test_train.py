@@ -128,7 +128,7 @@ def test_seed_decides_initial_values_and_masks(text):
 
 @pytest.fixture(scope="module")
 def noisy_nll(text):
-    """Nats of one and the same window, first of an epoch, at any step and under any rates."""
+    """Nats of one window, the first of any epoch, under any rates; and those without noise."""
     config = override(CONFIG, **NOISE)
     state = fresh(text, config)
     jitted = jax.jit(functools.partial(train_step, config, len(text)))
@@ -170,7 +170,7 @@ def test_penalty_moves_words_that_a_window_lacks_and_is_in_no_reported_nats(text
     plain, plain_nll = jax.jit(functools.partial(train_step, free, len(text)))(before, window)
     np.testing.assert_array_equal(plain.params.embedding[3:], absent)
     np.testing.assert_allclose(nll, plain_nll, rtol=1e-6)
-    # All rows of the embedding are trained at once here, and those in use alone there.
+    # Here all rows of the embedding are trained, there only those in use.
     all_rows, _ = penalized(before, window, {"l1": 0.0, "l2": 0.0})
     assert_close_trees(all_rows.params, plain.params)
 
@@ -194,7 +194,7 @@ def test_dropped_weights_are_the_same_at_every_time_step_and_in_every_stream(tex
 
 
 def test_rate_of_no_regularizer_is_refused(text):
-    with pytest.raises(ValueError, match="rates of droput: must be of activation_l2, "):
+    with pytest.raises(ValueError, match="rates of droput: choose from activation_l2, "):
         train_windows(CONFIG, fresh(text), text, 1, {"droput": 0.5})
 
 

@@ -91,7 +91,7 @@ def test_bytes_have_a_vocabulary_of_their_own_whatever_the_text():
     [
         ({"size": 2}, "^vocab_size=2, min_count=1: leaves no word .*2 times; .* at least 3"),
         ({"min_count": 9}, "^vocab_size=0, min_count=9: leaves no word .*a lower min_count"),
-        ({"unit": "byte", "size": 9}, "^vocab_size=9, .* has all 256; leave them out"),
+        ({"unit": "byte", "size": 9}, "^vocab_size=9, .* has all 256; leave both out"),
         ({"unit": "byte", "min_count": 2}, "^vocab_size=0, min_count=2: .* has all 256; leave"),
     ],
 )
@@ -128,6 +128,6 @@ def test_whole_text_is_refused_where_it_is_no_list_of_tokens(unit, text):
         assert vocabulary.decode(vocabulary.encode(text)) == list(text)
         return
     remedy = "split it" if isinstance(text, str) else "decode it and split it"
-    reason = f"^v: is a text and no list of {NOUNS[unit]}s; {remedy} with `tokens`"
+    reason = f"^v: is a text, not a list of {NOUNS[unit]}s; {remedy} with `tokens`"
     with pytest.raises(ValueError, match=reason):
         vocabulary.encode(text, source="v")

@@ -56,7 +56,7 @@ def test_folder_with_results_of_another_program_is_refused(tmp_path, there):
 
 
 def test_folder_whose_name_is_no_text_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is not UTF-8, as checkpoints need it; name another"):
+    with pytest.raises(ValueError, match="is not UTF-8, which checkpoints need; name another"):
         Workdir(tmp_path / "caf\udce9").check(QUICK)
 
 
@@ -119,7 +119,7 @@ def test_folder_that_another_process_trains_in_is_refused_until_that_ends(folder
         (folder / "run" / "checkpoints" / "8" / DIGEST).touch()  # 9 is what a start would clear
         before = content(folder)
         refused = program.run(*program.FLAGS, "--workdir=run")
-        program.assert_refused(refused, "run: another process trains there; wait for its end")
+        program.assert_refused(refused, "run: another process trains there; wait for it to end")
         assert content(folder) == before
         other.kill()
     Workdir(folder / "run").hold()

@@ -1,10 +1,10 @@
-"""The shape vocabulary and the records that the other modules pass to each other.
+"""The array types and records that the other modules pass to each other.
 
 Time comes first everywhere: a window of text is `[time, batch]`, a layer's
 sequence of activations is `[time, batch, features]`. The gates of a cell lie side
-by side on one axis: of an LSTM `gates = 4 * hidden`, in the order f, i, o, u
-(forget, input, output, update; the paper's g is u), the three sigmoids contiguous; of a GRU
-`3 * hidden`, in the order r, z, n (reset, update gate, candidate); of the tanh
+by side on one axis: for an LSTM `gates = 4 * hidden`, in the order f, i, o, u
+(forget, input, output, update; the paper's g is u), the three sigmoids contiguous; for a GRU
+`3 * hidden`, in the order r, z, n (reset, update gate, candidate); for the tanh
 cell `hidden`.
 """
 
@@ -24,14 +24,14 @@ TokenNLL = Float[Array, "time batch"]
 Scalar = Float[Array, ""]
 Step = Int[Array, ""]
 Key = PRNGKeyArray
-# A factor for every unit at every time step; an axis of size 1 serves all its places alike.
+# A factor for every unit at every time step; an axis of size 1 is broadcast.
 Mask = Float[Array, "#time #batch #hidden"]
 CellName = Literal["lstm", "gru", "tanh"]
 
 
 @struct.dataclass
 class LSTMState:
-    """What an LSTM layer remembers between time steps: h and c."""
+    """What an LSTM layer carries between time steps: h and c."""
 
     hidden: Float[Array, "batch hidden"]
     cell: Float[Array, "batch hidden"]
@@ -39,7 +39,7 @@ class LSTMState:
 
 @struct.dataclass
 class HiddenState:
-    """What a GRU or a tanh layer remembers between time steps."""
+    """What a GRU or a tanh layer carries between time steps: h."""
 
     hidden: Float[Array, "batch hidden"]
 
@@ -50,7 +50,7 @@ RNNState = tuple[LayerState, ...]
 
 @struct.dataclass
 class LayerParams:
-    """One recurrent layer: the affine maps T of its gates, side by side, and its kind of cell."""
+    """One recurrent layer: the affine maps T of its gates, side by side, and its cell type."""
 
     input_weights: Float[Array, "features gates"]
     recurrent_weights: Float[Array, "hidden gates"]
@@ -60,7 +60,7 @@ class LayerParams:
 
 @struct.dataclass(kw_only=True)
 class TwoBiasLayerParams(LayerParams):
-    """A layer whose gates have a second bias, which is added to the first."""
+    """A layer whose gates have a second bias, added to the first."""
 
     second_bias: Float[Array, " gates"]
 
@@ -82,7 +82,7 @@ class TiedSoftmaxParams:
 
 @struct.dataclass
 class ModelParams:
-    """Every trained number of the language model; `layers[0]` reads the embedding."""
+    """Every trained parameter of the language model; `layers[0]` reads the embedding."""
 
     embedding: Float[Array, "vocabulary features"]
     layers: tuple[LayerParams, ...]
@@ -91,11 +91,11 @@ class ModelParams:
 
 @struct.dataclass
 class RecurrentMasks:
-    """What touches a layer's connections through time; None where nothing does.
+    """The masks on a layer's connections through time; None for those that are off.
 
     `hidden` multiplies h[t-1] where it enters the gates, `update` what the cell
-    writes into its state. `keep_hidden` and `keep_cell` are the parts of h[t] and
-    c[t] that remain those of the step before.
+    writes into its state. `keep_hidden` and `keep_cell` are the fractions of h[t] and
+    c[t] that are carried over from the previous step.
     """
 
     hidden: Mask | None = None
@@ -106,7 +106,7 @@ class RecurrentMasks:
 
 @struct.dataclass
 class Masks:
-    """The noise of one window; None where there is none.
+    """The noise of one window; None for what is off.
 
     `words` multiplies the embedding of each token, `inputs[l]` the input of layer l,
     `output` the last layer's output: with `inputs`, the paper's L + 1 dropout sites.
@@ -121,10 +121,10 @@ class Masks:
 
 @struct.dataclass
 class TrainState:
-    """All that a run needs to go on exactly as if it had never stopped.
+    """Everything a run needs to resume exactly as if it had never stopped.
 
-    `step` counts the windows trained on since the first epoch began; with `key`
-    it gives every dropout mask again.
+    `step` counts the windows trained on since the first epoch began; together with
+    `key` it reproduces every dropout mask.
     """
 
     params: ModelParams

@@ -1,7 +1,7 @@
 """The recurrent cells: one pure step of each, and the affine map of their inputs.
 
-A layer's gates are sums of two products: `projected`, of the inputs, and
-`recurrent`, of h[t-1]. A cell's equations turn both into the next state.
+A layer's gates are sums of two products: `projected`, from the inputs, and
+`recurrent`, from h[t-1]. A cell's equations turn both into the next state.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _NOTHING = RecurrentMasks()
 
 
 def add_biases(layer: LayerParams) -> LayerParams:
-    """The same layer with one bias, the sum of both where it has two."""
+    """The same layer with a single bias, the sum of both if it has two."""
     if not isinstance(layer, TwoBiasLayerParams):
         return layer
     return LayerParams(
@@ -43,7 +43,7 @@ def project_inputs(
 ) -> Float[Array, "*any gates"]:
     """The part of every gate that does not depend on the past: `D(h[l-1]) @ W_x + b`.
 
-    Any number of leading axes, so that one matrix product serves all time steps.
+    Takes any number of leading axes, so that one matrix product serves all time steps.
     """
     bias = jnp.expand_dims(add_biases(params).bias, range(inputs.ndim - 1))
     return matmul(inputs, params.input_weights, precision) + bias
@@ -60,18 +60,18 @@ def step(
 
     Args:
       params: the layer; its cell names the equations.
-      projected: the inputs' part of the gates at this step, from `project_inputs`.
-        Dropout has touched it already.
-      state: of the step before.
-      masks: what touches the connections through time at this step, [batch, hidden]
-        each. By default nothing does, which is the paper's point.
+      projected: the inputs' part of the gates at this step, from `project_inputs`,
+        with dropout already applied to the inputs.
+      state: the state after the previous step.
+      masks: the masks on the connections through time at this step, [batch, hidden]
+        each. None by default, which is the paper's point.
       precision: of the operands of the matrix product.
 
     Returns:
       The state after this step.
 
     Raises:
-      ValueError: a mask for what this kind of cell does not have.
+      ValueError: there is a mask for something that this kind of cell does not have.
     """
     recurrent = matmul(drop_hidden(state, masks), params.recurrent_weights, precision)
     return advance(params.cell, projected, recurrent, state, masks)
@@ -89,13 +89,13 @@ def advance(
     state: LayerState,
     masks: RecurrentMasks = _NOTHING,
 ) -> LayerState:
-    """A step but for its matrix product: the cell's equations, then zoneout.
+    """A step without its matrix product: the cell's equations, then zoneout.
 
-    Zoneout (Krueger et al. 2017, section 3.2) keeps units as they were; what the
-    cell computed for the others does not depend on which these are.
+    Zoneout (Krueger et al. 2017, section 3.2) keeps some units at their previous values;
+    what the cell computes for the others does not depend on which units are kept.
 
     Raises:
-      ValueError: as `step`.
+      ValueError: as for `step`.
     """
     new = CELLS[cell].equations(projected, recurrent, state, masks.update)
     if masks.keep_hidden is not None:
@@ -103,7 +103,7 @@ def advance(
         new = dataclasses.replace(new, hidden=kept)
     if masks.keep_cell is not None:
         if not (isinstance(state, LSTMState) and isinstance(new, LSTMState)):
-            raise ValueError(f"keep_cell: the {cell} cell has no c beside its h; leave it out")
+            raise ValueError(f"keep_cell: the {cell} cell has no cell state c; leave it out")
         new = dataclasses.replace(new, cell=_blend(state.cell, new.cell, masks.keep_cell))
     return new
 
@@ -116,7 +116,7 @@ def lstm(
 ) -> LSTMState:
     """The LSTM (Zaremba et al. 2014, section 3.1).
 
-    With z = projected + recurrent cut into four parts z_f, z_i, z_o, z_u:
+    With z = projected + recurrent split into four parts z_f, z_i, z_o, z_u:
 
         f = sigmoid(z_f)    o = sigmoid(z_o)    c[t] = f * c[t-1] + i * u
         i = sigmoid(z_i)    u = tanh(z_u)       h[t] = o * tanh(c[t])
@@ -131,7 +131,7 @@ def lstm(
 def lstm_gates(
     projected: Float[Array, "*any gates"], recurrent: Float[Array, "*any gates"]
 ) -> list[Float[Array, "*any hidden"]]:
-    """f, i, o and u of the LSTM."""
+    """The gates f, i, o and u of the LSTM."""
     *sigmoids, update = jnp.split(projected + recurrent, 4, axis=-1)
     return [*map(jax.nn.sigmoid, sigmoids), jnp.tanh(update)]
 
@@ -142,15 +142,16 @@ def gru(
     state: HiddenState,
     update_mask: Float[Array, "#batch #hidden"] | None = None,
 ) -> HiddenState:
-    """The gated recurrent unit (Cho et al. 2014), its reset gate behind the matrix product.
+    """The gated recurrent unit (Cho et al. 2014), with the reset gate after the matrix product.
 
-    With projected and recurrent cut into three parts x and a, for r, z and n:
+    With projected and recurrent split into three parts x and a, for r, z and n:
 
         r = sigmoid(x_r + a_r)    n = tanh(x_n + r * a_n)
         z = sigmoid(x_z + a_z)    h[t] = (1 - z) * n + z * h[t-1]
 
-    As cuDNN and Flax place the reset gate, so that one product serves all gates; one
-    bias a gate, in x. `update_mask` multiplies n (Semeniuta et al. 2016, section 3.2).
+    The reset gate is where cuDNN and Flax have it, so that one product serves all gates;
+    each gate has one bias, in x. `update_mask` multiplies n (Semeniuta et al. 2016,
+    section 3.2).
     """
     _, keep, update = gru_gates(projected, recurrent)
     return HiddenState(hidden=_blend(state.hidden, _times(update, update_mask), keep))
@@ -159,7 +160,7 @@ def gru(
 def gru_gates(
     projected: Float[Array, "*any gates"], recurrent: Float[Array, "*any gates"]
 ) -> list[Float[Array, "*any hidden"]]:
-    """r, z and n of the GRU."""
+    """The gates r, z and n of the GRU."""
     reset, keep, candidate = jnp.split(projected, 3, axis=-1)
     past_reset, past_keep, past_candidate = jnp.split(recurrent, 3, axis=-1)
     reset = jax.nn.sigmoid(reset + past_reset)
@@ -176,7 +177,7 @@ def tanh(
     """The plain recurrent cell (Elman 1990): h[t] = tanh(projected + recurrent).
 
     Raises:
-      ValueError: an `update_mask`, which has no place where no state is kept.
+      ValueError: there is an `update_mask`; this cell has no update to mask.
     """
     if update_mask is not None:
         raise ValueError("update: the tanh cell writes no update; leave its mask out")
@@ -187,16 +188,16 @@ def tanh(
 def tanh_gates(
     projected: Float[Array, "*any gates"], recurrent: Float[Array, "*any gates"]
 ) -> list[Float[Array, "*any hidden"]]:
-    """h, all there is in the tanh cell."""
+    """h, the only gate of the tanh cell."""
     return [jnp.tanh(projected + recurrent)]
 
 
 class Cell(NamedTuple):
-    """What is to be known of a kind of cell."""
+    """The definition of a kind of cell."""
 
-    gates: str  # a letter each, in their order on the axis
-    state: Callable[..., LayerState]  # its record
-    activate: Callable[[jax.Array, jax.Array], list[jax.Array]]  # both products to the gates
+    gates: str  # one letter per gate, in their order on the axis
+    state: Callable[..., LayerState]  # the class of its state
+    activate: Callable[[jax.Array, jax.Array], list[jax.Array]]  # from both products to the gates
     equations: Callable[..., Any]
 
 

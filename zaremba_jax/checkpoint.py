@@ -1,4 +1,4 @@
-"""The whole training state to disk and back, exact to the bit."""
+"""Saves and restores the whole training state, bit for bit."""
 
 import dataclasses
 import json
@@ -14,19 +14,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-# One model's, or those of the chunks of an ensemble.
+# One model's, or one per chunk of an ensemble.
 State = Any
-KEPT = 2  # the newest, and one to fall back to
-DIGEST = "checksums.json"  # written last: the newest checkpoint without it was cut off
+KEPT = 2  # the newest, and one to fall back on
+DIGEST = "checksums.json"  # written last: without it, the newest checkpoint was cut off
 
 
 class DamagedCheckpointError(ValueError):
-    """There are checkpoints, and none of them can be read."""
+    """There are checkpoints, but none of them can be read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A checkpoint read back; `damaged` names the newer ones, which could not be read."""
+    """A restored checkpoint; `damaged` names the newer ones, which could not be read."""
 
     state: State
     record: dict[str, Any]
@@ -36,16 +36,16 @@ class Restored:
 def save(directory: str | Path, step: int, state: State, record: dict[str, Any]) -> None:
     """Writes a checkpoint, all of it or nothing, and removes all but the newest two.
 
-    Every host of a run takes part and writes what it has, in a directory that all see.
+    Every host of a run takes part and writes its own shards, to a directory that all share.
 
     Args:
-      directory: where the checkpoints of the run lie; made where it is missing.
-      step: what the checkpoint is named after, higher than those before it.
-      state: where the run stands.
-      record: what belongs to the run beside the state, as JSON.
+      directory: of the run's checkpoints; created if missing.
+      step: names the checkpoint; higher than those before.
+      state: the training state.
+      record: what else belongs to the run, as JSON.
 
     Raises:
-      OSError: there is no room for it, or no permission.
+      OSError: there is no space for it, or no permission.
     """
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(_storable(state)), record=ocp.args.JsonSave(record)
@@ -53,9 +53,9 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
     try:
         with _manager(directory) as manager:
             manager.save(step, args=items, force=True)
-    except ValueError as error:  # how Orbax says that a file could not be written
+    except ValueError as error:  # how Orbax reports that a file could not be written
         said = str(error).partition("\n")[0]
-        raise OSError(f"{directory}: takes no checkpoint ({said}); is its disk full?") from None
+        raise OSError(f"{directory}: takes no checkpoint ({said}); is the disk full?") from None
     if jax.process_index() == 0:
         folder = Path(directory, str(step))
         partial = folder / f"{DIGEST}.partial"
@@ -65,19 +65,19 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
 
 
 def restore(directory: str | Path, like: Callable[[dict[str, Any]], State]) -> Restored | None:
-    """Reads the newest checkpoint that is whole.
+    """Reads the newest intact checkpoint.
 
     Args:
-      directory: where the checkpoints of the run lie.
-      like: gets the record before the state is read and returns a state of the same
-        shapes, whose values do not matter; leaves that are of NumPy are read as such,
-        whole. Raises where the checkpoint belongs to another run, which goes through.
+      directory: of the run's checkpoints.
+      like: takes the record, before the state is read, and returns a state of the same
+        shapes, whose values do not matter; NumPy leaves are read as whole NumPy arrays.
+        May raise if the checkpoint belongs to another run; the exception is passed on.
 
     Returns:
-      The checkpoint, or None where there is none.
+      The checkpoint, or None if no checkpoint was completed.
 
     Raises:
-      DamagedCheckpointError: there are checkpoints, and none is whole.
+      DamagedCheckpointError: there are completed checkpoints, but none is intact.
     """
     if not Path(directory).is_dir():
         return None
@@ -88,7 +88,7 @@ def restore(directory: str | Path, like: Callable[[dict[str, Any]], State]) -> R
         newest = _newest_whole(directory, finished)
         if finished and newest is None:
             raise DamagedCheckpointError(
-                f"{directory}: every checkpoint is damaged; remove the directory to start anew"
+                f"{directory}: every checkpoint is damaged; remove the directory to start over"
             )
         found = None if newest is None else _read(manager, newest, like)
     if found is None:
@@ -98,9 +98,9 @@ def restore(directory: str | Path, like: Callable[[dict[str, Any]], State]) -> R
 
 
 def clear_after(directory: str | Path, step: int) -> None:
-    """Removes what a run that goes on from a step will save again, and what a kill left behind.
+    """Removes checkpoints after `step`, which a resumed run saves again, and what a kill left.
 
-    Only the run itself may do so: to others, a checkpoint that is being written looks damaged.
+    Only the run itself may do this: to others, a checkpoint being written looks damaged.
     """
     _wait_for_all("read")
     if not Path(directory).is_dir():
@@ -118,7 +118,7 @@ def _read(
     wanted = like(record)
     stored = ocp.args.StandardRestore(jax.tree.map(_shape, _storable(wanted)))
     state = manager.restore(step, args=ocp.args.Composite(state=stored))["state"]
-    # Under jit, so that keys that are spread over hosts stay so.
+    # Under jit, so that keys sharded over hosts stay sharded.
     wrap = jax.jit(jax.random.wrap_key_data, static_argnames="impl")
 
     def as_wanted(x: Any, like: Any) -> Any:
@@ -132,7 +132,7 @@ def _shape(x: Any) -> Any:
 
 
 def _checksums(folder: Path) -> dict[str, int]:
-    """A checksum of every file below a folder but the digest itself."""
+    """A checksum of every file below a folder except the digest itself."""
     return {
         str(path.relative_to(folder)): zlib.crc32(path.read_bytes())
         for path in sorted(folder.rglob("*"))
@@ -143,7 +143,7 @@ def _checksums(folder: Path) -> dict[str, int]:
 def _newest_whole(directory: str | Path, steps: list[int]) -> int | None:
     """The last of the steps whose files are as they were written.
 
-    One host looks for all: it has to read every file, and the others only their own part.
+    One host checks for all: it has to read every file, the others only their own shards.
     """
     place = -1
     if jax.process_index() == 0:
@@ -163,7 +163,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _wait_for_all(event: str) -> None:
-    """Until every host is as far as this one."""
+    """Waits until every host has got this far."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(event)
 
@@ -176,7 +176,7 @@ def _manager(directory: str | Path, clean_up: bool = False) -> ocp.CheckpointMan
 
 
 def _storable(state: State) -> State:
-    """The state with its keys as plain numbers."""
+    """The state with its random keys as plain numbers."""
     return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
 
 

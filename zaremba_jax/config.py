@@ -1,8 +1,8 @@
 """Frozen, validated, hashable configuration, and the paper's presets as values.
 
 Every setting has one name, unique across the records, and carries its own
-description and limits, from which programs make their command line. Section
-numbers are those of Zaremba, Sutskever & Vinyals (2014), arXiv 1409.2329.
+description and limits, from which programs build their command line. Section
+numbers refer to Zaremba, Sutskever & Vinyals (2014), arXiv 1409.2329.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ def _setting(
 
 
 class _Validated:
-    """Checks each field of a record against its type and its limits on construction."""
+    """Checks every field of a record against its type and limits on construction."""
 
     def __post_init__(self):
         types = get_type_hints(type(self))
@@ -74,28 +74,30 @@ def _check(name: str, value: Any, kind: Any, limits: Any) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(_Validated):
-    """The network: its size and its initial values."""
+    """The network: its cell, its sizes and its initial values."""
 
-    layers: int = _setting("recurrent layers", at_least=1)
-    hidden_size: int = _setting("units of each layer and of the embedding", at_least=1)
-    init_scale: float = _setting("every parameter starts uniform in ± this", above=0)
-    cell: CellName = _setting("kind of recurrent cell: lstm, gru or tanh", default="lstm")
+    layers: int = _setting("number of recurrent layers", at_least=1)
+    hidden_size: int = _setting(
+        "units per layer, and the embedding size unless embedding_size is set", at_least=1
+    )
+    init_scale: float = _setting("parameters are initialized uniformly in ± this", above=0)
+    cell: CellName = _setting("recurrent cell: lstm, gru or tanh", default="lstm")
     embedding_size: int = _setting(
-        "features of a word's embedding; 0: as many as hidden_size", at_least=0, default=0
+        "size of the token embeddings; 0: same as hidden_size", at_least=0, default=0
     )
     second_bias: bool = _setting(
-        "a gate has two biases that are added up, as in the authors' code", default=False
+        "give every gate two biases, which are summed, as in the authors' code", default=False
     )
     tie_weights: bool = _setting(
-        "the softmax reads the embedding's weights (Press & Wolf 2017)", default=False
+        "share the embedding's weights with the softmax (Press & Wolf 2017)", default=False
     )
 
     def __post_init__(self):
         super().__post_init__()
         if self.tie_weights and self.features != self.hidden_size:
             raise ValueError(
-                f"embedding_size={self.embedding_size}: tied weights need it equal to"
-                f" hidden_size={self.hidden_size}; set it to 0 or turn tie_weights off"
+                f"embedding_size={self.embedding_size}: must equal hidden_size="
+                f"{self.hidden_size} for tied weights; set it to 0 or turn off tie_weights"
             )
 
     @property
@@ -110,80 +112,80 @@ def _strength(description: str, **limits: float) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RegularizerConfig(_Validated):
-    """What keeps the network from learning the training text by heart."""
+    """How the network is kept from memorizing the training text."""
 
     dropout: float = _setting(
-        "probability that a unit of a non-recurrent connection is dropped", at_least=0, below=1
+        "dropout probability of the non-recurrent connections", at_least=0, below=1
     )
     hidden_dropout: float = _strength(
-        "probability that a unit of h[t-1] is dropped where it enters the gates",
+        "dropout probability of h[t-1] where it enters the gates",
         below=1,
     )
     mask_each: Literal["step", "window"] = _setting(
-        "step: dropout masks for each time step; window: one for a window's every step"
-        " (variational, Gal & Ghahramani 2016)",
+        "step: new dropout masks at every time step; window: the same masks throughout a window"
+        " (variational dropout, Gal & Ghahramani 2016)",
         default="step",
     )
     update_dropout: float = _strength(
-        "probability that a unit of the cell's update is dropped (Semeniuta et al. 2016)",
+        "dropout probability of the cell's update (Semeniuta et al. 2016)",
         below=1,
     )
     word_dropout: float = _strength(
-        "probability that a word is dropped wherever it occurs (Gal & Ghahramani 2016)",
+        "probability that a word is dropped throughout a window (Gal & Ghahramani 2016)",
         below=1,
     )
     zoneout_hidden: float = _strength(
-        "probability that a unit of h stays as it was (Krueger et al. 2017)", at_most=1
+        "probability that a unit of h keeps its last value (Krueger et al. 2017)", at_most=1
     )
     zoneout_cell: float = _strength(
-        "probability that a unit of c stays as it was (Krueger et al. 2017)", at_most=1
+        "probability that a unit of c keeps its last value (Krueger et al. 2017)", at_most=1
     )
     dropconnect: float = _strength(
-        "probability that a recurrent weight is dropped for a window (Wan et al. 2013)",
+        "probability that a recurrent weight is dropped for a whole window (Wan et al. 2013)",
         below=1,
     )
-    l1: float = _strength("penalty: this times the sum of the weights' absolute values")
-    l2: float = _strength("penalty: this times the sum of the weights' squares")
+    l1: float = _strength("coefficient of the sum of the weights' absolute values in the loss")
+    l2: float = _strength("coefficient of the sum of the squared weights in the loss")
     activation_l2: float = _strength(
-        "penalty on the square of the last layer's output, dropped out (Merity et al. 2018)",
+        "penalty on the squared output of the last layer, after dropout (Merity et al. 2018)",
     )
     temporal_activation_l2: float = _strength(
-        "penalty on the squared change of the last layer's output from step to step"
+        "penalty on the squared change of the last layer's output between time steps"
         " (Merity et al. 2018)",
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(_Validated):
-    """Truncated backpropagation through time by clipped SGD under a decaying rate."""
+    """Truncated backpropagation through time, with clipped SGD at a decaying learning rate."""
 
-    batch_size: int = _setting("streams trained side by side", at_least=1)
-    unroll: int = _setting("time steps of a window of truncated backpropagation", at_least=1)
+    batch_size: int = _setting("parallel streams per batch", at_least=1)
+    unroll: int = _setting("time steps per window of truncated backpropagation", at_least=1)
     epochs: int = _setting("passes over the training text", at_least=1)
-    learning_rate: float = _setting("rate of the first epochs", above=0)
-    constant_epochs: int = _setting("epochs before the rate starts to decay", at_least=0)
-    decay_divisor: float = _setting("divides the rate at each later epoch", at_least=1)
-    clip_norm: float = _setting("largest global norm of the gradient", above=0)
+    learning_rate: float = _setting("learning rate of the first epochs", above=0)
+    constant_epochs: int = _setting("epochs before the learning rate starts to decay", at_least=0)
+    decay_divisor: float = _setting("divides the learning rate at every later epoch", at_least=1)
+    clip_norm: float = _setting("maximum global gradient norm", above=0)
     carry_over_epochs: bool = _setting(
-        "an epoch starts with the state that the one before ended with, not with zeros",
+        "start each epoch from the final state of the one before instead of zeros",
         default=False,
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComputeConfig(_Validated):
-    """How the same numbers are computed: nothing here changes the model."""
+    """How the model is computed; nothing here changes the model itself."""
 
     precision: Precision = _setting(
         "float32, or bfloat16 for the operands of matrix products", default="float32"
     )
     kernel: KernelName = _setting(
-        "xla: layers with a hand-written backward pass; pallas: the same with kernels for a TPU or"
-        " NVIDIA; scan: the readable twin; auto: the fastest here, measured",
+        "xla: layers with a hand-written backward pass; pallas: the same with kernels for TPU or"
+        " NVIDIA; scan: the readable reference; auto: xla or pallas, whichever is measured faster",
         default="xla",
     )
     softmax_tokens: int = _setting(
-        "tokens whose logits exist at once, to save memory; 0: a whole window's",
+        "compute the logits of this many tokens at a time, to save memory; 0: of a whole window",
         at_least=0,
         default=0,
     )
@@ -191,22 +193,22 @@ class ComputeConfig(_Validated):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(_Validated):
-    """A whole run: which text, which network, trained how, from which seed."""
+    """A whole run: corpus, network, training and seed."""
 
     name: PresetName = _setting("the preset that the configuration started from")
     corpus: CorpusName = _setting(
-        f"the text: {', '.join(get_args(CorpusName))}, of which toy is the built-in language and"
-        " files are your own"
+        f"the text: {', '.join(get_args(CorpusName))}; toy is the built-in language, files is your"
+        " own text"
     )
     seed: int = _setting(
-        "decides the initial values and every dropout mask", at_least=0, below=2**32
+        "determines the initial parameters and every dropout mask", at_least=0, below=2**32
     )
     unit: Unit = _setting("what a token is: word, char or byte", default="word")
     vocab_size: int = _setting(
-        "types to keep, the most frequent, all others become <unk>; 0: all", at_least=0, default=0
+        "most frequent types to keep, all others become <unk>; 0: all", at_least=0, default=0
     )
     min_count: int = _setting(
-        "types that occur less often in the training text become <unk>", at_least=1, default=1
+        "types that occur fewer times in the training text become <unk>", at_least=1, default=1
     )
     model: ModelConfig
     regularizers: RegularizerConfig
@@ -218,13 +220,13 @@ class Config(_Validated):
         cell, regularizers = self.model.cell, self.regularizers
         if regularizers.update_dropout and cell == "tanh":
             raise ValueError(
-                f"update_dropout={regularizers.update_dropout}: the tanh cell writes no update"
-                " into a state that it keeps; set it to 0, or take the cell lstm or gru"
+                f"update_dropout={regularizers.update_dropout}: the tanh cell writes no update;"
+                " set it to 0, or use the lstm or gru cell"
             )
         if regularizers.zoneout_cell and cell != "lstm":
             raise ValueError(
-                f"zoneout_cell={regularizers.zoneout_cell}: the {cell} cell has no c beside its h;"
-                " use zoneout_hidden, or the cell lstm"
+                f"zoneout_cell={regularizers.zoneout_cell}: the {cell} cell has no cell state"
+                " c; use zoneout_hidden, or the lstm cell"
             )
 
 
@@ -237,7 +239,7 @@ _SECTIONS = {
 
 
 def settings() -> dict[str, tuple[type, str]]:
-    """Type and description of every setting of a `Config` by its name, sections flattened."""
+    """Type and description of every setting of a `Config` by name, with sections flattened."""
 
     def kind(record: type, name: str) -> type:
         hint = get_type_hints(record)[name]
@@ -252,7 +254,7 @@ def settings() -> dict[str, tuple[type, str]]:
 
 
 def defaults() -> dict[str, int | float | str]:
-    """The default of each setting that has one: what an older `config.json` without it means."""
+    """The default of each setting that has one: its value if an older `config.json` lacks it."""
     return {
         field.name: field.default
         for record in (Config, *_SECTIONS.values())
@@ -262,7 +264,7 @@ def defaults() -> dict[str, int | float | str]:
 
 
 def to_dict(config: Config) -> dict[str, int | float | str]:
-    """The configuration as one flat dictionary, as it is written to `config.json`."""
+    """The configuration as one flat dictionary, as written to `config.json`."""
     flat = dataclasses.asdict(config)
     for section in _SECTIONS:
         flat |= flat.pop(section)
@@ -270,7 +272,7 @@ def to_dict(config: Config) -> dict[str, int | float | str]:
 
 
 def from_dict(flat: Mapping[str, int | float | str]) -> Config:
-    """The configuration that `to_dict` described; a setting that is missing is its preset's.
+    """The configuration that `to_dict` described; missing settings are the preset's.
 
     Raises:
       ValueError: there is no such preset or setting, or a value is outside its limits.
@@ -287,10 +289,10 @@ def override(config: Config, **changes: int | float | str) -> Config:
     """The same configuration with some settings changed, validated again.
 
     Raises:
-      ValueError: a name is no setting, or a value is outside its limits.
+      ValueError: there is no such setting, or a value is outside its limits.
     """
     if unknown := changes.keys() - settings().keys():
-        raise ValueError(f"{', '.join(sorted(unknown))}: no such setting of a configuration")
+        raise ValueError(f"{', '.join(sorted(unknown))}: no such setting in the configuration")
     sections = {}
     for section, record in _SECTIONS.items():
         names = {field.name for field in dataclasses.fields(record)}
@@ -299,7 +301,7 @@ def override(config: Config, **changes: int | float | str) -> Config:
     return dataclasses.replace(config, **changes, **sections)
 
 
-# Ours: trains on the built-in corpus on two CPU cores in about a minute.
+# Not the paper's: trains on the built-in corpus in about a minute on two CPU cores.
 QUICK = Config(
     name="quick",
     corpus="toy",
@@ -324,7 +326,7 @@ SMALL = Config(
     seed=0,
     model=ModelConfig(
         layers=2,  # section 4.1: two hidden layers
-        hidden_size=200,  # section 4.1: 200 units a layer
+        hidden_size=200,  # section 4.1: 200 units per layer
         init_scale=0.1,  # section 4.1: weights start uniform in [-0.1, 0.1]
     ),
     regularizers=RegularizerConfig(dropout=0.0),  # section 4.1: not regularized
@@ -335,7 +337,7 @@ SMALL = Config(
         learning_rate=1.0,  # section 4.1: rate 1
         constant_epochs=4,  # section 4.1: for 4 epochs
         decay_divisor=2.0,  # section 4.1: then halved after each
-        clip_norm=5.0,  # the authors' code, main.lua: the paper names none for this model
+        clip_norm=5.0,  # the authors' code, main.lua: the paper gives none for this model
     ),
 )
 
@@ -345,7 +347,7 @@ MEDIUM = Config(
     seed=0,
     model=ModelConfig(
         layers=2,  # section 4.1: all models have two layers
-        hidden_size=650,  # section 4.1: 650 units a layer
+        hidden_size=650,  # section 4.1: 650 units per layer
         init_scale=0.05,  # section 4.1: uniform in [-0.05, 0.05]
     ),
     regularizers=RegularizerConfig(dropout=0.5),  # section 4.1: 50% on non-recurrent connections
@@ -366,7 +368,7 @@ LARGE = Config(
     seed=0,
     model=ModelConfig(
         layers=2,  # section 4.1: all models have two layers
-        hidden_size=1500,  # section 4.1: 1500 units a layer
+        hidden_size=1500,  # section 4.1: 1500 units per layer
         init_scale=0.04,  # section 4.1: uniform in [-0.04, 0.04]
     ),
     regularizers=RegularizerConfig(dropout=0.65),  # section 4.1: 65% on non-recurrent connections

@@ -1,4 +1,4 @@
-"""Texts as ids, ids to parallel streams, streams to windows. NumPy only."""
+"""Texts as ids, cut into parallel streams and windows. NumPy only."""
 
 import dataclasses
 import functools
@@ -17,9 +17,9 @@ _BLOCK = 2**20  # ids in memory at a time
 class Corpus:
     """Three splits as ids, integers [N] each, under the training split's vocabulary.
 
-    Those that are read from files are memory-mapped, of the smallest type that holds
-    them. `floor_perplexity` is the test split's perplexity under the very source that
-    made the text, where that is known.
+    Splits read from files are memory-mapped, in the smallest type that holds the ids.
+    `floor_perplexity` is the test split's perplexity under the source that generated the
+    text, if that is known.
     """
 
     name: str
@@ -41,21 +41,21 @@ class Corpus:
 
 
 def blocks(ids: np.ndarray) -> Iterator[np.ndarray]:
-    """The ids in order, so many at a time that it does not matter how many there are."""
+    """Yields the ids in order, in blocks of bounded size."""
     for start in range(0, len(ids), _BLOCK):
         yield np.array(remapped(ids)[start : start + _BLOCK])
 
 
 def remapped(ids: np.ndarray) -> np.ndarray:
-    """The same ids; memory-mapped ones mapped anew.
+    """The same ids; memory-mapped ones are mapped again.
 
-    What is read through a map counts as memory of the process while the map is there.
+    Pages read through a map count as the process's memory for as long as the map exists.
     """
     if isinstance(ids, np.memmap) and isinstance(ids.base, mmap.mmap) and ids.filename:
         if ids.mode == "c":
             return ids  # may differ from the file
         return np.memmap(ids.filename, ids.dtype, "r", ids.offset, ids.shape)
-    return ids  # of a part of a map, numpy does not tell the place
+    return ids  # NumPy does not tell the offset of a slice of a map
 
 
 def make_corpus(
@@ -69,7 +69,8 @@ def make_corpus(
     """Encodes three lists of tokens with the vocabulary of the first.
 
     Raises:
-      ValueError: as `Vocabulary.encode`; `sources` name the second and third text in it.
+      ValueError: as for `Vocabulary.encode`; the message names the second and third text
+        as in `sources`.
     """
     vocabulary = Vocabulary.of(train)
     valid_ids, test_ids = (
@@ -86,10 +87,10 @@ def streams(ids: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def ends(place: slice, length: int) -> tuple[int, int]:
-    """The first of `length` places that a slice takes, and the one behind the last.
+    """The first of `length` positions that a slice takes, and the one after the last.
 
     Raises:
-      TypeError: it is no slice of places in a row.
+      TypeError: it is not a slice of consecutive positions.
     """
     if not isinstance(place, slice) or place.step not in (None, 1):
         raise TypeError(f"{place}: take windows in a row, as in [first:last]")
@@ -99,12 +100,12 @@ def ends(place: slice, length: int) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextWindows:
-    """The windows of an epoch in the order of the text, cut when they are asked for.
+    """The windows of an epoch in text order, cut on demand.
 
-    `cut[first:last]` is int32 [last - first, unroll + 1, batch_size]. `window[:-1]` are
-    the inputs of a window and `window[1:]` their targets, so a window's last target is
-    the next one's first input and every (token, next token) pair of the streams appears
-    exactly once. The last short window is dropped.
+    A slice `[first:last]` is int32 [last - first, unroll + 1, batch_size]. `window[:-1]`
+    are the inputs of a window and `window[1:]` their targets, so a window's last target
+    is the first input of the next and every (token, next token) pair of the streams
+    appears exactly once. A short last window is dropped.
 
     Raises:
       ValueError: a size is below 1, or the ids do not fill one window.
@@ -121,7 +122,7 @@ class TextWindows:
         if len(self) < 1:
             raise ValueError(
                 f"{len(self.ids)} training tokens cannot fill {self.batch_size} streams of"
-                f" {self.unroll} + 1; need at least {self.batch_size * (self.unroll + 1)}, or lower"
+                f" {self.unroll} + 1; give at least {self.batch_size * (self.unroll + 1)} or lower"
                 " batch_size or unroll"
             )
 
@@ -130,7 +131,7 @@ class TextWindows:
 
     @property
     def nbytes(self) -> int:
-        """Of all windows."""
+        """The size of all windows in bytes."""
         return 4 * len(self) * (self.unroll + 1) * self.batch_size
 
     def __getitem__(self, place: slice) -> np.ndarray:
@@ -142,19 +143,19 @@ class TextWindows:
 
 
 def windows(ids: np.ndarray, batch_size: int, unroll: int) -> np.ndarray:
-    """All windows of an epoch at once, int32 [windows, unroll + 1, batch_size].
+    """All windows of an epoch in one array, int32 [windows, unroll + 1, batch_size].
 
-    What they are, and errors, as of `TextWindows`.
+    Layout and errors are as for `TextWindows`.
     """
     return TextWindows(ids, batch_size, unroll)[:]
 
 
 def unigram_perplexity(corpus: Corpus) -> float | None:
-    """Perplexity of the test text's words after the first under the training frequencies.
+    """Perplexity of the test text after its first token under the training frequencies.
 
-    A model that knows nothing but how often each word occurs: the scale against
-    which a language model's perplexity is read. None where a word of the test text,
-    as a byte may, never occurs in the training text, so that it is infinite.
+    The reference for a language model's perplexity: a model that only knows how often
+    each token occurs. None if it is infinite because a token of the test text never
+    occurs in the training text, as may happen with bytes.
     """
     counts = np.zeros(len(corpus.vocabulary), np.int64)
     for block in blocks(corpus.train):

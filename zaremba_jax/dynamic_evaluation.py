@@ -1,14 +1,14 @@
-"""A model that goes on learning while it is evaluated, and is drawn back to what it was.
+"""A model that keeps learning while it is evaluated, and is pulled back to its trained values.
 
 Krause, Kahembwe, Murray & Renals (2018), *Dynamic Evaluation of Neural Sequence Models*,
 section 3. A text is read in segments; each is predicted first, and then the parameters
-take one step on its loss L, the mean nats a token:
+take one step on its loss L, the mean nats per token:
 
     sgd: p <- p - rate * grad L + decay * (trained - p)
     rms: p <- p - rate * grad L / (rms + epsilon) + decay * norm * (trained - p)
 
 `rms` is the root of the mean square of each parameter's gradient over the training text,
-`norm` is rms over its mean over all parameters, at most 1 / decay.
+`norm` is rms divided by its mean over all parameters, at most 1 / decay.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class DynamicConfig:
     rate: float
     decay: float
     segment: int = 5  # tokens between two steps
-    epsilon: float = 4e-4  # of rms: bounds the steps of what has hardly any gradient
+    epsilon: float = 4e-4  # for rms: bounds the steps of parameters with hardly any gradient
 
     def __post_init__(self):
         if self.rule not in get_args(Rule):
@@ -77,14 +77,14 @@ def mean_squares(
 ) -> ModelParams:
     """The mean square of each parameter's gradient over windows of text, noise off.
 
-    The gradient is of the mean over all streams of a window, so that more streams make
+    The gradient is that of the mean over all streams of a window, so more streams give
     smaller squares; the default epsilon of `DynamicConfig` was found with 100.
 
     Args:
       params: the trained model.
-      windows: of the training text, from `corpus.windows` with segments for their length.
+      windows: of the training text, from `corpus.windows`, each as long as a segment.
       compute: precision and kernel.
-      masks: of `regularizers.expected_masks`, for a model trained with zoneout.
+      masks: from `regularizers.expected_masks`, for a model trained with zoneout.
     """
 
     def add(carry: tuple[ModelParams, RNNState], window: Window) -> tuple[tuple, None]:
@@ -107,19 +107,19 @@ def dynamic_nll(
     compute: ComputeConfig = ComputeConfig(),
     masks: Masks | None = None,
 ) -> np.ndarray:
-    """`evaluate.text_nll` of one stream by a model that adapts to what it has read.
+    """`evaluate.text_nll` with one stream, for a model that adapts to what it has read.
 
     Args:
-      params: the trained model, which stays as it is.
+      params: the trained model, which is not modified.
       ids: the text, [N] with N at least 2.
       config: how to adapt.
-      squares: of `mean_squares`, which the rule rms needs.
+      squares: from `mean_squares`; the rule rms needs them.
       compute: precision and kernel.
-      masks: as there.
+      masks: as for `text_nll`.
 
     Raises:
-      ValueError: the text has no token to predict, or an id that is none of the model's
-        vocabulary, or the rule rms no squares.
+      ValueError: the text has no token to predict or an id that is not in the model's
+        vocabulary, or the rule is rms and there are no squares.
     """
     check_ids(ids, len(params.embedding))
     predictions, segment = count_predictions(ids), config.segment
@@ -141,9 +141,9 @@ def dynamic_nll(
 def step_sizes(
     params: ModelParams, config: DynamicConfig, squares: ModelParams | None
 ) -> tuple[ModelParams, ModelParams]:
-    """What multiplies each parameter's gradient, and its way back to the trained value.
+    """The factors of each parameter's gradient and of its distance to the trained value.
 
-    Arguments as of `dynamic_nll`.
+    Arguments as for `dynamic_nll`.
 
     Raises:
       ValueError: the rule is rms and there are no squares.
@@ -153,7 +153,7 @@ def step_sizes(
         rate, decay = (jax.tree.map(lambda _, x=x: jnp.asarray(x), params) for x in numbers)
         return rate, decay
     if squares is None:
-        raise ValueError("the rule rms needs the mean squares of gradients; give them, or take sgd")
+        raise ValueError("the rule rms needs the mean squares of gradients; give them, or use sgd")
     rms = jax.tree.map(jnp.sqrt, squares)
     leaves = jax.tree.leaves(rms)
     mean = sum(leaf.sum() for leaf in leaves) / sum(leaf.size for leaf in leaves)
@@ -198,7 +198,7 @@ def _gradient(
     masks: Masks | None,
     compute: ComputeConfig,
 ) -> tuple[ModelParams, tuple[TokenNLL, RNNState]]:
-    """Of the mean nats a token; beside it the nats, and the state after them."""
+    """The gradient of the mean nats per token; also the nats, and the state after them."""
 
     def loss(params: ModelParams) -> tuple[Scalar, tuple[TokenNLL, RNNState]]:
         nll, after = token_nll(params, inputs, targets, state, masks, compute)

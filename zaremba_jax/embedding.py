@@ -1,4 +1,4 @@
-"""The embedding: rows by token, with a gradient that is the same, bit for bit, in every run."""
+"""The embedding: look-up of rows by token, with a gradient that is bit-identical in every run."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ Rows = Float[Array, "words features"]
 def look_up(embedding: Rows, tokens: Tokens) -> Float[Array, "time batch features"]:
     """The row of each token. Reverse-mode differentiation only.
 
-    The gradient of a row is the sum over all places of its word. An NVIDIA GPU adds to an array
-    in whatever order its threads come, so there the sums are a matrix product.
+    The gradient of a row is a sum over all positions of its word. On NVIDIA GPUs the order of
+    scattered additions varies from run to run, so there the sums are a matrix product.
     """
     return embedding[tokens]
 
@@ -42,10 +42,10 @@ look_up.defvjp(_forward, _backward)
 def sum_by_product(
     ids: Int[Array, " tokens"], cotangents: Float[Array, "tokens features"], words: int
 ) -> Rows:
-    """The sum of all rows of the same id, in the place of that id, of so many words."""
-    if words > len(ids):  # the product is of the words that occur alone
+    """Sums the rows of `cotangents` that share an id, into the row of that id out of `words`."""
+    if words > len(ids):  # the product covers only the words that occur
         there, ids = jnp.unique(ids, size=len(ids), fill_value=words, return_inverse=True)
         sums = sum_by_product(ids, cotangents, len(ids))
         return jnp.zeros((words, sums.shape[1]), sums.dtype).at[there].set(sums, mode="drop")
     chosen = jax.nn.one_hot(ids, words, axis=0, dtype=cotangents.dtype)
-    return jnp.matmul(chosen, cotangents, precision="highest")  # else its sums would be rounded
+    return jnp.matmul(chosen, cotangents, precision="highest")  # the default may round its inputs

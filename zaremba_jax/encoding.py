@@ -1,6 +1,6 @@
-"""Text files to ids, once: counted, encoded and kept in a cache, a block at a time.
+"""Text files to ids, once: counted and encoded block by block, and kept in a cache.
 
-However large a text is, a block of it is in memory, and the types it is made of.
+However large a text is, only a block of it and its types are in memory.
 """
 
 import dataclasses
@@ -21,18 +21,18 @@ from zaremba_jax.text_files import Piece, content_hash, find_files, read_blocks,
 from zaremba_jax.vocabulary import EOS, NOUNS, UNK, Unit, Vocabulary, check_unit, split
 
 SPLITS = ("train", "valid", "test")
-_VERSION = 2  # of what lies in the cache
+_VERSION = 2  # of the cache format
 _RECORD = "record.json"  # written last
-_CODES = 0x110000  # of Unicode
+_CODES = 0x110000  # code points of Unicode
 
 Pieces = Sequence[Piece]
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """What decides the ids of a text: its unit, what becomes `<unk>`, what is done to lines.
+    """What determines the ids of a text: its unit, what becomes `<unk>`, how lines are read.
 
-    `vocab_size` and `min_count` as of `Vocabulary.counted`, `plain_lines` as of
+    `vocab_size` and `min_count` are as for `Vocabulary.counted`, `plain_lines` as for
     `text_files.read_blocks`.
 
     Raises:
@@ -52,7 +52,7 @@ class Encoding:
 
 
 def user_cache() -> Path:
-    """Where texts are kept unless a folder is named."""
+    """Where texts are kept if no other folder is given."""
     return Path(pooch.os_cache("zaremba_jax"))
 
 
@@ -64,12 +64,12 @@ def read_corpus(
     encoding: Encoding = Encoding(),
     cache: str | Path | None = None,
 ) -> Corpus:
-    """Reads three texts, each of one file or many, as of `text_files.find_files`.
+    """Reads three texts, each in one or more files, as for `text_files.find_files`.
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: a file is damaged, not UTF-8 or holds nothing, or has words outside a
-        vocabulary that has no `<unk>`.
+      ValueError: a file is named twice, damaged or not UTF-8, or a text is empty or has
+        tokens outside a vocabulary without `<unk>`.
       OSError: the cache cannot be written.
     """
     return encode(name, [find_files(pattern) for pattern in (train, valid, test)], encoding, cache)
@@ -83,12 +83,12 @@ def encode(
     Args:
       name: of the corpus.
       texts: the files of the training, validation and test text, in order.
-      encoding: what decides their ids.
-      cache: a folder that keeps the ids of these very bytes under this encoding, for
+      encoding: what determines their ids.
+      cache: a folder that keeps the ids of exactly these bytes under this encoding for
         the next time; None: the user's.
 
     Raises:
-      ValueError, OSError: as `read_corpus`.
+      ValueError, OSError: as for `read_corpus`.
     """
     folder = Path(cache or user_cache()) / "encoded" / _key(texts, encoding)
     corpus = _load(name, folder)
@@ -96,12 +96,12 @@ def encode(
         _write(texts, encoding, folder)
         corpus = _load(name, folder)
     if corpus is None:
-        raise OSError(f"{folder}: what was just written is not there; name another --cache_dir")
+        raise OSError(f"{folder}: what was just written cannot be read; name another --cache_dir")
     return corpus
 
 
 def _key(texts: Sequence[Pieces], encoding: Encoding) -> str:
-    """Tells contents and encodings apart; the same files, whole or in parts, are read once."""
+    """Tells contents and encodings apart; each file is hashed once, however many its pieces."""
     files = {dataclasses.replace(piece, start=0, stop=None) for text in texts for piece in text}
     hashes = {(file.path, file.member): content_hash(file) for file in files}
     described = [
@@ -113,7 +113,7 @@ def _key(texts: Sequence[Pieces], encoding: Encoding) -> str:
 
 
 def _load(name: str, folder: Path) -> Corpus | None:
-    """What lies in the cache; None where it is not there or not whole."""
+    """The cached corpus; None if it is missing or incomplete."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         vocabulary = Vocabulary(tuple(record["words"]), record["unit"])
@@ -128,8 +128,8 @@ def _load(name: str, folder: Path) -> Corpus | None:
 
 
 def _write(texts: Sequence[Pieces], encoding: Encoding, folder: Path) -> None:
-    """Counts the training text, encodes all three, and moves them to their place at once."""
-    # Not of tempfile, whose folders are for their owner alone.
+    """Counts the training text, encodes all three, and moves them into place together."""
+    # Not by tempfile, whose folders only their owner can read.
     partial = folder.with_name(f"partial-{uuid.uuid4().hex}")
     partial.mkdir(parents=True)
     try:
@@ -150,7 +150,7 @@ def _write(texts: Sequence[Pieces], encoding: Encoding, folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         os.rename(partial, folder)
     except OSError:
-        if not (folder / _RECORD).exists():  # else the same
+        if not (folder / _RECORD).exists():  # else it wrote the same
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -189,7 +189,7 @@ def _count_characters(piece: Piece, encoding: Encoding) -> Counter[str]:
 def _write_ids(
     path: Path, text: Pieces, vocabulary: Vocabulary, encoding: Encoding, dtype: np.dtype
 ) -> int:
-    """Writes the ids of a text, and tells how many."""
+    """Writes the ids of a text and returns how many there are."""
     count, told = 0, False
     line_end = vocabulary.encode([EOS])[0] if EOS in vocabulary.words else -1
     with path.open("wb") as file:
@@ -204,7 +204,7 @@ def _write_ids(
 
 
 def _encode(piece: Piece, vocabulary: Vocabulary, encoding: Encoding) -> Iterator[np.ndarray]:
-    """The ids of a file, as `Vocabulary.encode` gives them, a block at a time."""
+    """Yields the ids of a file block by block, as `Vocabulary.encode` gives them."""
     if vocabulary.unit == "byte":
         for block in read_bytes(piece):
             yield np.frombuffer(block, np.uint8)
@@ -216,12 +216,12 @@ def _encode(piece: Piece, vocabulary: Vocabulary, encoding: Encoding) -> Iterato
         for block in read_blocks(piece, "char", encoding.plain_lines):
             ids = table[_codes(block)]
             if len(ids) and ids.min() < 0:
-                vocabulary.encode(block, str(piece))  # says which character it is
+                vocabulary.encode(block, str(piece))  # raises, naming the character
             yield ids
 
 
 def _table(vocabulary: Vocabulary) -> np.ndarray:
-    """The id of each character by its code; -1 where it has none."""
+    """The id of each character by its code point; -1 if it has none."""
     words = vocabulary.words
     table = np.full(_CODES, words.index(UNK) if UNK in words else -1, np.int32)
     for number, character in enumerate(words):
@@ -237,5 +237,5 @@ def _codes(text: str) -> np.ndarray:
 def _nothing_in(text: Pieces, unit: Unit) -> ValueError:
     more = f" and {len(text) - 1} more" if len(text) > 1 else ""
     return ValueError(
-        f"{text[0]}{more}: holds no {NOUNS[unit]}s; give a text with one sentence a line"
+        f"{text[0]}{more}: holds no {NOUNS[unit]}s; give a text with one sentence per line"
     )

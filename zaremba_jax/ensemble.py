@@ -1,9 +1,9 @@
-"""Many models in one program: members on a leading axis, over a mesh of devices; mixtures.
+"""Many models in one program, stacked and spread over a mesh of devices; their mixtures.
 
-Zaremba et al. (2014), section 4.1: the best results are averages of the probabilities
-of models that differ in their seed alone. The mesh has two axes: members are spread
-over `member` and have nothing to say to each other; the streams of a batch are spread
-over `data`, which costs one reduction of the gradient a step.
+Zaremba et al. (2014), section 4.1: the best results average the probabilities of models
+that differ only in their seed. The mesh has two axes: members are spread over `member`
+and do not communicate; the streams of a batch are spread over `data`, at the cost of one
+reduction of the gradient per step.
 """
 
 import dataclasses
@@ -37,10 +37,10 @@ MemberNLL = Float[np.ndarray, "members predictions"]
 
 
 def make_mesh(devices: Sequence[Any], data: int = 1) -> Mesh:
-    """A mesh of all these devices, `data` of them for the batch of a member.
+    """A mesh of all the given devices, `data` of them sharing each member's batch.
 
     Raises:
-      ValueError: the devices cannot be divided so.
+      ValueError: `data` does not divide the number of devices.
     """
     if data < 1 or len(devices) % data:
         raise ValueError(
@@ -50,11 +50,11 @@ def make_mesh(devices: Sequence[Any], data: int = 1) -> Mesh:
 
 
 def chunk_sizes(members: int, at_once: int, mesh: Mesh) -> tuple[int, ...]:
-    """How many members are trained together, one chunk after another.
+    """The number of members in each chunk; one chunk is trained after another.
 
-    A chunk has `at_once` members a device of the mesh's `member` axis, the last one
-    perhaps fewer, on every device as many. The sizes may add up to more than `members`;
-    what is more is padding.
+    A chunk has `at_once` members per device of the mesh's `member` axis; the last one may
+    have fewer, but equally many on every device. The sizes may add up to more than
+    `members`; any surplus is padding.
     """
     devices = mesh.shape[MEMBER]
     whole, rest = divmod(-(-members // devices), at_once)
@@ -62,11 +62,11 @@ def chunk_sizes(members: int, at_once: int, mesh: Mesh) -> tuple[int, ...]:
 
 
 def members_that_fit(config: Config, vocabulary_size: int, resident: int, memory: int) -> int:
-    """How many members a device of so many bytes can train at once, at least one.
+    """How many members a device with `memory` bytes can train at a time, at least one.
 
-    The parameters of `resident` members stay on it. A member at work needs its gradient
-    and update, the scores of a window and what is made of them, and what the layers
-    keep for the way back.
+    The parameters of `resident` members stay on it. A member in training also needs its
+    gradient and update, a window's logits and what is computed from them, and what the
+    layers keep for the backward pass.
     """
     train, model = config.train, config.model
     state = jax.eval_shape(functools.partial(init_train_state, config, vocabulary_size))
@@ -82,13 +82,13 @@ def members_that_fit(config: Config, vocabulary_size: int, resident: int, memory
 def init_members(
     config: Config, vocabulary_size: int, seeds: Sequence[int], mesh: Mesh
 ) -> TrainState:
-    """The states before the first window, stacked; a member's is that of its seed alone.
+    """The stacked states before the first window, each as for a single model with that seed.
 
     Args:
-      config: the run, whose own seed does not matter.
-      vocabulary_size: how many different tokens there are.
-      seeds: one a member, a multiple of the devices on the mesh's `member` axis.
-      mesh: of `make_mesh`.
+      config: the run; its own seed is ignored.
+      vocabulary_size: number of different tokens.
+      seeds: one per member, a multiple of the devices on the mesh's `member` axis.
+      mesh: from `make_mesh`.
     """
     return _init(np.array(seeds, np.uint32), config, vocabulary_size, mesh)
 
@@ -100,14 +100,14 @@ def init_chunks(
     at_once: int,
     mesh: Mesh,
 ) -> tuple[TrainState, ...]:
-    """The states of all members, in chunks to train in turn; the last member pads the last one.
+    """The states of all members, in chunks to train in turn, padded with the last member.
 
     Args:
-      config: the run, whose own seed does not matter.
-      vocabulary_size: how many different tokens there are.
-      seeds: one a member.
-      at_once: members of a device that are trained together.
-      mesh: of `make_mesh`.
+      config: the run; its own seed is ignored.
+      vocabulary_size: number of different tokens.
+      seeds: one per member.
+      at_once: members trained together on each device.
+      mesh: from `make_mesh`.
     """
     return tuple(
         init_members(config, vocabulary_size, [seeds[place] for place in places], mesh)
@@ -116,7 +116,7 @@ def init_chunks(
 
 
 def chunk_places(members: int, sizes: Sequence[int]) -> list[Int[np.ndarray, " places"]]:
-    """Which members are in each chunk of so many places; the last member is in those left over."""
+    """The members in each chunk of the given sizes; surplus positions repeat the last member."""
     ends = np.cumsum(sizes)
     return np.split(np.minimum(np.arange(ends[-1]), members - 1), ends[:-1])
 
@@ -134,7 +134,7 @@ def _init(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def init_spread(config: Config, vocabulary_size: int, mesh: Mesh) -> TrainState:
-    """One model's state before its first window, for `train_spread`; arguments as above."""
+    """The initial state of one model, for `train_spread`; arguments as for `init_members`."""
     start = _starter(config, vocabulary_size, mesh)
     seed = jnp.uint32(config.seed)
     return _spread(start, mesh, (_REPLICATED,), state_specs())(seed)
@@ -155,23 +155,23 @@ def train_members(
     windows_per_epoch: int | None = None,
     watch: bool = False,
 ) -> tuple[TrainState, Float[Array, "members count *watched"]]:
-    """Trains every member on the next `count` windows, as `train.train_windows` does one.
+    """Trains every member on the next `count` windows, as `train.train_windows` trains one.
 
-    The same masks as those of the member alone, the same numbers up to rounding; where
-    a device has one member, it runs that very program.
+    A member gets the same masks as when trained on its own, and the same numbers up to
+    rounding; a device with only one member runs the very same program.
 
     Args:
       config: the run; compiled in.
-      states: of `init_members`; their buffers are given up to the result.
+      states: from `init_members`; their buffers are donated to the result.
       windows: all windows of an epoch.
       count: how many to train on; compiled in.
-      mesh: of `make_mesh`; compiled in.
-      rates: in place of the configuration's, `[members]` each, as of `train.train_step`.
-      windows_per_epoch: as of `train.train_windows`.
-      watch: as there; compiled in.
+      mesh: from `make_mesh`; compiled in.
+      rates: in place of the configuration's, `[members]` each, as for `train.train_step`.
+      windows_per_epoch: as for `train.train_windows`; compiled in.
+      watch: as for `train.train_windows`; compiled in.
 
     Returns:
-      The states after them, and what `train.train_step` gives of each window.
+      The states after these windows, and what `train.train_step` returns for each window.
     """
 
     def train(windows: Windows, states: TrainState, rates: MemberRates | None) -> Any:
@@ -198,7 +198,7 @@ def train_spread(
     windows_per_epoch: int | None = None,
     watch: bool = False,
 ) -> tuple[TrainState, Float[Array, "count *watched"]]:
-    """`train.train_windows` of one model, the streams of its batch spread over the mesh."""
+    """`train.train_windows` for one model, with the streams of its batch spread over the mesh."""
 
     def train(windows: Windows, state: TrainState) -> Any:
         return _train_alone(config, windows, count, mesh, windows_per_epoch, watch)(state)
@@ -215,10 +215,10 @@ def members_nll(
     masks: Masks | None,
     mesh: Mesh,
 ) -> MemberNLL:
-    """`evaluate.text_nll` of every member at once; arguments as there, `params` stacked.
+    """`evaluate.text_nll` of all members together; arguments as there, with `params` stacked.
 
-    A window of logits exists at a time; what is kept of a token is one number a member,
-    from which `mixture_nll` makes any mixture.
+    Only one window's logits exist at a time; what is kept is one number per token and
+    member, from which `mixture_nll` computes any mixture.
     """
     check_ids(ids, params.embedding.shape[1])
 
@@ -264,7 +264,7 @@ def finite_members(params: ModelParams) -> Bool[Array, " members"]:
 
 
 def fetch(x: Shaped[Array, "..."]) -> Shaped[np.ndarray, "..."]:
-    """The whole of an array, wherever its parts are, on every host that asks for it."""
+    """Returns the whole array, wherever its shards lie, on every host."""
     if x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
@@ -273,8 +273,8 @@ def fetch(x: Shaped[Array, "..."]) -> Shaped[np.ndarray, "..."]:
 def mixture_nll(nll: MemberNLL) -> Float[np.ndarray, " predictions"]:
     """Nats of each token under the mean of the members' probabilities (section 4.1).
 
-    -log mean exp(-nll), in float64, from the largest probability down so that none is
-    lost.
+    -log mean exp(-nll) in float64, relative to the largest probability so that the
+    mean does not underflow.
     """
     nll = nll.astype(np.float64)
     least = nll.min(axis=0)
@@ -282,10 +282,10 @@ def mixture_nll(nll: MemberNLL) -> Float[np.ndarray, " predictions"]:
 
 
 def subsets(members: int, size: int, draws: int = 100) -> list[tuple[int, ...]]:
-    """Different sets of so many members: all there are, or so many drawn at random.
+    """Distinct subsets of `size` members: all, or `draws` drawn at random if there are more.
 
     Raises:
-      ValueError: there are not so many members.
+      ValueError: `size` is below 1 or above `members`.
     """
     if not 0 < size <= members:
         raise ValueError(f"a mixture of {size}: there are {members} members; take 1 to {members}")
@@ -298,7 +298,7 @@ def subsets(members: int, size: int, draws: int = 100) -> list[tuple[int, ...]]:
 
 
 def mixture_perplexities(nll: MemberNLL, size: int) -> Float[np.ndarray, " subsets"]:
-    """Perplexity of the mixture of each of the `subsets` of so many members."""
+    """Perplexity of the mixture of each of the `subsets` of `size` members."""
     chosen = subsets(len(nll), size)
     return np.array([perplexity(mixture_nll(nll[list(subset)])) for subset in chosen])
 
@@ -311,7 +311,7 @@ def _train_alone(
     windows_per_epoch: int | None,
     watch: bool,
 ) -> Callable[..., Any]:
-    """`train_windows` of one member, as a device of the mesh runs it."""
+    """`train_windows` for one member, as a device of the mesh runs it."""
     data_axis = DATA if mesh.shape[DATA] > 1 else None
 
     def train(state: TrainState, rates: Rates | None = None) -> Any:
@@ -323,7 +323,7 @@ def _train_alone(
 
 
 def _starter(config: Config, vocabulary_size: int, mesh: Mesh) -> Callable[[jax.Array], TrainState]:
-    """What makes the state of a seed, with the streams of one device."""
+    """A function from a seed to its initial state, with the streams of one device."""
     devices = mesh.shape[DATA]
     streams = padded_streams(config.train.batch_size, devices) // devices
 
@@ -335,19 +335,19 @@ def _starter(config: Config, vocabulary_size: int, mesh: Mesh) -> Callable[[jax.
 
 
 def state_specs(*axes: str) -> TrainState:
-    """Where the parts of a state lie, all but the streams' behind the same leading axes."""
+    """How a state is sharded: over `axes`, and its recurrent state over the streams as well."""
     lead: Any = PartitionSpec(*axes)
     streams: Any = PartitionSpec(*axes, DATA)
     return TrainState(params=lead, opt_state=lead, rnn_state=streams, step=lead, key=lead)
 
 
 def _spread(function: Callable[..., Any], mesh: Mesh, inputs: Any, outputs: Any) -> Any:
-    # Gradients are reduced by hand: a check of what is replicated would reduce them again.
+    # Gradients are reduced explicitly; with `check_vma`, JAX would reduce them again.
     return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
 
 
 def _each(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`vmap`; for one member, the function itself, which compiles to the single model's program."""
+    """`vmap`; for one member, the function itself, which compiles to a single model's program."""
 
     def call(*arguments: Any) -> Any:
         if len(jax.tree.leaves(arguments)[0]) > 1:

@@ -1,4 +1,4 @@
-"""Negative log-likelihood of a text, and its perplexity; dropout off, but for Monte Carlo's."""
+"""Negative log-likelihood and perplexity of a text; dropout off except in `monte_carlo_nll`."""
 
 import functools
 from collections.abc import Callable
@@ -40,24 +40,24 @@ def text_nll(
 ) -> np.ndarray:
     """Nats of every token of a text but the first, each predicted once.
 
-    With one stream, the reported protocol: the state runs from the first token
-    to the last. With more, a faster estimate for use during training: the text
-    is cut into that many stretches of equal length, side by side, each of which
-    starts from the zero state.
+    One stream is the reported protocol: the state runs from the first token to the
+    last. More streams give a faster estimate for use during training: the text is cut
+    into that many stretches of equal length, read side by side, each from the zero
+    state.
 
     Args:
       params: the model.
       ids: the text, [N] with N at least 2.
-      streams: how many stretches.
+      streams: the number of stretches.
       compute: precision and kernel.
-      masks: of `regularizers.expected_masks`, for a model trained with zoneout.
+      masks: from `regularizers.expected_masks`, for a model trained with zoneout.
 
     Returns:
       float32 [N - 1], in the order of the text.
 
     Raises:
-      ValueError: the text has no token to predict, or an id that is none of the model's
-        vocabulary, or there is no stretch.
+      ValueError: the text has no token to predict or an id that is not in the model's
+        vocabulary, or `streams` is below 1.
     """
     check_ids(ids, len(params.embedding))
 
@@ -68,20 +68,20 @@ def text_nll(
 
 
 def nll_by_windows(read: Reader, ids: np.ndarray, streams: int, state: RNNState) -> np.ndarray:
-    """What `text_nll` returns, by a function that reads one window after another.
+    """What `text_nll` returns, from a function that reads one window after another.
 
     Args:
-      read: the nats of a window's targets, [..., time, streams], and the state after it,
-        from inputs, targets and the state before.
+      read: maps inputs, targets and the state before a window to the nats of its targets,
+        [..., time, streams], and the state after it.
       ids: the text.
-      streams: how many stretches.
-      state: before the first window.
+      streams: the number of stretches.
+      state: the state before the first window.
 
     Returns:
       float32 [..., N - 1].
 
     Raises:
-      ValueError: the text has no token to predict, or there is no stretch.
+      ValueError: the text has no token to predict, or `streams` is below 1.
     """
     if streams < 1:
         raise ValueError(f"streams={streams}: must be at least 1")
@@ -106,26 +106,26 @@ def nll_by_windows(read: Reader, ids: np.ndarray, streams: int, state: RNNState)
 def monte_carlo_nll(
     config: Config, params: ModelParams, ids: np.ndarray, samples: int, *, key: Key
 ) -> np.ndarray:
-    """Nats of every token of a text but the first under noise that is left on and averaged over.
+    """Nats of every token of a text but the first, with noise left on and averaged over.
 
     Monte Carlo dropout (Gal & Ghahramani 2016, section 4.1): each sample reads the text
     in one stream as in training, with fresh masks and dropped weights every
-    `config.train.unroll` steps and a state of its own; the probabilities of the samples
-    are averaged for each token.
+    `config.train.unroll` steps and its own state; for each token, the probabilities of
+    the samples are averaged.
 
     Args:
-      config: the run, of which the regularizers and the unroll matter here.
+      config: the run's configuration; its text, seed and learning rate do not matter.
       params: the model.
       ids: the text, [N] with N at least 2.
-      samples: how many to average over.
-      key: decides the noise of all of them.
+      samples: the number of samples to average over.
+      key: decides the noise of all samples.
 
     Returns:
       float32 [N - 1], in the order of the text.
 
     Raises:
-      ValueError: the text has no token to predict, or an id that is none of the model's
-        vocabulary, or there is no sample.
+      ValueError: the text has no token to predict or an id that is not in the model's
+        vocabulary, or `samples` is below 1.
     """
     if samples < 1:
         raise ValueError(f"samples={samples}: nothing to average over; take at least 1")
@@ -154,7 +154,7 @@ def _sampled_window_nll(
     states: RNNState,
     keys: jax.Array,
 ) -> tuple[jax.Array, RNNState]:
-    """Nats [time] of a mixture of samples of one stream, and their states [samples, …]."""
+    """Nats [time] of one stream under the mixture of samples, and their states [samples, …]."""
     rates = active_rates(config.regularizers)
 
     def sample(state: RNNState, key: Key) -> tuple[TokenNLL, RNNState]:
@@ -168,15 +168,15 @@ def _sampled_window_nll(
 
 
 def _tokens(ids: np.ndarray) -> Tokens:
-    """On the device, of one type whatever the text has on disk."""
+    """The ids on the device, in one dtype whatever the text's on disk."""
     return jnp.asarray(ids, jnp.int32)
 
 
 def count_predictions(ids: np.ndarray) -> int:
-    """How many tokens of a text are predicted: all but the first.
+    """The number of predicted tokens of a text: all but the first.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there are none.
     """
     if len(ids) < 2:
         raise ValueError(f"a text of {len(ids)} tokens has nothing to predict; give at least 2")
@@ -184,6 +184,6 @@ def count_predictions(ids: np.ndarray) -> int:
 
 
 def perplexity(nll: np.ndarray) -> float:
-    """exp of the mean of nats, summed in float64; inf where that is more than a float holds."""
+    """exp of the mean nats, summed in float64; inf if it exceeds what a float holds."""
     with np.errstate(over="ignore"):
         return float(np.exp(np.mean(nll, dtype=np.float64)))

@@ -1,6 +1,6 @@
 """A trained model in one file: safetensors, with its configuration and vocabulary inside.
 
-Reading a file runs nothing that is in it: it holds arrays, and JSON.
+Reading a file executes nothing: it holds only arrays and JSON.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from zaremba_jax.config import Config, from_dict, to_dict
 from zaremba_jax.model import init_params
 from zaremba_jax.vocabulary import Unit, Vocabulary, check_unit
 
-# One entry, since safetensors writes several in no certain order.
+# A single entry, since safetensors writes several in no fixed order.
 ENTRY = "zaremba_jax"
 VERSION = 1
 FOLDER_MODEL, FOLDER_CONFIG = "model.safetensors", "config.json"
@@ -31,7 +31,7 @@ FOLDER_VOCABULARY = "vocab.json"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """A trained model with all that is needed to use it."""
+    """A trained model with everything needed to use it."""
 
     params: ModelParams
     config: Config
@@ -41,12 +41,12 @@ class Model:
 def save_model(path: str | Path, model: Model) -> None:
     """Writes a model as one safetensors file, all of it or nothing.
 
-    The arrays bear the names of their places in `ModelParams`, as `layers.0.bias`. The
-    file's metadata have one entry, `zaremba_jax`: JSON of the format's version, the
+    The arrays are named by their paths in `ModelParams`, such as `layers.0.bias`. The
+    file's metadata has one entry, `zaremba_jax`: JSON with the format version, the
     configuration as in `config.json`, and the vocabulary.
 
     Raises:
-      ValueError: the arrays are not those of the configuration and the vocabulary.
+      ValueError: the arrays do not match the configuration and the vocabulary.
     """
     arrays = named_arrays(model.params)
     _checked_structure(path, arrays, model.config, model.vocabulary)
@@ -67,8 +67,8 @@ def load_model(path: str | Path) -> Model:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no safetensors file, cut off, of another program or a newer version
-        of this one, or its arrays are not those that its configuration and vocabulary ask for.
+      ValueError: it is not a complete safetensors file, comes from another program or
+        format version, or its arrays do not match its configuration and vocabulary.
     """
     arrays, metadata = read_safetensors(path)
     if ENTRY not in metadata:
@@ -80,21 +80,21 @@ def load_model(path: str | Path) -> Model:
         record = dict(json.loads(metadata[ENTRY]))
         version = record["version"]
         if version != VERSION:
-            raise ValueError(f"version {version} of the format, {VERSION} is read here")
+            raise ValueError(f"format version {version}, but only {VERSION} is supported")
         config, vocabulary = from_dict(record["config"]), vocabulary_of(record["vocabulary"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path}: its description cannot be read ({error}); export the model again, with the"
-            " version of zaremba_jax that is to read it"
+            f"{path}: its description cannot be read ({error}); export the model again with this"
+            " version of zaremba_jax"
         ) from None
     return assemble(path, arrays, config, vocabulary)
 
 
 def save_folder(path: str | Path, model: Model) -> None:
-    """Writes a model as a folder in the manner of Hugging Face's hub.
+    """Writes a model as a folder in the layout of the Hugging Face Hub.
 
-    `config.json` has the sizes and, under `settings`, the configuration; `vocab.json` the id
-    of each word; `model.safetensors` is the file of `save_model`.
+    `config.json` has the sizes and, under `settings`, the configuration; `vocab.json` maps
+    each word to its id; `model.safetensors` is the file that `save_model` writes.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,29 +118,29 @@ def save_folder(path: str | Path, model: Model) -> None:
 
 
 def load_folder(path: str | Path) -> Model:
-    """Reads what `save_folder` wrote, of `model.safetensors` the arrays alone.
+    """Reads what `save_folder` wrote; of `model.safetensors`, only the arrays.
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: a file cannot be read, or they do not go together.
+      ValueError: a file cannot be read, or the files do not match.
     """
     folder = Path(path)
     try:
         record = _folder_record(folder)
         if record["format_version"] != VERSION:
-            raise ValueError(f"format_version={record['format_version']}: {VERSION} is read here")
+            raise ValueError(f"format_version={record['format_version']}: must be {VERSION}")
         config = from_dict(record["settings"])
         vocabulary = read_vocabulary(folder / FOLDER_VOCABULARY, record["unit"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{folder}: is no folder of a model that can be read ({error}); export the model again"
+            f"{folder}: cannot be read as a model folder ({error}); export the model again"
         ) from None
     arrays, _ = read_safetensors(folder / FOLDER_MODEL)
     return assemble(folder / FOLDER_MODEL, arrays, config, vocabulary)
 
 
 def is_model_folder(path: str | Path) -> bool:
-    """Whether the folder is one that `save_folder` wrote, of this version or another."""
+    """Whether `save_folder` wrote the folder, in this format version or another."""
     try:
         return bool(_folder_record(Path(path)))
     except (OSError, ValueError, KeyError, TypeError):
@@ -155,11 +155,11 @@ def _folder_record(folder: Path) -> dict[str, Any]:
 
 
 def read_vocabulary(path: str | Path, unit: Unit = "word") -> Vocabulary:
-    """Reads a `vocab.json`: words with their ids, or a list of words in the order of theirs.
+    """Reads a `vocab.json`: words with their ids, or a list of words in the order of their ids.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: it is neither, or the ids are not those from 0 on.
+      FileNotFoundError: there is no such file.
+      ValueError: it is neither, or the ids of its N words are not 0 to N - 1.
     """
     try:
         words = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -170,17 +170,17 @@ def read_vocabulary(path: str | Path, unit: Unit = "word") -> Vocabulary:
         return vocabulary_of({"words": words, "unit": unit})
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{path}: is no vocabulary ({error}); give JSON of different words, with their ids or"
-            " in the order of these"
+            f"{path}: is not a vocabulary ({error}); give JSON of distinct words, with their ids"
+            " or in the order of their ids"
         ) from None
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of any safetensors file by their names, and its metadata.
+    """The arrays of any safetensors file by name, and its metadata.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no safetensors file, is cut off, or has numbers that NumPy lacks.
+      ValueError: it is not a safetensors file, is truncated, or has a type that NumPy lacks.
     """
     path = Path(path)
     if not path.is_file():
@@ -199,19 +199,19 @@ def vocabulary_of(record: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary that a record describes.
 
     Raises:
-      ValueError: its words are no list of different words, or its unit is none.
+      ValueError: its words are not a list of distinct words, or there is no such unit.
     """
     words, unit = record["words"], record["unit"]
     check_unit(unit)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError("the vocabulary is no list of words")
+        raise ValueError("the vocabulary is not a list of words")
     if not words or len(set(words)) < len(words):
-        raise ValueError("the vocabulary has no words, or one twice")
+        raise ValueError("the vocabulary is empty or has a word twice")
     return Vocabulary(tuple(words), unit)
 
 
 def named_arrays(params: ModelParams) -> dict[str, np.ndarray]:
-    """Every trained array by the name of its place, as in `layers.0.bias`."""
+    """Every trained array by its path, such as `layers.0.bias`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     return {_name(path): np.ascontiguousarray(leaf) for path, leaf in leaves}
 
@@ -219,10 +219,10 @@ def named_arrays(params: ModelParams) -> dict[str, np.ndarray]:
 def assemble(
     source: str | Path, arrays: Mapping[str, np.ndarray], config: Config, vocabulary: Vocabulary
 ) -> Model:
-    """The model of a configuration from its arrays by name.
+    """Makes the model of a configuration from its arrays by name.
 
     Raises:
-      ValueError: an array is missing, too many, or of another shape or type than float32 or
+      ValueError: an array is missing, unexpected, of another shape, or neither float32 nor
         float64; the message starts with `source`.
     """
     like = _checked_structure(source, arrays, config, vocabulary)
@@ -237,7 +237,7 @@ def assemble(
 def _checked_structure(
     source: str | Path, arrays: Mapping[str, np.ndarray], config: Config, vocabulary: Vocabulary
 ) -> ModelParams:
-    """The parameters' shapes; arguments and errors as of `assemble`."""
+    """The parameters' shapes; arguments and errors as for `assemble`."""
     make = functools.partial(init_params, config.model, len(vocabulary))
     like = jax.eval_shape(lambda: make(key=jax.random.key(0)))
     expected, _ = jax.tree_util.tree_flatten_with_path(like)
@@ -247,13 +247,13 @@ def _checked_structure(
     }
     found = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
     differing = [
-        f"{name} ({found.get(name, 'none')} there, {wanted.get(name, ['none'])[0]} asked for)"
+        f"{name} ({found.get(name, 'none')} there, {wanted.get(name, ['none'])[0]} expected)"
         for name in sorted(found.keys() | wanted.keys())
         if found.get(name) not in wanted.get(name, [])
     ]
     if differing:
         raise ValueError(
-            f"{source}: its arrays are not those of its configuration and {len(vocabulary)} words:"
+            f"{source}: its arrays do not match its configuration and {len(vocabulary)} words:"
             f" {', '.join(differing)}; save the model with those that it was made with"
         )
     return like

@@ -1,4 +1,4 @@
-"""Windows to the device: all of a text at once, or chunk by chunk, ahead of their use."""
+"""Sends windows to the device: a whole text at once, or chunk by chunk ahead of use."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ import numpy as np
 from zaremba_jax.array_types import Windows
 from zaremba_jax.corpus import TextWindows, ends
 
-SHARE_OF_DEVICE = 0.25  # of its free memory that a text may take
-MOST_ON_HOST = 2**28  # bytes that a text may take where the device is the host
+SHARE_OF_DEVICE = 0.25  # of its free memory, at most, for a text
+MOST_ON_HOST = 2**28  # bytes that a text may take if the device is the host
 
 
 def fits(nbytes: int, device: Any) -> bool:
-    """Whether so much text may lie on a device and leave the room that a model needs."""
+    """Whether a text of `nbytes` fits on a device and leaves room for the model."""
     memory = device.memory_stats() or {}
     if "bytes_limit" not in memory:
         return nbytes <= MOST_ON_HOST
@@ -23,21 +23,21 @@ def fits(nbytes: int, device: Any) -> bool:
 
 
 class WindowFeed:
-    """The windows of an epoch, `feed[first:last]` on the device.
+    """The windows of an epoch; `feed[first:last]` is on the device.
 
-    The same arrays whether all of them lie there or each chunk is cut from the text
-    when it is its turn.
+    The arrays are the same whether all windows are resident there or each chunk is cut
+    from the text in its turn.
     """
 
     def __init__(
         self, text: TextWindows, sharding: Any | None = None, resident: bool | None = None
     ):
-        """Sends the text to the device if it is to lie there.
+        """Sends the text to the device if it is to be resident.
 
         Args:
           text: the windows.
-          sharding: over which devices they lie, all on each; None: on the default one.
-          resident: whether they all lie there at once; None: where they fit.
+          sharding: the devices, each of which gets all windows; None: the default device.
+          resident: whether all windows stay on the device; None: if they fit.
         """
         self._text, self._sharding = text, sharding
         self._ahead: tuple[tuple[int, int], Windows] | None = None
@@ -60,7 +60,7 @@ class WindowFeed:
         return self._send(self._text[first:last])
 
     def send_ahead(self) -> None:
-        """Sends the chunk after the last, while the device is at work on that one."""
+        """Sends the next chunk while the device works on the last one requested."""
         place = self._next, min(self._next + self._chunk, len(self))
         if self._all is None and self._ahead is None:
             self._ahead = place, self._send(self._text[slice(*place)])

@@ -1,8 +1,8 @@
-"""The regularized deep RNN as a module of Flax: `DeepRNN` of nnx, `LinenDeepRNN` of linen.
+"""The regularized deep RNN as a Flax module: `DeepRNN` for nnx, `LinenDeepRNN` for linen.
 
-Both are called as `nnx.RNN` and `nn.RNN` are, with Flax's dropout and streams of random
-keys, and run the layers of `rnn`. The carry is a tuple with Flax's own of each layer,
-the bottom one first: (c, h) of an LSTM, h of the other cells.
+Both are called like `nnx.RNN` and `nn.RNN`, with Flax's dropout and random streams, and run
+the layers of `rnn`. The carry is a tuple of Flax's own carry for each layer, bottom layer
+first: (c, h) for an LSTM, h for the other cells.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from zaremba_jax.cells import CELLS, add_biases
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.sequences import Carry, Lengths, Order, at_least_float32, run_sequences
 
-# Flax's own, of its cells.
+# The defaults of Flax's cells.
 _KERNEL = nn.initializers.lecun_normal()
 _RECURRENT_KERNEL = nn.initializers.orthogonal()
 _BIAS = nn.initializers.zeros_init()
@@ -46,17 +46,17 @@ class _Layer(nnx.Module):
 class DeepRNN(nnx.Module):
     """A deep RNN with dropout on the inputs of its layers (Zaremba et al. 2014, section 3).
 
-    Takes the place of `nnx.RNN(nnx.OptimizedLSTMCell(in_features, hidden_features))`, or of
-    several with a `nnx.Dropout` before each and after the last:
+    Replaces `nnx.RNN(nnx.OptimizedLSTMCell(in_features, hidden_features))`, or several with
+    an `nnx.Dropout` before each and after the last:
 
         rnn = DeepRNN(3, 64, layers=2, dropout=0.5, rngs=nnx.Rngs(params=0, dropout=1))
         outputs = rnn(inputs, seq_lengths=lengths)  # [batch, time, 3] to [batch, time, 64]
 
-    `train()` and `eval()` turn dropout on and off, as `deterministic` of a call does.
+    `train()` and `eval()` turn dropout on and off, as does a call's `deterministic`.
 
     Attributes:
-      layers: their parameters, the bottom one first.
-      dropout: the operator D, Flax's own; the stream is `dropout`.
+      layers: their parameters, bottom layer first.
+      dropout: the operator D, which is Flax's own; its random stream is `dropout`.
     """
 
     def __init__(
@@ -83,30 +83,30 @@ class DeepRNN(nnx.Module):
         """Draws the parameters.
 
         Args:
-          in_features: of the inputs.
+          in_features: size of the inputs.
           hidden_features: units of each layer.
-          layers: how many.
+          layers: number of layers.
           cell: `lstm`, `gru` or `tanh`.
           dropout: probability that a unit of a layer's input, or of the last output, is
             dropped; never one of h[t-1].
-          drop_output: whether the last output is dropped too: L + 1 sites, or L.
-          time_major: as of `nnx.RNN`; so are the next three.
+          drop_output: whether the last output has dropout too: L + 1 sites rather than L.
+          time_major: as for `nnx.RNN`, like the next three.
           return_carry: whether a call returns the carry, before the outputs.
           reverse: whether sequences are read from their end.
-          keep_order: whether outputs are turned around again then.
-          deterministic: no dropout; as of `nnx.Dropout`.
-          kernel_init: of the weights of the inputs, gate by gate.
-          recurrent_kernel_init: of the weights of h[t-1], gate by gate.
-          bias_init: of the biases.
+          keep_order: whether the outputs are then flipped back.
+          deterministic: turns dropout off, as for `nnx.Dropout`.
+          kernel_init: of the input weights, gate by gate.
+          recurrent_kernel_init: of the recurrent weights, gate by gate.
+          bias_init: of the biases, gate by gate.
           param_dtype: type of the parameters, to which inputs are converted.
-          compute: precision of the products, and kernel. For jvp, jacfwd or hessian take
-            `ComputeConfig(kernel="scan")` and no bfloat16: all else is differentiated
-            backwards only.
-          rngs: draws parameters from `params`; `dropout` is forked for later, if there
-            is any.
+          compute: precision of the products, and kernel. For jvp, jacfwd or hessian use
+            `ComputeConfig(kernel="scan")` without bfloat16: all others support only
+            reverse-mode differentiation.
+          rngs: draws parameters from `params`; `dropout` is forked for later if there is
+            dropout.
 
         Raises:
-          ValueError: a size, a rate or a cell that cannot be.
+          ValueError: a size, the dropout or the cell is outside its limits.
         """
         _check(
             cell, dropout, in_features=in_features, hidden_features=hidden_features, layers=layers
@@ -130,10 +130,10 @@ class DeepRNN(nnx.Module):
         return tuple(layer.params for layer in self.layers)
 
     def load(self, layers: tuple[LayerParams, ...]) -> None:
-        """Takes over the values of other layers, such as `flax_weights.nnx_layer` gives.
+        """Copies the values of other layers, such as `flax_weights.nnx_layer` returns.
 
         Raises:
-          ValueError: their number, kinds or shapes are others.
+          ValueError: their number, cells or shapes differ.
         """
         layers = tuple(map(add_biases, layers))
         there, here = (jax.tree.map(jnp.shape, params) for params in (layers, self.params))
@@ -159,13 +159,13 @@ class DeepRNN(nnx.Module):
     ) -> Any:
         """Runs all layers over all time steps.
 
-        The last two arguments are as of `nnx.Dropout`, the others as of `nnx.RNN`; see
+        The last two arguments are as for `nnx.Dropout`, the others as for `nnx.RNN`; see
         `sequences.run_sequences`.
         """
         if isinstance(rngs, nnx.RngStream) and rngs.tag == "carry":
-            rngs = None  # that of nnx.Bidirectional, for carries, which start from zeros here
+            rngs = None  # nnx.Bidirectional's, for carries, which start from zeros here
         if isinstance(rngs, jax.Array):
-            rngs = nnx.Rngs(dropout=rngs)  # from which each site draws a mask of its own
+            rngs = nnx.Rngs(dropout=rngs)  # each site draws its own mask from it
 
         def drop(x: jax.Array) -> jax.Array:
             return self.dropout(x, deterministic=deterministic, rngs=rngs)
@@ -205,11 +205,11 @@ class _LinenLayer(nn.Module):
 
 
 class LinenDeepRNN(nn.Module):
-    """`DeepRNN` of linen; attributes as its arguments, the call as that of `nn.RNN`.
+    """`DeepRNN` for linen, with its arguments as attributes; called like `nn.RNN`.
 
-    Its parameters are `layers_0` and so on, with `input_weights`, `recurrent_weights` and
-    `bias` each. `deterministic`, here or in the call, has to be given if there is dropout,
-    as `nn.Dropout` has it. For jvp, jacfwd or hessian take `ComputeConfig(kernel="scan")` and no
+    Its parameters are `layers_0` and so on, each with `input_weights`, `recurrent_weights`
+    and `bias`. With dropout, `deterministic` must be given here or in the call, as for
+    `nn.Dropout`. For jvp, jacfwd or hessian use `ComputeConfig(kernel="scan")` without
     bfloat16.
     """
 
@@ -281,7 +281,7 @@ class LinenDeepRNN(nn.Module):
 
 
 def linen_params(layers: tuple[LayerParams, ...]) -> dict[str, dict[str, jax.Array]]:
-    """The parameters of a `LinenDeepRNN` with these layers, such as `flax_weights` gives."""
+    """The parameters of a `LinenDeepRNN` with these layers, such as `flax_weights` returns."""
     return {
         f"layers_{depth}": {name: getattr(layer, name) for name in _NAMES}
         for depth, layer in enumerate(map(add_biases, layers))
@@ -301,27 +301,27 @@ def _check(cell: str, dropout: float, **sizes: int) -> None:
 def _shapes(
     in_features: int, hidden: int, layers: int, cell: CellName
 ) -> list[tuple[tuple[int, ...], ...]]:
-    """Of weights and bias of each layer, in the order of `_NAMES`."""
+    """The shapes of each layer's weights and bias, in the order of `_NAMES`."""
     gates = len(CELLS[cell].gates) * hidden
     sizes = (in_features,) + (hidden,) * (layers - 1)
     return [((size, gates), (hidden, gates), (gates,)) for size in sizes]
 
 
 def _each_gate(init: Initializer, cell: CellName) -> Initializer:
-    """Draws every gate's part of an array by itself, as the cells of Flax do."""
+    """Draws every gate's part of an array separately, as Flax's cells do."""
     gates = len(CELLS[cell].gates)
 
     def draw(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None):
         *lead, last = shape
         keys = jax.random.split(key, gates)
-        wide = at_least_float32(dtype)  # `orthogonal` draws nothing of half precision
+        wide = at_least_float32(dtype)  # `orthogonal` does not draw in half precision
         return _side_by_side([init(key, (*lead, last // gates), wide) for key in keys], dtype)
 
     return draw
 
 
 def _side_by_side(parts: list[Any], dtype: DTypeLike) -> Any:
-    """Arrays as one; within what `with_partitioning` of nnx or linen put around each, if so."""
+    """Concatenates arrays, in the box that `with_partitioning` may have put around each."""
     box = parts[0]
     if isinstance(box, nnx.VariableMetadata):
         values = [part.raw_value for part in parts]

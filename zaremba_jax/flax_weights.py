@@ -1,8 +1,8 @@
-"""Weights of Flax's recurrent cells, of `nnx` and of `linen`, as layers of this library.
+"""Weights of Flax's recurrent cells, from `nnx` or `linen`, as layers of this library.
 
-The gates of an LSTM lie in another order there: i, f, g, o for f, i, o, u. A GRU fits
-whose candidate has no second bias, behind the reset gate: `nnx.GRUCell`; and
-`linen.GRUCell` as long as its bias `hn` is zero, as it starts and does not stay.
+Flax orders the gates of an LSTM differently: i, f, g, o for f, i, o, u. A GRU can be
+converted if its candidate has no second bias inside the reset gate: `nnx.GRUCell`, or
+`linen.GRUCell` as long as its bias `hn` is zero, which it is only before training.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from flax import nnx
 
 from zaremba_jax.array_types import CellName, LayerParams
 
-# Its kind here, and its gates, by the letters of Flax, in the order of `array_types`.
+# A cell's kind here, and its gates in the order of `array_types`, by Flax's letters.
 _LSTM: tuple[CellName, tuple[str, ...]] = ("lstm", ("f", "i", "o", "g"))
 _GRU: tuple[CellName, tuple[str, ...]] = ("gru", ("r", "z", "n"))
 _TANH: tuple[CellName, tuple[str, ...]] = ("tanh", ("",))
@@ -28,15 +28,15 @@ _KINDS = {
 
 
 def nnx_layer(cell: nnx.RNNCellBase) -> LayerParams:
-    """The layer that computes what a cell of `flax.nnx` does in a `nnx.RNN`.
+    """The layer that computes what a `flax.nnx` cell does in an `nnx.RNN`.
 
     Raises:
-      ValueError: it is of another kind, has other nonlinearities, a bias that has no place
-        here, or a first state that is not zeros.
+      ValueError: the cell is of another kind, has other nonlinearities or a bias without
+        a counterpart here, or does not start from zeros.
     """
     kind, gates = _kind_of(cell)
     if isinstance(cell, nnx.LSTMCell):
-        # f's input map is `if_`, since `if` is a word of Python.
+        # f's input map is `if_`, since `if` is a Python keyword.
         parts = {f"{side}{gate}": f"{side}{gate}" for side in "ih" for gate in gates} | {
             "if": "if_"
         }
@@ -52,16 +52,16 @@ def nnx_layer(cell: nnx.RNNCellBase) -> LayerParams:
 
 
 def linen_layer(cell: nn.RNNCellBase, params: Mapping[str, Any]) -> LayerParams:
-    """The layer that computes what a cell of `flax.linen` does in a `nn.RNN`.
+    """The layer that computes what a `flax.linen` cell does in an `nn.RNN`.
 
     Args:
-      cell: which tells the kind.
-      params: its parameters, partitioned or not; of `variables`, what a `nn.RNN` has under
-        `params`, `cell`.
+      cell: tells the kind.
+      params: its parameters, partitioned or not; for an `nn.RNN`,
+        `variables["params"]["cell"]`.
 
     Raises:
-      ValueError: as of `nnx_layer`, these are no parameters of such a cell, or they are
-        not known, as under `jax.jit`, where they have to be looked at.
+      ValueError: as for `nnx_layer`; or `params` are not those of such a cell, or have to
+        be inspected and are unknown, as under `jax.jit`.
     """
     kind, gates = _kind_of(cell)
     expected = {f"{side}{gate}" for side in "ih" for gate in gates}
@@ -77,15 +77,15 @@ def _kind_of(cell: Any) -> tuple[CellName, tuple[str, ...]]:
     name = type(cell).__name__
     if type(cell) not in _KINDS:
         fitting = ", ".join(dict.fromkeys(kind.__name__ for kind in _KINDS))
-        raise ValueError(f"{name}: there is no such layer here; take one of {fitting}")
+        raise ValueError(f"{name}: there is no such layer here; use one of {fitting}")
     usual = {"gate_fn": nnx.sigmoid, "activation_fn": nnx.tanh, "residual": False}
     for attribute, expected in usual.items():
         if (found := getattr(cell, attribute, expected)) is not expected:
             raise ValueError(f"{name}: its {attribute} is {found}; the layers here have {expected}")
     if cell.carry_init not in (None, nnx.initializers.zeros_init()):
         raise ValueError(
-            f"{name}: starts from its own carry_init; the layers here start from zeros: take a cell"
-            " without, and pass initial_carry"
+            f"{name}: starts from its own carry_init; the layers here start from zeros: use a cell"
+            " without it, and pass initial_carry"
         )
     return _KINDS[type(cell)]
 
@@ -98,7 +98,7 @@ def _affine(part: nnx.Linear) -> dict[str, jax.Array]:
 def _split(
     gates: tuple[str, ...], affine: dict[str, jax.Array]
 ) -> Iterable[tuple[str, dict[str, jax.Array]]]:
-    """A map to several gates side by side, as one of each."""
+    """Splits a map to several gates side by side into one map per gate."""
     parts = {name: jnp.split(x, len(gates), axis=-1) for name, x in affine.items()}
     return [
         (gate, {name: x[place] for name, x in parts.items()}) for place, gate in enumerate(gates)
@@ -111,16 +111,16 @@ def _is_nonzero(bias: jax.Array) -> bool:
     except jax.errors.ConcretizationTypeError:
         raise ValueError(
             "GRUCell: whether its bias hn is zero is not known under jax.jit; make the layer"
-            " outside of it"
+            " outside it"
         ) from None
 
 
 def _layer(kind: CellName, gates: tuple[str, ...], maps: Mapping[str, Any]) -> LayerParams:
-    """`maps` has, as linen names them, those of the inputs, `ir`, and of h, `hr`, for a gate r."""
+    """`maps` has, by linen's names, the maps of the inputs, `ir`, and of h, `hr`, for a gate r."""
     if kind == "gru" and "bias" in maps["hn"] and _is_nonzero(maps["hn"]["bias"]):
         raise ValueError(
-            "GRUCell: its candidate has a bias behind the reset gate, hn, that is not zero; the"
-            " GRU here has one bias a gate: train nnx.GRUCell, which has one too, or keep hn at 0"
+            "GRUCell: its candidate's second bias, hn, is not zero; the GRU here has one bias per"
+            " gate: train nnx.GRUCell, which has one too, or keep hn at 0"
         )
     biases = [
         sum(maps[f"{side}{gate}"]["bias"] for side in "ih" if "bias" in maps[f"{side}{gate}"])

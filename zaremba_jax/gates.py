@@ -1,7 +1,7 @@
-"""What the gates of a layer did at every time step, seen afterwards from its outputs.
+"""The gate values of a layer at every time step, recomputed from its outputs.
 
-A kernel keeps its gates to itself. With h of every step known, they are one matrix
-product, in which no step waits for another.
+Kernels do not return their gates. Once h of every step is known, one matrix product
+gives them for all steps, with no step waiting for another.
 """
 
 import jax.numpy as jnp
@@ -20,13 +20,13 @@ def gate_values(
 ) -> dict[str, Outputs]:
     """The gates of every time step, by their letters in `cells.CELLS`.
 
-    Those of an LSTM are f, i, o and u, of a GRU r, z and n, of the tanh cell h before zoneout.
+    An LSTM has f, i, o and u, a GRU r, z and n, the tanh cell h (before zoneout).
 
     Args:
       params: the layer's weights and its kind of cell.
       inputs: what the layer read.
-      outputs: h of every step, as the layer gave it; nothing touched its connections
-        through time, but for zoneout.
+      outputs: h of every step, as the layer returned it, without noise on its connections
+        through time other than zoneout.
       state: before the first step.
       precision: of the operands of the products.
     """

@@ -1,4 +1,4 @@
-"""Text from a model, or from a mixture of many: drawn a token at a time, on the device."""
+"""Text from a model or a mixture of models, drawn token by token on the device."""
 
 import dataclasses
 import functools
@@ -24,11 +24,12 @@ Scores = Float[Array, "samples vocabulary"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a token is drawn from the predicted probabilities, which stay as they are by default.
+    """How a token is drawn from the predicted probabilities; by default, they are not changed.
 
-    `temperature` divides their logarithms; 0 takes the most probable token. Of what
-    results, `top_k` leaves the so many most probable (Fan et al. 2018), 0: all; of those,
-    `top_p` the fewest whose probabilities add up to this (Holtzman et al. 2020).
+    `temperature` divides the log-probabilities; 0 takes the most probable token. Then
+    `top_k` keeps that many of the most probable tokens (Fan et al. 2018), 0 all of them;
+    of these, `top_p` keeps the fewest whose probabilities add up to at least this
+    (Holtzman et al. 2020).
 
     Raises:
       ValueError: a value is outside its limits.
@@ -56,22 +57,22 @@ def generate(
     *,
     key: Key,
 ) -> Int[np.ndarray, "samples length"]:
-    """Goes on from a prompt, many times side by side.
+    """Continues a prompt, drawing several samples side by side.
 
     At each step the models' probabilities are averaged (Zaremba et al. 2014, section 4.1),
-    and every model reads what was drawn. Compiled anew for every length of a prompt.
+    and every model reads the token drawn. Recompiled for every prompt length.
 
     Args:
-      models: of one vocabulary; their sizes and cells may differ.
+      models: with one vocabulary; their sizes and cells may differ.
       prompt: ids that are read first, from the zero state; a line begins after `<eos>`.
       length: how many tokens to draw, across line ends.
-      samples: how many texts. A text does not depend on how many others there are.
+      samples: how many texts; a text does not depend on how many others there are.
       sampling: how to draw; compiled in.
-      key: decides all that is drawn.
+      key: determines everything that is drawn.
 
     Raises:
-      ValueError: there is no model, no token in the prompt, or nothing to draw, the models
-        have different vocabularies, or an id is none of these.
+      ValueError: there is no model, no token in the prompt or nothing to draw, the models
+        have different vocabularies, or an id is not in their vocabulary.
     """
     if not len(models) or not len(prompt) or length < 1 or samples < 1:
         raise ValueError(
@@ -79,7 +80,7 @@ def generate(
             f" {len(models)} models: give at least one of each"
         )
     if len({model.vocabulary.fingerprint for model in models}) > 1:
-        raise ValueError("models of different vocabularies: take those that one corpus trained")
+        raise ValueError("models with different vocabularies: use models trained on one corpus")
     check_ids(prompt, len(models[0].vocabulary))
     drawn = _generate(
         tuple(model.params for model in models),
@@ -131,20 +132,20 @@ def _next_scores(
     state: RNNState,
     tokens: Tokens,
 ) -> tuple[Scores, RNNState]:
-    """The logits of what follows the last of the tokens, and the state there."""
+    """The logits of the token after the last one, and the state there."""
     unrolled = unroll(params, tokens, state, masks, compute)
     return logits(softmax_of(params), unrolled.dropped[-1:], compute)[0], unrolled.state
 
 
 def mixture(scores: Float[Array, "models samples vocabulary"]) -> Scores:
-    """Logarithms of the mean of the models' probabilities, from their logits (section 4.1)."""
+    """Logarithm of the mean of the models' probabilities, from their logits (section 4.1)."""
     each = jax.nn.log_softmax(scores)
     return jax.nn.logsumexp(each, axis=0) - math.log(len(scores))
 
 
 def draw(sampling: Sampling, scores: Float[Array, " vocabulary"], key: Key) -> Int[Array, ""]:
-    """A token, from logits or logarithms of probabilities."""
-    if sampling.temperature < jnp.finfo(scores.dtype).tiny:  # which some devices take for 0
+    """Draws a token from logits or log-probabilities."""
+    if sampling.temperature < jnp.finfo(scores.dtype).tiny:  # which some devices flush to 0
         return scores.argmax()
     return jax.random.categorical(key, restrict(sampling, scores))
 
@@ -152,11 +153,11 @@ def draw(sampling: Sampling, scores: Float[Array, " vocabulary"], key: Key) -> I
 def restrict(
     sampling: Sampling, scores: Float[Array, " vocabulary"]
 ) -> Float[Array, " vocabulary"]:
-    """The logits that tokens are drawn by: -inf where the sampling leaves a token out.
+    """The logits to draw from: -inf for tokens that the sampling leaves out.
 
-    A token that is as probable as the last one kept is kept too. The temperature is above 0.
+    Tokens as probable as the last one kept are kept too. The temperature must be above 0.
     """
-    scores = (scores - scores.max()) / sampling.temperature  # the greatest stays finite
+    scores = (scores - scores.max()) / sampling.temperature  # the largest stays finite
     if 0 < sampling.top_k < len(scores):
         scores = _at_least(scores, jax.lax.top_k(scores, sampling.top_k)[0][-1])
     if sampling.top_p < 1:

@@ -1,4 +1,4 @@
-"""Nats of lines that have nothing to do with each other, as the hypotheses of an n-best list."""
+"""Nats of unrelated lines, such as the hypotheses of an n-best list."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,23 +22,23 @@ def lines_nll(
     compute: ComputeConfig = ComputeConfig(),
     masks: Masks | None = None,
 ) -> list[np.ndarray]:
-    """Nats of every token of each line, which is read from the zero state after `start`.
+    """Nats of every token of each line, read after `start` from the zero state.
 
-    Lines of about one length are read side by side, so that few programs are compiled; one
-    that is longer than `TOKENS_AT_ONCE` is read alone, a window after another.
+    Lines of similar length are read side by side, so that few programs are compiled; a line
+    longer than `TOKENS_AT_ONCE` is read on its own, window by window.
 
     Args:
       params: the model.
-      lines: ids of each, with the token that ends it, at least one.
-      start: the token before a line's first, which ends another line.
+      lines: the ids of each, at least one, including the token that ends it.
+      start: the token before a line's first, the one that ends a line.
       compute: precision and kernel.
-      masks: of `regularizers.expected_masks`, for a model trained with zoneout.
+      masks: from `regularizers.expected_masks`, for a model trained with zoneout.
 
     Returns:
       float32 [tokens of the line] for each, in the order of the lines.
 
     Raises:
-      ValueError: an id is none of the model's vocabulary.
+      ValueError: an id is not in the model's vocabulary.
     """
     check_ids(np.concatenate([[start], *lines]), len(params.embedding))
     places = defaultdict(list)
@@ -65,5 +65,5 @@ def lines_nll(
 
 
 def _power_of_two(size: int) -> int:
-    """The least that is not below."""
+    """The least power of two that is at least `size`."""
     return 1 << (size - 1).bit_length()

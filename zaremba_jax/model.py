@@ -28,9 +28,9 @@ from zaremba_jax.softmax import logits, softmax_nll
 
 
 def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> ModelParams:
-    """Draws every parameter, biases too, uniform in ±`init_scale` (section 4.1).
+    """Draws every parameter, biases too, uniformly from ±`init_scale` (section 4.1).
 
-    They are float32, float64 under `jax_enable_x64`.
+    They are float32, or float64 under `jax_enable_x64`.
     """
     keys = iter(jax.random.split(key, (3 + config.second_bias) * config.layers + 3))
 
@@ -64,12 +64,12 @@ def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> Model
 
 
 def count_params(params: ModelParams) -> int:
-    """How many numbers are trained."""
+    """The number of trained parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 class Unrolled(NamedTuple):
-    """What the network makes of a window before it predicts."""
+    """The network's results for a window, before the softmax."""
 
     outputs: Outputs  # h[t] of the last layer
     dropped: Outputs  # D(h[t]), which the softmax reads
@@ -83,15 +83,15 @@ def unroll(
     masks: Masks | None = None,
     compute: ComputeConfig = ComputeConfig(),
 ) -> Unrolled:
-    """All but the softmax; arguments and errors as of `apply`."""
+    """Everything but the softmax; arguments and errors as for `apply`."""
     dtype = params.embedding.dtype
     if jnp.finfo(dtype).bits < 32:
         raise ValueError(
-            f"parameters of {dtype}: too short for training and for sums; keep them float32, and"
-            ' have products of bfloat16 by ComputeConfig(precision="bfloat16")'
+            f"parameters of {dtype}: too imprecise for training and for sums; keep them float32,"
+            ' and get bfloat16 products with ComputeConfig(precision="bfloat16")'
         )
     masks = masks or Masks()
-    # The readable twin can be differentiated forward, too.
+    # `scan` also supports forward-mode differentiation, which `look_up` does not.
     look = operator.getitem if compute.kernel == "scan" else look_up
     inputs = drop(look(params.embedding, tokens), masks.words)
     outputs, state = deep_rnn(params.layers, inputs, state, masks, compute)
@@ -110,16 +110,16 @@ def apply(
     Args:
       params: the model.
       tokens: ids of a window of text.
-      state: one record a layer, from `rnn.zero_state` or from the window before.
-      masks: the window's noise; None evaluates (with zoneout,
-        `regularizers.expected_masks` does).
+      state: one record per layer, from `rnn.zero_state` or from the previous window.
+      masks: the window's noise; to evaluate, None or, with zoneout, those of
+        `regularizers.expected_masks`.
       compute: precision and kernel.
 
     Returns:
       The logits of the next token at every time step, and the state after the last.
 
     Raises:
-      ValueError: the parameters are of half precision.
+      ValueError: the parameters are in half precision.
     """
     unrolled = unroll(params, tokens, state, masks, compute)
     return logits(softmax_of(params), unrolled.dropped, compute), unrolled.state
@@ -135,8 +135,8 @@ def token_nll(
 ) -> tuple[TokenNLL, RNNState]:
     """Negative log-likelihood, in nats, of `targets[t]` after the tokens up to t.
 
-    What a softmax of `apply` gives, with fewer passes over the logits; arguments
-    as there.
+    Equals a softmax over the logits of `apply`, with fewer passes over them;
+    arguments and errors as for `apply`.
     """
     unrolled = unroll(params, tokens, state, masks, compute)
     return softmax_nll(softmax_of(params), unrolled.dropped, targets, compute), unrolled.state

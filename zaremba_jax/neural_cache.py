@@ -1,4 +1,4 @@
-"""A continuous cache: words that followed states like this one become more probable.
+"""A continuous cache: words that followed states like the present one become more probable.
 
 Grave, Joulin & Usunier (2017), *Improving Neural Language Models with a Continuous
 Cache*, section 3. The last `window` outputs h[i] of the last layer are kept with the
@@ -26,19 +26,19 @@ from zaremba_jax.rnn import zero_state
 from zaremba_jax.softmax import softmax_nll
 from zaremba_jax.vocabulary import check_ids
 
-_NOTHING = -1  # in the place of a word, before there are so many
+_NOTHING = -1  # stands for a word until the memory is full
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    """How much is kept and what it counts.
+    """How much the cache keeps and how much it counts.
 
     Raises:
       ValueError: a value is outside its limits.
     """
 
-    window: int  # places kept
-    theta: float  # how much nearer states count more
+    window: int  # number of positions kept
+    theta: float  # how strongly similarity counts
     weight: float  # of the cache in the mixture
 
     def __post_init__(self):
@@ -52,7 +52,7 @@ class CacheConfig:
 
 @struct.dataclass
 class Memory:
-    """What the cache holds, the oldest first."""
+    """The contents of the cache, oldest first."""
 
     outputs: Float[Array, "window hidden"]
     words: Int[Array, " window"]
@@ -65,12 +65,12 @@ def cached_nll(
     compute: ComputeConfig = ComputeConfig(),
     masks: Masks | None = None,
 ) -> np.ndarray:
-    """`evaluate.text_nll` of one stream with a cache, which is empty at first.
+    """`evaluate.text_nll` with one stream and a cache that starts out empty.
 
-    Where it is empty, the model's probability stands alone.
+    While it is empty, the model's probability is used on its own.
 
     Raises:
-      ValueError: the text has no token to predict, or an id that is none of the model's
+      ValueError: the text has no token to predict, or an id that is not in the model's
         vocabulary.
     """
     check_ids(ids, len(params.embedding))
@@ -120,10 +120,10 @@ def mix(
     """The nats of a stretch of text under model and cache, from those under the model.
 
     Args:
-      nll: of each target, under the model.
-      outputs: h[t] of the last layer, from which it was predicted.
+      nll: the nats of each target under the model.
+      outputs: h[t] of the last layer, from which each was predicted.
       targets: the words.
-      memory: before the stretch; as many places as it has are kept.
+      memory: the memory before the stretch; its size stays the same.
       config: theta and weight of the cache.
 
     Returns:
@@ -132,7 +132,7 @@ def mix(
     window, kept = len(memory.words), jnp.concatenate([memory.outputs, outputs])
     words = jnp.concatenate([memory.words, targets])
     steps, places = jnp.arange(len(nll))[:, None], jnp.arange(len(words))[None, :]
-    # The place of step t is window + t: it finds those before it, as many as the window has.
+    # Step t is at position window + t and sees the `window` positions before it.
     found = (places >= steps) & (places < steps + window) & (words != _NOTHING)[None, :]
     nearness = jnp.where(found, config.theta * (outputs @ kept.T), -jnp.inf)
     of_target = jnp.where(words[None, :] == targets[:, None], nearness, -jnp.inf)

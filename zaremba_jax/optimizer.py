@@ -1,4 +1,4 @@
-"""SGD with a clipped global norm, under a rate that is constant first and then decays."""
+"""SGD with clipping by global norm, at a learning rate that is constant at first, then decays."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from zaremba_jax.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """The rate of an epoch, counted from 1 (section 4.1).
+    """The learning rate of an epoch, counted from 1 (section 4.1).
 
     "After 6 epochs" means that epochs 1 to 6 run at the full rate and epoch 7
-    is the first divided one.
+    is the first with a divided one.
     """
     return config.learning_rate * config.decay_divisor ** -max(epoch - config.constant_epochs, 0)
 
@@ -20,11 +20,11 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
 def make_optimizer(
     config: TrainConfig, windows_per_epoch: int, first_rate: ArrayLike | None = None
 ) -> optax.GradientTransformation:
-    """Plain SGD after clipping: a gradient longer than `clip_norm` is scaled down to it.
+    """Plain SGD after clipping: a gradient of norm above `clip_norm` is scaled down to it.
 
     The norm is taken over all parameters together, of the gradient of the loss
-    summed over time steps and averaged over the batch. `first_rate` replaces that of
-    the first epochs, and all later ones in proportion.
+    summed over time steps and averaged over the batch. `first_rate` replaces the rate
+    of the first epochs and scales all later ones in proportion.
     """
     rates = jnp.array([learning_rate(config, epoch + 1) for epoch in range(config.epochs)])
     if first_rate is not None:

@@ -21,22 +21,22 @@ PlainState = tuple[tuple[jax.Array, ...], ...]
 def portable_scoring(model: Model, platforms: tuple[str, ...] = PLATFORMS) -> bytes:
     """A program with the weights inside, for several platforms and texts of any size.
 
-    In a process that has jax alone, `jax.export.deserialize(...).call` is then
+    In a process that has only jax, `jax.export.deserialize(...).call` is then
 
         score(tokens, targets, state) -> nats, state
 
-    with int32 `tokens` and `targets` [time, batch], the nats of each target after the
-    tokens up to it, [time, batch], and for each layer a tuple of arrays [batch, hidden]:
-    h, of an LSTM c too. A text begins with zeros.
+    with int32 `tokens` and `targets` [time, batch], the nats of each target given the
+    tokens up to it, [time, batch], and, as `state`, a tuple of arrays [batch, hidden] per
+    layer: h, and for an LSTM c too. A text begins with zeros.
 
     Args:
       model: a trained model.
-      platforms: where the program is to run, in the names of jax.
+      platforms: where the program is to run, by jax's names.
 
     Returns:
-      What `jax.export.Exported.serialize` gives.
+      What `jax.export.Exported.serialize` returns.
     """
-    # Sizes that are not known yet leave no choice of kernel, and nothing to be chunked.
+    # Symbolic sizes leave no choice of kernel and cannot be chunked.
     config = override(model.config, kernel="xla", softmax_tokens=0)
     masks = expected_masks(config)
     records = [CELLS[layer.cell].state for layer in model.params.layers]
@@ -57,5 +57,5 @@ def portable_scoring(model: Model, platforms: tuple[str, ...] = PLATFORMS) -> by
 
 
 def _plain(state: RNNState) -> PlainState:
-    """The state in tuples, which need no class of this package."""
+    """The state as tuples, which need no class of this package."""
     return tuple(tuple(vars(layer).values()) for layer in state)

@@ -1,8 +1,8 @@
-"""Matrix products in the precision that a run asks for.
+"""Matrix products in a run's precision.
 
-In bfloat16 the operands of a product are rounded and nothing else: products
-accumulate in float32 and return it, gradients of weights included. The gradient
-of an LSTM's or the softmax's bias is the sum of such operands.
+In bfloat16 only the operands of a product are rounded: products accumulate in
+float32 and return it, gradients of weights included. In the layers of
+`kernels.lstm` and in the softmax, the gradient of a bias is a sum of such operands.
 """
 
 import functools
@@ -17,14 +17,14 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def operand(x: Float[Array, "*shape"], precision: Precision) -> Float[Array, "*shape"]:
-    """`x` as a factor of a product: rounded in bfloat16, as it is in float32.
+    """`x` as a factor of a product: rounded to bfloat16, or unchanged in float32.
 
     Raises:
-      ValueError: float64 is to be rounded, whose products would be sums of float32.
+      ValueError: `x` is float64 and would be rounded, with products summed in float32.
     """
     if precision == "bfloat16" and x.dtype == jnp.float64:
         raise ValueError(
-            "precision=bfloat16: is for numbers of float32, and these are float64; take"
+            "precision=bfloat16: is for float32 values, and these are float64; use"
             " precision=float32, or turn jax_enable_x64 off"
         )
     return x.astype(jnp.bfloat16) if precision == "bfloat16" else x
@@ -33,25 +33,25 @@ def operand(x: Float[Array, "*shape"], precision: Precision) -> Float[Array, "*s
 def multiply(
     left: Float[Array, "*any inner"], right: Float[Array, "rows columns"], *, contract: int = 0
 ) -> Float[Array, "*any outer"]:
-    """The product of two operands; of bfloat16, accumulated and returned in float32.
+    """The product of two operands; that of bfloat16 is accumulated and returned in float32.
 
     Contracts the last axis of `left` with axis `contract` of `right`: 0 is
     `left @ right`, 1 is `left @ right.T`.
     """
     accumulator = jnp.float32 if left.dtype == jnp.bfloat16 else None
     axes = ((left.ndim - 1,), (contract,))
-    # Neither jnp.matmul nor right.T: on a CPU, both end in float32 copies of bfloat16 operands.
+    # Not jnp.matmul or right.T: on a CPU, both make float32 copies of bfloat16 operands.
     return jax.lax.dot_general(left, right, (axes, ((), ())), preferred_element_type=accumulator)
 
 
 def multiply_rows(
     rows: Float[Array, "batch inner"], weights: Float[Array, "rows columns"], *, contract: int = 0
 ) -> Float[Array, "batch outer"]:
-    """`multiply` for the few rows of one time step, whose time goes into reading the weights."""
+    """`multiply` for the few rows of one time step, which is bound by reading the weights."""
 
     def turned_around(rows: jax.Array, weights: jax.Array) -> jax.Array:
-        # A CPU multiplies float32 up to twice as fast where the weights are the left factor, read
-        # along their rows. Without barriers XLA turns the product around again.
+        # A CPU multiplies float32 up to twice as fast if the weights are the left factor, read
+        # along their rows. Without the barriers XLA would turn the product around again.
         left = weights if contract == 1 else jax.lax.optimization_barrier(weights.T)
         product = jax.lax.dot_general(left, rows, (((1,), (1,)), ((), ())))
         return jax.lax.optimization_barrier(product).T
@@ -68,8 +68,8 @@ def weight_gradient(
     """The gradient of w in `inputs @ w`: one product over all leading axes together."""
     columns = inputs.reshape(-1, inputs.shape[-1]).T
     if columns.dtype == jnp.bfloat16:
-        # A CPU multiplies bfloat16 at half its rate where the left factor is read down its
-        # columns, so the small factor is transposed in memory and not only by name.
+        # A CPU multiplies bfloat16 at half its rate if the left factor is read down its
+        # columns, so the small factor is transposed in memory and not only logically.
         columns = with_layout_constraint(columns, Layout(major_to_minor=(0, 1)))
     return multiply(columns, cotangents.reshape(-1, cotangents.shape[-1]))
 
@@ -77,13 +77,13 @@ def weight_gradient(
 def matmul(
     x: Float[Array, "*any inner"], weights: Float[Array, "inner outer"], precision: Precision
 ) -> Float[Array, "*any outer"]:
-    """`x @ weights`, its gradients in the same precision as itself.
+    """`x @ weights`, with gradients in the same precision.
 
     Args:
-      x: any number of leading axes.
-      weights: the master weights; their gradient has their own type.
-      precision: float32 multiplies what it is given, as the platform does by default;
-        bfloat16 rounds both factors, and backwards the cotangent too.
+      x: the left factor, with any number of leading axes.
+      weights: the master weights; their gradient has their own dtype.
+      precision: float32 multiplies the factors as they are, with the platform's default;
+        bfloat16 rounds both factors and, in the backward pass, the cotangent.
     """
     return x @ weights if precision == "float32" else _matmul_bfloat16(x, weights)
 

@@ -1,7 +1,7 @@
-"""Corpora that others published: where they are, how to know them, how they are split.
+"""Published corpora: where they are, how to recognize them, how they are split.
 
-Files are taken from a folder, unpacked or in the archive they are published in, or
-downloaded once to the user's cache. What has a hash is checked against it, and the number
+Files are read from a folder, unpacked or in the archive they are published in, or are
+downloaded once to a cache. Files with a known hash are checked against it, and the number
 of tokens of every split against the published one.
 """
 
@@ -34,9 +34,9 @@ class Part:
 class Published:
     """A corpus.
 
-    `hashes` has those that are known, by the names of files, as "algorithm:digest"; of a
-    file that lies in `archive`, that of its content. `addresses` are where the archive,
-    or each file, can be had. `plain_lines` as of `encoding.Encoding`.
+    `hashes` has the known hashes by file name, as "algorithm:digest"; for a file inside
+    `archive`, that of its content. `addresses` are the base URLs of the archive, or of the
+    files. `plain_lines` is as for `encoding.Encoding`.
     """
 
     title: str
@@ -51,7 +51,7 @@ class Published:
 
     @property
     def files(self) -> list[str]:
-        """What is to be downloaded."""
+        """The files to download."""
         return [self.archive] if self.archive else [part.file for part in self.parts]
 
 
@@ -72,7 +72,7 @@ _PTB = Published(
     license="the Linguistic Data Consortium's (LDC99T42); Mikolov's files are for research",
 )
 
-# Wikipedia's articles; the archives' hashes are those that torchtext checks.
+# Wikipedia articles; the archives' hashes are those that torchtext checks.
 _WIKITEXT = Published(
     title="WikiText",
     unit="word",
@@ -103,7 +103,7 @@ def _wikitext(size: str, train_tokens: int) -> Published:
 
 
 def _first_hundred_million(name: str, unit: Unit, digest: str) -> Published:
-    """Mahoney's, split as Mikolov et al. (2012) and all after them did."""
+    """Mahoney's text8 or enwik8, split as by Mikolov et al. (2012) and ever since."""
     return Published(
         title=name,
         unit=unit,
@@ -123,7 +123,7 @@ def _first_hundred_million(name: str, unit: Unit, digest: str) -> Published:
 PUBLISHED: dict[str, Published] = {
     "ptb": _PTB,
     # Mikolov et al. (2012), "Subword language modeling with neural networks": the characters
-    # of the same lines, those of <unk> too, one space between words, and each line's end.
+    # of the same lines, including those of <unk>, one space between words, and each line end.
     "ptb-char": dataclasses.replace(
         _PTB,
         title="Penn Treebank, characters",
@@ -141,7 +141,7 @@ PUBLISHED: dict[str, Published] = {
 
 
 def folder_variable(name: str) -> str:
-    """The environment variable that names the folder of a corpus; PTB's is the same for both."""
+    """The environment variable that names a corpus's folder; both forms of PTB share one."""
     return f"ZAREMBA_JAX_{name.removesuffix('-char').replace('-', '_').upper()}_DIR"
 
 
@@ -157,11 +157,11 @@ def load_published(
     Args:
       name: its key there.
       data_dir: a folder that holds its files. None means the folder named by the
-        environment variable of `folder_variable` or, without it, the user's cache, to
+        environment variable `folder_variable(name)` or, if it is not set, `cache`, to
         which missing files are downloaded.
-      vocab_size: as of `Vocabulary.counted`; the published vocabulary has no limit.
+      vocab_size: as for `Vocabulary.counted`; the published vocabulary has no limit.
       min_count: likewise.
-      cache: a folder for what is downloaded and encoded; None: the user's.
+      cache: a folder for downloaded and encoded files; None: the user's.
 
     Raises:
       FileNotFoundError: the folder lacks a file.
@@ -182,19 +182,19 @@ def load_published(
     corpus = encode(entry.title, [[piece] for piece in texts], encoding, cache)
     for split, piece, expected in zip(SPLITS, texts, entry.tokens, strict=True):
         if (found := len(getattr(corpus, split))) != expected:
-            raise ValueError(f"{piece}: {found} tokens to {split}, {_unlike(f'{expected}')}")
+            raise ValueError(f"{piece}: {found} tokens in {split}, {_unlike(f'{expected}')}")
     return corpus
 
 
 def _unlike(expected: str) -> str:
     return (
-        f"is not the published file's {expected}; replace the file, or train on it as your own text"
+        f"not the published file's {expected}; replace the file, or train on it as your own text"
         " with --train_file"
     )
 
 
 def _find(entry: Published, directory: Path, variable: str) -> list[Piece]:
-    """The parts where they are: in the folder, in one of their own inside of it, or packed."""
+    """Finds the parts: in the folder, in their own folder inside it, or in the archive."""
     found, missing = [], []
     for part in entry.parts:
         plain = [directory / Path(part.file).name, directory / part.file]
@@ -213,7 +213,7 @@ def _find(entry: Published, directory: Path, variable: str) -> list[Piece]:
 
 
 def _verify(entry: Published, texts: Sequence[Piece]) -> None:
-    """Compares with the hashes that are known, of an archive or of what is in it."""
+    """Checks files against the known hashes, of an archive or of what is in it."""
     for path, member in dict.fromkeys((piece.path, piece.member) for piece in texts):
         if member is not None:
             _verify_member(path, member)
@@ -223,7 +223,7 @@ def _verify(entry: Published, texts: Sequence[Piece]) -> None:
         if known:
             algorithm, expected = known.split(":")
             if (found := content_hash(whole, algorithm)) != expected:
-                raise ValueError(f"{whole}: {algorithm} {found} {_unlike(expected)}")
+                raise ValueError(f"{whole}: {algorithm} {found} is {_unlike(expected)}")
 
 
 def _verify_member(path: Path, member: str) -> None:
@@ -231,7 +231,7 @@ def _verify_member(path: Path, member: str) -> None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile:
-        raise ValueError(f"{path}: is no zip archive; replace the file") from None
+        raise ValueError(f"{path}: is not a zip archive; replace the file") from None
     if member not in names:
         raise ValueError(f"{path}: holds no {member}; replace the file")
 

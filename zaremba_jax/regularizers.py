@@ -1,9 +1,9 @@
 """Every regularizer, through three hooks: masks, dropped weights, and a penalty on the loss.
 
-The paper's own, dropout on the non-recurrent connections, is `dropout` under
-`mask_each="step"`. The others are those that it names or is compared to; all combine.
-A rate of 0 is off. `Rates` are what of a configuration is on, as plain numbers or as
-traced ones, so that models with different rates can train side by side under `vmap`.
+The paper's own, dropout on the non-recurrent connections, is `dropout` with
+`mask_each="step"`. The others are those that the paper names or is compared to; all can
+be combined. A rate of 0 is off. `Rates` holds the settings that are on, as plain or traced
+numbers, so that models with different rates can train side by side under `vmap`.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ Rates = Mapping[str, float | Scalar]
 def active_rates(config: RegularizerConfig) -> Rates:
     """The strength of every method that is on, by the name of its setting.
 
-    Rounded to float32, as a traced one is: 1 - rate is then the same number of either.
+    Rounded to float32 as a traced rate is, so that 1 - rate is the same number for both.
     """
     values = dataclasses.asdict(config)
     return {
@@ -47,28 +47,28 @@ def active_rates(config: RegularizerConfig) -> Rates:
 def sample_masks(
     config: Config, rates: Rates, tokens: Tokens, vocabulary_size: int, *, key: Key
 ) -> Masks:
-    """All noise of one window but that on its weights; nothing random is drawn elsewhere.
+    """Samples all the noise of one window except that on the weights (see `drop_weights`).
 
     `dropout` (the operator D of Zaremba et al. 2014, section 3.2): a unit of a layer's
     input, or of the last output, is kept with probability 1 - rate and then scaled by
     1 / (1 - rate), so that a mask's expectation is 1 and evaluation needs no rescaling.
-    Likewise `hidden_dropout` on h[t-1] (with a mask for each step, the ordinary dropout
-    that the paper argues against; with one for the window and `dropout` beside it, that
-    of Gal & Ghahramani 2016), `update_dropout` on what a cell writes (Semeniuta et al.
-    2016), and `word_dropout` on all occurrences of a word in a stream's window at once
-    (Gal & Ghahramani 2016, section 4.2). `zoneout_hidden` and `zoneout_cell` are the
-    probabilities that a unit stays as it was (Krueger et al. 2017).
+    Likewise `hidden_dropout` on h[t-1] (with a mask per step, the ordinary dropout that the
+    paper argues against; with one per window and together with `dropout`, that of Gal &
+    Ghahramani 2016), `update_dropout` on what a cell writes (Semeniuta et al. 2016), and
+    `word_dropout` on all occurrences of a word in a stream's window together (Gal &
+    Ghahramani 2016, section 4.2). `zoneout_hidden` and `zoneout_cell` are the
+    probabilities that a unit keeps its previous value (Krueger et al. 2017).
 
     Args:
-      config: the sizes, and `mask_each`: a mask for each time step, or one for the window.
+      config: the sizes, and `mask_each`: one dropout mask per time step or per window.
       rates: what is on, from `active_rates`.
       tokens: the window's input.
-      vocabulary_size: how many different tokens there are.
+      vocabulary_size: the number of distinct tokens.
       key: the window's own key; the same key gives the same masks.
 
     Returns:
-      The masks; what is off is None. Each method draws from keys of its own, so that
-      turning one on leaves the masks of the others as they were.
+      The masks; what is off is None. Each method draws from its own keys, so that
+      turning one on does not change the masks of the others.
     """
     (time, batch), layers = tokens.shape, config.model.layers
     features, hidden = config.model.features, config.model.hidden_size
@@ -110,7 +110,7 @@ def sample_masks(
 
 
 def expected_masks(config: Config) -> Masks | None:
-    """The masks of evaluation: None, or zoneout's expectation (Krueger et al. 2017)."""
+    """The masks for evaluation: None, or zoneout's expectation (Krueger et al. 2017)."""
     rates = active_rates(config.regularizers)
     keep = {
         f"keep_{part}": jnp.full((1, 1, 1), rates[f"zoneout_{part}"])
@@ -123,11 +123,11 @@ def expected_masks(config: Config) -> Masks | None:
 def drop_weights(rates: Rates, params: ModelParams, *, key: Key | None) -> ModelParams:
     """DropConnect on the recurrent weights (Wan et al. 2013; as in Merity et al. 2018).
 
-    Each weight from h[t-1] is kept with probability 1 - `dropconnect` and scaled by the
-    inverse, the same at all time steps of the window and in all its streams.
+    Each weight from h[t-1] is kept with probability 1 - `dropconnect` and scaled by its
+    inverse, alike at all time steps and in all streams of the window.
 
     Raises:
-      ValueError: `dropconnect` is on and there is no key to draw from.
+      ValueError: `dropconnect` is on and `key` is None.
     """
     if "dropconnect" not in rates:
         return params
@@ -146,21 +146,23 @@ def drop_weights(rates: Rates, params: ModelParams, *, key: Key | None) -> Model
 
 
 def penalty(rates: Rates, params: ModelParams, outputs: Outputs, dropped: Outputs) -> Scalar:
-    """What is added to a window's loss, which is summed over time and averaged over the batch.
+    """The penalty on a window's loss, which is summed over time and averaged over the batch.
 
-        l1 * sum |w|  +  l2 * sum w^2           over all weights w; both: the elastic net
-        activation_l2 * D(h[t])^2               (Zou & Hastie 2005)
+        l1 * sum |w|  +  l2 * sum w^2           over all weights w
+        activation_l2 * D(h[t])^2
         temporal_activation_l2 * (h[t] - h[t-1])^2
 
-    The last two (Merity et al. 2018, section 4.6) are of the last layer's outputs, summed
-    over time and averaged over batch and units. Biases are no weights.
+    The first two together are the elastic net (Zou & Hastie 2005); biases are exempt. The
+    last two (Merity et al. 2018, section 4.6) are on the last layer's outputs, summed over
+    time and averaged over batch and units.
 
     Args:
       rates: what is on, from `active_rates`.
-      params: the model; of the embedding, where `penalizes_every_word` is false, a window's rows.
-      outputs: h[t] of the last layer; where devices share a batch, each stream's by a root of
-        its weight, which squares turn into the weight.
-      dropped: D(h[t]).
+      params: the model; its embedding may hold only a window's rows unless
+        `penalizes_every_word`.
+      outputs: h[t] of the last layer; if devices share a batch, each stream is scaled by the
+        square root of its weight, which squaring turns into the weight.
+      dropped: D(h[t]), scaled likewise.
     """
     total = jnp.zeros((), outputs.dtype)
     for name, size in (("l1", jnp.abs), ("l2", jnp.square)):
@@ -176,15 +178,15 @@ def penalty(rates: Rates, params: ModelParams, outputs: Outputs, dropped: Output
 
 
 def penalizes_every_word(rates: Rates) -> bool:
-    """Whether words that a window lacks have a gradient all the same.
+    """Whether even words that do not occur in a window have a gradient.
 
-    Where they have none, a window's loss is given the rows of its own words alone.
+    If not, the window's loss is given only the rows of its own words.
     """
     return "l1" in rates or "l2" in rates
 
 
 def _weights(params: ModelParams) -> list[jax.Array]:
-    """Every matrix of the model, a tied one once."""
+    """Every matrix of the model; a tied one counts once."""
     layers = [w for p in params.layers for w in (p.input_weights, p.recurrent_weights)]
     softmax = [params.softmax.weights] if isinstance(params.softmax, SoftmaxParams) else []
     return [params.embedding, *layers, *softmax]

@@ -18,7 +18,7 @@ from zaremba_jax.kernels.layers import IMPLEMENTATIONS, choose
 
 
 def zero_state(layers: tuple[LayerParams, ...], batch_size: int) -> RNNState:
-    """The state before the first token, one record a layer: all zeros."""
+    """The state before the first token: one record per layer, all zeros."""
 
     def zeros(layer: LayerParams) -> LayerState:
         record = CELLS[layer.cell].state
@@ -39,11 +39,11 @@ def unroll_layer(
 
     Args:
       params: the layer's weights and its kind of cell.
-      inputs: D(h[l-1, t]) for every t, dropout already applied; converted to the weights' type.
-      state: of the layer before the first step.
-      masks: what touches its connections through time; None: nothing.
-      compute: `kernel` chooses among the implementations of `kernels.layers`, which compute
-        the same.
+      inputs: D(h[l-1, t]) for every t, dropout already applied; cast to the weights' dtype.
+      state: the layer's state before the first step.
+      masks: the masks on its connections through time; None for none.
+      compute: precision, and `kernel`, which chooses among the equivalent implementations in
+        `kernels.layers`.
 
     Returns:
       h[l, t] for every t, and the state after the last step.
@@ -62,15 +62,15 @@ def deep_rnn(
 ) -> tuple[Outputs, RNNState]:
     """Runs all layers over all time steps (Zaremba et al. 2014, section 3.2, figure 2).
 
-    A layer runs over the whole window before the next one starts, which
-    computes the same as stepping all layers at each time step, with one large
-    matrix product a layer for its inputs.
+    Each layer runs over the whole window before the next one starts. This computes
+    the same as stepping all layers at each time step, with one large matrix product
+    per layer for its inputs.
 
     Args:
       layers: the weights, bottom layer first.
       inputs: the embedded tokens.
-      state: one record a layer.
-      masks: the window's noise, of which `words` and `output` are the caller's to apply; None:
+      state: one record per layer.
+      masks: the window's noise, of which the caller applies `words` and `output`; None for
         none.
       compute: precision and kernel.
 

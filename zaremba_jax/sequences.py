@@ -1,7 +1,7 @@
-"""A deep RNN over a batch of sequences: of any lengths, in either layout and direction.
+"""A deep RNN over a batch of sequences of any lengths, in either layout and direction.
 
-What `flax.nnx.RNN` makes of one cell, for layers of this library: the same layouts,
-the same meaning of lengths, of reversal and of the carry.
+Does for this library's layers what `flax.nnx.RNN` does for one cell: the layouts and the
+meaning of lengths, reversal and carry are the same.
 """
 
 import dataclasses
@@ -27,20 +27,20 @@ Drop = Callable[[jax.Array], jax.Array]
 
 
 class Order(NamedTuple):
-    """How a batch lies in its arrays and which way it is read; the names are Flax's."""
+    """The layout of a batch's arrays and the direction of reading, with Flax's names."""
 
     time_major: bool = False  # [time, *batch, features], else [*batch, time, features]
     return_carry: bool = False
-    reverse: bool = False  # read from the end of each sequence, padding stays behind it
-    keep_order: bool = False  # turn the outputs around again then
+    reverse: bool = False  # read each sequence from its end; padding stays after it
+    keep_order: bool = False  # if reversed, turn the outputs back around
 
     def but(self, **changes: bool | None) -> "Order":
-        """The same, but for what is not None."""
+        """A copy with those changes that are not None."""
         return self._replace(**{name: x for name, x in changes.items() if x is not None})
 
 
 _AS_IT_STANDS = Order()
-_SHUT = 1e4  # a gate's sum, larger than what weights add to it and within every type
+_SHUT = 1e4  # a gate's preactivation: outweighs what weights add to it, and fits every dtype
 
 
 def run_sequences(
@@ -57,27 +57,27 @@ def run_sequences(
     """Runs all layers over all time steps.
 
     Args:
-      layers: the weights, bottom layer first. Of half precision, they and the state are
-        float32 in here, and bfloat16 the operands of products of bfloat16.
-      inputs: with any number of axes of the batch; converted to the type of the weights.
-      carry: before the first step, Flax's of each layer, bottom layer first: (c, h) of an
-        LSTM, h of another cell, [*batch, hidden]; None: zeros.
-      lengths: steps of each sequence; what comes after them is padding. None: all.
+      layers: the weights, bottom layer first. Half-precision weights, and the state, are
+        float32 inside; if they are bfloat16, so are the operands of products.
+      inputs: with any number of batch axes; cast to the dtype of the weights.
+      carry: before the first step, one per layer as in Flax, bottom layer first: (c, h) for
+        an LSTM, h for the other cells, [*batch, hidden] each. None for zeros.
+      lengths: the number of steps of each sequence; the rest is padding. None for all.
       drop: the operator D, called on each layer's input in turn, [time, batch, features]
-        with all axes of the batch in one.
-      drop_output: whether it is called on the last layer's output too.
-      order: of the arrays.
+        with all batch axes flattened into one.
+      drop_output: whether to call `drop` on the last layer's output too.
+      order: layout and direction.
       compute: precision and kernel.
 
     Returns:
-      The outputs, in the layout of the inputs; with `return_carry`, the carry and they.
-      The carry is that after the last step of each sequence, where there is none the
-      carry before. Outputs over the padding mean nothing; they go on as in Flax, but where
-      the carry is asked for, which takes the padding for zeros. All have the type of the
+      The outputs, in the layout of the inputs; with `return_carry`, the pair of carry and
+      outputs. The carry is that after each sequence's last step, or the initial one if the
+      sequence is empty. Outputs over the padding are meaningless: the layers read on as in
+      Flax or, if the carry is returned, read zeros there. All results have the dtype of the
       weights.
 
     Raises:
-      ValueError: shapes that do not fit each other.
+      ValueError: the shapes do not fit each other.
     """
     time_axis = 0 if order.time_major else inputs.ndim - 2
     lengths = None if lengths is None else jnp.asarray(lengths)
@@ -117,7 +117,7 @@ def run_sequences(
 
 
 def at_least_float32(dtype: DTypeLike) -> DTypeLike:
-    """float32 instead of a type of half precision, others as they are."""
+    """float32 in place of a half-precision type; others unchanged."""
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
@@ -130,8 +130,8 @@ def _unroll_to_ends(
 ) -> tuple[jax.Array, LayerState]:
     """`unroll_layer`, and the state after each sequence's own last step.
 
-    A kernel gives h of every step, but c of the last one alone. So a feature that tells
-    the padding holds an LSTM's f at 1 and its i at 0 there, and c stays.
+    Kernels return h of every step, but c only of the last. So an extra feature that marks
+    the padding holds an LSTM's f at 1 and its i at 0 there, and c stays as it is.
     """
     ended = jnp.arange(len(inputs), dtype=lengths.dtype)[:, None] >= lengths[None]
     inputs = jnp.where(ended[..., None], 0, inputs)  # 1e5 would open a gate, NaN would spread
@@ -157,17 +157,17 @@ def _batch_shape(
     features = len(layers[0].input_weights)
     if inputs.ndim < 2 or inputs.shape[-1] != features or not inputs.shape[time_axis]:
         raise ValueError(
-            f"inputs of shape {inputs.shape}: need an axis of at least one time step and, last,"
-            f" {features} features"
+            f"inputs of shape {inputs.shape}: need a time axis of at least one step and a last"
+            f" axis of {features} features"
         )
     shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 : -1]
     if lengths is not None and lengths.shape != shape:
         raise ValueError(
-            f"seq_lengths of shape {lengths.shape}: give one of each sequence, {shape}"
+            f"seq_lengths of shape {lengths.shape}: give one per sequence, in shape {shape}"
         )
     if carry is not None and len(carry) != len(layers):
         raise ValueError(
-            f"a carry of {len(carry)} parts: give a tuple of one for each of {len(layers)} layers"
+            f"a carry of {len(carry)} parts: give a tuple of {len(layers)}, one per layer"
         )
     return shape
 
@@ -181,8 +181,8 @@ def _state(
     names = ("c", "h") if CELLS[layer.cell].state is LSTMState else ("h",)
     if found != [shape] * len(names):
         raise ValueError(
-            f"a carry with arrays of the shapes {found} for a layer of {layer.cell}: give"
-            f" {' and '.join(names)}, {shape} each"
+            f"a carry with arrays of shapes {found} for the cell {layer.cell}: give"
+            f" {' and '.join(names)}, of shape {shape} each"
         )
     parts = [jnp.asarray(part, dtype).reshape(math.prod(batch_shape), shape[-1]) for part in parts]
     return HiddenState(*parts) if len(parts) == 1 else LSTMState(hidden=parts[1], cell=parts[0])

@@ -1,4 +1,4 @@
-"""The softmax over the vocabulary, and its loss without the passes that autodiff would make."""
+"""The softmax over the vocabulary, and its loss without the extra passes of autodiff."""
 
 import functools
 
@@ -24,19 +24,19 @@ def softmax_nll(
     targets: Tokens,
     compute: ComputeConfig = ComputeConfig(),
 ) -> TokenNLL:
-    """Negative log-likelihood of each target token, in nats; nan of one outside the vocabulary.
+    """Negative log-likelihood of each target token, in nats; nan if outside the vocabulary.
 
     Args:
       params: the softmax layer.
-      hidden: the last layer's output, dropout already applied; converted to the weights' type.
-      targets: the token to predict at each place.
-      compute: `precision` of the matrix products; with `softmax_tokens` above 0, no
-        more than that many tokens' logits exist at once, forward or backward, for the
+      hidden: the last layer's output, dropout already applied; cast to the weights' dtype.
+      targets: the token to predict at each position.
+      compute: `precision` of the matrix products; with `softmax_tokens` above 0, the
+        logits of at most that many tokens exist at a time, forward or backward, at the
         price of computing them twice.
     """
     flat = hidden.astype(params.weights.dtype).reshape(-1, hidden.shape[-1])
     ids = targets.reshape(-1)
-    ids = jnp.where(ids < 0, params.bias.shape[0], ids)  # no place from the end
+    ids = jnp.where(ids < 0, params.bias.shape[0], ids)  # must not count from the end
     at_once = compute.softmax_tokens
     if at_once == 0 or at_once >= len(ids):
         whole: jax.Array = _nll(params, flat, ids, compute.precision)

@@ -1,4 +1,4 @@
-"""Text files of any size, a block at a time: plain, gzip, or inside of a zip archive."""
+"""Text files of any size, block by block: plain, gzip, or inside a zip archive."""
 
 import codecs
 import dataclasses
@@ -18,14 +18,14 @@ from typing import BinaryIO, cast
 from zaremba_jax.vocabulary import Unit
 
 BLOCK = 2**20  # bytes in memory at a time
-_GZIP = b"\x1f\x8b"  # how such a file begins, whatever its name
-_MARK = "\ufeff"  # of byte order, with which some programs begin a file
+_GZIP = b"\x1f\x8b"  # the first bytes of such a file, whatever its name
+_MARK = "\ufeff"  # the byte-order mark that some programs put first
 _DAMAGED = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A text file, or its bytes from `start` to `stop`; `member` names it inside of an archive."""
+    """A text file, or its bytes from `start` to `stop`; `member` names it inside an archive."""
 
     path: Path
     member: str | None = None
@@ -37,22 +37,22 @@ class Piece:
 
 
 def find_files(pattern: str | Path) -> list[Piece]:
-    """The files that are named: one, or several with commas between them, or globs.
+    """The files that a pattern names: one file, or several separated by commas, or globs.
 
     Raises:
-      FileNotFoundError: a name or a glob has no file.
-      ValueError: a file is there twice.
+      FileNotFoundError: a name or a glob matches no file.
+      ValueError: a file is named twice.
     """
     found: list[Path] = []
-    # Of a name that is too long for a file, Path.is_file raises an error.
+    # Path.is_file raises an error for a name that is too long for a file.
     for part in [str(pattern)] if os.path.isfile(pattern) else str(pattern).split(","):
         matches = [part] if os.path.isfile(part) else sorted(glob.glob(part, recursive=True))
         files = [Path(match) for match in matches if os.path.isfile(match)]
         if not files:
-            what = "is no regular file" if os.path.exists(part) else "no such file"
+            what = "is not a regular file" if os.path.exists(part) else "no such file"
             raise FileNotFoundError(
-                f"{part}: {what}; give the path of a text file, several with commas between"
-                " them, or a glob in quotes"
+                f"{part}: {what}; give the path of a text file, several separated by"
+                " commas, or a glob in quotes"
             )
         found += files
     counts = Counter(path.resolve() for path in found)
@@ -76,7 +76,7 @@ def _opened(piece: Piece) -> Iterator[BinaryIO]:
 
 
 def read_bytes(piece: Piece) -> Iterator[bytes]:
-    """The bytes of a file, uncompressed.
+    """Yields the bytes of a file, decompressed.
 
     Raises:
       ValueError: a compressed file is damaged.
@@ -92,12 +92,12 @@ def read_bytes(piece: Piece) -> Iterator[bytes]:
                 place += len(block)
     except _DAMAGED as error:
         raise ValueError(
-            f"{piece}: damaged, cannot be uncompressed ({error}); copy or download it again"
+            f"{piece}: damaged, cannot be decompressed ({error}); copy or download it again"
         ) from None
 
 
 def content_hash(piece: Piece, algorithm: str = "sha256") -> str:
-    """A hash of the uncompressed bytes; errors as of `read_bytes`."""
+    """A hash of the decompressed bytes; errors as for `read_bytes`."""
     digest = hashlib.new(algorithm)
     for block in read_bytes(piece):
         digest.update(block)
@@ -105,16 +105,16 @@ def content_hash(piece: Piece, algorithm: str = "sha256") -> str:
 
 
 def read_text(piece: Piece) -> Iterator[str]:
-    """The characters of a UTF-8 file, without the byte-order mark that it may begin with.
+    """Yields the characters of a UTF-8 file, without a leading byte-order mark.
 
     Raises:
-      ValueError: as `read_bytes`, or the file is not UTF-8.
+      ValueError: as for `read_bytes`, or the file is not UTF-8.
     """
     decoder, before = codecs.getincrementaldecoder("utf-8")(), piece.start
     blocks, begins = read_bytes(piece), piece.start == 0
     while True:
         block = next(blocks, b"")
-        held = len(decoder.getstate()[0])  # of a character that the last block cut
+        held = len(decoder.getstate()[0])  # bytes of a character that the last block cut
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
@@ -130,18 +130,19 @@ def read_text(piece: Piece) -> Iterator[str]:
 
 
 def read_blocks(piece: Piece, unit: Unit, plain_lines: bool = False) -> Iterator[str]:
-    """A text in blocks that each hold whole words or characters.
+    """Yields a text in blocks that hold only whole words or characters.
 
-    By words, any line end becomes a line feed, and the last line has one too.
+    By words or with `plain_lines`, any line end becomes a line feed, and the last line has
+    one too.
 
     Args:
       piece: the file.
       unit: "word" or "char".
-      plain_lines: leave out white space at the ends of lines, and all but one space
-        between words.
+      plain_lines: drop white space at both ends of lines, and all but one space between
+        words.
 
     Raises:
-      ValueError: as `read_text`.
+      ValueError: as for `read_text`.
     """
     text = read_text(piece)
     if unit == "char" and not plain_lines:
@@ -159,7 +160,7 @@ def _line_feeds(blocks: Iterable[str]) -> Iterator[str]:
 
 
 def _cut_after(blocks: Iterable[str], places: str) -> Iterator[str]:
-    """The same text, cut only after one of the `places`, with a line end at its end."""
+    """The same text, cut only after one of the characters `places`, ending in a line end."""
     pending, last = [""], "\n"
     for block in filter(None, blocks):
         cut = max(map(block.rfind, places)) + 1

@@ -1,8 +1,8 @@
 """Weights of `torch.nn.LSTM` as layers of this library, and back.
 
-Both compute the same. torch has the gates in the order i, f, g, o, ours f, i, o, u; its
-matrices are transposed, and it has two biases, of which layers made here have the sum.
-Nothing here needs torch: weights come and go as arrays by name.
+Both compute the same. torch orders the gates i, f, g, o, this library f, i, o, u; torch's
+matrices are transposed, and it has two biases, which are summed into one here. Nothing
+here needs torch: weights come and go as arrays by name.
 """
 
 import re
@@ -23,8 +23,8 @@ from zaremba_jax.config import QUICK, Config, override
 from zaremba_jax.model import softmax_of
 
 _ARRAY = re.compile(r"(weight|bias)_(ih|hh)_l(0|[1-9]\d*)")
-_OURS = (1, 0, 3, 2)  # the places of f, i, o, u among i, f, g, o; and the other way round
-# Of torch's example `word_language_model`.
+_OURS = (1, 0, 3, 2)  # positions of f, i, o, u among i, f, g, o, and vice versa
+# Names in torch's example `word_language_model`.
 _EMBEDDING, _LSTM, _WEIGHTS, _BIAS = "encoder.weight", "rnn.", "decoder.weight", "decoder.bias"
 
 
@@ -32,11 +32,11 @@ def lstm_from_torch(state: Mapping[str, Any], prefix: str = "") -> tuple[LayerPa
     """The layers of a `torch.nn.LSTM`, from its `state_dict()`.
 
     Args:
-      state: arrays, or tensors in the host's memory, by name.
-      prefix: of the LSTM's names, as `rnn.`; others are passed over.
+      state: arrays, or tensors in host memory, by name.
+      prefix: of the LSTM's names, such as `rnn.`; all other names are ignored.
 
     Raises:
-      ValueError: it is no LSTM, or one that reads in both directions or projects its h.
+      ValueError: it is not an LSTM, or one that is bidirectional or has projections.
     """
     own = {
         name.removeprefix(prefix): _array(array)
@@ -45,8 +45,8 @@ def lstm_from_torch(state: Mapping[str, Any], prefix: str = "") -> tuple[LayerPa
     }
     if others := [name for name in own if not _ARRAY.fullmatch(name)]:
         raise ValueError(
-            f"{', '.join(prefix + name for name in others)}: only a torch.nn.LSTM in one direction,"
-            " without projections, can be taken; leave out what is not part of it"
+            f"{', '.join(prefix + name for name in others)}: only a unidirectional torch.nn.LSTM"
+            " without projections can be converted; leave out what is not part of it"
         )
     last = max((int(name.rpartition("_l")[2]) for name in own), default=0)
     return tuple(_layer_from_torch(own, f"l{n}", prefix) for n in range(last + 1))
@@ -64,13 +64,13 @@ def _layer_from_torch(own: Mapping[str, np.ndarray], layer: str, prefix: str) ->
     if len(inputs) != 4 * recurrent.shape[-1]:
         raise ValueError(
             f"{prefix}weight_ih_{layer}: has {len(inputs)} rows for {recurrent.shape[-1]} units,"
-            " where an LSTM has 4 a unit; torch's GRU has a bias that the cells here lack"
+            " where an LSTM has 4 per unit; torch's GRU has a bias that the cells here lack"
         )
     shapes = {array.shape[:1] for array in (inputs, recurrent, of_inputs, of_past)}
     if len(shapes) > 1:
         raise ValueError(
             f"{prefix}*_{layer}: the arrays have {', '.join(str(n) for (n,) in sorted(shapes))}"
-            " rows, where those of one layer have the same; give a state_dict as it was"
+            " rows, but those of one layer must agree; give an unmodified state_dict"
         )
     return LayerParams(
         input_weights=jnp.asarray(_reordered(inputs.T)),
@@ -82,15 +82,15 @@ def _layer_from_torch(own: Mapping[str, np.ndarray], layer: str, prefix: str) ->
 def lstm_to_torch(layers: tuple[LayerParams, ...], prefix: str = "") -> dict[str, np.ndarray]:
     """The `state_dict()` of the `torch.nn.LSTM` that computes the same.
 
-    `bias_hh` is the second bias, or zero where a layer has one.
+    `bias_hh` is the second bias, or zero if a layer has only one.
 
     Raises:
-      ValueError: a layer is no LSTM.
+      ValueError: a layer is not an LSTM.
     """
     state = {}
     for depth, layer in enumerate(layers):
         if layer.cell != "lstm":
-            raise ValueError(f"cell={layer.cell}: only LSTM layers have a torch.nn.LSTM")
+            raise ValueError(f"cell={layer.cell}: only LSTM layers convert to torch.nn.LSTM")
         two = isinstance(layer, TwoBiasLayerParams)
         second = layer.second_bias if two else np.zeros_like(layer.bias)
         arrays = {
@@ -104,13 +104,13 @@ def lstm_to_torch(layers: tuple[LayerParams, ...], prefix: str = "") -> dict[str
 
 
 def model_from_torch(state: Mapping[str, Any]) -> ModelParams:
-    """A language model from a state under the names of torch's example `word_language_model`.
+    """A language model from a state with the names of torch's example `word_language_model`.
 
-    They are `encoder.weight`, `rnn.*`, `decoder.weight` and `decoder.bias`. A decoder that
-    is the encoder makes tied weights.
+    They are `encoder.weight`, `rnn.*`, `decoder.weight` and `decoder.bias`. The weights are
+    tied if decoder and encoder are equal.
 
     Raises:
-      ValueError: an array is missing, or as `lstm_from_torch`.
+      ValueError: an array is missing, or as for `lstm_from_torch`.
     """
     names = (_EMBEDDING, _WEIGHTS, _BIAS)
     if missing := [name for name in names if name not in state]:
@@ -130,10 +130,10 @@ def model_from_torch(state: Mapping[str, Any]) -> ModelParams:
 
 
 def model_to_torch(params: ModelParams) -> dict[str, np.ndarray]:
-    """The other way round.
+    """The state that `model_from_torch` reads.
 
     Raises:
-      ValueError: as `lstm_to_torch`.
+      ValueError: as for `lstm_to_torch`.
     """
     softmax = softmax_of(params)
     return {
@@ -147,8 +147,8 @@ def model_to_torch(params: ModelParams) -> dict[str, np.ndarray]:
 def config_for(params: ModelParams) -> Config:
     """A configuration with the sizes of a model from elsewhere.
 
-    How that was trained is not known: all but the network and its noise, of which there is
-    none, is the preset quick's.
+    How it was trained is unknown: the corpus is `files`, there is no dropout, and all else
+    but the network is the preset quick's.
     """
     hidden = params.layers[0].recurrent_weights.shape[0]
     return override(
@@ -165,12 +165,12 @@ def config_for(params: ModelParams) -> Config:
 
 
 def _array(given: Any) -> np.ndarray:
-    """In double precision as it is, else in single precision."""
+    """A double-precision array as it is, any other in single precision."""
     array = np.asarray(given)
     return array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
 
 
 def _reordered(x: Any) -> np.ndarray:
-    """The four gates on the last axis from the one order to the other."""
+    """Moves the four gates on the last axis from one order to the other."""
     parts = np.split(np.asarray(x), 4, axis=-1)
     return np.concatenate([parts[place] for place in _OURS], axis=-1)

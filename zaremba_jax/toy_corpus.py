@@ -1,4 +1,4 @@
-"""The built-in corpus: a small language of our own whose exact perplexity is known.
+"""The built-in corpus: a small artificial language whose exact perplexity is known.
 
 A sentence has a gender g, one of four, and a number n, singular or plural:
 
@@ -7,14 +7,14 @@ A sentence has a gender g, one of four, and a number n, singular or plural:
     pp             -> preposition noun_phrase
     relative       -> "ke" determiner noun(g', n') verb(g', n')
 
-The noun of a phrase is of the kind in brackets, and of any kind where there is
-none. Kinds share no verb, so a verb is hard to guess for one who has forgotten
-the subject, behind any number of phrases with nouns of their own; and the next
-sentence tends to keep the gender. A noun ends in a, e, o or u by gender, with s
-in the plural; a verb in the same vowel with t or nt. Every fourth noun has no
-plural form, as "sheep" has none, so the words do not always tell the number.
+A phrase's noun is of the kind in brackets, or of any kind if there is none. Kinds
+share no verb, so a verb is hard to guess for a model that has forgotten the
+subject, after any number of phrases with nouns of their own; and the next sentence
+tends to keep the gender. A noun ends in a, e, o or u by gender, plus s in the
+plural; a verb in the same vowel plus t or nt. Every fourth noun has no plural form
+of its own, like "sheep", so the words do not always tell the number.
 
-No rule calls itself, so the grammar is a hidden Markov model: a state is a place
+No rule is recursive, so the grammar is a hidden Markov model: a state is a position
 in a rule with the kinds it has to remember, and emits one word.
 """
 
@@ -34,11 +34,11 @@ PREPOSITIONS = ("de", "en", "al", "sur", "kun", "per", "el", "sub", "por", "tra"
 VERB_ENDINGS = {"singular": "t", "plural": "nt"}
 GENDERS = ("a", "e", "o", "u")
 KINDS = tuple(itertools.product(GENDERS, VERB_ENDINGS))
-NOUN_STEMS, VERB_STEMS, ADJECTIVES, ADVERBS = 50, 40, 120, 70  # stems: of each gender
+NOUN_STEMS, VERB_STEMS, ADJECTIVES, ADVERBS = 50, 40, 120, 70  # stems: per gender
 ZIPF_OFFSET = 2.0
 
-ADJECTIVE, PP, RELATIVE, OBJECT, ADVERB = 0.35, 0.35, 0.2, 0.6, 0.25  # chance of one (more)
-ANY_GENDER = 0.2  # chance that a sentence draws its gender anew, not keeping the last one's
+ADJECTIVE, PP, RELATIVE, OBJECT, ADVERB = 0.35, 0.35, 0.2, 0.6, 0.25  # probability of one (more)
+ANY_GENDER = 0.2  # probability that a sentence draws a new gender instead of keeping it
 
 Label = tuple[str, ...]
 Rules = dict[Label, tuple[Label, dict[Label, float]]]
@@ -46,14 +46,14 @@ Rules = dict[Label, tuple[Label, dict[Label, float]]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HiddenMarkovSource:
-    """A hidden Markov model that makes texts; a word's id is its place in `words`, of V words.
+    """A hidden Markov model that generates texts; a word's id is its index in `words`.
 
-    `start` [S] is the distribution of a text's first state; row s of `transition`
-    [S, S] that of the state after s, and row s of `emission` [S, V] that of the
-    word that s emits.
+    With S states and V words, `start` [S] is the distribution of a text's first state,
+    row s of `transition` [S, S] that of the state after s, and row s of `emission`
+    [S, V] that of the word that s emits.
 
     Raises:
-      ValueError: a table has another shape, or a row that is no distribution.
+      ValueError: a table has another shape, or a row that is not a distribution.
     """
 
     words: tuple[str, ...]
@@ -75,7 +75,7 @@ class HiddenMarkovSource:
                 )
 
     def sample(self, rng: np.random.Generator, length: int) -> np.ndarray:
-        """A text from the start distribution on: ids, int64 [length]."""
+        """Draws a text that begins in the start distribution: ids, int64 [length]."""
         next_states, words = _cumulative(self.transition), _cumulative(self.emission)
         states, ids = _cumulative(self.start), []
         for state_draw, word_draw in rng.random((length, 2)).tolist():
@@ -97,12 +97,12 @@ class HiddenMarkovSource:
           float64 [N - 1].
 
         Raises:
-          ValueError: the text is shorter than 2, or the source cannot make it.
+          ValueError: the text has fewer than 2 tokens, or the source cannot generate it.
         """
         if len(ids) < 2 or min(ids) < 0 or max(ids) >= len(self.words):
             raise ValueError(
                 f"{len(ids)} ids from {min(ids, default=0)} to {max(ids, default=0)}: a text has at"
-                f" least 2, each the place of one of the source's {len(self.words)} words"
+                f" least 2, each the index of one of the source's {len(self.words)} words"
             )
         likelihoods = np.ascontiguousarray(self.emission.T)
         state, probabilities = self.start, np.zeros(len(ids))
@@ -111,8 +111,8 @@ class HiddenMarkovSource:
             probabilities[t] = joint.sum()
             if probabilities[t] == 0:
                 raise ValueError(
-                    f"id {word} at place {t}: {self.words[word]!r} cannot follow what comes before"
-                    " it; give a text of this source, in its own ids"
+                    f"id {word} at position {t}: {self.words[word]!r} cannot follow what comes"
+                    " before it; give a text of this source, in its own ids"
                 )
             state = (joint / probabilities[t]) @ self.transition
         return -np.log(probabilities[1:])
@@ -129,7 +129,7 @@ def _zipf(words: Sequence[str]) -> dict[str, float]:
 
 
 def _lexicon() -> dict[Label, dict[str, float]]:
-    """The words of each class with their probabilities in it."""
+    """The words of each class with their probabilities within it."""
     syllables = ["".join(s) for s in itertools.product("bdfgklmnprstvz", "aeiou", "dlmnrstvz")]
     stems = (syllables[239 * n % len(syllables)] for n in range(len(syllables)))  # 239 is prime
     lexicon: dict[Label, dict[str, float]] = {
@@ -164,7 +164,7 @@ def _noun_phrase(role: str, kind: Label, noun: Label, successors: dict[Label, fl
 def _rules() -> Rules:
     """The class of each state's word, and the probabilities of the states after it.
 
-    A class that the lexicon divides, such as ("noun", gender), means all its parts alike.
+    A class that the lexicon divides, such as ("noun", gender), means all its parts equally.
     """
     rules: Rules = {}
     for gender, number in KINDS:
@@ -195,7 +195,7 @@ def _rules() -> Rules:
 
 @functools.cache
 def toy_source() -> HiddenMarkovSource:
-    """The language as a source; the first sentence of a text is of any kind alike."""
+    """The language as a source; a text's first sentence is equally likely of any kind."""
     rules, lexicon = _rules(), _lexicon()
     words = tuple(dict.fromkeys(word for word_class in lexicon.values() for word in word_class))
     word_ids = {word: number for number, word in enumerate(words)}
@@ -219,17 +219,17 @@ def toy_corpus(
 ) -> Corpus:
     """Three texts of the language, each with `<eos>` at every sentence end, and the floor.
 
-    `seed` decides the texts, never the language. Each text is drawn on its own
-    from the start distribution, so that `floor_perplexity`, over all tokens of
-    the test split but the first, is exactly that of the source. The language has
-    no `<unk>`: every word must occur in training, which 200,000 tokens make near certain.
+    `seed` determines the texts, never the language. Each text is drawn independently
+    from the start distribution, so that `floor_perplexity`, over all tokens of the test
+    split but the first, is exactly that of the source. The language has no `<unk>`: every
+    word must occur in training, which 200,000 tokens make almost certain.
 
     Raises:
       ValueError: the seed is negative, a split holds fewer than 2 tokens, or a
         word of the language does not occur in the training split.
     """
     if seed < 0:
-        raise ValueError(f"seed={seed}: no random generator has a negative seed; give 0 or more")
+        raise ValueError(f"seed={seed}: a random seed cannot be negative; give 0 or more")
     sizes = {"train": train_tokens, "valid": valid_tokens, "test": test_tokens}
     for split, size in sizes.items():
         if size < 2:

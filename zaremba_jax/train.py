@@ -1,4 +1,4 @@
-"""Training: one pure step, and a stretch of an epoch scanned on the device."""
+"""Training: one pure step, and a scan of steps over part of an epoch on the device."""
 
 import dataclasses
 import functools
@@ -45,10 +45,10 @@ def init_train_state(
 ) -> TrainState:
     """The state before the first window; `config.seed`, or `seed`, decides all of it.
 
-    `train_windows` is compiled for a `config`: many seeds of one are best given as `seed`.
+    `train_windows` compiles once per `config`: for many seeds of one, pass them as `seed`.
     """
-    # Whatever jax's default is: by keys of the kind `rbg`, members that are trained side by
-    # side would have other masks than each alone.
+    # Independent of jax's default: with `rbg` keys, members trained side by side would have
+    # other masks than each on its own.
     key = jax.random.key(config.seed if seed is None else seed, impl="threefry2x32")
     init_key, mask_key = jax.random.split(key)
     params: Any = init_params(config.model, vocabulary_size, key=init_key)
@@ -72,24 +72,24 @@ def window_loss(
     weight_key: Key | None = None,
     stream_weights: StreamWeights | None = None,
 ) -> tuple[Scalar, tuple[Scalar, RNNState]]:
-    """The loss of a window: nats summed over time and averaged over the batch, and the penalty.
+    """The loss of a window: nats summed over time and averaged over the batch, plus the penalty.
 
-    The sum over time is what makes a rate of 1 and a clip at 5 mean what they
-    mean in section 4.1; a mean over both would take steps `unroll` times smaller.
+    The sum over time gives a learning rate of 1 and clipping at 5 their meaning in
+    section 4.1; a mean over both would take steps `unroll` times smaller.
 
     Args:
       params: the model.
       tokens: the window's input.
       targets: what follows each token.
-      rnn_state: before the window.
+      rnn_state: the state before the window.
       masks: the window's noise.
       compute: precision and kernel.
-      rates: of the regularizers on weights and activations; None: none.
-      weight_key: what `regularizers.drop_weights` draws from, needed where it is on.
-      stream_weights: of each stream in the means over the batch; None: all alike.
+      rates: of the regularizers on weights and activations; None for none.
+      weight_key: the key for `regularizers.drop_weights`, required if `dropconnect` is on.
+      stream_weights: the weight of each stream in means over the batch; None for all equal.
 
     Returns:
-      The loss, and beside it the mean nats a token, without the penalty, and the state
+      The loss, and a pair: the mean nats per token, without the penalty, and the state
       after the window.
     """
     rates = rates or {}
@@ -99,7 +99,7 @@ def window_loss(
     activations = unrolled.outputs, unrolled.dropped
     if stream_weights is not None:
         nll *= stream_weights[None, :]
-        root = jnp.sqrt(stream_weights)[None, :, None]  # what is penalized are squares
+        root = jnp.sqrt(stream_weights)[None, :, None]  # the penalties are squares
         activations = tuple(root * x for x in activations)
     loss = nll.sum(axis=0).mean() + penalty(rates, params, *activations)
     return loss, (nll.mean(), unrolled.state)
@@ -117,28 +117,28 @@ def train_step(
     """One window forward and backward, and one update of the parameters.
 
     The recurrent state is carried from window to window as data, so that no
-    gradient flows across, and is zero again at the first window of each epoch, or of
-    the first one only, with `carry_over_epochs`.
+    gradient flows across. It is reset to zero at the first window of each epoch, or of
+    the first epoch only with `carry_over_epochs`.
 
     Args:
-      config: the run.
-      windows_per_epoch: how many windows an epoch has.
-      state: where the run stands.
-      window: tokens of the inputs and, one step on, of the targets.
-      rates: of regularizers that are on in `config`, in place of its own; and
-        `learning_rate`, that of the first epochs.
-      data_axis: inside of `jax.shard_map`, the axis of the mesh over whose devices the
-        streams are divided; `state.rnn_state` is this device's part, the window is whole.
-      watch: whether the gradient's norm is wanted too.
+      config: the run's configuration.
+      windows_per_epoch: the number of windows in an epoch.
+      state: the current state of the run.
+      window: the input tokens and, one step later, the targets.
+      rates: replacements for the rates of regularizers that are on in `config`, and for
+        `learning_rate`, the rate of the first epochs.
+      data_axis: inside `jax.shard_map`, the mesh axis over whose devices the streams are
+        divided; `state.rnn_state` is this device's part, `window` is whole.
+      watch: whether to record the gradient norm too.
 
     Returns:
-      The next state, and the mean nats a token of this window, dropout on; with `watch`,
-      [2]: those, and the global norm of the gradient before it is clipped.
+      The next state, and the mean nats per token of this window, with dropout on; with
+      `watch`, [2]: that mean, and the global norm of the gradient before clipping.
 
     Raises:
-      ValueError: a rate is of no regularizer.
+      ValueError: a rate is neither a regularizer's nor the learning rate.
     """
-    window = window.astype(jnp.int32)  # a narrow type has no id beyond the vocabulary
+    window = window.astype(jnp.int32)  # a narrow dtype may have no id beyond the vocabulary
     rnn_state = state.rnn_state
     if not config.train.carry_over_epochs:
         epoch_starts = state.step % windows_per_epoch == 0
@@ -150,14 +150,14 @@ def train_step(
     params, words = state.params, None
     if not config.model.tie_weights and not penalizes_every_word(rates):
         # The rows of all other words have a gradient of zero, which enters neither the norm nor
-        # the update: training the rows in use alone spares passes over the whole embedding.
+        # the update: training only the rows in use saves passes over the whole embedding.
         words, tokens = _words_in_use(tokens, vocabulary_size)
         rows = params.embedding.at[words].get(mode="fill", fill_value=0)
         params = dataclasses.replace(params, embedding=rows)
     targets, stream_weights = window[1:], None
     if data_axis is not None:
-        # Masks and words in use are the whole window's on every device, so that they are those
-        # of a run on one.
+        # Every device computes masks and words in use for the whole window, so that they equal
+        # those of a run on one device.
         tokens, targets, masks = own_streams((tokens, targets, masks), data_axis)
         stream_weights = _stream_weights(config.train.batch_size, data_axis)
     gradient, (nll, rnn_state) = jax.grad(window_loss, has_aux=True)(
@@ -190,17 +190,17 @@ def _known(rates: Rates) -> Rates:
     known = {"learning_rate", *(field.name for field in dataclasses.fields(RegularizerConfig))}
     known.remove("mask_each")
     if unknown := sorted(rates.keys() - known):
-        raise ValueError(f"rates of {', '.join(unknown)}: must be of {', '.join(sorted(known))}")
+        raise ValueError(f"rates of {', '.join(unknown)}: choose from {', '.join(sorted(known))}")
     return rates
 
 
 def padded_streams(batch_size: int, devices: int) -> int:
-    """The streams, and as many without weight as make them a multiple of the devices."""
+    """The number of streams, padded with weightless ones to a multiple of `devices`."""
     return -(-batch_size // devices) * devices
 
 
 def own_streams(tree: Any, data_axis: str) -> Any:
-    """This device's part of arrays `[…, batch, …]` with the batch second, padded by zeros."""
+    """This device's part of arrays with the batch on axis 1, padded with zeros."""
     devices, place = jax.lax.axis_size(data_axis), jax.lax.axis_index(data_axis)
 
     def cut(x: jax.Array) -> jax.Array:
@@ -213,7 +213,7 @@ def own_streams(tree: Any, data_axis: str) -> Any:
 
 
 def _stream_weights(batch_size: int, data_axis: str) -> StreamWeights | None:
-    """Of this device's streams, so that means over devices are means over the batch."""
+    """Weights of this device's streams that make means over devices means over the batch."""
     padded = padded_streams(batch_size, jax.lax.axis_size(data_axis))
     if padded == batch_size:
         return None
@@ -222,10 +222,10 @@ def _stream_weights(batch_size: int, data_axis: str) -> StreamWeights | None:
 
 
 def _words_in_use(tokens: Tokens, vocabulary_size: int) -> tuple[Int[Array, " words"], Tokens]:
-    """The different words of a window, and its tokens as places among them.
+    """The distinct words of a window, and its tokens as indices into them.
 
-    There is room for as many words as tokens; places left over hold an id beyond
-    the vocabulary.
+    There is room for as many words as tokens; unused entries hold an id beyond the
+    vocabulary.
     """
     words, places = jnp.unique(
         tokens, size=tokens.size, fill_value=vocabulary_size, return_inverse=True
@@ -251,20 +251,20 @@ def train_windows(
     """Trains on the next `count` windows without leaving the device.
 
     Args:
-      config: the run; compiled in.
-      state: where the run stands; its buffers are given up to the result.
+      config: the run's configuration; static.
+      state: the current state of the run; its buffers are donated.
       windows: all windows of an epoch, from `corpus.windows`; `state.step` tells
         which comes next, and the first follows the last.
-      count: how many; compiled in.
-      rates: as of `train_step`; not compiled in, so that `vmap` can give each of many
+      count: the number of windows; static.
+      rates: as for `train_step`; not static, so that `vmap` can give each of many
         models its own.
-      data_axis: as of `train_step`.
-      windows_per_epoch: how many an epoch has, where `windows` holds no more than the
-        next `count`; compiled in.
-      watch: as of `train_step`; compiled in.
+      data_axis: as for `train_step`; static.
+      windows_per_epoch: the number in an epoch, if `windows` holds only the next
+        `count`; static.
+      watch: as for `train_step`; static.
 
     Returns:
-      The state after them, and what `train_step` gives of each window.
+      The state after them, and what `train_step` returns for each window.
     """
     if windows_per_epoch is None:
         windows_per_epoch = len(windows)

@@ -24,12 +24,12 @@ def check_unit(unit: str) -> None:
 
 
 def split(text: str, unit: Unit = "word") -> list[str]:
-    """The tokens of a text; those of two texts in a row are those of the whole.
+    """The tokens of a text; those of consecutive parts add up to those of the whole.
 
-    By words, as long as a word is not cut: what stands between white space, and
-    `<eos>` for each line end, so that a last line without one can go on. By
-    characters, line ends and spaces among them. By bytes, those of its UTF-8, each
-    written as the character of the same number.
+    By words, provided that no word is cut: what white space separates, and `<eos>` for
+    each line end, so that a last line without one can go on. By characters, including
+    line ends and spaces. By bytes, those of its UTF-8 encoding, each written as the
+    character with the same number.
     """
     if unit == "word":
         return text.replace("\n", f" {EOS} ").split()
@@ -37,19 +37,19 @@ def split(text: str, unit: Unit = "word") -> list[str]:
 
 
 def check_ids(ids: np.ndarray, size: int) -> None:
-    """Raises ValueError if an id has no place in a vocabulary of this size."""
+    """Raises ValueError if an id is outside a vocabulary of this size."""
     if len(ids) and (np.min(ids) < 0 or np.max(ids) >= size):
         raise ValueError(
             f"ids from {np.min(ids)} to {np.max(ids)} for a vocabulary of {size}: encode the text"
-            " by the model's own vocabulary"
+            " with the model's own vocabulary"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The types of a training text; a type's id is its place in `words`.
+    """The types of a training text; a type's id is its index in `words`.
 
-    `unit` tells what a type is: a word, a character or a byte, as `split` has them.
+    `unit` says what a type is: a word, a character or a byte, as `split` gives them.
     """
 
     words: tuple[str, ...]
@@ -59,7 +59,7 @@ class Vocabulary:
     def of(
         cls, tokens: Iterable[str], unit: Unit = "word", size: int = 0, min_count: int = 1
     ) -> "Vocabulary":
-        """The types among `tokens`; arguments and errors as of `counted`."""
+        """The types among `tokens`; arguments and errors as for `counted`."""
         return cls.counted(Counter(tokens), unit, size, min_count)
 
     @classmethod
@@ -68,15 +68,15 @@ class Vocabulary:
     ) -> "Vocabulary":
         """The types of a text, most frequent first, ties in alphabetical order.
 
-        Types that are left out count as `<unk>`, as if the text had that in their
-        place; `<eos>` never is. Of bytes, all 256 there are, by their number.
+        Types that are left out count as `<unk>`, as if it stood in their place in the
+        text; `<eos>` is never left out. Bytes are always all 256, in numerical order.
 
         Args:
           counts: how often each type occurs.
           unit: what a type is.
-          size: how many types to keep, the most frequent, with `<unk>` if any is left out;
-            0: no limit.
-          min_count: types that occur less often are left out.
+          size: how many of the most frequent types to keep, counting `<unk>` if any is left
+            out; 0: no limit.
+          min_count: types that occur fewer times are left out.
 
         Raises:
           ValueError: no type is left, or bytes are to be left out.
@@ -85,7 +85,7 @@ class Vocabulary:
             if size or min_count > 1:
                 raise ValueError(
                     f"vocab_size={size}, min_count={min_count}: a vocabulary of bytes has all 256;"
-                    " leave them out, or take the unit word or char"
+                    " leave both out, or use the unit word or char"
                 )
             return cls(BYTES, unit)
         own = sorted(counts.keys() - {EOS, UNK}, key=lambda word: (-counts[word], word))
@@ -113,27 +113,27 @@ class Vocabulary:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of the types and their order; equal ids mean equal tokens where it is equal."""
+        """A hash of the types and their order; if it is equal, equal ids mean equal tokens."""
         listed = "\n".join(self.words)
-        if self.unit != "word":  # that of words is as before there were other units
+        if self.unit != "word":  # the hash of words is older than the other units
             listed = json.dumps([self.unit, *self.words])
         return hashlib.sha256(listed.encode()).hexdigest()
 
     def tokens(self, text: str) -> list[str]:
-        """The text in this vocabulary's unit, as `split` has it."""
+        """The tokens of a text in this vocabulary's unit, as for `split`."""
         return split(text, self.unit)
 
     def encode(self, tokens: Iterable[str], source: str = "text") -> np.ndarray:
         """The ids of `tokens`, int32 [N]; one outside the vocabulary becomes `<unk>`.
 
         Raises:
-          ValueError: a token is outside a vocabulary that has no `<unk>`, or they are given as
-            one text, which only of characters is a list; the message starts with `source`.
+          ValueError: a token is outside a vocabulary without `<unk>`, or `tokens` is one
+            string, which is a list only of characters; the message starts with `source`.
         """
         if isinstance(tokens, bytes) or (isinstance(tokens, str) and self.unit != "char"):
             decoded = "decode it and " if isinstance(tokens, bytes) else ""
             raise ValueError(
-                f"{source}: is a text and no list of {NOUNS[self.unit]}s; {decoded}split it with"
+                f"{source}: is a text, not a list of {NOUNS[self.unit]}s; {decoded}split it with"
                 " `tokens`"
             )
         try:
@@ -141,8 +141,8 @@ class Vocabulary:
         except KeyError as missing:
             raise ValueError(
                 f"{source}: the {NOUNS[self.unit]} {missing} is not in the training text, which has"
-                f" no {UNK}; give min_count=2 or a vocab_size, which make {UNK} of rare ones, or"
-                f" replace rare ones by {UNK} in all three files"
+                f" no {UNK}; give min_count=2 or a vocab_size, which turn rare ones into {UNK}, or"
+                f" replace rare ones with {UNK} in all three files"
             ) from None
 
     def decode(self, ids: Iterable[int]) -> list[str]:
@@ -150,10 +150,10 @@ class Vocabulary:
         return [self.words[number] for number in ids]
 
     def join(self, ids: Iterable[int]) -> str:
-        """The text of `ids`: what `tokens` splits into them again.
+        """The text of `ids`, which `tokens` splits into the same tokens again.
 
-        Words have one space between them, and a line ends at each `<eos>`. Bytes that
-        are no UTF-8 become U+FFFD, `<unk>` stays as it is written.
+        Words are separated by one space, and a line ends at each `<eos>`. Bytes that are
+        not UTF-8 become U+FFFD; `<unk>` stays as it is.
         """
         tokens = self.decode(ids)
         if self.unit == "byte":
@@ -165,7 +165,7 @@ class Vocabulary:
 
 
 class _Ids(dict[str, int]):
-    """The ids of a vocabulary's types; all others have that of `<unk>`, if there is one."""
+    """The ids of a vocabulary's types; all others get that of `<unk>`, if there is one."""
 
     def __missing__(self, word: str) -> int:
         if UNK in self:

@@ -31,7 +31,7 @@ SEEDS = 2
 LONGEST_LAG = 100
 
 # %% [markdown]
-# The next cell is for Colab: in a clone of the repository, leave it out.
+# The next cell is for Colab: skip it in a clone of the repository.
 
 # %% tags=["colab"]
 # %cd /content
@@ -61,7 +61,7 @@ from IPython.display import Code, Markdown
 # c^l_t &= f \otimes c^l_{t-1} + i \otimes u & h^l_t &= o \otimes \tanh(c^l_t)
 # \end{aligned}$$
 #
-# The four maps lie side by side in one matrix for $D(h^{l-1}_t)$ and one for $h^l_{t-1}$. Of the
+# The four maps lie side by side in one matrix for $D(h^{l-1}_t)$ and one for $h^l_{t-1}$. In the
 # code below, `projected` and `recurrent` are the two products.
 
 # %%
@@ -70,7 +70,7 @@ from zaremba_jax import cells
 Code("\n\n".join(map(inspect.getsource, (cells.lstm, cells.lstm_gates))), language="python")
 
 # %% [markdown]
-# One step by the equations, in NumPy, is what the library gives.
+# One step of these equations in NumPy matches the library's.
 
 # %%
 from zaremba_jax.array_types import LayerParams, LSTMState
@@ -100,7 +100,7 @@ np.testing.assert_allclose(after.cell, c_t, rtol=1e-5)
 # ## The network: D on the inputs of layers, never through time
 #
 # The code counts from 0: `masks.inputs[0]` is $D$ at the input of layer 1. $h^l_{t-1}$ passes
-# untouched. The last $D$ is not in `deep_rnn` but behind it, in `unroll`, before the softmax.
+# untouched. The last $D$ is not in `deep_rnn` but after it, in `unroll`, before the softmax.
 
 # %%
 from zaremba_jax import model, rnn
@@ -110,7 +110,7 @@ Code("# deep_rnn" + bodies[0] + "\n# unroll" + bodies[1], language="python")
 
 # %% [markdown]
 # A mask keeps a unit with probability $1 - p$ and scales it by $1 / (1 - p)$. With $L$ layers there
-# are $L + 1$ of them: an input each, and the last output.
+# are $L + 1$ of them: one for each layer's input, and one for the last output.
 
 # %%
 from zaremba_jax.config import QUICK, override
@@ -126,9 +126,9 @@ len(masks.inputs) + 1, masks.inputs[0][:, 0]
 # ## L + 1 times, however long ago
 #
 # Figure 3 of the paper: what was read $k$ steps ago passes $L + 1$ masks on its way to the output.
-# Under ordinary dropout, on $h^l_{t-1}$ too, it passes one more at every step. Both are counted
-# here from the masks themselves: each is replaced by a constant, 1.25, and the derivative of the
-# output with respect to that input grows by that factor for each mask on the way.
+# Under ordinary dropout, which acts on $h^l_{t-1}$ too, it passes one more at every step. Both are
+# counted here from the masks themselves: each is replaced by the constant 1.25, and the derivative
+# of the output with respect to that input grows by that factor for each mask on the way.
 
 # %%
 from experiments.corruption import count_masks
@@ -153,9 +153,9 @@ plt.show()
 # %% [markdown]
 # ## Training: section 4.1
 #
-# The loss of a window is the sum over its time steps of the mean over the batch, in nats. With the
-# mean over the 35 steps too, the same training would take a rate 35 times as high, and clip at a
-# norm 35 times as low. Here every one of 10 words has its even share of the probability.
+# The loss of a window is the sum over its time steps of the mean over the batch, in nats. With a
+# mean over the 35 steps as well, the same training would need a learning rate 35 times as high and
+# clip at a norm 35 times as low. In this check, each of 10 words is equally probable.
 
 # %%
 from zaremba_jax.train import window_loss
@@ -167,7 +167,8 @@ loss, _ = window_loss(params, text, text, rnn.zero_state(params.layers, 20), mas
 np.testing.assert_allclose(loss, 35 * np.log(10), rtol=1e-6)
 
 # %% [markdown]
-# Plain SGD, the gradient clipped to a norm, at a rate that is constant first and then decays.
+# Plain SGD, with the gradient clipped by its norm and a learning rate that is constant at first
+# and then decays.
 
 # %%
 from zaremba_jax.config import PRESETS
@@ -185,7 +186,7 @@ plt.show()
 # %% [markdown]
 # ## Models averaged
 #
-# Of many models that differ in their seed, the probabilities are averaged, token for token, not
+# For many models that differ in their seed, the probabilities of each token are averaged, not
 # their logarithms.
 
 # %%
@@ -197,8 +198,8 @@ np.testing.assert_allclose(mixture_nll(-np.log(p)), -np.log(p.mean(axis=0)), rto
 # %% [markdown]
 # ## What dropout does to a model
 #
-# A small LSTM on the first words of the built-in corpus, so few that it overfits: no dropout,
-# ordinary dropout and the paper's compared, both at the rate 0.3. The floor is the perplexity of
+# A small LSTM on the first words of the built-in corpus, so few that it overfits: without dropout,
+# with ordinary dropout and with the paper's, both at a rate of 0.3. The floor is the perplexity of
 # the corpus's own source.
 
 # %%
@@ -236,5 +237,5 @@ rows = [f"| {METHODS[name].title} | {np.mean(found[name]['test']):.1f} |" for na
 Markdown("\n".join(["| | test perplexity |", "|---|---:|", *rows]))
 
 # %% [markdown]
-# Dropout helps; which of its two kinds is better, two seeds of a small model at one rate cannot
-# tell. All methods, cells and rates, with seeds: `python -m experiments.ablation`.
+# Dropout helps; two seeds of a small model at one rate cannot tell which of its two kinds is
+# better. All methods, cells and rates, with more seeds: `python -m experiments.ablation`.

@@ -26,7 +26,7 @@
 #
 # `ACCELERATOR` is `cuda` on a GPU and `tpu` on a TPU. `FLAGS` are those of `experiments.ptb`; the
 # README lists them. The run lives in `WORKDIR`, on your Drive, which outlives the runtime. Anywhere
-# but on Colab, leave out the next two code cells and name another folder.
+# but on Colab, name another folder and skip the two cells under *Install, on Colab*.
 
 # %% tags=["parameters"]
 ACCELERATOR = "cuda"
@@ -51,7 +51,7 @@ drive.mount("/content/drive")
 # %% [markdown]
 # ## The devices
 #
-# Asked in a process of its own: one that has found a TPU, or GPU memory, keeps it from the next.
+# Listed in a separate process: one that has taken a TPU, or GPU memory, keeps it from the next.
 
 # %%
 # !python -c "import jax; print(jax.__version__, jax.devices())"
@@ -59,9 +59,9 @@ drive.mount("/content/drive")
 # %% [markdown]
 # ## Train
 #
-# Training runs beside the notebook and writes what it says to a file. Where the folder holds a run
-# that was cut off, it goes on from there. Where this notebook has it training already, the cell
-# starts nothing; after a restart of the kernel alone, wait for the end of that training first.
+# Training runs beside the notebook and writes its output to a file. If the folder holds a run that
+# was cut off, training resumes it. If this notebook is already training, the cell starts nothing;
+# after a restart of the kernel only, wait for that training to end first.
 
 # %%
 import os
@@ -75,8 +75,8 @@ LOG = Path(WORKDIR, "log.txt")
 
 def train():
     command = [sys.executable, "-m", "experiments.ptb", *FLAGS, f"--workdir={WORKDIR}"]
-    plain = os.environ | {"FORCE_COLOR": ""}  # no moving bars in a file
-    # A session of its own, which the interruption of a cell does not reach.
+    plain = os.environ | {"FORCE_COLOR": ""}  # no progress bars in a file
+    # Detached, so that interrupting a cell does not stop it.
     options = {"stderr": subprocess.STDOUT, "env": plain, "start_new_session": True}
     with LOG.open("a") as log:
         return subprocess.Popen(command, stdout=log, **options)
@@ -88,8 +88,8 @@ if "run" not in globals() or run.poll() is not None:
 # %% [markdown]
 # ## Watch the curve
 #
-# A line of `metrics.jsonl` an epoch: perplexity of the training text, dropout on, and an estimate
-# of the validation perplexity. Interrupt the cell to do something else; training goes on.
+# `metrics.jsonl` gets a line per epoch: perplexity of the training text, dropout on, and an
+# estimate of the validation perplexity. Interrupt the cell to do something else; training goes on.
 
 # %%
 import json
@@ -128,12 +128,12 @@ print(LOG.read_text())
 # ## After a disconnect
 #
 # Open the notebook again and run its cells from the top: the same command finds its last checkpoint
-# on the Drive. A checkpoint is written at the end of an epoch (where epochs are short, not of every
+# on the Drive. A checkpoint is written at the end of an epoch (if epochs are short, not of every
 # one), and every ten minutes within a long one.
-# Of a run that is finished, the command prints the table of perplexities again.
+# For a finished run, the command prints the table of perplexities again.
 #
-# What is replaced stays in the Drive's bin until you empty it: 79 MB a checkpoint of `medium`,
-# 264 MB of `large`.
+# Replaced checkpoints stay in the Drive's bin until you empty it: 79 MB each for `medium`, 264 MB
+# for `large`.
 
 # %%
 run.wait()

@@ -1,8 +1,8 @@
-"""A layer of any cell, with any masks, by a backward pass that is half written by hand.
+"""A layer of any cell, with any masks, with a partly hand-written backward pass.
 
-As in `kernels.lstm`, the backward loop carries the gradients of the state alone, and
-the gradient of each weight is one matrix product after it. What lies between, the
-cell's equations at one time step, jax differentiates.
+As in `kernels.lstm`, the backward loop carries only the gradients of the state, and
+the gradient of each weight is one matrix product after the loop. The cell's equations at
+each time step are differentiated by jax.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ def cell_layer(
 ) -> tuple[Outputs, LayerState]:
     """Runs one layer over all time steps.
 
-    Equal to a scan of `cells.step` in values and gradients, those of the initial state and
-    of masks included. Reverse-mode differentiation only.
+    Equal to a scan of `cells.step` in values and gradients, including those of the initial
+    state and of masks. Reverse-mode differentiation only.
 
     Args:
       params: the layer's weights and its kind of cell.
       inputs: D(h[l-1, t]) for every t, dropout already applied; at least one step.
       state: before the first step.
-      masks: over all time steps, each with an axis of as many.
-      precision: of the operands of matrix products; everything else keeps its type.
+      masks: over all time steps, each with a time axis of full length.
+      precision: of the operands of matrix products; everything else keeps its dtype.
 
     Returns:
       h[l, t] for every t, and the state after the last step.
@@ -86,7 +86,7 @@ def _backward(precision, residuals, cotangents):
         d_before, d_masks = jax.tree.map(jnp.add, tuple(d_direct), d_through_product)
         return d_before, (d_projected, d_gates, d_masks)
 
-    # Where nobody asks for the gradients of masks, XLA leaves them out.
+    # If the gradients of masks are not used, XLA does not compute them.
     d_state, (d_projected, d_gates, d_masks) = jax.lax.scan(
         step, d_final, (d_outputs, projected, recurrent, before, masks), reverse=True
     )

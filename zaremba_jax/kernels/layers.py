@@ -1,4 +1,4 @@
-"""The implementations of a recurrent layer side by side, and which of them serves a layer."""
+"""The implementations of a recurrent layer, and the choice among them."""
 
 import functools
 from collections.abc import Callable
@@ -31,9 +31,9 @@ Layer = Callable[
 def choose(kernel: KernelName, cell: CellName, masks: RecurrentMasks | None) -> str:
     """The implementation that runs a layer, by its name in `IMPLEMENTATIONS`.
 
-    Pallas serves the LSTM without noise through time, where W_h has room on the chip
-    (`pallas_layer` looks at that); whatever it does not serve, and what nobody has measured
-    (`auto`), falls to `xla`.
+    Pallas serves the LSTM without noise through time; on a TPU, W_h must also fit on the
+    chip, which `pallas_layer` checks. Everything else falls back to `xla`, as does `auto`
+    unless it has been resolved by measurement before.
     """
     if kernel == "auto" or (kernel == "pallas" and not (cell == "lstm" and masks is None)):
         return "xla"
@@ -66,7 +66,7 @@ def xla_layer(
     masks: RecurrentMasks | None,
     precision: Precision,
 ) -> tuple[Outputs, LayerState]:
-    """Backward passes written by hand, scans over time."""
+    """Scans over time with hand-written backward passes."""
     if params.cell == "lstm" and isinstance(state, LSTMState) and masks is None:
         return lstm_layer(params, inputs, state, precision)
     return cell_layer(params, inputs, state, _of_every_step(masks, inputs), precision)
@@ -79,13 +79,13 @@ def pallas_layer(
     masks: RecurrentMasks | None,
     precision: Precision,
 ) -> tuple[Outputs, LayerState]:
-    """The same with kernels for the time steps: of a TPU, of NVIDIA; elsewhere as `xla_layer`.
+    """The same with kernels for the time steps on TPUs and NVIDIA GPUs; elsewhere, `xla_layer`.
 
     Raises:
-      ValueError: another cell than the LSTM, or noise through time.
+      ValueError: the cell is not the LSTM, or there is noise through time.
     """
     if not isinstance(state, LSTMState) or masks is not None:
-        raise ValueError("pallas: serves the LSTM without noise through time; take xla")
+        raise ValueError("pallas: serves only the LSTM without noise through time; use xla")
     xla = functools.partial(lstm_layer, precision=precision)
     on_tpu, on_nvidia = (
         functools.partial(lstm_layer_with, kernels.time_loops(), precision=precision)

@@ -1,11 +1,11 @@
 """The LSTM layer with a hand-written backward pass: the same function as the scan, faster.
 
-Differentiating a scan carries the gradient of W_h through the backward loop, a
-read and a write of the whole matrix at every time step. Here the forward loop
-keeps the gates and cells of all time steps, the backward loop carries the
-gradients of the state alone, and each gradient of a weight is one matrix
-product over all time steps after it. The two loops are exchangeable: here they
-are scans, in `kernels.pallas_tpu` and `kernels.pallas_gpu` kernels.
+Differentiating a scan carries the gradient of W_h through the backward loop, which
+reads and writes the whole matrix at every time step. Here the forward loop
+keeps the gates and cells of all time steps, the backward loop carries only the
+gradients of the state, and the gradient of each weight is one matrix product over
+all time steps after the loop. The two loops are exchangeable: here they are scans,
+in `kernels.pallas_tpu` and `kernels.pallas_gpu` they are kernels.
 """
 
 import functools
@@ -20,21 +20,21 @@ from zaremba_jax.array_types import Activations, LayerParams, LSTMState, Outputs
 from zaremba_jax.cells import add_biases, project_inputs
 from zaremba_jax.precision import Precision, multiply, multiply_rows, operand, weight_gradient
 
-TILE = 128  # units, of a matrix product on NVIDIA and of an array on a TPU
-# Time steps in one pass of a loop on NVIDIA: XLA launches all kernels of a pass as one CUDA graph,
-# where they are five or more.
+TILE = 128  # units in a tile, of a matrix product on NVIDIA and of an array on a TPU
+# Time steps in one pass of a loop on NVIDIA: XLA launches all kernels of a pass as one CUDA graph
+# if there are five or more.
 UNROLL = 7
 
 
 class TimeLoops(NamedTuple):
-    """What runs over the time steps of a layer, forward and backward.
+    """The loops over the time steps of a layer, forward and backward.
 
     Attributes:
-      forward: from what the inputs give to the gates [time, batch, 4 hidden], W_h as a factor
+      forward: takes the inputs' part of the gates [time, batch, 4 hidden], W_h as an operand
         of products, and the state before the first step; returns h of every step, c after
         the last, and whatever `backward` needs.
-      backward: from W_h, the state, what `forward` kept, and the gradients of h of every step
-        and of c after the last; returns the gradients of the gates of every step, as factors
+      backward: takes W_h, the state, what `forward` kept, and the gradients of h of every step
+        and of c after the last; returns the gradients of the gates of every step, as operands
         of products, and of c before the first.
     """
 
@@ -49,15 +49,15 @@ def lstm_layer(
 ) -> tuple[Outputs, LSTMState]:
     """Runs one layer over all time steps (Zaremba et al. 2014, section 3.1).
 
-    Equal to a scan of `cells.step` in values and gradients, those of the
-    initial state included. Reverse-mode differentiation only.
+    Equal to a scan of `cells.step` in values and gradients, including those of the
+    initial state. Reverse-mode differentiation only.
 
     Args:
       params: the layer's weights.
       inputs: D(h[l-1, t]) for every t, dropout already applied; at least one step.
       state: h[l] and c[l] before the first step.
-      precision: of the operands of matrix products, and of what the bias's gradient sums;
-        everything else keeps its type.
+      precision: of the operands of matrix products, and of the terms of the bias's gradient;
+        everything else keeps its dtype.
 
     Returns:
       h[l, t] for every t, and the state after the last step.
@@ -75,11 +75,11 @@ def lstm_layer(
 def padded_lstm_layer(
     params: LayerParams, inputs: Activations, state: LSTMState, precision: Precision = "float32"
 ) -> tuple[Outputs, LSTMState]:
-    """`lstm_layer` for NVIDIA: unrolled, with units added up to whole tiles.
+    """`lstm_layer` for NVIDIA: unrolled, with units padded to whole tiles.
 
-    XLA cuts a small product's contraction into parts of so many rows. Where the rows do not
-    suffice, it pads a copy of W_h, at every time step. The weights of the added units are 0, so
-    that their h and c stay 0.
+    XLA splits a small product's contraction into parts of a fixed number of rows. If the rows
+    do not fill them, it pads a copy of W_h at every time step. The weights of the added units
+    are 0, so their h and c stay 0.
     """
     params, hidden = add_biases(params), state.hidden.shape[-1]
     padded = LayerParams(
@@ -89,7 +89,7 @@ def padded_lstm_layer(
     )
     wide_state = jax.tree.map(lambda x: _widen(x, hidden), state)
     results = _layer(padded, inputs, wide_state, precision, scans(UNROLL))
-    # Without the barrier XLA fuses the cut into the next product, for which it has no tiles.
+    # Without the barrier XLA fuses the slice into the next product, for which it has no tiles.
     return jax.lax.optimization_barrier(jax.tree.map(lambda x: x[..., :hidden], results))
 
 
@@ -105,13 +105,13 @@ def lstm_layer_with(
 
 
 def pad_loops(loops: TimeLoops, streams: int) -> TimeLoops:
-    """Loops for any sizes of loops for whole tiles: zeros are added before them and cut off after.
+    """Makes loops over whole tiles work for any sizes: pads with zeros before, slices after.
 
-    What is added stays 0: h and c, since its weights are 0, and all gradients.
+    The padding stays 0: its h and c, because its weights are 0, and all its gradients.
 
     Args:
-      loops: take units in multiples of `TILE`, and a batch in multiples of `streams`.
-      streams: of a tile.
+      loops: loops for units in multiples of `TILE` and a batch in multiples of `streams`.
+      streams: the number of streams in a tile.
     """
 
     def pad(x: jax.Array, hidden: int) -> jax.Array:
@@ -142,14 +142,14 @@ def pad_loops(loops: TimeLoops, streams: int) -> TimeLoops:
 
 
 def _widen(x: jax.Array, hidden: int) -> jax.Array:
-    """Zeros after each block of so many on the last axis, a block a gate, up to whole tiles."""
+    """Pads each block of `hidden` on the last axis, one per gate, with zeros to whole tiles."""
     blocks = x.reshape(*x.shape[:-1], -1, hidden)
     padding = [(0, 0)] * (blocks.ndim - 1) + [(0, -hidden % TILE)]
     return jnp.pad(blocks, padding).reshape(*x.shape[:-1], -1)
 
 
 def _lengthen(x: jax.Array, multiple: int) -> jax.Array:
-    """Zeros at the end of the last axis but one."""
+    """Pads the last axis but one with zeros at its end, to a multiple of `multiple`."""
     return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, -x.shape[-2] % multiple), (0, 0)])
 
 
@@ -195,7 +195,7 @@ _layer.defvjp(_forward, _backward)
 
 @functools.cache
 def scans(unroll: int = 1) -> TimeLoops:
-    """Both loops as scans, with so many time steps in one pass."""
+    """Both loops as scans, with `unroll` time steps per pass."""
     return TimeLoops(
         functools.partial(_scan_forward, unroll=unroll),
         functools.partial(_scan_backward, unroll=unroll),
@@ -203,7 +203,7 @@ def scans(unroll: int = 1) -> TimeLoops:
 
 
 def steps_in_a_pass(time: Any, unroll: int = UNROLL) -> int:
-    """`unroll`, or 1 where a program is made for any number of time steps."""
+    """`unroll`, or 1 if the program is compiled for any number of time steps."""
     return unroll if isinstance(time, int) else 1
 
 
@@ -216,8 +216,8 @@ def _scan_forward(projected, recurrent_weights, state, *, unroll):
         hidden = (output * jnp.tanh(cell)).astype(recurrent_weights.dtype)
         return (hidden, cell), jnp.concatenate([gates, cell], axis=-1)
 
-    # One array is saved, h is rounded in the carry, and h of every step is formed again after
-    # the loop: fewer kernels and stores a time step.
+    # One array is saved, h is rounded in the carry, and h of every step is recomputed after
+    # the loop: fewer kernels and stores per time step.
     initial = state.hidden.astype(recurrent_weights.dtype), state.cell
     unroll = steps_in_a_pass(projected.shape[0], unroll)
     _, saved = jax.lax.scan(step, initial, projected, unroll=unroll)
@@ -236,8 +236,8 @@ def _scan_backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, 
         d_gates = jnp.concatenate(parts, axis=-1).astype(recurrent_weights.dtype)
         return (d_gates, d_cell), d_gates
 
-    # A step starts with the product of d_gates of the step after it, zeros at first, and does
-    # not end with its own: a GPU then sums the product's parts in the kernel that uses them.
+    # A step starts with the product of the following step's d_gates, zeros at first, rather than
+    # ending with its own: a GPU then sums the product's parts in the kernel that uses them.
     after_last = jnp.zeros((len(state.cell), recurrent_weights.shape[1]), recurrent_weights.dtype)
     (_, d_cell), d_gates = jax.lax.scan(
         step,
@@ -252,11 +252,11 @@ def _scan_backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, 
 def gate_gradients(
     d_hidden: jax.Array, d_cell: jax.Array, kept: Sequence[jax.Array]
 ) -> tuple[list[jax.Array], jax.Array]:
-    """One time step back: the gradients of the four gates before their functions, and of c[t-1].
+    """One time step back: the gradients of the four gates' preactivations, and of c[t-1].
 
     Args:
-      d_hidden: the gradient of h[t], [batch, hidden] as all of them.
-      d_cell: of c[t], but for what h[t] adds to it.
+      d_hidden: the gradient of h[t], [batch, hidden] like all arrays here.
+      d_cell: the gradient of c[t], without the part that comes through h[t].
       kept: f, i, o, u, c[t] and c[t-1].
     """
     forget, write, output, update, cell, previous_cell = kept
@@ -272,7 +272,7 @@ def gate_gradients(
 
 
 def sigmoid(x: jax.Array) -> jax.Array:
-    """By tanh, which accelerators have an instruction for."""
+    """The sigmoid through tanh, for which accelerators have an instruction."""
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 
@@ -287,12 +287,12 @@ def outputs_and_final_cell(
 def shifted(
     initial: Float[Array, "batch hidden"], sequence: Outputs
 ) -> Float[Array, "time batch hidden"]:
-    """The sequence one step late: what each time step found."""
+    """The sequence delayed by one step: its value before each time step."""
     return jnp.concatenate([initial[None], sequence[:-1]])
 
 
 def _activate(gates: jax.Array) -> jax.Array:
-    """Sigmoid of f, i and o, tanh of u, by one tanh: sigmoid(x) = (1 + tanh(x / 2)) / 2."""
+    """Sigmoid of f, i and o, tanh of u, in one tanh: sigmoid(x) = (1 + tanh(x / 2)) / 2."""
     hidden = gates.shape[-1] // 4
     is_update = jnp.arange(4 * hidden)[None, :] >= 3 * hidden
     scale = jnp.where(is_update, 1.0, 0.5).astype(gates.dtype)

@@ -1,9 +1,9 @@
-"""The LSTM's loops over time for NVIDIA: one kernel a time step, products and gates together.
+"""The LSTM's loops over time for NVIDIA: one kernel per time step, products and gates together.
 
-A program of the kernel has some units of the layer to itself: it forms the products of all four
-gates of these and applies the gates' functions, or, backward, the product that is the gradient
-of their h and the gradients of their gates. The arrays of all time steps are updated in place,
-each step in a slot of its own, so that a loop hands on nothing but them.
+Each program of the kernel handles some units of the layer. Forward, it computes the products for
+their four gates and applies the gates' functions; backward, the product that is the gradient of
+their h, and the gradients of their gates. The arrays of all time steps are updated in place, each
+step in its own slot, so that the loop carries nothing else.
 """
 
 import functools
@@ -17,10 +17,10 @@ from jax.experimental import pallas as pl
 from zaremba_jax.kernels.lstm import TimeLoops, gate_gradients, pad_loops, sigmoid, steps_in_a_pass
 from zaremba_jax.precision import multiply
 
-# Of one program: 96 programs of 1536 units, on 108 to 132 multiprocessors.
+# Per program: 1536 units make 96 programs, for 108 to 132 multiprocessors.
 _UNITS = 16
 _STREAMS = 16  # rows of a tensor core's smallest product
-# Bytes that a program reads of each row at once, of which three lots are in its shared memory:
+# Bytes that a program reads of each row at a time, with three such reads in its shared memory:
 # 144 KiB for a whole batch of 32, of the 163 KiB that an A100's multiprocessor has.
 _FORWARD_BYTES, _BACKWARD_BYTES = 512, 1024
 _WARPS, _STAGES = 4, 3
@@ -64,7 +64,7 @@ def _forward(projected, recurrent_weights, state, *, interpret):
         cells[t + 1, streams, units] = cell
         hiddens[t + 1, streams, units] = (parts[2] * jnp.tanh(cell)).astype(hiddens.dtype)
 
-    # A program's columns of W_h, made rows once a window, so that they are read along.
+    # W_h transposed once per window, so that a program reads along rows, not down columns.
     weights = recurrent_weights.reshape(hidden, 4, hidden).transpose(1, 2, 0)
     projected = projected.reshape(time, batch, 4, hidden)
     results = (
@@ -105,7 +105,7 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
             d_gates[t, streams, columns] = value.astype(d_gates.dtype)
         d_cell[streams, units] = d_previous
 
-    # The slot after the last step holds the zeros that it starts from.
+    # The slot after the last step holds the zeros that the loop starts from.
     d_gates = jnp.zeros((time + 1, batch, 4 * hidden), recurrent_weights.dtype)
     results = d_gates, d_final_cell
     call = _in_place(kernel, 5, results, _programs(batch, hidden), interpret, "lstm_backward")
@@ -122,8 +122,8 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
 def _in_place(
     kernel: Any, inputs: int, results: Any, programs: int, interpret: bool, name: str
 ) -> Any:
-    """A call of so many programs whose results replace the arguments after so many inputs."""
-    # Imported here, since jax has deprecated it and nothing else needs it.
+    """A call of `programs` programs whose results replace the arguments after the inputs."""
+    # Imported here because jax has deprecated it and nothing else needs it.
     from jax.experimental.pallas import triton
 
     return pl.pallas_call(
@@ -138,7 +138,7 @@ def _in_place(
 
 
 def _slots(first: jax.Array, time: int) -> jax.Array:
-    """Room for a value before the first step, which is given, and one after each."""
+    """Room for a value before the first step, `first`, and one after each step."""
     return jnp.zeros((time + 1, *first.shape), first.dtype).at[0].set(first)
 
 
@@ -147,7 +147,7 @@ def _programs(batch: int, hidden: int) -> int:
 
 
 def _streams(batch: int) -> int:
-    """How many streams a program has; a power of two, as all sizes in a kernel."""
+    """The number of streams of a program; a power of two, like all sizes in a kernel."""
     return 2 * _STREAMS if batch % (2 * _STREAMS) == 0 else _STREAMS
 
 
