@@ -114,7 +114,8 @@ def _check_folder(folder: Path) -> None:
         held = None
     if held != _asked():
         raise ValueError(
-            f"--workdir={folder}: holds a report of other settings; name another, or remove it"
+            f"--workdir={folder}: holds a report of other settings, or a damaged one; name another,"
+            " or remove it"
         )
 
 

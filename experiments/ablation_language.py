@@ -25,7 +25,7 @@ from zaremba_jax.train import init_train_state, train_windows
 
 VALIDATION_STREAMS, VALIDATION_TOKENS = 20, 2020  # 5 windows; tokens of the built-in corpus
 DROP, SHRINK = (0.3, 0.5, 0.65), (3e-4, 1e-3, 3e-3)  # candidate rates and penalties
-# For the first half of the epochs, the same for all methods; at 1 the plain cell is erratic.
+# For the first half of the epochs, the same for all methods; at 1.0 the tanh cell is erratic.
 LEARNING_RATES: dict[CellName, float] = {"lstm": 1.0, "gru": 0.5, "tanh": 0.2}
 
 

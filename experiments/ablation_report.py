@@ -39,7 +39,7 @@ def memory_table(cells: dict[str, Any]) -> str:
         for cell, found in cells.items()
         for method, record in found["methods"].items()
     ]
-    return table(["cell", "steps ago:", *names, "nats in training"], rows)
+    return table(["cell", "method; steps ago:", *names, "nats in training"], rows)
 
 
 def _language(results: dict[str, Any]) -> list[str]:
@@ -59,42 +59,45 @@ def _language(results: dict[str, Any]) -> list[str]:
     )
     parts = [
         "## Language modelling",
-        "Mean ± standard deviation over seeds; in brackets the rate that validation chose, of an"
-        " elastic net that of both parts.",
+        "Mean ± standard deviation over seeds; in brackets, the rate that validation chose, for the"
+        " elastic net that of both penalties.",
         language_table(results),
         "![validation perplexity over epochs](language_modelling.png)",
-        "Every candidate. The test text was read with the chosen ones only.",
+        "All candidates. Only the chosen ones were tested.",
         f"| cell | method | rate: validation perplexity |\n|---|---|---|\n{chosen}",
     ]
     if lost:
-        parts.append("Seeds whose loss was not finite, none of them averaged: " + "; ".join(lost))
+        parts.append(
+            "Number of seeds that diverged, whose candidates are not chosen: " + "; ".join(lost)
+        )
     return parts
 
 
 def _memory(memory: dict[str, Any]) -> list[str]:
     return [
         "## Memory",
-        f"One of {memory['symbols']} symbols, then noise of the same symbols; k steps later the"
-        " first has to be named. That is asked with chance 1 / (k + 1), every order of magnitude"
-        " of k about as often."
-        f" Dropout rate {memory['rate']:g}, {memory['steps']} batches by Adam; accuracy on fresh"
-        f" sequences without noise, chance {memory['chance']:.3f}.",
+        f"The task: one of {memory['symbols']} symbols, then random ones of the same kind; k steps"
+        " later, the first has to be named. The question comes with chance 1 / (k + 1), so that"
+        " every order of magnitude of k is asked for about equally often."
+        f" Dropout rate {memory['rate']:g}, {memory['steps']} batches with Adam; accuracy on fresh"
+        f" sequences with dropout off; chance is {memory['chance']:.3f}.",
         memory_table(memory["cells"]),
         "![accuracy over lag](memory.png)",
-        "Mean and range of the seeds. The tanh cell keeps everything in h, of which ordinary"
-        " dropout reaches all. The LSTM has c beside it, which dropout of h[t-1] does not touch."
-        " Nats in training are those of an answer at its end, with the noise on.",
+        "Mean and range over seeds. The tanh cell keeps everything in h, all of which ordinary"
+        " dropout disturbs. The LSTM also has c, which dropout of h[t-1] does not touch. Nats in"
+        " training: the mean nats of an answer at the end of training, dropout on.",
     ]
 
 
 def _corruption(results: dict[str, Any]) -> list[str]:
     found = results["corruption"]
     rows = [[name, *map(str, counts.values())] for name, counts in found["masks"].items()]
-    header = ["masks on the way", *(f"{lag} steps" for lag in next(iter(found["masks"].values())))]
+    header = ["masks on the way", *(f"k = {lag}" for lag in next(iter(found["masks"].values())))]
     return [
         "## How often information is corrupted",
         f"Counted from the masks of a network of L = {found['layers']} layers, between an input"
-        " and the output so many steps later. The paper: L + 1 times, however many steps.",
+        " and the output that many steps later. With the paper's dropout it is L + 1 times,"
+        " however many steps there are.",
         table(header, rows),
     ]
 
@@ -106,8 +109,9 @@ def _setting(results: dict[str, Any]) -> list[str]:
         "## Setting",
         f"{results['corpus']} corpus, its first {results['train_tokens']:,} training tokens;"
         f" {config['layers']} × {config['hidden_size']} units, {config['epochs']} epochs,"
-        f" {results['seeds']} seeds. First learning rate, for all methods alike: {rates}. Each"
-        " model is taken after the epoch that validated best. All else is in results.json.",
+        f" {results['seeds']} seeds. Initial learning rate, the same for all methods: {rates}. Each"
+        " model is taken after the epoch with the best validation perplexity. Everything else is in"
+        " results.json.",
         f"{results['seconds']:.0f} s on {results['device']}; "
         + ", ".join(f"{name} {number}" for name, number in versions.items()),
     ]
@@ -134,5 +138,5 @@ def _mean(values: Iterable[float]) -> str:
 
 
 def _rates(rates: dict[str, float]) -> str:
-    """The rates of all settings, each different one once."""
+    """The distinct rates of a candidate's settings."""
     return " and ".join(f"{rate:g}" for rate in dict.fromkeys(rates.values()))

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import command_line
+from experiments.choose_kernel import shapes_here, why_not_pallas
 from experiments.command_line import FLAGS, config_from_flags, fail
 from experiments.contenders import (
     BUILDERS,
@@ -62,7 +63,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("windows", 4, "training steps per turn", lower_bound=1)
 flags.DEFINE_integer("rounds", 15, "turns of each contender", lower_bound=2)
 flags.DEFINE_string("json", None, "file for the results")
-flags.DEFINE_string("scaling", None, "file for a plot of tokens per second over sizes")
+flags.DEFINE_string("scaling", None, "also measure tokens per second over sizes; file for the plot")
 
 
 class Contender(NamedTuple):
@@ -118,7 +119,7 @@ def contenders(config: Config, peers: list[str], members: int = 1) -> list[Conte
 
 
 def default_peers(config: Config) -> list[str]:
-    """Those that can run here; ours, torch and pallas in the other precision too."""
+    """Those that may run here; ours, torch and pallas in the other precision too."""
     (other,) = set(PRECISIONS) - {config.compute.precision}
     if not is_the_papers(config):
         return ["scan", f"{OURS}:{other}"]
@@ -127,8 +128,10 @@ def default_peers(config: Config) -> list[str]:
         peers += ["torch", f"torch:{other}"]
     if jax.default_backend() == "gpu":
         peers.append("cudnn:float32")
-    if jax.default_backend() != "cpu":
-        peers += ["pallas", f"pallas:{other}"]
+    for precision in (config.compute.precision, other):
+        shapes = shapes_here(override(config, precision=precision), PTB_VOCABULARY)
+        if why_not_pallas(shapes) is None:
+            peers.append(f"pallas:{precision}")
     return peers
 
 
@@ -222,8 +225,9 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     console.print(
         f"{results['config']['name']} on {results['device']}, medians of {results['rounds']}"
         " rounds. Step: of all members. Ratio: time per token over that of our single model."
-        f" Floor: the step's matrix products at this run's best rate, GFLOP/s: {rates}. First:"
-        " seconds until the first turn ends. MB: peak memory."
+        " Of floor: the time of the step's matrix products at this run's best rate, over the"
+        f" step's; best rates in GFLOP/s: {rates}. First: seconds until the first turn ends. MB:"
+        " peak memory."
     )
 
 
@@ -267,8 +271,10 @@ def main() -> None:
                 try:
                     needs[entrant] = alone(entrant.build, FLAGS.windows)._asdict()
                 except ValueError as error:
-                    if FLAGS.peers is not None or not needs:  # all are compared to the first
+                    if not needs:  # all are compared to the first
                         raise ValueError(f"{entrant.name}: {error}") from None
+                    if FLAGS.peers is not None:
+                        raise ValueError(f"{entrant.name}: {error}; leave it out") from None
                     console.print(f"{entrant.name} is left out: {error}", soft_wrap=True)
         with console.status("all in turn"):
             results = measure(list(needs), FLAGS.windows, FLAGS.rounds)

@@ -33,20 +33,20 @@ from zaremba_jax.precision import Precision
 _NAMES = ("target", "config", "precision")
 _NUMBERS = ("forward", "backward", "copy kB", "mem. MB", "step ms", "epoch s", "built s")
 _AT_LEAST = (
-    "at least, by the rates and bandwidths of the maker's data sheet and, on NVIDIA, 1.8 µs a"
-    " kernel, as measured on an H100."
+    "lower bounds, from the rates and bandwidths in the maker's data sheet and, on NVIDIA, 1.8 µs"
+    " per kernel, as measured on an H100."
 )
 _KERNELS_NOTE = (
     "Forward, backward: kernels of a layer per time step. Copy: the largest array that a time step"
-    " writes and that is no product. Mem.: beyond arguments and results. Step (a window) and"
-    f" epoch: {_AT_LEAST}"
+    " writes and that is not a matrix product. Mem.: beyond arguments and results. Step (a window)"
+    f" and epoch: {_AT_LEAST} Built: seconds to compile."
 )
 _ENSEMBLE_NUMBERS = ("devices", "each", "at once", "GB", "of", "shared", "step ms", "hours")
 _ENSEMBLE_NOTE = (
-    "Each: members of a device, padding included; at once: of those, trained together. GB: what a"
-    " device needs, of what it has. Shared: what devices exchange in a step. Step: a window of all"
-    " of a device's members; hours: all epochs of the configuration;"
-    f" {_AT_LEAST}"
+    "Each: members per device, padding included; at once: how many of them are trained together."
+    " GB: the memory that a device needs, of what it has. Shared: how devices communicate in a"
+    " step. Step: a window of all of a device's members; hours: all epochs of the configuration;"
+    f" both are {_AT_LEAST}"
 )
 
 _PTB = [name for name, config in PRESETS.items() if config.corpus == "ptb"]

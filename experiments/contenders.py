@@ -1,4 +1,4 @@
-"""One whole training step of the paper's model, in this library and in its peers on jax.
+"""One whole training step of the paper's model, in this library and in its peers.
 
 Every contender trains the same network on the same windows: dropout at all L + 1
 sites, the loss summed over time and averaged over the batch, the gradient clipped by
@@ -77,7 +77,7 @@ def doublings(members: int) -> list[int]:
 
 
 def build_scan(config: Config, windows: np.ndarray) -> Run:
-    """This library's readable twin: layers by `lax.scan`, differentiated by jax."""
+    """This library's readable reference: layers by `lax.scan`, differentiated by jax."""
     return build_ours(override(config, kernel="scan"), windows)
 
 
@@ -174,7 +174,7 @@ def check_cudnn(config: Config) -> None:
     if jax.default_backend() != "gpu":
         raise ValueError("--peers=cudnn: needs an NVIDIA GPU; leave it out here")
     if config.compute.precision != "float32":
-        raise ValueError("--peers=cudnn: supports float32 only; add --precision=float32")
+        raise ValueError("--peers=cudnn: supports float32 only; name cudnn:float32")
 
 
 def build_cudnn(config: Config, windows: np.ndarray) -> Run:

@@ -27,7 +27,11 @@ flags.DEFINE_list("workdir", None, "a finished run, a member of an ensemble or a
 flags.DEFINE_string(
     "from_torch", None, "instead of --workdir, a .safetensors file with torch's arrays"
 )
-flags.DEFINE_string("vocabulary", None, "for --from_torch: JSON of its words, with ids or in order")
+flags.DEFINE_string(
+    "vocabulary",
+    None,
+    "for --from_torch: for --from_torch: JSON file of the words, in order or with their ids",
+)
 flags.DEFINE_enum("to", "folder", ["folder", "model", "torch", "stablehlo"], "what to write")
 flags.DEFINE_string("out", None, "the folder, or the file")
 flags.mark_flag_as_required("out")
@@ -96,7 +100,7 @@ def write(out: Path, model: Model) -> None:
 def _torch_file(model: Model) -> bytes:
     if expected_masks(model.config) is not None:
         raise ValueError(
-            "--to=torch: no torch.nn.LSTM has zoneout, by whose expectation this model predicts;"
+            "--to=torch: torch.nn.LSTM has no zoneout, by whose expectation this model predicts;"
             " take another form"
         )
     return save(model_to_torch(model.params), {"format": "pt"})

@@ -28,12 +28,12 @@ def draw_curves(path: Path, history: list[dict[str, Any]], summary: dict[str, An
     regularized = active_rates(from_dict(summary["config"]).regularizers)
     for name, label in (
         ("train_perplexity", "training, regularizers on" if regularized else "training"),
-        ("valid_perplexity_estimate", "validation, estimate"),
+        ("valid_perplexity_estimate", "validation (estimate)"),
     ):
         upper.plot(epochs, [metrics[name] for metrics in history], marker=".", label=label)
     for name, label, style in (
         ("test_perplexity", "test, final", "-"),
-        ("paper_test_perplexity", "test, the paper's", "--"),
+        ("paper_test_perplexity", "test, paper", "--"),
         ("floor_perplexity", "floor of the source", ":"),
     ):
         if summary[name] is not None:
@@ -121,7 +121,7 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
         curves = np.array([curve for record in own for curve in record.curves])
         if curves.size:
             epochs = range(1, curves.shape[1] + 1)
-            label = f"{name}, seeds: {len(curves)}"
+            label = f"{name}, {len(curves)} seed{'s' * (len(curves) > 1)}"
             left.plot(epochs, curves.mean(axis=0), line, color=color, label=label)
             left.fill_between(
                 epochs, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2
@@ -136,7 +136,7 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
     for number, (name, paper) in enumerate(PAPER_PERPLEXITIES.items()):
         figures = [test for _, test in paper.values()]
         right.plot(list(paper), figures, "x", color=f"C{number}", label=f"{name}, paper")
-    left.set(xlabel="epoch", ylabel="validation perplexity, estimate", yscale="log")
+    left.set(xlabel="epoch", ylabel="validation perplexity (estimate)", yscale="log")
     _label_plainly(left)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     sizes = sorted({size for paper in PAPER_PERPLEXITIES.values() for size in paper})
@@ -147,7 +147,7 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     left.set_title("mean and range over seeds")
-    right.set_title("mean and standard deviation over seeds and sets")
+    right.set_title("mean ± standard deviation over seeds or sets")
     figure.suptitle("Penn Treebank")
     _save(figure, path)
 
@@ -181,7 +181,7 @@ def comparison_svg(histories: dict[str, list[dict[str, Any]]]) -> str:
     for axes, name, title in zip(
         panels,
         ("valid_perplexity_estimate", "train_perplexity"),
-        ("validation, estimate", "training, regularizers on"),
+        ("validation (estimate)", "training, any regularizers on"),
         strict=True,
     ):
         for run, history in histories.items():
@@ -214,10 +214,10 @@ def draw_scaling(path: Path, results: dict[str, Any]) -> None:
         panel.set(xscale="log", yscale="log", xlabel=setting.replace("_", " "))
         panel.set_xticks(sizes, [str(size) for size in sizes], minor=False)
         panel.xaxis.set_minor_locator(NullLocator())
-    panels[0].set_ylabel("tokens a second")
+    panels[0].set_ylabel("tokens per second")
     panels[0].legend(fontsize="small")
     figure.suptitle(
-        f"training, {results['config']['name']} but for one setting, {results['device']}"
+        f"training {results['config']['name']} with one setting varied, {results['device']}"
     )
     _save(figure, path)
 
@@ -267,7 +267,7 @@ def draw_language_modelling(path: Path, results: dict[str, Any]) -> None:
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         _label_plainly(panel)
     _focus(panels[0], language)
-    panels[0][0].set_ylabel("validation perplexity, mean and range of seeds")
+    panels[0][0].set_ylabel("validation perplexity, mean and range over seeds")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     _save(figure, path)
@@ -297,7 +297,7 @@ def draw_memory(path: Path, results: dict[str, Any]) -> None:
         layout="constrained",
     )
     styles = (("black", "-", "o"), ("tab:red", "-", "s"), ("tab:blue", "--", "^"))
-    notes = {"tanh": "tanh cell: its memory is h", "lstm": "LSTM: its memory is c, beside h"}
+    notes = {"tanh": "tanh cell: its only memory is h", "lstm": "LSTM: its memory is c and h"}
     for panel, (cell, found) in zip(panels[0], memory["cells"].items(), strict=True):
         lags = [np.sqrt(first * last) for first, last in found["bins"]]
         for (name, record), (color, line, marker) in zip(
@@ -311,7 +311,7 @@ def draw_memory(path: Path, results: dict[str, Any]) -> None:
         panel.axhline(memory["chance"], color="gray", linestyle=":", label="chance")
         panel.set(xscale="log", ylim=(0, 1.04), title=notes[cell], xlabel="steps since the symbol")
         panel.xaxis.set_major_formatter("{x:g}")
-    panels[0][0].set_ylabel("symbols named right, without noise")
+    panels[0][0].set_ylabel("share of symbols named correctly")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     _save(figure, path)

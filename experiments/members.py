@@ -85,18 +85,18 @@ class EnsembleRun(Run):
 
     @property
     def layout(self) -> dict[str, Any]:
-        """How members and streams are divided among the devices."""
+        """The members in each chunk and the streams of a batch, padding included."""
         shapes = [state.rnn_state[0].hidden.shape for state in self.state]
         return {"chunks": [shape[0] for shape in shapes], "streams": shapes[0][1]}
 
     def room_for(self, there: dict[str, Any]) -> Any:
-        """Host buffers to read states into that were saved with another layout."""
+        """Host buffers for states that were saved with another layout."""
         return tuple(
             recut.room_for(self.state[0], (size,), there["streams"]) for size in there["chunks"]
         )
 
     def cut(self, stored: Any) -> Any:
-        """Such states in this run's layout, padded with the last member."""
+        """The states read into `room_for`, in this run's layout; the last member pads them."""
         together = jax.tree.map(lambda *chunks: np.concatenate(chunks), *stored)
         return tuple(
             recut.cut(
@@ -191,7 +191,13 @@ class EnsembleRun(Run):
         )[: self.members]
 
     def estimate(self) -> dict[str, Any]:
-        """The validation perplexity by the faster protocol: mean, best, worst, and of each."""
+        """The validation perplexity by the faster protocol: mean, best, worst, and each member's.
+
+        A member whose perplexity is not finite is excluded.
+
+        Raises:
+          NonFiniteLossError: no member is left.
+        """
         nll = self.nll(self.corpus.valid, EVALUATION_STREAMS)
         found = {member: perplexity(nll[member]) for member in self.live}
         for member, estimate in found.items():

@@ -115,13 +115,13 @@ def with_spread(mixture: dict[str, Any], split: str, digits: int) -> str:
 def print_mixtures(console: Console, summary: dict[str, Any]) -> None:
     """Prints one row per mixture, with the standard deviation over subsets, beside the paper's."""
     table = Table(title=f"Perplexity: {summary['corpus']}, {summary['name']}")
-    table.add_column("averaged")
+    table.add_column("models averaged")
     for column in ("validation", "test"):
         table.add_column(column, justify="right")
     mixtures = summary["mixtures"]
     paper = any(mixture["paper_test_perplexity"] is not None for mixture in mixtures)
     if paper:
-        table.add_column("the paper's", justify="right")
+        table.add_column("paper", justify="right")
     for mixture in mixtures:
         cells = [with_spread(mixture, name, digits=2) for name in ("valid", "test")]
         if paper and mixture["paper_test_perplexity"] is not None:

@@ -1,4 +1,4 @@
-"""Trained models where runs left them, and what a user writes, in their vocabulary."""
+"""Finds trained models where runs left them, and encodes a user's text in their vocabulary."""
 
 import os
 from collections import Counter

@@ -118,7 +118,7 @@ def by_seed(records: list[Record]) -> dict[int, tuple[float, float]]:
 
 
 def model_of(config: Config) -> Config:
-    """The configuration without its seed and the settings that do not define the model."""
+    """The configuration with fixed values for its seed and for what does not change the model."""
     preset = to_dict(PRESETS[config.name])
     return override(config, **{name: preset[name] for name in _NOT_OF_THE_MODEL})
 

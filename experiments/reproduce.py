@@ -44,12 +44,14 @@ from zaremba_jax.ensemble import MEMBER, make_mesh
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(member_flags)
 flags.DEFINE_list(
-    "rows", list(PAPER_PERPLEXITIES), "models to train, comma-separated; none: only the table"
+    "rows",
+    list(PAPER_PERPLEXITIES),
+    "models to train, comma-separated; empty: only write the table",
 )
 flags.DEFINE_integer(
     "seeds",
     None,
-    "models for the mean of single ones; the larger of this and --members is trained",
+    "single models to take the mean over; the larger of this and --members is trained",
     lower_bound=1,
 )
 flags.DEFINE_string(
@@ -108,7 +110,7 @@ def train_row(
             train_while_finite(run, workdir, console)
         except NonFiniteLossError as error:  # of one model, or of an ensemble's last
             console.print(f"left out: {error}", soft_wrap=True)
-            record_lost(job, str(error), workdir, results)
+            record_lost(run, str(error), workdir, results)
         else:
             with console.status("evaluating"):
                 record_job(run, workdir, results)
@@ -116,7 +118,7 @@ def train_row(
 
 
 def open_job(job: Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Console) -> Run:
-    """The run of a job, as far as its folder has it.
+    """The run of a job, resumed if its folder holds it.
 
     Raises:
       ValueError: the folder holds another run, or its checkpoints are damaged.

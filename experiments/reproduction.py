@@ -118,12 +118,18 @@ def record_job(run: Run, workdir: Workdir, results: Path) -> None:
     _leave_record(workdir, results, summary)
 
 
-def record_lost(job: Job, reason: str, workdir: Workdir, results: Path) -> None:
-    """Records that all models of a job diverged, without perplexities.
+def record_lost(run: Run, reason: str, workdir: Workdir, results: Path) -> None:
+    """Records that all models of a run diverged, without perplexities.
 
     They would diverge again, and are not trained again.
     """
-    lost = [{"seed": seed, "excluded": reason} for seed in job.seeds]
+    if isinstance(run, EnsembleRun):
+        lost = [
+            {"seed": run.seed(member), "excluded": run.excluded[str(member)]}
+            for member in range(run.members)
+        ]
+    else:
+        lost = [{"seed": run.config.seed, "excluded": reason}]
     _leave_record(workdir, results, {"members": lost, **environment()})
 
 

@@ -168,7 +168,7 @@ def with_text(config: Config, changes: dict[str, int | float | str]) -> Config:
     if FLAGS.data_dir and config.corpus not in PUBLISHED:
         raise ValueError(
             f"--data_dir={FLAGS.data_dir}: holds a published corpus, but this run reads"
-            f" {config.corpus}; add --corpus=ptb or another of them, or leave it out"
+            f" {config.corpus}; leave it out, or choose the corpus, as in --corpus=ptb"
         )
     return _with_own_unit(config, changes)
 
@@ -184,8 +184,7 @@ def _with_own_unit(config: Config, changes: dict[str, int | float | str]) -> Con
     unit = PUBLISHED[config.corpus].unit if config.corpus in PUBLISHED else "word"
     if changes.get("unit", unit) != unit:
         raise ValueError(
-            f"--unit={config.unit}: {config.corpus} is read by the {unit}; leave it out, or give"
-            " its files as your own text"
+            f"--unit={config.unit}: {config.corpus} is read by the {unit}; leave it out"
         )
     for name in ("vocab_size", "min_count"):
         if config.corpus == "toy" and name in changes:
@@ -241,7 +240,7 @@ def with_kernel(
 
 
 def open_run(config: Config, corpus: Corpus, workdir: Workdir, console: Console) -> Run:
-    """The run of one model that the flags specify, as far as its folder has it.
+    """The run of one model that the flags specify, resumed if its folder holds it.
 
     Raises:
       ValueError: the flags do not go together, or do not fit the folder or the text.
@@ -252,7 +251,7 @@ def open_run(config: Config, corpus: Corpus, workdir: Workdir, console: Console)
 
 
 def begin(run: RunT, workdir: Workdir, config: Config, console: Console, **more: Any) -> RunT:
-    """The run as far as its folder has it; locks the folder against other processes.
+    """Resumes the run if its folder holds it; locks the folder against other processes.
 
     Args:
       run: before its first window, with the kernel that was chosen.

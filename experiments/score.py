@@ -51,9 +51,13 @@ flags.DEFINE_enum("each", "sentence", ["sentence", "token"], "what each line of 
 flags.DEFINE_bool("independent", False, "score each line on its own, as in an n-best list")
 flags.DEFINE_enum("dynamic", None, ["sgd", "rms"], "keep learning from the text, by this rule")
 flags.DEFINE_float("dynamic_rate", None, "learning rate (default: 0.3 for sgd, 4e-4 for rms)")
-flags.DEFINE_float("dynamic_decay", 0.002, "part of the way back to the trained model, each step")
+flags.DEFINE_float(
+    "dynamic_decay", 0.002, "fraction of the way back to the trained parameters that each step goes"
+)
 flags.DEFINE_integer("dynamic_segment", 5, "tokens between two steps")
-flags.DEFINE_float("dynamic_epsilon", 4e-4, "for rms: bounds the steps where gradients are rare")
+flags.DEFINE_float(
+    "dynamic_epsilon", 4e-4, "for rms: bounds the steps of parameters with hardly any gradient"
+)
 flags.DEFINE_string("train_file", None, "for rms: training text, whose gradients scale the steps")
 flags.DEFINE_integer("cache_window", 0, "positions that a neural cache keeps; 0: no cache")
 flags.DEFINE_float("cache_theta", 0.6, "how strongly the cache prefers similar states")

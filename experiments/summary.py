@@ -112,7 +112,11 @@ def print_table(console: Console, summary: dict[str, Any]) -> None:
     table.add_column("test", justify="right")
     for label, valid, test in (
         ("this run", "valid_perplexity", "test_perplexity"),
-        (f"Monte Carlo, {summary['mc_samples']}", "mc_valid_perplexity", "mc_test_perplexity"),
+        (
+            f"Monte Carlo, {summary['mc_samples']} samples",
+            "mc_valid_perplexity",
+            "mc_test_perplexity",
+        ),
         ("the paper", "paper_valid_perplexity", "paper_test_perplexity"),
         ("floor of the source", None, "floor_perplexity"),
         ("unigram", None, "unigram_perplexity"),

@@ -167,7 +167,9 @@ def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
                 reason = f"{setting} --seed={member['seed']}: {member['excluded']}"
                 console.print(reason, soft_wrap=True)
     if summary["best"] is None:
-        console.print("every setting had a model that diverged; try lower rates")
+        console.print(
+            "every setting had a model that diverged; try a lower learning rate or --clip_norm"
+        )
     else:
         console.print(f"best by validation: {_as_flags(summary['best'])}", soft_wrap=True)
     draw(console, workdir.sweep, lambda figures, path: figures.draw_sweep(path, summary))

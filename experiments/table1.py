@@ -1,6 +1,7 @@
 """The paper's table 1 as Markdown, its figures beside ours, made from records only."""
 
 import dataclasses
+import re
 import statistics
 from typing import Any
 
@@ -27,14 +28,14 @@ TENSORFLOW = {
 Mixtures = dict[str, dict[str, Any]]
 
 _LEGEND = """\
-Perplexity. One model: mean ± standard deviation over seeds. Several: the probabilities of so many
-models averaged for each token (section 4.1), mean ± standard deviation over sets of them, all sets
-or 100 drawn at random, which share models: sets that share none would vary more. Validation and
-test are read as one stream, all N - 1 predictions counted. Training time is that of all the models
-of the line: of each run, its epochs times their median, which leaves out what held some up;
-evaluation after each epoch included. TensorFlow's figures, and those of others with its program:
-the docstring of its tutorial's ptb_word_lm.py, pull request 2276 and issues 1057 and 2505 of
-tensorflow/models."""
+Perplexity. One model: mean ± standard deviation over seeds. Several: their probabilities are
+averaged for each token (section 4.1); mean ± standard deviation over sets of that many models, all
+sets or 100 drawn at random. The sets share models; sets that share none would vary more. Validation
+and test are each read as one stream, with all N - 1 predictions counted. Training time is the sum
+over all models of the line, with the evaluation after each epoch; a run counts as its number of
+epochs times the median epoch, so that interruptions do not count. TensorFlow: from the docstring of
+its tutorial's ptb_word_lm.py and pull request 2276 of tensorflow/models, and what others reached
+with its program, from issues 1057 and 2505 there."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,10 @@ class Line:
 
 _OTHERS_TITLES = ["setting", "validation", "change", "test", "change", "models", "all averaged"]
 _OTHERS_LEGEND = """\
-Models that differ from a preset, and how far their mean is from that of all its seeds, ± the
-standard error, which takes a seed to vary as it does in the preset. The preset is that of the same
-precision, unless that is what differs. Of all models averaged, the test perplexity."""
+Models that differ from a preset. Change: the difference between their mean and the mean of all the
+preset's seeds, ± its standard error, assuming that seeds vary as much as in the preset. They are
+compared with the preset of the same precision, unless only the precision differs. All averaged: the
+test perplexity of the average of all these models."""
 
 _TITLES = {
     "model": "model",
@@ -114,11 +116,13 @@ def print_page(console: Console, lines: list[Line], others: list[list[str]]) -> 
         ("Other choices", _OTHERS_TITLES, others),
     ):
         if rows:
-            printed = Table(title=title)
-            for place, column in enumerate(columns):
-                printed.add_column(column, justify="right" if place else "left", overflow="fold")
-            for row in rows:
-                printed.add_row(*row)
+            printed = Table(title=title, box=None, pad_edge=False, collapse_padding=True)
+            printed.add_column(columns[0], no_wrap=True)
+            for column in columns[1:]:
+                printed.add_column(column, justify="right")
+            for model, *figures in rows:
+                narrow = [figure.replace(" ± ", "±") for figure in figures]  # for 80 columns
+                printed.add_row(re.sub(r"-(?=\w+=)", "\n", model), *narrow)
             console.print(printed)
 
 

@@ -231,7 +231,7 @@ def report(compiled: jax.stages.Compiled, target: Target) -> Report:
     def kernels_a_step(loop: hlo.Loop) -> float:
         kernels = program.kernels(loop.body, scalars=target.scalar_kernels)
         body = program.computations[loop.body]
-        # Each time step has one product.
+        # A pass may hold several time steps, each with one product.
         steps = sum(bool(program.flops(kernel, body)) for kernel in kernels)
         return len(kernels) / steps
 

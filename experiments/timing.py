@@ -69,7 +69,7 @@ def alone(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:
         try:
             return pool.submit(_measure, build, *arguments).result()
         except BrokenProcessPool:
-            raise ValueError("its process was killed; is there memory for it?") from None
+            raise ValueError("its process was killed, perhaps for lack of memory") from None
         except RuntimeError as error:  # how jax and torch report what a device refuses
             said = str(error).strip().partition("\n")[0][:200]
             raise ValueError(f"cannot run here ({type(error).__name__}: {said})") from None

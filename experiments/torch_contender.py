@@ -93,10 +93,7 @@ def build_torch(
     try:
         loss_of(text[0], state)
     except RuntimeError as error:  # for instance a CPU for which torch has no LSTM in bfloat16
-        raise ValueError(
-            f"--peers=torch:{config.compute.precision}: torch cannot run this here"
-            f" ({str(error).splitlines()[0]}); leave it out"
-        ) from None
+        raise ValueError(f"torch cannot run this here ({str(error).splitlines()[0]})") from None
 
     def run() -> None:
         nonlocal state

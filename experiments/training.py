@@ -75,11 +75,11 @@ class Run:
         return {"streams": self.state.rnn_state[0].hidden.shape[0]}
 
     def room_for(self, there: dict[str, Any]) -> Any:
-        """Host buffers to read a state into that was saved with another layout."""
+        """Host buffers for a state that was saved with another layout."""
         return recut.room_for(self.state, (), there["streams"])
 
     def cut(self, stored: Any) -> Any:
-        """Such a state in this run's layout, on its devices."""
+        """The state read into `room_for`, in this run's layout, on its devices."""
         return recut.cut(stored, self.state, self.config.train.batch_size)
 
     @property
@@ -195,7 +195,7 @@ class InterruptedRunError(Exception):
 
 
 RunT = TypeVar("RunT", bound=Run)
-# An epoch's end is saved if the last save is longer ago than this many times its duration.
+# An epoch's end is saved if the last save is longer ago than this many times what it took.
 _SELDOM = 20
 _KEPT = ("step", "history", "epoch_nll", "epoch_seconds", "seconds")
 # Settings that may change between two starts, as every checkpoint records them: the kernel
@@ -322,7 +322,7 @@ def train(
     epochs, per_epoch = run.config.train.epochs, len(run.windows)
     write_json_lines(workdir.metrics, run.history)
     if run.step < epochs * per_epoch:
-        workdir.summary.unlink(missing_ok=True)  # of fewer epochs
+        workdir.summary.unlink(missing_ok=True)  # left by a run of fewer epochs
     saved, saving, run.watch = time.monotonic(), 0.0, board is not None
     with (
         EpochProgress(console, epochs, per_epoch, run.step) as progress,

@@ -236,7 +236,7 @@ MISTAKES = {
     "--data_dir=ptb": "--corpus=ptb",
     "--corpus=files": "corpus",
     "--workdir=a_file": "a_file",
-    "--workdir=held": "held: holds a report of other settings; name another",
+    "--workdir=held": "held: holds a report of other settings, or a damaged one; name another",
 }
 
 

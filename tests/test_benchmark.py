@@ -125,7 +125,7 @@ def test_results_are_written_before_more_is_measured_or_drawn(tmp_path, fails):
     before = f"""
 from experiments import benchmark, figures, timing
 benchmark.alone = lambda *_: timing.Alone(1.0, 1)
-benchmark.scaling = lambda *_: "tokens a second"
+benchmark.scaling = lambda *_: "tokens per second"
 def fail(*_): raise ValueError("not done")
 {fails} = fail
 """
@@ -134,11 +134,11 @@ def fail(*_): raise ValueError("not done")
     assert_refused(outcome, "not done")
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["contenders"]
-    assert found.get("scaling") == ("tokens a second" if "draw" in fails else None)
+    assert found.get("scaling") == ("tokens per second" if "draw" in fails else None)
 
 
 def test_contender_whose_process_was_killed_is_an_error():
-    with pytest.raises(ValueError, match="its process was killed; is there memory for it"):
+    with pytest.raises(ValueError, match="its process was killed, perhaps for lack of memory"):
         timing.alone(killed)
 
 

@@ -126,7 +126,7 @@ def test_a_dropped_update_leaves_what_the_gate_keeps_of_the_old_state(cell):
 @pytest.mark.parametrize(
     ("cell", "mask", "reason"),
     [
-        ("gru", "keep_cell", "keep_cell: the gru cell has no c"),
+        ("gru", "keep_cell", "keep_cell: the gru cell has no cell state c"),
         ("tanh", "update", "update: the tanh cell writes no update"),
     ],
 )

@@ -113,7 +113,10 @@ def test_value_outside_its_limits_is_refused_by_name_value_and_reason(name, valu
             {"zoneout_cell": 0.5, "cell": "gru"},
             "^zoneout_cell=0.5: the gru cell has no cell state c; use zoneout_hidden, or the lstm",
         ),
-        ({"zoneout_cell": 0.5, "cell": "tanh"}, "^zoneout_cell=0.5: the tanh cell has no c"),
+        (
+            {"zoneout_cell": 0.5, "cell": "tanh"},
+            "^zoneout_cell=0.5: the tanh cell has no cell state c",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_with_a_remedy(changes, reason):

@@ -70,7 +70,7 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
             *("--workdir=run", "--to=torch", "--out=run/model.safetensors")
         ],
         "--out=words.json: exists; name a new folder": ["--workdir=run", "--out=words.json"],
-        "--to=torch: no torch.nn.LSTM has zoneout": [
+        "--to=torch: torch.nn.LSTM has no zoneout": [
             *("--workdir=zoneout", "--to=torch", "--out=made/x")
         ],
         "cell=gru: only LSTM layers convert to torch.nn.LSTM": [

@@ -149,6 +149,14 @@ def test_file_that_is_cut_off_is_refused(tmp_path, missing):
         load_model(path)
 
 
+def test_numbers_of_a_type_that_numpy_lacks_are_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    header = b'{"x":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    with pytest.raises(ValueError, match="save its numbers as float32"):
+        load_model(path)
+
+
 def test_missing_file_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent: no such file; give the path"):
         load_model(tmp_path / "absent")

@@ -24,7 +24,7 @@ SUMMARY = {
     "paper_test_perplexity": None,
     "floor_perplexity": None,
 }
-CURVES = ["training, regularizers on", "validation, estimate", "test, final: 80.0"]
+CURVES = ["training, regularizers on", "validation (estimate)", "test, final: 80.0"]
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_figure_is_a_png_of_a_sensible_size(drawn, epochs, levels):
     ("levels", "names"),
     [
         ({}, []),
-        ({"paper_test_perplexity": 114.5}, ["test, the paper's: 114.5"]),
+        ({"paper_test_perplexity": 114.5}, ["test, paper: 114.5"]),
         ({"floor_perplexity": 31.25}, ["floor of the source: 31.2"]),
     ],
     ids=["neither", "paper", "floor"],

@@ -57,7 +57,7 @@ def top(module):
 
 
 def entry(module):
-    """The entry in the order of a module, or of the module that a name is imported from."""
+    """The entry of `ORDER` for a module, or for the module that a name is imported from."""
     (found,) = (each for row in ORDER for each in row if f"{module}.".startswith(f"{each}."))
     return found
 

@@ -223,7 +223,7 @@ def test_every_parameter_starts_uniform_in_the_given_range(cell):
     assert len({np.asarray(leaf).reshape(-1)[:60].tobytes() for leaf in leaves}) == len(leaves)
 
 
-def test_readable_twin_is_differentiated_forward_too():
+def test_readable_reference_is_differentiated_forward_too():
     config = ModelConfig(layers=1, hidden_size=HIDDEN, init_scale=0.8)
     params = init_params(config, VOCABULARY, key=jax.random.key(0))
     tokens, state = jnp.asarray([[0, 1], [2, 0]], jnp.int32), zero_state(params.layers, 2)

@@ -112,7 +112,7 @@ def test_finished_run_trains_no_more_and_reports_the_same(finished, folder):
     assert content(folder) == before
     sampled = run(*FLAGS, "--workdir=run", "--mc_samples=2")
     summary = json.loads((folder / "run" / "summary.json").read_text())
-    (row,) = (line for line in sampled.out.splitlines() if "Monte Carlo, 2" in line)
+    (row,) = (line for line in sampled.out.splitlines() if "Monte Carlo, 2 samples" in line)
     assert f"{summary['mc_valid_perplexity']:.2f}" in row
     assert summary["mc_test_perplexity"] != summary["test_perplexity"]
 

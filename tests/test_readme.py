@@ -223,7 +223,7 @@ def test_tables_of_the_ablation_are_what_was_recorded():
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in memory_table(results["memory"]["cells"]).splitlines()
     )
-    (shown,) = (line for line in lines if line.startswith("| cell | steps ago:"))
+    (shown,) = (line for line in lines if line.startswith("| cell | method; steps ago:"))
     kept = [header.index(name.strip()) for name in shown.strip("|").split("|")]
     for row in rows:
         assert f"| {' | '.join(row[place] for place in kept)} |" in lines

@@ -123,6 +123,7 @@ def test_members_that_all_diverge_are_all_recorded(folder):
     assert (first.status, again.status) == (0, 0), first.err
     (record,) = records.read_records(folder / "results")
     assert (record.seeds, record.perplexities) == ({0, 1}, {})
+    assert all("the loss became" in member["excluded"] for member in record.summary["members"])
     assert "seed" not in again.out
 
 

@@ -171,7 +171,7 @@ def test_last_line_is_whole_where_lines_are_scored_alone(tmp_path):
 
 def test_unknown_line_ends_are_named_on_one_line(tmp_path):
     (tmp_path / "text").write_bytes(b"a\r\n")
-    with pytest.raises(ValueError, match=r"1 characters are not in the .* <unk>: \\r; replace"):
+    with pytest.raises(ValueError, match=r"not in the model's vocabulary, .* <unk>: \\r; replace"):
         read_text(tmp_path / "text", make(vocabulary=Vocabulary(("a", "\n"), "char")))
 
 

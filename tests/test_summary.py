@@ -172,7 +172,7 @@ def test_table_shows_what_the_run_is_to_be_read_against():
         floor_perplexity=31.2,
     ) == {
         "this run": ("90.13", "80.25"),
-        "Monte Carlo, 8": ("89.00", "79.50"),
+        "Monte Carlo, 8 samples": ("89.00", "79.50"),
         "the paper": ("120.70", "114.50"),
         "floor of the source": ("", "31.20"),
         "unigram": ("", "700.50"),

@@ -64,7 +64,7 @@ def step(
         with dropout already applied to the inputs.
       state: the state after the previous step.
       masks: the masks on the connections through time at this step, [batch, hidden]
-        each. None by default, which is the paper's point.
+        each. By default there are none, which is the paper's point.
       precision: of the operands of the matrix product.
 
     Returns:

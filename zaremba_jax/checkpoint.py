@@ -98,7 +98,7 @@ def restore(directory: str | Path, like: Callable[[dict[str, Any]], State]) -> R
 
 
 def clear_after(directory: str | Path, step: int) -> None:
-    """Removes checkpoints after `step`, which a resumed run saves again, and what a kill left.
+    """Removes checkpoints after `step`, which a resumed run saves again, and temporary folders.
 
     Only the run itself may do this: to others, a checkpoint being written looks damaged.
     """

@@ -181,7 +181,8 @@ class ComputeConfig(_Validated):
     )
     kernel: KernelName = _setting(
         "xla: layers with a hand-written backward pass; pallas: the same with kernels for TPU or"
-        " NVIDIA; scan: the readable reference; auto: xla or pallas, whichever is measured faster",
+        " NVIDIA; scan: the readable reference; auto: xla or pallas, whichever a training program"
+        " measures to be faster",
         default="xla",
     )
     softmax_tokens: int = _setting(
@@ -205,10 +206,14 @@ class Config(_Validated):
     )
     unit: Unit = _setting("what a token is: word, char or byte", default="word")
     vocab_size: int = _setting(
-        "most frequent types to keep, all others become <unk>; 0: all", at_least=0, default=0
+        "number of types to keep, the most frequent; all others become <unk>; 0: all",
+        at_least=0,
+        default=0,
     )
     min_count: int = _setting(
-        "types that occur fewer times in the training text become <unk>", at_least=1, default=1
+        "types that occur fewer times than this in the training text become <unk>",
+        at_least=1,
+        default=1,
     )
     model: ModelConfig
     regularizers: RegularizerConfig

@@ -122,8 +122,8 @@ class TextWindows:
         if len(self) < 1:
             raise ValueError(
                 f"{len(self.ids)} training tokens cannot fill {self.batch_size} streams of"
-                f" {self.unroll} + 1; give at least {self.batch_size * (self.unroll + 1)} or lower"
-                " batch_size or unroll"
+                f" {self.unroll} + 1; give at least {self.batch_size * (self.unroll + 1)} tokens,"
+                " or lower batch_size or unroll"
             )
 
     def __len__(self) -> int:

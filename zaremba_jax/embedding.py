@@ -42,7 +42,7 @@ look_up.defvjp(_forward, _backward)
 def sum_by_product(
     ids: Int[Array, " tokens"], cotangents: Float[Array, "tokens features"], words: int
 ) -> Rows:
-    """Sums the rows of `cotangents` that share an id, into the row of that id out of `words`."""
+    """Row i of the `words` rows is the sum of the `cotangents` whose id is i."""
     if words > len(ids):  # the product covers only the words that occur
         there, ids = jnp.unique(ids, size=len(ids), fill_value=words, return_inverse=True)
         sums = sum_by_product(ids, cotangents, len(ids))

@@ -87,7 +87,7 @@ def init_members(
     Args:
       config: the run; its own seed is ignored.
       vocabulary_size: number of different tokens.
-      seeds: one per member, a multiple of the devices on the mesh's `member` axis.
+      seeds: one per member; their number is a multiple of the devices on the `member` axis.
       mesh: from `make_mesh`.
     """
     return _init(np.array(seeds, np.uint32), config, vocabulary_size, mesh)
@@ -134,7 +134,7 @@ def _init(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def init_spread(config: Config, vocabulary_size: int, mesh: Mesh) -> TrainState:
-    """The initial state of one model, for `train_spread`; arguments as for `init_members`."""
+    """The initial state of one model, that of `config.seed`, for `train_spread`."""
     start = _starter(config, vocabulary_size, mesh)
     seed = jnp.uint32(config.seed)
     return _spread(start, mesh, (_REPLICATED,), state_specs())(seed)
@@ -161,14 +161,14 @@ def train_members(
     rounding; a device with only one member runs the very same program.
 
     Args:
-      config: the run; compiled in.
+      config: the run; static.
       states: from `init_members`; their buffers are donated to the result.
       windows: all windows of an epoch.
-      count: how many to train on; compiled in.
-      mesh: from `make_mesh`; compiled in.
+      count: how many to train on; static.
+      mesh: from `make_mesh`; static.
       rates: in place of the configuration's, `[members]` each, as for `train.train_step`.
-      windows_per_epoch: as for `train.train_windows`; compiled in.
-      watch: as for `train.train_windows`; compiled in.
+      windows_per_epoch: as for `train.train_windows`; static.
+      watch: as for `train.train_windows`; static.
 
     Returns:
       The states after these windows, and what `train.train_step` returns for each window.

@@ -189,9 +189,10 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
         with safe_open(path, framework="numpy") as file:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (SafetensorError, OSError, TypeError) as error:
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path}: is not a whole safetensors file ({error}); name another, or copy it again"
+            f"{path}: is not a whole safetensors file ({error}); name another, copy it again, or"
+            " save its numbers as float32"
         ) from None
 
 
@@ -254,7 +255,7 @@ def _checked_structure(
     if differing:
         raise ValueError(
             f"{source}: its arrays do not match its configuration and {len(vocabulary)} words:"
-            f" {', '.join(differing)}; save the model with those that it was made with"
+            f" {', '.join(differing)}; save the model with the ones it was made with"
         )
     return like
 

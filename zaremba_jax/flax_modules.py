@@ -205,12 +205,13 @@ class _LinenLayer(nn.Module):
 
 
 class LinenDeepRNN(nn.Module):
-    """`DeepRNN` for linen, with its arguments as attributes; called like `nn.RNN`.
+    """`DeepRNN` for linen, called like `nn.RNN`.
 
-    Its parameters are `layers_0` and so on, each with `input_weights`, `recurrent_weights`
-    and `bias`. With dropout, `deterministic` must be given here or in the call, as for
-    `nn.Dropout`. For jvp, jacfwd or hessian use `ComputeConfig(kernel="scan")` without
-    bfloat16.
+    Its attributes are the arguments of `DeepRNN`, except that `features` is the number of
+    units and the size of the inputs is inferred. Its parameters are `layers_0` and so on,
+    each with `input_weights`, `recurrent_weights` and `bias`. With dropout, `deterministic`
+    must be given here or in the call, as for `nn.Dropout`. For jvp, jacfwd or hessian use
+    `ComputeConfig(kernel="scan")` without bfloat16.
     """
 
     features: int

@@ -1,8 +1,9 @@
 """Weights of Flax's recurrent cells, from `nnx` or `linen`, as layers of this library.
 
 Flax orders the gates of an LSTM differently: i, f, g, o for f, i, o, u. A GRU can be
-converted if its candidate has no second bias inside the reset gate: `nnx.GRUCell`, or
-`linen.GRUCell` as long as its bias `hn` is zero, which it is only before training.
+converted if its candidate has no second bias that the reset gate multiplies:
+`nnx.GRUCell`, or `linen.GRUCell` as long as its bias `hn` is zero, which it is only
+before training.
 """
 
 from collections.abc import Iterable, Mapping

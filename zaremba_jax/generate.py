@@ -64,10 +64,10 @@ def generate(
 
     Args:
       models: with one vocabulary; their sizes and cells may differ.
-      prompt: ids that are read first, from the zero state; a line begins after `<eos>`.
+      prompt: ids that are read first, from the zero state; start with `<eos>` to begin a line.
       length: how many tokens to draw, across line ends.
       samples: how many texts; a text does not depend on how many others there are.
-      sampling: how to draw; compiled in.
+      sampling: how to draw; static.
       key: determines everything that is drawn.
 
     Raises:

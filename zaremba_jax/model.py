@@ -135,7 +135,7 @@ def token_nll(
 ) -> tuple[TokenNLL, RNNState]:
     """Negative log-likelihood, in nats, of `targets[t]` after the tokens up to t.
 
-    Equals a softmax over the logits of `apply`, with fewer passes over them;
+    Equals the cross-entropy of the logits of `apply`, with fewer passes over them;
     arguments and errors as for `apply`.
     """
     unrolled = unroll(params, tokens, state, masks, compute)

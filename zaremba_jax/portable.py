@@ -26,8 +26,8 @@ def portable_scoring(model: Model, platforms: tuple[str, ...] = PLATFORMS) -> by
         score(tokens, targets, state) -> nats, state
 
     with int32 `tokens` and `targets` [time, batch], the nats of each target given the
-    tokens up to it, [time, batch], and, as `state`, a tuple of arrays [batch, hidden] per
-    layer: h, and for an LSTM c too. A text begins with zeros.
+    tokens before it, [time, batch], and, as `state`, a tuple of arrays [batch, hidden] per
+    layer: h, and for an LSTM c too. A text begins with a state of zeros.
 
     Args:
       model: a trained model.

@@ -82,7 +82,7 @@ def matmul(
     Args:
       x: the left factor, with any number of leading axes.
       weights: the master weights; their gradient has their own dtype.
-      precision: float32 multiplies the factors as they are, with the platform's default;
+      precision: float32 multiplies the factors as they are, at the platform's default precision;
         bfloat16 rounds both factors and, in the backward pass, the cotangent.
     """
     return x @ weights if precision == "float32" else _matmul_bfloat16(x, weights)

@@ -123,8 +123,8 @@ def expected_masks(config: Config) -> Masks | None:
 def drop_weights(rates: Rates, params: ModelParams, *, key: Key | None) -> ModelParams:
     """DropConnect on the recurrent weights (Wan et al. 2013; as in Merity et al. 2018).
 
-    Each weight from h[t-1] is kept with probability 1 - `dropconnect` and scaled by its
-    inverse, alike at all time steps and in all streams of the window.
+    Each weight from h[t-1] is kept with probability p = 1 - `dropconnect` and divided by p;
+    the same ones are dropped at all time steps and in all streams of the window.
 
     Raises:
       ValueError: `dropconnect` is on and `key` is None.
@@ -146,7 +146,7 @@ def drop_weights(rates: Rates, params: ModelParams, *, key: Key | None) -> Model
 
 
 def penalty(rates: Rates, params: ModelParams, outputs: Outputs, dropped: Outputs) -> Scalar:
-    """The penalty on a window's loss, which is summed over time and averaged over the batch.
+    """The penalty added to a window's loss, itself summed over time and averaged over the batch.
 
         l1 * sum |w|  +  l2 * sum w^2           over all weights w
         activation_l2 * D(h[t])^2

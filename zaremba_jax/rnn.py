@@ -1,4 +1,4 @@
-"""The deep recurrent network: layers outside, time inside, dropout on layer inputs only."""
+"""The deep recurrent network: a loop over layers around a loop over time, with its masks."""
 
 import jax.numpy as jnp
 

@@ -134,7 +134,8 @@ def _unroll_to_ends(
     the padding holds an LSTM's f at 1 and its i at 0 there, and c stays as it is.
     """
     ended = jnp.arange(len(inputs), dtype=lengths.dtype)[:, None] >= lengths[None]
-    inputs = jnp.where(ended[..., None], 0, inputs)  # 1e5 would open a gate, NaN would spread
+    # Padding may hold anything: 1e5 would outweigh _SHUT, and NaN would spread.
+    inputs = jnp.where(ended[..., None], 0, inputs)
     if layer.cell == "lstm":
         hidden = len(layer.recurrent_weights)
         held = jnp.repeat(jnp.array([_SHUT, -_SHUT, 0, 0], inputs.dtype), hidden)

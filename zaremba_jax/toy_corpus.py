@@ -7,10 +7,10 @@ A sentence has a gender g, one of four, and a number n, singular or plural:
     pp             -> preposition noun_phrase
     relative       -> "ke" determiner noun(g', n') verb(g', n')
 
-A phrase's noun is of the kind in brackets, or of any kind if there is none. Kinds
-share no verb, so a verb is hard to guess for a model that has forgotten the
-subject, after any number of phrases with nouns of their own; and the next sentence
-tends to keep the gender. A noun ends in a, e, o or u by gender, plus s in the
+A gender and a number make a kind. A phrase's noun is of the kind in parentheses, or of
+any kind if there is none. Kinds share no verb, so a verb is hard to guess for a model
+that has forgotten the subject, after any number of phrases with nouns of their own; and
+the next sentence tends to keep the gender. A noun ends in a, e, o or u by gender, plus s in the
 plural; a verb in the same vowel plus t or nt. Every fourth noun has no plural form
 of its own, like "sheep", so the words do not always tell the number.
 
@@ -164,7 +164,8 @@ def _noun_phrase(role: str, kind: Label, noun: Label, successors: dict[Label, fl
 def _rules() -> Rules:
     """The class of each state's word, and the probabilities of the states after it.
 
-    A class that the lexicon divides, such as ("noun", gender), means all its parts equally.
+    A class that the lexicon divides, such as ("noun", gender), stands for all its parts, each
+    with the same probability.
     """
     rules: Rules = {}
     for gender, number in KINDS:
@@ -195,7 +196,7 @@ def _rules() -> Rules:
 
 @functools.cache
 def toy_source() -> HiddenMarkovSource:
-    """The language as a source; a text's first sentence is equally likely of any kind."""
+    """The language as a source; a text's first sentence is equally likely to be of any kind."""
     rules, lexicon = _rules(), _lexicon()
     words = tuple(dict.fromkeys(word for word_class in lexicon.values() for word in word_class))
     word_ids = {word: number for number, word in enumerate(words)}

@@ -99,7 +99,7 @@ def window_loss(
     activations = unrolled.outputs, unrolled.dropped
     if stream_weights is not None:
         nll *= stream_weights[None, :]
-        root = jnp.sqrt(stream_weights)[None, :, None]  # the penalties are squares
+        root = jnp.sqrt(stream_weights)[None, :, None]  # the penalties on activations are squares
         activations = tuple(root * x for x in activations)
     loss = nll.sum(axis=0).mean() + penalty(rates, params, *activations)
     return loss, (nll.mean(), unrolled.state)
@@ -117,8 +117,8 @@ def train_step(
     """One window forward and backward, and one update of the parameters.
 
     The recurrent state is carried from window to window as data, so that no
-    gradient flows across. It is reset to zero at the first window of each epoch, or of
-    the first epoch only with `carry_over_epochs`.
+    gradient flows across. It is reset to zero at the first window of each epoch; with
+    `carry_over_epochs` it never is.
 
     Args:
       config: the run's configuration.

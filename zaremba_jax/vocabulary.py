@@ -24,12 +24,13 @@ def check_unit(unit: str) -> None:
 
 
 def split(text: str, unit: Unit = "word") -> list[str]:
-    """The tokens of a text; those of consecutive parts add up to those of the whole.
+    """The tokens of a text.
 
-    By words, provided that no word is cut: what white space separates, and `<eos>` for
-    each line end, so that a last line without one can go on. By characters, including
-    line ends and spaces. By bytes, those of its UTF-8 encoding, each written as the
-    character with the same number.
+    By words: what white space separates, and `<eos>` for each line end; a last line without a
+    line end gets none, so that the next part of the text can continue it. By characters: line
+    ends and spaces are tokens too. By bytes: those of its UTF-8 encoding, each written as the
+    character with the same number. The tokens of consecutive parts add up to those of the
+    whole, provided that no word is cut.
     """
     if unit == "word":
         return text.replace("\n", f" {EOS} ").split()
@@ -76,7 +77,7 @@ class Vocabulary:
           unit: what a type is.
           size: how many of the most frequent types to keep, counting `<unk>` if any is left
             out; 0: no limit.
-          min_count: types that occur fewer times are left out.
+          min_count: types that occur fewer times than this are left out.
 
         Raises:
           ValueError: no type is left, or bytes are to be left out.
@@ -115,7 +116,7 @@ class Vocabulary:
     def fingerprint(self) -> str:
         """A hash of the types and their order; if it is equal, equal ids mean equal tokens."""
         listed = "\n".join(self.words)
-        if self.unit != "word":  # the hash of words is older than the other units
+        if self.unit != "word":  # words keep the hash from before there were other units
             listed = json.dumps([self.unit, *self.words])
         return hashlib.sha256(listed.encode()).hexdigest()
 
@@ -127,8 +128,8 @@ class Vocabulary:
         """The ids of `tokens`, int32 [N]; one outside the vocabulary becomes `<unk>`.
 
         Raises:
-          ValueError: a token is outside a vocabulary without `<unk>`, or `tokens` is one
-            string, which is a list only of characters; the message starts with `source`.
+          ValueError: a token is outside a vocabulary without `<unk>`, or `tokens` is bytes, or a
+            string although the unit is not `char`; the message starts with `source`.
         """
         if isinstance(tokens, bytes) or (isinstance(tokens, str) and self.unit != "char"):
             decoded = "decode it and " if isinstance(tokens, bytes) else ""

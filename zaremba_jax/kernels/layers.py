@@ -31,9 +31,9 @@ Layer = Callable[
 def choose(kernel: KernelName, cell: CellName, masks: RecurrentMasks | None) -> str:
     """The implementation that runs a layer, by its name in `IMPLEMENTATIONS`.
 
-    Pallas serves the LSTM without noise through time; on a TPU, W_h must also fit on the
-    chip, which `pallas_layer` checks. Everything else falls back to `xla`, as does `auto`
-    unless it has been resolved by measurement before.
+    `pallas` serves only the LSTM without noise through time; other layers fall back to `xla`,
+    as does, on a TPU, an LSTM whose W_h does not fit in VMEM, which `pallas_layer` checks.
+    `auto` is `xla` here: programs that measure replace it beforehand.
     """
     if kernel == "auto" or (kernel == "pallas" and not (cell == "lstm" and masks is None)):
         return "xla"
@@ -47,7 +47,7 @@ def scan_layer(
     masks: RecurrentMasks | None,
     precision: Precision,
 ) -> tuple[Outputs, LayerState]:
-    """The readable twin of the others: a scan of `cells.step`, differentiated by jax."""
+    """The readable reference for the others: a scan of `cells.step`, differentiated by jax."""
 
     def readable(state, now):
         state = step(params, now[0], state, now[1], precision)

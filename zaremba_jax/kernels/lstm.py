@@ -107,7 +107,8 @@ def lstm_layer_with(
 def pad_loops(loops: TimeLoops, streams: int) -> TimeLoops:
     """Makes loops over whole tiles work for any sizes: pads with zeros before, slices after.
 
-    The padding stays 0: its h and c, because its weights are 0, and all its gradients.
+    The padding stays 0: h and c of added units because their weights are 0, of added streams
+    because their inputs and states are 0; and all its gradients.
 
     Args:
       loops: loops for units in multiples of `TILE` and a batch in multiples of `streams`.

@@ -1,9 +1,9 @@
 """The LSTM's loops over time for NVIDIA: one kernel per time step, products and gates together.
 
-Each program of the kernel handles some units of the layer. Forward, it computes the products for
-their four gates and applies the gates' functions; backward, the product that is the gradient of
-their h, and the gradients of their gates. The arrays of all time steps are updated in place, each
-step in its own slot, so that the loop carries nothing else.
+Each program of the kernel handles a tile of units and streams. Forward, it computes the products
+for their four gates and applies the gates' functions; backward, the product that is the gradient
+of their h, and the gradients of their gates. The arrays of all time steps are updated in place,
+each step in its own slot, so that the loop carries nothing else.
 """
 
 import functools
@@ -122,7 +122,7 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
 def _in_place(
     kernel: Any, inputs: int, results: Any, programs: int, interpret: bool, name: str
 ) -> Any:
-    """A call of `programs` programs whose results replace the arguments after the inputs."""
+    """A call of `programs` programs that replace the arguments after the first `inputs`."""
     # Imported here because jax has deprecated it and nothing else needs it.
     from jax.experimental.pallas import triton
 

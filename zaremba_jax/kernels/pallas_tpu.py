@@ -1,8 +1,8 @@
-"""The LSTM's loops over time as TPU kernels: W_h is read once per window and stays on the chip.
+"""The LSTM's loops over time as TPU kernels: W_h is read once per window and stays in VMEM.
 
 A kernel's grid is a window's time steps. The block of W_h is the same at all of them, so it is
-copied to the chip's memory once; the state, or its gradient, stays there from step to step; the
-data of each time step are copied in and out during the computation.
+copied to VMEM once; the state, or its gradient, stays there from step to step; the data of each
+time step are copied in and out during the computation.
 """
 
 import functools
@@ -24,8 +24,8 @@ from zaremba_jax.kernels.lstm import (
 )
 from zaremba_jax.precision import multiply
 
-_STREAMS = 8  # rows of a tile in the chip's memory
-_MEMORY = 128 * 2**20  # of a v5e and a v6e, for which other machines compile programs
+_STREAMS = 8  # rows of a tile in VMEM
+_MEMORY = 128 * 2**20  # VMEM of a v5e and a v6e, assumed where there is no TPU
 _BLOCKS = 40  # float32 arrays [batch, hidden] that a step needs besides W_h; measured: 10 to 23
 
 
@@ -42,13 +42,13 @@ def time_loops(interpret: bool = False) -> TimeLoops:
 
 
 def fits(batch: int, hidden: int, itemsize: int, memory: int | None = None) -> bool:
-    """Whether W_h and everything else a time step needs fit in the chip's memory together.
+    """Whether W_h and everything else a time step needs fit in VMEM together.
 
     Args:
       batch: streams.
       hidden: units.
       itemsize: bytes per element of W_h.
-      memory: bytes on the chip; by default those of the local TPU, or 128 MiB if there is none.
+      memory: bytes of VMEM; by default those of the local TPU, or 128 MiB if there is none.
     """
     return _needed(batch, hidden, itemsize) <= 0.9 * (_memory() if memory is None else memory)
 
