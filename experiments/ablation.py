@@ -260,17 +260,9 @@ def main() -> None:
         (folder / "report.md").write_text(report(results), encoding="utf-8")
     except (ValueError, OSError) as error:
         fail(error)
-    draw(
-        console,
-        folder / "language_modelling.png",
-        lambda figures, path: figures.draw_language_modelling(path, results),
-    )
+    draw(console, folder / "language_modelling.png", "draw_language_modelling", results)
     if results["memory"]["cells"]:
-        draw(
-            console,
-            folder / "memory.png",
-            lambda figures, path: figures.draw_memory(path, results),
-        )
+        draw(console, folder / "memory.png", "draw_memory", results)
     console.print(Markdown(language_table(results)))
     console.print(f"the report is {folder / 'report.md'}", soft_wrap=True)
 

@@ -110,7 +110,7 @@ def compare(
         setting: jnp.repeat(jnp.array([r.get(setting, 0.0) for r in every]), seeds)
         for setting in used
     }
-    models = _init(config, len(corpus.vocabulary), len(text), seeds, copies=len(every))
+    models = _init(config, len(corpus.vocabulary), seeds, copies=len(every))
     curves = []
     for epoch in range(config.train.epochs):
         models, nll = train_epoch(config, models, rates, text, valid)
@@ -128,7 +128,7 @@ def compare(
     return found
 
 
-def _init(config: Config, vocabulary_size: int, count: int, seeds: int, copies: int) -> Member:
+def _init(config: Config, vocabulary_size: int, seeds: int, copies: int) -> Member:
     """Models of every seed, repeated for each candidate."""
 
     def member(seed: int) -> Member:
@@ -150,7 +150,7 @@ def train_epoch(
     """
 
     def train(member: Member, rates: Rates) -> tuple[Member, Scalar]:
-        state, _ = train_windows(config, member.state, text, len(text), rates)
+        state, _ = train_windows(config, member.state, text, rates)
         nll = validation_nll(state.params, valid)
         best = jax.tree.map(
             lambda new, old: jnp.where(nll < member.best_nll, new, old), state.params, member.best

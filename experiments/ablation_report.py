@@ -54,9 +54,7 @@ def _language(results: dict[str, Any]) -> list[str]:
         for candidate in record["candidates"]
         if candidate["diverged"]
     ]
-    chosen = "\n".join(
-        f"| {cell} | {title} | {_tried(record)} |" for cell, title, record in records
-    )
+    tried = [[cell, title, _tried(record)] for cell, title, record in records]
     parts = [
         "## Language modelling",
         "Mean ± standard deviation over seeds; in brackets, the rate that validation chose, for the"
@@ -64,7 +62,7 @@ def _language(results: dict[str, Any]) -> list[str]:
         language_table(results),
         "![validation perplexity over epochs](language_modelling.png)",
         "All candidates. Only the chosen ones were tested.",
-        f"| cell | method | rate: validation perplexity |\n|---|---|---|\n{chosen}",
+        table(["cell", "method", "rate: validation perplexity"], tried, left=range(3)),
     ]
     if lost:
         parts.append(

@@ -4,10 +4,8 @@ Forward, backward, clip and update, dropout on, with the Penn Treebank's vocabul
 contenders take turns in one run.
 """
 
-import contextlib
 import importlib.util
-import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -31,7 +29,7 @@ from experiments.contenders import (
 )
 from experiments.floor import products, step_flops
 from experiments.output import Terminal
-from experiments.summary import PACKAGES, device_name
+from experiments.summary import environment
 from experiments.targets import PTB_VOCABULARY
 from experiments.timing import alone, interleave, quartiles
 from experiments.workdir import write_json
@@ -124,7 +122,7 @@ def default_peers(config: Config) -> list[str]:
     if not is_the_papers(config):
         return ["scan", f"{OURS}:{other}"]
     peers = ["scan", "flax", "nnx", f"{OURS}:{other}"]
-    if "torch" in _versions():
+    if importlib.util.find_spec("torch") is not None:
         peers += ["torch", f"torch:{other}"]
     if jax.default_backend() == "gpu":
         peers.append("cudnn:float32")
@@ -286,8 +284,7 @@ def main() -> None:
             "config": to_dict(config),
             "windows": FLAGS.windows,
             "rounds": FLAGS.rounds,
-            "device": device_name(),
-            "versions": _versions(),
+            **_environment(),
         }
         print_results(console, results)
         write_results(results)
@@ -309,12 +306,11 @@ def write_results(results: dict[str, Any]) -> None:
         write_json(Path(FLAGS.json), results)
 
 
-def _versions() -> dict[str, str]:
-    """The versions of Python and of every measured package that is installed."""
-    found = {"python": platform.python_version()}
-    for package in (*PACKAGES, "torch"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
+def _environment() -> dict[str, Any]:
+    """What the figures depend on, with the version of torch if it is installed."""
+    found = environment()
+    if importlib.util.find_spec("torch") is not None:
+        found["versions"]["torch"] = version("torch")
     return found
 
 

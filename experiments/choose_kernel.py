@@ -63,19 +63,18 @@ def shapes_here(
     )
 
 
-def choose_kernel(asked: str, shapes: Shapes, record: Path, console: Console) -> dict[str, Any]:
+def choose_kernel(shapes: Shapes, record: Path, console: Console) -> dict[str, Any]:
     """The implementation of the layers, under `kernel`, and how it was chosen.
 
     Args:
-      asked: the setting `kernel`.
-      shapes: of the run.
+      shapes: of the run; the setting `kernel` says what is asked for.
       record: where a run with `auto` keeps its choice; read if it exists.
       console: gets a line for what was measured or left out.
 
     Raises:
       ValueError: the record is damaged.
     """
-    reason = why_not_pallas(shapes)
+    asked, reason = shapes.config.compute.kernel, why_not_pallas(shapes)
     if asked == "pallas" and reason:
         console.print(f"kernel: xla, since pallas {reason}", soft_wrap=True)
         return {"kernel": "xla", "left_out": {"pallas": reason}}
@@ -242,7 +241,7 @@ class _Trial:
 
     def _program(self, name: str) -> Any:
         config = override(self._shapes.config, kernel=name)
-        train = functools.partial(train_windows, config, windows=self._windows, count=_WINDOWS)
+        train = functools.partial(train_windows, config, windows=self._windows)
         return train if self._shapes.members == 1 else jax.jit(jax.vmap(train), donate_argnums=0)
 
 

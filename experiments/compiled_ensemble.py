@@ -13,8 +13,8 @@ from experiments.targets import (
     PTB_VOCABULARY,
     Target,
     devices_of,
+    memory_of,
     roofline_seconds,
-    temporary_bytes,
     windows_per_epoch,
 )
 from zaremba_jax.config import Config
@@ -78,11 +78,16 @@ def report_members(
     chunks = chunk_sizes(members, at_once, mesh)
     compiled = {size: compile_members(config, target, size, mesh) for size in set(chunks)}
     programs = {size: hlo.parse(found.as_text()) for size, found in compiled.items()}
-    held = sum(_argument_bytes(compiled[size]) for size in chunks)
+    memory = {size: memory_of(found) for size, found in compiled.items()}
+    held = sum(memory[size].argument_size_in_bytes for size in chunks)
+    beside = max(  # the results may take the arguments' buffers
+        m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
+        for m in memory.values()
+    )
     return EnsembleReport(
         members=resident,
         at_once=at_once,
-        device_bytes=held + max(map(_bytes_beside, compiled.values())),
+        device_bytes=held + beside,
         collectives=programs[max(chunks)].collectives(),
         epoch_seconds=sum(roofline_seconds(programs[size], target) for size in chunks),
     )
@@ -102,19 +107,6 @@ def compile_members(
     states = jax.tree.map(lying, state_specs(MEMBER), jax.eval_shape(start))
     shape = (count, config.train.unroll + 1, config.train.batch_size)
     windows = lying(PartitionSpec(), jax.ShapeDtypeStruct(shape, jnp.int32))
-    return train_members.lower(config, states, windows, count, mesh).compile(
+    return train_members.lower(config, states, windows, mesh).compile(
         compiler_options=dict(target.compiler_options)
     )
-
-
-def _argument_bytes(compiled: jax.stages.Compiled) -> int:
-    memory = compiled.memory_analysis()
-    assert memory is not None
-    return memory.argument_size_in_bytes
-
-
-def _bytes_beside(compiled: jax.stages.Compiled) -> int:
-    """Memory that a program needs beyond its arguments, whose buffers the results may take."""
-    memory = compiled.memory_analysis()
-    assert memory is not None
-    return temporary_bytes(compiled) + memory.output_size_in_bytes - memory.alias_size_in_bytes

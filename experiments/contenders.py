@@ -20,11 +20,11 @@ from flax import nnx
 from experiments.choose_kernel import shapes_here, why_not_pallas
 from experiments.targets import PTB_VOCABULARY
 from experiments.torch_contender import build_torch, check_torch
+from zaremba_jax.cells import drop
 from zaremba_jax.config import Config, ModelConfig, RegularizerConfig, override
 from zaremba_jax.ensemble import init_chunks, make_mesh, train_members
 from zaremba_jax.optimizer import make_optimizer
 from zaremba_jax.regularizers import active_rates, sample_masks
-from zaremba_jax.rnn import drop
 from zaremba_jax.train import init_train_state, train_windows
 
 Run = Callable[[], None]
@@ -52,7 +52,7 @@ def build_ours(config: Config, windows: np.ndarray) -> Run:
 
     def run() -> None:
         nonlocal state
-        state, nll = train_windows(config, state, text, len(windows))
+        state, nll = train_windows(config, state, text)
         jax.block_until_ready((state, nll))
 
     return run
@@ -65,7 +65,7 @@ def build_members(config: Config, windows: np.ndarray, members: int, at_once: in
 
     def run() -> None:
         for place, state in enumerate(states):
-            states[place], _ = train_members(config, state, text, len(windows), mesh)
+            states[place], _ = train_members(config, state, text, mesh)
         jax.block_until_ready(states)
 
     return run

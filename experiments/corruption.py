@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from zaremba_jax.array_types import Masks
+from zaremba_jax.cells import drop
 from zaremba_jax.config import QUICK, Config, override
 from zaremba_jax.model import init_params
 from zaremba_jax.regularizers import active_rates, sample_masks
-from zaremba_jax.rnn import deep_rnn, drop, zero_state
+from zaremba_jax.rnn import deep_rnn, zero_state
 
 _VALUE = 1.25  # of every mask: float32 holds its powers up to some 390 masks
 

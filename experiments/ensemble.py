@@ -138,7 +138,7 @@ def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
     for member in summary["members"]:
         if member.get("excluded"):
             console.print(f"without seed {member['seed']}: {member['excluded']}", soft_wrap=True)
-    draw(console, workdir.mixtures, lambda figures, path: figures.draw_mixtures(path, summary))
+    draw(console, workdir.mixtures, "draw_mixtures", summary)
     console.print(f"all results are in {workdir.path}", soft_wrap=True)
 
 

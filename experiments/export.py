@@ -30,7 +30,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "vocabulary",
     None,
-    "for --from_torch: for --from_torch: JSON file of the words, in order or with their ids",
+    "for --from_torch: JSON file of the words, in order or with their ids",
 )
 flags.DEFINE_enum("to", "folder", ["folder", "model", "torch", "stablehlo"], "what to write")
 flags.DEFINE_string("out", None, "the folder, or the file")

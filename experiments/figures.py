@@ -70,8 +70,7 @@ def draw_mixtures(path: Path, summary: dict[str, Any]) -> None:
         title=_title(summary),
     )
     sizes = [mixture["members"] for mixture in mixtures]
-    axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
-    axes.xaxis.set_minor_locator(NullLocator())
+    _label_sizes(axes, sizes)
     axes.legend()
     _save(figure, path)
 
@@ -91,11 +90,7 @@ def draw_sweep(path: Path, summary: dict[str, Any]) -> None:
         lines.setdefault(label, []).append((values.index(line["setting"][name]), found))
     for label, points in lines.items():
         places, found = zip(*points, strict=True)
-        figures = np.array(found)
-        (drawn,) = axes.plot(places, figures.mean(axis=1), marker="o", label=label)
-        axes.fill_between(
-            places, figures.min(axis=1), figures.max(axis=1), color=drawn.get_color(), alpha=0.2
-        )
+        _draw_range(axes, places, np.transpose(found), marker="o", label=label)
     axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
     axes.set(
         xlabel=name,
@@ -122,10 +117,7 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
         if curves.size:
             epochs = range(1, curves.shape[1] + 1)
             label = f"{name}, {len(curves)} seed{'s' * (len(curves) > 1)}"
-            left.plot(epochs, curves.mean(axis=0), line, color=color, label=label)
-            left.fill_between(
-                epochs, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2
-            )
+            _draw_range(left, epochs, curves, linestyle=line, color=color, label=label)
         tests = [test for _, test in by_seed(own).values()]
         if name in mixtures:
             _draw_mixtures(right, mixtures[name]["mixtures"], "test", name, color, line)
@@ -141,8 +133,7 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     sizes = sorted({size for paper in PAPER_PERPLEXITIES.values() for size in paper})
     right.set(xscale="log", xlabel="models averaged", ylabel="test perplexity")
-    right.set_xticks(sizes, [str(size) for size in sizes], minor=False)
-    right.xaxis.set_minor_locator(NullLocator())
+    _label_sizes(right, sizes)
     for axes in (left, right):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
@@ -212,8 +203,7 @@ def draw_scaling(path: Path, results: dict[str, Any]) -> None:
             panel.plot(sizes, median, marker=".", label=name)
             panel.fill_between(sizes, lower, upper, alpha=0.2, linewidth=0)
         panel.set(xscale="log", yscale="log", xlabel=setting.replace("_", " "))
-        panel.set_xticks(sizes, [str(size) for size in sizes], minor=False)
-        panel.xaxis.set_minor_locator(NullLocator())
+        _label_sizes(panel, sizes)
     panels[0].set_ylabel("tokens per second")
     panels[0].legend(fontsize="small")
     figure.suptitle(
@@ -252,17 +242,9 @@ def draw_language_modelling(path: Path, results: dict[str, Any]) -> None:
         for method, record in methods.items():
             if record["chosen"] is None:
                 continue
-            curves = np.array(record["curves"])
-            epochs, color = range(1, curves.shape[1] + 1), _COLORS[method]
-            panel.plot(
-                epochs,
-                curves.mean(axis=0),
-                color=color,
-                linewidth=2.5 if method in ("none", "non_recurrent") else 1.2,
-                label=titles[method],
-            )
-            lowest, highest = curves.min(axis=0), curves.max(axis=0)
-            panel.fill_between(epochs, lowest, highest, color=color, alpha=0.15, linewidth=0)
+            curves, width = record["curves"], 2.5 if method in ("none", "non_recurrent") else 1.2
+            style = {"color": _COLORS[method], "linewidth": width, "label": titles[method]}
+            _draw_range(panel, range(1, len(curves[0]) + 1), curves, **style)
         panel.set(xlabel="epoch", yscale="log", title=cell)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         _label_plainly(panel)
@@ -296,18 +278,16 @@ def draw_memory(path: Path, results: dict[str, Any]) -> None:
         figsize=(4.2 * len(memory["cells"]) + 1, 4.2),
         layout="constrained",
     )
-    styles = (("black", "-", "o"), ("tab:red", "-", "s"), ("tab:blue", "--", "^"))
+    styles = (
+        {"color": "black", "marker": "o"},
+        {"color": "tab:red", "marker": "s"},
+        {"color": "tab:blue", "marker": "^", "linestyle": "--"},
+    )
     notes = {"tanh": "tanh cell: its only memory is h", "lstm": "LSTM: its memory is c and h"}
     for panel, (cell, found) in zip(panels[0], memory["cells"].items(), strict=True):
         lags = [np.sqrt(first * last) for first, last in found["bins"]]
-        for (name, record), (color, line, marker) in zip(
-            found["methods"].items(), styles, strict=True
-        ):
-            accuracy = np.array(record["accuracy"])
-            panel.plot(lags, accuracy.mean(axis=0), line, color=color, marker=marker, label=name)
-            panel.fill_between(
-                lags, accuracy.min(axis=0), accuracy.max(axis=0), color=color, alpha=0.15, lw=0
-            )
+        for (name, record), style in zip(found["methods"].items(), styles, strict=True):
+            _draw_range(panel, lags, record["accuracy"], **style, label=name)
         panel.axhline(memory["chance"], color="gray", linestyle=":", label="chance")
         panel.set(xscale="log", ylim=(0, 1.04), title=notes[cell], xlabel="steps since the symbol")
         panel.xaxis.set_major_formatter("{x:g}")
@@ -317,10 +297,24 @@ def draw_memory(path: Path, results: dict[str, Any]) -> None:
     _save(figure, path)
 
 
+def _draw_range(axes: Any, places: Any, runs: Any, **style: Any) -> None:
+    """The mean over runs [runs, places] as a line, and their range as a band around it."""
+    runs = np.asarray(runs)
+    (line,) = axes.plot(places, runs.mean(axis=0), **style)
+    lowest, highest = runs.min(axis=0), runs.max(axis=0)
+    axes.fill_between(places, lowest, highest, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
 def _label_plainly(axes: Any) -> None:
     """Plain numbers instead of powers of ten along a short logarithmic axis."""
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
+
+
+def _label_sizes(axes: Any, sizes: list[int]) -> None:
+    """Labels the sizes that were measured, and nothing else, on a logarithmic axis."""
+    axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _title(summary: dict[str, Any]) -> str:

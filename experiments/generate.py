@@ -40,8 +40,7 @@ def main() -> None:
         print(f"{noun}s unknown to the model, read as {UNK}: {listed(unknown)}", file=sys.stderr)
     key = jax.random.key(FLAGS.seed)
     drawn = generate(models, context, FLAGS.length, FLAGS.samples, sampling, key=key)
-    prompt = context[len(context) - len(vocabulary.tokens(FLAGS.prompt)) :]
-    texts = [vocabulary.join([*prompt, *ids]).strip("\n") for ids in drawn]
+    texts = [vocabulary.join([*context, *ids]).strip("\n") for ids in drawn]
     print(f"\n{_SEPARATOR}\n".join(texts))
 
 

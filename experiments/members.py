@@ -150,7 +150,6 @@ class EnsembleRun(Run):
                 self.config,
                 state,
                 chunk,
-                count,
                 self.mesh,
                 {name: values[places] for name, values in self.rates.items()},
                 windows_per_epoch=per_epoch,

@@ -3,7 +3,6 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,14 @@ class Terminal(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def draw(console: Console, path: Path, draw_with: Callable[[Any, Path], None]) -> None:
+def draw(console: Console, path: Path, name: str, *content: Any) -> None:
     """Draws a figure, on the first host only, or says what is missing for it.
 
     Args:
       console: gets a line if matplotlib, an extra, is not installed.
       path: where the figure goes.
-      draw_with: draws it, given the module `experiments.figures` and the path.
+      name: the function of `experiments.figures` that draws it.
+      content: what that function takes after the path.
     """
     try:
         figures = importlib.import_module("experiments.figures")
@@ -37,4 +37,4 @@ def draw(console: Console, path: Path, draw_with: Callable[[Any, Path], None]) -
         console.print(f"no {path.name} without matplotlib: pip install 'zaremba-jax[plots]'")
         return
     if jax.process_index() == 0:
-        draw_with(figures, path)
+        getattr(figures, name)(path, *content)

@@ -45,11 +45,7 @@ def report(run: Run, workdir: Workdir, console: Console) -> None:
         summary = summarize(run, valid, test, FLAGS.mc_samples)
     write_json(workdir.summary, summary)
     print_table(console, summary)
-    draw(
-        console,
-        workdir.curves,
-        lambda figures, path: figures.draw_curves(path, run.history, summary),
-    )
+    draw(console, workdir.curves, "draw_curves", run.history, summary)
     console.print(f"the whole run is in {workdir.path}", soft_wrap=True)
 
 

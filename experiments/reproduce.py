@@ -176,11 +176,7 @@ def report(results: Path, console: Console) -> None:
     picture = "![learning curves, and perplexity over the models averaged](table1.png)"
     write_text(results / "table1.md", f"{page(lines, others)}\n\n{picture}\n")
     print_page(console, lines, others)
-    draw(
-        console,
-        results / "table1.png",
-        lambda figures, path: figures.draw_table1(path, records, mixtures),
-    )
+    draw(console, results / "table1.png", "draw_table1", records, mixtures)
 
 
 if __name__ == "__main__":

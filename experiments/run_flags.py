@@ -135,6 +135,8 @@ def configure(**more: object) -> tuple[Config, Workdir]:
     """
     config, changes = config_from_flags()
     config = with_text(config, changes)
+    if config.corpus == "files":
+        changes["corpus"] = "files"  # named by --train_file
     named = changes | more
     workdir = default_workdir(config.name, *(f"{key}={named[key]}" for key in named))
     workdir.check(config, **more)
@@ -146,7 +148,7 @@ def with_text(config: Config, changes: dict[str, int | float | str]) -> Config:
 
     Args:
       config: with the flags' settings.
-      changes: those settings; `corpus` is added if other flags name the text.
+      changes: those settings.
 
     Raises:
       ValueError: the flags do not go together.
@@ -157,7 +159,7 @@ def with_text(config: Config, changes: dict[str, int | float | str]) -> Config:
     if any(own_text):
         if not all(own_text):
             raise ValueError("--train_file, --valid_file and --test_file go together: give all")
-        if changes.setdefault("corpus", "files") != "files":
+        if changes.get("corpus", "files") != "files":
             raise ValueError(
                 f"--train_file: is your own text, but this run reads {config.corpus}; leave out"
                 " --train_file or --corpus"
@@ -228,15 +230,16 @@ def with_kernel(
       console: gets a line for what was chosen or left out.
       members: models that a device trains together.
     """
-    asked = config.compute.kernel
     shapes = shapes_here(
         config,
         len(corpus.vocabulary),
         members=members,
         data_parallel=FLAGS.data_parallel,
     )
-    found = choose_kernel(asked, shapes, workdir.kernel, console)
-    return (override(config, kernel=found["kernel"]) if asked == "auto" else config), found
+    found = choose_kernel(shapes, workdir.kernel, console)
+    if config.compute.kernel == "auto":
+        config = override(config, kernel=found["kernel"])
+    return config, found
 
 
 def open_run(config: Config, corpus: Corpus, workdir: Workdir, console: Console) -> Run:

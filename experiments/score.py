@@ -69,14 +69,14 @@ def main(file: str) -> None:
     """Scores a text with the models, prints its perplexity, and writes the scores of its parts."""
     try:
         scores = scores_path(file)
-        make_reader = reader_from_flags()
+        read = reader_from_flags()
         models = load_models(FLAGS.workdir)
         text = read_text(file, models[0], whole_lines=FLAGS.independent)
         with Console(stderr=True).status(f"reading {file}"):
             if FLAGS.independent:
                 nll = independent_nll(models, text)
             else:
-                nll = stream_nll(models, text, make_reader(models))
+                nll = stream_nll(models, text, read)
         check_scores(file, nll if FLAGS.independent else nll[1:])
         report(file, models, text, nll)
         if scores is not None:
@@ -106,8 +106,8 @@ def scores_path(file: str) -> Path | None:
     return path
 
 
-def reader_from_flags() -> Callable[[list[Model]], Reader]:
-    """A function from the models to a `Reader`, which reads a text by one of them.
+def reader_from_flags() -> Reader:
+    """The function that reads a text by one of the models.
 
     Raises:
       ValueError: the flags do not go together, or a value is outside its limits.
@@ -129,9 +129,9 @@ def reader_from_flags() -> Callable[[list[Model]], Reader]:
         cache = CacheConfig(
             window=FLAGS.cache_window, theta=FLAGS.cache_theta, weight=FLAGS.cache_weight
         )
-        return lambda _: functools.partial(_read, functools.partial(cached_nll, config=cache))
+        return functools.partial(_read, functools.partial(cached_nll, config=cache))
     if FLAGS.dynamic is None:
-        return lambda _: functools.partial(_read, text_nll)
+        return functools.partial(_read, text_nll)
     rate = FLAGS.dynamic_rate
     dynamic = DynamicConfig(
         rule=FLAGS.dynamic,
@@ -142,32 +142,27 @@ def reader_from_flags() -> Callable[[list[Model]], Reader]:
     )
     if dynamic.rule == "rms" and FLAGS.train_file is None:
         raise ValueError("--dynamic=rms: give the training text with --train_file, or use sgd")
-    return functools.partial(dynamic_reader, dynamic)
+    return functools.partial(read_dynamically, dynamic)
 
 
-def dynamic_reader(dynamic: DynamicConfig, models: list[Model]) -> Reader:
+def read_dynamically(dynamic: DynamicConfig, model: Model, ids: np.ndarray) -> np.ndarray:
     """Dynamic evaluation; the rule rms takes the gradients of `--train_file`.
 
     Raises:
       ValueError: that file is too short, or cannot be read.
     """
-    train = None
+    compute, masks, squares = model.config.compute, expected_masks(model.config), None
     if dynamic.rule == "rms":
-        ids = read_text(FLAGS.train_file, models[0]).stream
-        streams = min(_STREAMS, len(ids) // (dynamic.segment + 1))
+        train = read_text(FLAGS.train_file, model).stream
+        streams = min(_STREAMS, len(train) // (dynamic.segment + 1))
         if streams < 1:
             raise ValueError(
-                f"--train_file={FLAGS.train_file}: {len(ids)} tokens are fewer than the"
+                f"--train_file={FLAGS.train_file}: {len(train)} tokens are fewer than the"
                 f" {dynamic.segment} + 1 of a step; give more, or a lower --dynamic_segment"
             )
-        train = jnp.asarray(windows(ids, streams, dynamic.segment))
-
-    def read(model: Model, ids: np.ndarray) -> np.ndarray:
-        compute, masks = model.config.compute, expected_masks(model.config)
-        squares = None if train is None else mean_squares(model.params, train, compute, masks)
-        return dynamic_nll(model.params, ids, dynamic, squares, compute, masks)
-
-    return read
+        cut = jnp.asarray(windows(train, streams, dynamic.segment))
+        squares = mean_squares(model.params, cut, compute, masks)
+    return dynamic_nll(model.params, ids, dynamic, squares, compute, masks)
 
 
 def _read(nll: Callable[..., np.ndarray], model: Model, ids: np.ndarray) -> np.ndarray:
@@ -180,8 +175,7 @@ def check_scores(file: str, nll: np.ndarray) -> None:
     Raises:
       ValueError: a score, or the perplexity, is not finite.
     """
-    with np.errstate(over="ignore"):
-        found = perplexity(nll)
+    found = perplexity(nll)
     if not math.isfinite(found):
         remedy = (
             "name another model"

@@ -18,8 +18,9 @@ from experiments.output import draw
 from experiments.run_flags import train_to_the_end
 from experiments.summary import environment, mean
 from experiments.workdir import Workdir, write_json, write_model
-from zaremba_jax.config import PRESETS, Config, override, settings, to_dict
+from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.ensemble import MemberNLL
+from zaremba_jax.train import RATES
 
 flags.adopt_module_key_flags(run_flags)
 flags.declare_key_flag("members")
@@ -60,8 +61,9 @@ def asked_grid(asked: list[str]) -> Grid:
     """
     if not asked:
         raise ValueError("--vary: nothing to try; give --vary=dropout=0.3,0.5 or the like")
+    # Not zoneout, whose masks for evaluation are shared by all members.
     grid: Grid = {}
-    known = rates()
+    known = [name for name in RATES if not name.startswith("zoneout")]
     for item in asked:
         name, _, values = item.partition("=")
         if name not in known:
@@ -75,19 +77,6 @@ def asked_grid(asked: list[str]) -> Grid:
         if len(set(grid[name])) < len(grid[name]):
             raise ValueError(f"--vary={item}: a value is given twice; give each once")
     return grid
-
-
-def rates() -> list[str]:
-    """The settings in which members of one program can differ.
-
-    Zoneout's cannot: its masks for evaluation are shared by all members.
-    """
-    regularizers = PRESETS["quick"].regularizers
-    return ["learning_rate"] + [
-        name
-        for name, (kind, _) in settings().items()
-        if kind is float and hasattr(regularizers, name) and not name.startswith("zoneout")
-    ]
 
 
 def members_of_grid(config: Config, grid: Grid, seeds: int) -> list[Config]:
@@ -172,7 +161,7 @@ def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
         )
     else:
         console.print(f"best by validation: {_as_flags(summary['best'])}", soft_wrap=True)
-    draw(console, workdir.sweep, lambda figures, path: figures.draw_sweep(path, summary))
+    draw(console, workdir.sweep, "draw_sweep", summary)
     console.print(f"all results are in {workdir.path}", soft_wrap=True)
 
 

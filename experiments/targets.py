@@ -195,7 +195,7 @@ def compile_epoch(config: Config, target: Target) -> jax.stages.Compiled:
         (state, windows),
     )
     with lowering_for(device):
-        lowered = train_windows.lower(config, state, windows, count=count)
+        lowered = train_windows.lower(config, state, windows)
     return lowered.compile(compiler_options=dict(target.compiler_options))
 
 
@@ -243,17 +243,21 @@ def report(compiled: jax.stages.Compiled, target: Target) -> Report:
         forward_kernels=forward,
         backward_kernels=backward,
         largest_copy=max(largest_copy(program, loop) for loop in loops),
-        temporary_bytes=temporary_bytes(compiled),
+        temporary_bytes=memory_of(compiled).temp_size_in_bytes,
         epoch_seconds=roofline_seconds(program, target),
     )
 
 
-def temporary_bytes(compiled: jax.stages.Compiled) -> int:
-    """Memory that a program needs beyond that of its arguments and results."""
+def memory_of(compiled: jax.stages.Compiled) -> Any:
+    """The compiler's `CompiledMemoryStats` of a program.
+
+    Raises:
+      ValueError: the compiler does not report them.
+    """
     memory = compiled.memory_analysis()
     if memory is None:
         raise ValueError("the compiler does not report the program's memory")
-    return memory.temp_size_in_bytes
+    return memory
 
 
 def is_backward(loop: hlo.Loop) -> bool:

@@ -131,13 +131,12 @@ class Run:
                 self.config,
                 self.state,
                 chunk,
-                count,
                 windows_per_epoch=per_epoch,
                 watch=self.watch,
             )
         else:
             self.state, found = train_spread(
-                self.config, self.state, chunk, count, self.mesh, per_epoch, self.watch
+                self.config, self.state, chunk, self.mesh, per_epoch, self.watch
             )
         self.windows.send_ahead()
         found = np.asarray(found, np.float64)

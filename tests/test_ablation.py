@@ -118,7 +118,7 @@ def test_model_is_kept_from_the_epoch_that_validated_best():
     config = override(QUICK, layers=1, hidden_size=3, batch_size=2, unroll=4)
     ids = np.tile(np.array([0, 2, 1, 3], np.int32), 21)
     text = jnp.asarray(windows(ids, 2, 4))
-    members = ablation_language._init(config, 4, len(text), seeds=2, copies=1)
+    members = ablation_language._init(config, 4, seeds=2, copies=1)
     best, trained = [], []
     for rate in (1.0, 1e3, 0.5):  # the second breaks what the first learned
         rates = {"learning_rate": jnp.full(2, rate)}

@@ -190,7 +190,7 @@ def test_torch_trains_the_same_network_as_ours(monkeypatch):
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), np.inf)
     monkeypatch.setattr(torch_contender, "build_model", lambda *_: model)
     torch_contender.build_torch(config, text, PTB_VOCABULARY)()
-    after, found = train_windows(config, state, jnp.asarray(text), len(text), watch=True)
+    after, found = train_windows(config, state, jnp.asarray(text), watch=True)
     nats, mine = np.asarray(found)[0]
     np.testing.assert_allclose(loss.item(), nats * config.train.unroll, rtol=1e-5)
     np.testing.assert_allclose(norm.item(), mine, rtol=1e-5)

@@ -102,9 +102,11 @@ def chosen(tmp_path, monkeypatch):
     measured = {"kernel": "pallas", "window_seconds": {"pallas": 0.5}, "left_out": {"xla": "slow"}}
     monkeypatch.setattr(module, "measure", lambda shapes: measured)
 
-    def choose(asked, shapes):
+    def choose(kernel, shapes):
         file = io.StringIO()
-        found = choose_kernel(asked, shapes, tmp_path / "kernel.json", Console(file=file))
+        config = override(shapes.config, kernel=kernel)
+        shapes = dataclasses.replace(shapes, config=config)
+        found = choose_kernel(shapes, tmp_path / "kernel.json", Console(file=file))
         return found, file.getvalue()
 
     return choose

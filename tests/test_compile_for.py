@@ -20,9 +20,9 @@ from experiments.targets import (
     MissingCompilerError,
     compile_epoch,
     is_backward,
+    memory_of,
     report,
     roofline_seconds,
-    temporary_bytes,
     time_loops,
     windows_per_epoch,
 )
@@ -152,7 +152,7 @@ def test_temporary_memory_is_gradients_operands_and_logits(epoch):
     params = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
     tokens = epoch.config.train.batch_size * epoch.config.train.unroll
     logits = tokens * PTB_VOCABULARY * jnp.float32.dtype.itemsize
-    assert temporary_bytes(epoch.compiled) < 2 * params + 3 * logits
+    assert memory_of(epoch.compiled).temp_size_in_bytes < 2 * params + 3 * logits
 
 
 @pytest.mark.compilers

@@ -40,17 +40,17 @@ SEEDS = (4, 5, 2**32 - 1)
 MESH = make_mesh(jax.devices()[:1])
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, 3 * 4 * 5 + 3).astype(np.int32)
 TEXT = jnp.asarray(windows(IDS, CONFIG.train.batch_size, CONFIG.train.unroll))
-COUNT = len(TEXT) + 2  # past the end of an epoch
+PAST_AN_EPOCH = jnp.concatenate([TEXT, TEXT[:2]])
 
 
 def alone(seed, config=CONFIG):
     state = init_train_state(config, VOCABULARY, jnp.asarray(seed, jnp.uint32))
-    return train_windows(config, state, TEXT, COUNT)
+    return train_windows(config, state, PAST_AN_EPOCH, windows_per_epoch=len(TEXT))
 
 
 def together(seeds, config=CONFIG, rates=None, mesh=MESH):
     states = init_members(config, VOCABULARY, seeds, mesh)
-    return train_members(config, states, TEXT, COUNT, mesh, rates)
+    return train_members(config, states, PAST_AN_EPOCH, mesh, rates, windows_per_epoch=len(TEXT))
 
 
 def member(states, place):
@@ -208,7 +208,7 @@ def test_members_that_fit_leave_room_for_what_training_one_needs(hidden_size, wo
     config = override(CONFIG, hidden_size=hidden_size, batch_size=20, unroll=20)
     text = jnp.zeros((3, 21, 20), jnp.int32)
     state = jax.eval_shape(lambda: init_train_state(config, words))
-    memory = train_windows.lower(config, state, text, 3).compile().memory_analysis()
+    memory = train_windows.lower(config, state, text).compile().memory_analysis()
     assert memory is not None
     needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
     assert members_that_fit(config, words, 8, needed // 2) == 1
@@ -235,12 +235,12 @@ EVERYTHING = {
 }
 
 
-def spread(mesh, config, count=3):
-    """Members 4 and 5, padded, on a mesh after `count` windows, and the compiled program."""
+def spread(mesh, config):
+    """Members 4 and 5, padded, on a mesh after an epoch, and the compiled program."""
     seeds = range(4, 4 + sum(chunk_sizes(2, 1, mesh)))
     states = init_members(config, VOCABULARY, seeds, mesh)
-    compiled = train_members.lower(config, states, TEXT, count, mesh).compile()
-    states, nll = train_members(config, states, TEXT, count, mesh)
+    compiled = train_members.lower(config, states, TEXT, mesh).compile()
+    states, nll = train_members(config, states, TEXT, mesh)
     loss = members_nll(states.params, IDS, 1, ComputeConfig(), None, mesh)
     return nll[:2], states, loss[:2], str(compiled.as_text())
 
@@ -251,7 +251,7 @@ def on_eight_devices():
     expected = []
     for seed in (4, 5):
         state = init_train_state(config, VOCABULARY, jnp.asarray(seed, jnp.uint32))
-        expected.append(train_windows(config, state, TEXT, 3))
+        expected.append(train_windows(config, state, TEXT))
     # Eight members, six of them padding; or four on two devices each, where the three streams are
     # padded to four.
     for data, allowed in ((1, ()), (2, ("all-reduce",))):
@@ -264,7 +264,7 @@ def on_eight_devices():
             np.testing.assert_allclose(loss[place], alone_loss, rtol=1e-4)
     mesh = make_mesh(jax.devices()[:2], 2)
     state = init_spread(override(config, seed=5), VOCABULARY, mesh)
-    state, nll = train_spread(override(config, seed=5), state, TEXT, 3, mesh)
+    state, nll = train_spread(override(config, seed=5), state, TEXT, mesh)
     np.testing.assert_allclose(nll, expected[1][1], rtol=1e-5)
     assert_close(state.params, expected[1][0].params)
 

@@ -176,7 +176,7 @@ def read_and_trained(precision):
         "ensemble": members_nll(stacked, IDS, 1, compute, None, mesh)[0],
         "samples": monte_carlo_nll(config, params, IDS, 1, key=jax.random.key(0)),
         "lines": lines_nll(params, [IDS], 0, compute)[0],
-        "training": train_windows(config, state, jnp.asarray(windows(IDS, 2, 4)), 2)[1],
+        "training": train_windows(config, state, jnp.asarray(windows(IDS, 2, 4)))[1],
     }
 
 

@@ -85,10 +85,11 @@ def assert_close_trees(one, other):
 
 
 def test_chunks_of_any_length_give_the_same_run(text):
-    whole, nll = train_windows(CONFIG, fresh(text), text, 2 * len(text))
+    epochs, per_epoch = jnp.concatenate([text, text]), {"windows_per_epoch": len(text)}
+    whole, nll = train_windows(CONFIG, fresh(text), epochs, **per_epoch)
     state, parts = fresh(text), []
-    for count in (1, 3, 2 * len(text) - 4):
-        state, part = train_windows(CONFIG, state, text, count)
+    for chunk in jnp.split(epochs, [1, 4]):
+        state, part = train_windows(CONFIG, state, chunk, **per_epoch)
         parts.append(part)
     np.testing.assert_allclose(jnp.concatenate(parts), nll, rtol=1e-5)
     assert_close_trees(state.params, whole.params)
@@ -103,7 +104,8 @@ def test_windows_are_trained_on_in_the_order_of_the_text_and_state_starts_epochs
     config = override(CONFIG, carry_over_epochs=carried, **still)
     state = fresh(text, config)
     params = jax.tree.map(jnp.copy, state.params)
-    _, nll = train_windows(config, state, text, 2 * len(text))
+    first, nll = train_windows(config, state, text)
+    nll = np.concatenate([nll, train_windows(config, first, text)[1]])
     evaluated, expected = jax.jit(window_loss), []
     zeros = rnn_state = zero_state(params.layers, config.train.batch_size)
     for _ in range(2):
@@ -116,13 +118,13 @@ def test_windows_are_trained_on_in_the_order_of_the_text_and_state_starts_epochs
 
 
 def test_seed_decides_initial_values_and_masks(text):
-    first, _ = train_windows(CONFIG, fresh(text), text, 3)
-    again, _ = train_windows(CONFIG, fresh(text), text, 3)
+    first, _ = train_windows(CONFIG, fresh(text), text)
+    again, _ = train_windows(CONFIG, fresh(text), text)
     assert_same(first, again)
     other = override(CONFIG, seed=1)
     assert not np.array_equal(fresh(text, other).params.embedding, fresh(text).params.embedding)
     same_start = dataclasses.replace(fresh(text), key=fresh(text, other).key)
-    different_masks, _ = train_windows(CONFIG, same_start, text, 3)
+    different_masks, _ = train_windows(CONFIG, same_start, text)
     assert not np.array_equal(different_masks.params.embedding, first.params.embedding)
 
 
@@ -195,13 +197,13 @@ def test_dropped_weights_are_the_same_at_every_time_step_and_in_every_stream(tex
 
 def test_rate_of_no_regularizer_is_refused(text):
     with pytest.raises(ValueError, match="rates of droput: choose from activation_l2, "):
-        train_windows(CONFIG, fresh(text), text, 1, {"droput": 0.5})
+        train_windows(CONFIG, fresh(text), text, {"droput": 0.5})
 
 
 def test_watching_the_gradient_changes_no_bit(text):
     config = override(CONFIG, clip_norm=0.5)  # which clips them all
-    state, nll = train_windows(config, fresh(text, config), text, 3)
-    watched, found = train_windows(config, fresh(text, config), text, 3, watch=True)
+    state, nll = train_windows(config, fresh(text, config), text)
+    watched, found = train_windows(config, fresh(text, config), text, watch=True)
     np.testing.assert_array_equal(found[:, 0], nll)
     jax.tree.map(np.testing.assert_array_equal, watched.params, state.params)
 
@@ -212,7 +214,7 @@ def test_watched_norm_is_that_of_the_whole_gradient_before_clipping(text):
     gradient: Any = jax.grad(window_loss, has_aux=True)(
         state.params, window[:-1], window[1:], state.rnn_state, None
     )[0]
-    _, found = train_windows(config, state, text, 1, watch=True)
+    _, found = train_windows(config, state, text[:1], watch=True)
     assert found[0, 1] > 0.5
     np.testing.assert_allclose(found[0, 1], optax.tree.norm(gradient), rtol=1e-5)
 
@@ -228,19 +230,19 @@ def test_nothing_is_compiled_again_between_epochs(text, monkeypatch):
     config = override(CONFIG, seed=123)  # not compiled by another test
     state = fresh(text, config)
     for _ in range(3):
-        for count in (2, 2, len(text) - 4):
-            state, _ = train_windows(config, state, text, count)
+        for chunk in jnp.split(text, [2, 4]):
+            state, _ = train_windows(config, state, chunk, windows_per_epoch=len(text))
     assert len(traced) == 2  # a full chunk, and the last of an epoch
 
 
 def test_state_s_buffers_are_given_up_to_the_result(text):
     state = fresh(text)
-    train_windows(CONFIG, state, text, 1)
+    train_windows(CONFIG, state, text)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
 def test_compiled_epoch_has_no_host_round_trip_and_no_float64(text):
-    compiled = str(train_windows.lower(CONFIG, fresh(text), text, len(text)).compile().as_text())
+    compiled = str(train_windows.lower(CONFIG, fresh(text), text).compile().as_text())
     assert "while" in compiled
     for forbidden in ("infeed", "outfeed", "send(", "recv(", "callback", "f64["):
         assert forbidden not in compiled
@@ -250,8 +252,8 @@ def test_model_learns_a_text_that_repeats():
     ids = np.tile(np.arange(VOCABULARY), 60).astype(np.int32)
     text = jnp.asarray(windows(ids, 3, 4))
     config = override(CONFIG, dropout=0.0, hidden_size=16, epochs=40, constant_epochs=40)
-    state = fresh(text, config)
-    _, nll = train_windows(config, state, text, 40 * len(text))
+    epochs = jnp.tile(text, (40, 1, 1))
+    _, nll = train_windows(config, fresh(text, config), epochs, windows_per_epoch=len(text))
     assert abs(float(nll[0]) - np.log(VOCABULARY)) < 0.2
     assert float(nll[-5:].mean()) < 0.05
 

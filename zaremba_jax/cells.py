@@ -77,9 +77,14 @@ def step(
     return advance(params.cell, projected, recurrent, state, masks)
 
 
+def drop(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The operator D at one site; None drops nothing."""
+    return x if mask is None else x * mask
+
+
 def drop_hidden(state: LayerState, masks: RecurrentMasks) -> Float[Array, "*any hidden"]:
     """h[t-1] as it enters the gates."""
-    return _times(state.hidden, masks.hidden)
+    return drop(state.hidden, masks.hidden)
 
 
 def advance(
@@ -124,7 +129,7 @@ def lstm(
     u is the paper's g. `update_mask` multiplies it (Semeniuta et al. 2016, equation 12).
     """
     forget, write, output, update = lstm_gates(projected, recurrent)
-    cell = forget * state.cell + write * _times(update, update_mask)
+    cell = forget * state.cell + write * drop(update, update_mask)
     return LSTMState(hidden=output * jnp.tanh(cell), cell=cell)
 
 
@@ -154,7 +159,7 @@ def gru(
     section 3.2).
     """
     _, keep, update = gru_gates(projected, recurrent)
-    return HiddenState(hidden=_blend(state.hidden, _times(update, update_mask), keep))
+    return HiddenState(hidden=_blend(state.hidden, drop(update, update_mask), keep))
 
 
 def gru_gates(
@@ -206,10 +211,6 @@ CELLS: dict[CellName, Cell] = {
     "gru": Cell("rzn", HiddenState, gru_gates, gru),
     "tanh": Cell("h", HiddenState, tanh_gates, tanh),
 }
-
-
-def _times(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return x if mask is None else x * mask
 
 
 def _blend(old: jax.Array, new: jax.Array, keep: jax.Array) -> jax.Array:

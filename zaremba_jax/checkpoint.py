@@ -86,13 +86,13 @@ def restore(directory: str | Path, like: Callable[[dict[str, Any]], State]) -> R
         cut_off = bool(steps) and not Path(directory, str(steps[-1]), DIGEST).exists()
         finished = steps[:-1] if cut_off else steps
         newest = _newest_whole(directory, finished)
-        if finished and newest is None:
+        if not finished:
+            return None
+        if newest is None:
             raise DamagedCheckpointError(
                 f"{directory}: every checkpoint is damaged; remove the directory to start over"
             )
-        found = None if newest is None else _read(manager, newest, like)
-    if found is None:
-        return None
+        found = _read(manager, newest, like)
     damaged = finished[finished.index(newest) + 1 :]
     return Restored(*found, damaged=tuple(str(Path(directory, str(step))) for step in damaged))
 

@@ -29,17 +29,9 @@ _LIMITS = {
 }
 
 
-def _setting(
-    description: str,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
-    default: Any = dataclasses.MISSING,
-) -> Any:
-    limits = {"at_least": at_least, "above": above, "below": below, "at_most": at_most}
-    return dataclasses.field(default=default, metadata={"description": description, **limits})
+def _setting(description: str, *, default: Any = dataclasses.MISSING, **limits: float) -> Any:
+    metadata = {"description": description, "limits": limits}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 class _Validated:
@@ -49,10 +41,11 @@ class _Validated:
         types = get_type_hints(type(self))
         for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
             if "description" in field.metadata:
-                _check(field.name, getattr(self, field.name), types[field.name], field.metadata)
+                limits = field.metadata["limits"]
+                _check(field.name, getattr(self, field.name), types[field.name], limits)
 
 
-def _check(name: str, value: Any, kind: Any, limits: Any) -> None:
+def _check(name: str, value: Any, kind: Any, limits: Mapping[str, float]) -> None:
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise ValueError(f"{name}={value!r}: must be one of {', '.join(get_args(kind))}")
@@ -64,10 +57,9 @@ def _check(name: str, value: Any, kind: Any, limits: Any) -> None:
         return
     within = abs(value) <= sys.float_info.max
     bounds = [] if within else ["finite"]
-    for limit, holds in _LIMITS.items():
-        if (bound := limits[limit]) is not None:
-            bounds.append(f"{limit.replace('_', ' ')} {bound}")
-            within = within and holds(value, bound)
+    for limit, bound in limits.items():
+        bounds.append(f"{limit.replace('_', ' ')} {bound}")
+        within = within and _LIMITS[limit](value, bound)
     if not within:
         raise ValueError(f"{name}={value}: must be {' and '.join(bounds)}")
 

@@ -63,21 +63,20 @@ def make_corpus(
     train: Sequence[str],
     valid: Sequence[str],
     test: Sequence[str],
-    *,
-    sources: tuple[str, str] = ("validation text", "test text"),
 ) -> Corpus:
     """Encodes three lists of tokens with the vocabulary of the first.
 
     Raises:
-      ValueError: as for `Vocabulary.encode`; the message names the second and third text
-        as in `sources`.
+      ValueError: as for `Vocabulary.encode`.
     """
     vocabulary = Vocabulary.of(train)
-    valid_ids, test_ids = (
-        vocabulary.encode(tokens, source)
-        for tokens, source in zip((valid, test), sources, strict=True)
+    return Corpus(
+        name,
+        vocabulary,
+        vocabulary.encode(train),
+        vocabulary.encode(valid, "validation text"),
+        vocabulary.encode(test, "test text"),
     )
-    return Corpus(name, vocabulary, vocabulary.encode(train), valid_ids, test_ids)
 
 
 def streams(ids: np.ndarray, batch_size: int) -> np.ndarray:

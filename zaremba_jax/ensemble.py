@@ -31,6 +31,7 @@ from zaremba_jax.vocabulary import check_ids
 
 MEMBER, DATA = "member", "data"
 _EVERY_MEMBER, _REPLICATED = PartitionSpec(MEMBER), PartitionSpec()
+_DRAWS = 100  # of subsets, if there are more
 
 MemberRates = Mapping[str, jax.Array | np.ndarray]
 MemberNLL = Float[np.ndarray, "members predictions"]
@@ -142,20 +143,19 @@ def init_spread(config: Config, vocabulary_size: int, mesh: Mesh) -> TrainState:
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "count", "mesh", "windows_per_epoch", "watch"),
+    static_argnames=("config", "mesh", "windows_per_epoch", "watch"),
     donate_argnames="states",
 )
 def train_members(
     config: Config,
     states: TrainState,
     windows: Windows,
-    count: int,
     mesh: Mesh,
     rates: MemberRates | None = None,
     windows_per_epoch: int | None = None,
     watch: bool = False,
-) -> tuple[TrainState, Float[Array, "members count *watched"]]:
-    """Trains every member on the next `count` windows, as `train.train_windows` trains one.
+) -> tuple[TrainState, Float[Array, "members windows *watched"]]:
+    """Trains every member on the next windows, as `train.train_windows` trains one.
 
     A member gets the same masks as when trained on its own, and the same numbers up to
     rounding; a device with only one member runs the very same program.
@@ -163,8 +163,7 @@ def train_members(
     Args:
       config: the run; static.
       states: from `init_members`; their buffers are donated to the result.
-      windows: all windows of an epoch.
-      count: how many to train on; static.
+      windows: as for `train.train_windows`.
       mesh: from `make_mesh`; static.
       rates: in place of the configuration's, `[members]` each, as for `train.train_step`.
       windows_per_epoch: as for `train.train_windows`; static.
@@ -175,7 +174,7 @@ def train_members(
     """
 
     def train(windows: Windows, states: TrainState, rates: MemberRates | None) -> Any:
-        alone = _train_alone(config, windows, count, mesh, windows_per_epoch, watch)
+        alone = _train_alone(config, windows, mesh, windows_per_epoch, watch)
         return _each(alone)(states, rates)
 
     specs = state_specs(MEMBER)
@@ -186,22 +185,21 @@ def train_members(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "count", "mesh", "windows_per_epoch", "watch"),
+    static_argnames=("config", "mesh", "windows_per_epoch", "watch"),
     donate_argnames="state",
 )
 def train_spread(
     config: Config,
     state: TrainState,
     windows: Windows,
-    count: int,
     mesh: Mesh,
     windows_per_epoch: int | None = None,
     watch: bool = False,
-) -> tuple[TrainState, Float[Array, "count *watched"]]:
+) -> tuple[TrainState, Float[Array, "windows *watched"]]:
     """`train.train_windows` for one model, with the streams of its batch spread over the mesh."""
 
     def train(windows: Windows, state: TrainState) -> Any:
-        return _train_alone(config, windows, count, mesh, windows_per_epoch, watch)(state)
+        return _train_alone(config, windows, mesh, windows_per_epoch, watch)(state)
 
     specs = state_specs()
     return _spread(train, mesh, (_REPLICATED, specs), (specs, _REPLICATED))(windows, state)
@@ -281,18 +279,18 @@ def mixture_nll(nll: MemberNLL) -> Float[np.ndarray, " predictions"]:
     return least - np.log(np.exp(least[None, :] - nll).mean(axis=0))
 
 
-def subsets(members: int, size: int, draws: int = 100) -> list[tuple[int, ...]]:
-    """Distinct subsets of `size` members: all, or `draws` drawn at random if there are more.
+def subsets(members: int, size: int) -> list[tuple[int, ...]]:
+    """Distinct subsets of `size` members: all, or 100 drawn at random if there are more.
 
     Raises:
       ValueError: `size` is below 1 or above `members`.
     """
     if not 0 < size <= members:
         raise ValueError(f"a mixture of {size}: there are {members} members; take 1 to {members}")
-    if math.comb(members, size) <= draws:
+    if math.comb(members, size) <= _DRAWS:
         return list(itertools.combinations(range(members), size))
     source, drawn = np.random.default_rng(size), set()
-    while len(drawn) < draws:
+    while len(drawn) < _DRAWS:
         drawn.add(tuple(sorted(source.choice(members, size, replace=False).tolist())))
     return sorted(drawn)
 
@@ -306,7 +304,6 @@ def mixture_perplexities(nll: MemberNLL, size: int) -> Float[np.ndarray, " subse
 def _train_alone(
     config: Config,
     windows: Windows,
-    count: int,
     mesh: Mesh,
     windows_per_epoch: int | None,
     watch: bool,
@@ -315,9 +312,7 @@ def _train_alone(
     data_axis = DATA if mesh.shape[DATA] > 1 else None
 
     def train(state: TrainState, rates: Rates | None = None) -> Any:
-        return train_windows(
-            config, state, windows, count, rates, data_axis, windows_per_epoch, watch
-        )
+        return train_windows(config, state, windows, rates, data_axis, windows_per_epoch, watch)
 
     return train
 

@@ -16,19 +16,7 @@ from zaremba_jax.vocabulary import check_ids
 
 TOKENS_AT_ONCE = 512
 Reader = Callable[[Tokens, Tokens, RNNState], tuple[jax.Array, RNNState]]
-
-
-@functools.partial(jax.jit, static_argnames="compute")
-def window_nll(
-    params: ModelParams,
-    inputs: Tokens,
-    targets: Tokens,
-    state: RNNState,
-    compute: ComputeConfig,
-    masks: Masks | None = None,
-) -> tuple[TokenNLL, RNNState]:
-    """Nats of each target, and the state after the window."""
-    return token_nll(params, inputs, targets, state, masks, compute)
+window_nll = jax.jit(token_nll, static_argnames="compute")
 
 
 def text_nll(
@@ -60,10 +48,7 @@ def text_nll(
         vocabulary, or `streams` is below 1.
     """
     check_ids(ids, len(params.embedding))
-
-    def read(inputs: Tokens, targets: Tokens, state: RNNState) -> tuple[TokenNLL, RNNState]:
-        return window_nll(params, inputs, targets, state, compute, masks)
-
+    read = functools.partial(window_nll, params, masks=masks, compute=compute)
     return nll_by_windows(read, ids, streams, zero_state(params.layers, streams))
 
 

@@ -58,7 +58,7 @@ def lines_nll(
                 tokens[1 : len(lines[place]) + 1, column] = lines[place]
             inputs, targets = jnp.asarray(tokens[:-1]), jnp.asarray(tokens[1:])
             state = zero_state(params.layers, batch)
-            nll = np.asarray(window_nll(params, inputs, targets, state, compute, masks)[0])
+            nll = np.asarray(window_nll(params, inputs, targets, state, masks, compute)[0])
             for column, place in enumerate(chosen):
                 results[place] = nll[: len(lines[place]), column]
     return results

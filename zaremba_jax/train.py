@@ -36,6 +36,11 @@ from zaremba_jax.softmax import softmax_nll
 
 StreamWeights = Float[Array, " batch"]
 WindowRecord = Float[Array, "*watched"]
+# The settings that `train_step` also takes as numbers, in which members of one program can differ.
+RATES = (
+    "learning_rate",
+    *(field.name for field in dataclasses.fields(RegularizerConfig) if field.type is float),
+)
 
 
 def init_train_state(
@@ -187,10 +192,8 @@ def train_step(
 
 
 def _known(rates: Rates) -> Rates:
-    known = {"learning_rate", *(field.name for field in dataclasses.fields(RegularizerConfig))}
-    known.remove("mask_each")
-    if unknown := sorted(rates.keys() - known):
-        raise ValueError(f"rates of {', '.join(unknown)}: choose from {', '.join(sorted(known))}")
+    if unknown := sorted(rates.keys() - set(RATES)):
+        raise ValueError(f"rates of {', '.join(unknown)}: choose from {', '.join(sorted(RATES))}")
     return rates
 
 
@@ -235,44 +238,38 @@ def _words_in_use(tokens: Tokens, vocabulary_size: int) -> tuple[Int[Array, " wo
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "count", "data_axis", "windows_per_epoch", "watch"),
+    static_argnames=("config", "data_axis", "windows_per_epoch", "watch"),
     donate_argnames="state",
 )
 def train_windows(
     config: Config,
     state: TrainState,
     windows: Windows,
-    count: int,
     rates: Rates | None = None,
     data_axis: str | None = None,
     windows_per_epoch: int | None = None,
     watch: bool = False,
-) -> tuple[TrainState, Float[Array, "count *watched"]]:
-    """Trains on the next `count` windows without leaving the device.
+) -> tuple[TrainState, Float[Array, "windows *watched"]]:
+    """Trains on the next windows without leaving the device.
 
     Args:
       config: the run's configuration; static.
       state: the current state of the run; its buffers are donated.
-      windows: all windows of an epoch, from `corpus.windows`; `state.step` tells
-        which comes next, and the first follows the last.
-      count: the number of windows; static.
+      windows: from `corpus.windows`, all of an epoch or the next part of one.
       rates: as for `train_step`; not static, so that `vmap` can give each of many
         models its own.
       data_axis: as for `train_step`; static.
-      windows_per_epoch: the number in an epoch, if `windows` holds only the next
-        `count`; static.
+      windows_per_epoch: the number in an epoch, if `windows` holds only a part; static.
       watch: as for `train_step`; static.
 
     Returns:
       The state after them, and what `train_step` returns for each window.
     """
-    if windows_per_epoch is None:
-        windows_per_epoch = len(windows)
-        windows = windows[(state.step + jnp.arange(count)) % windows_per_epoch]
+    per_epoch = windows_per_epoch or len(windows)
     step = functools.partial(
-        train_step, config, windows_per_epoch, rates=rates, data_axis=data_axis, watch=watch
+        train_step, config, per_epoch, rates=rates, data_axis=data_axis, watch=watch
     )
-    return jax.lax.scan(step, state, windows, length=count)
+    return jax.lax.scan(step, state, windows)
 
 
 @jax.jit
