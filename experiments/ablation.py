@@ -119,7 +119,7 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-class Watch:
+class JobProgress:
     """Shows a bar on a terminal and a line for each finished part; Ctrl-C stops the jobs."""
 
     def __init__(self, console: Console):
@@ -135,7 +135,7 @@ class Watch:
         )
         self._task = self._bar.add_task("compiling", total=None)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "JobProgress":
         self._bar.start()
         return self
 
@@ -168,7 +168,7 @@ class Job(NamedTuple):
     run: Callable[[], dict[str, Any]]
 
 
-def plan(config: Config, corpus: Corpus, watch: Callable[[str], None]) -> list[Job]:
+def plan(config: Config, corpus: Corpus, on_progress: Callable[[str], None]) -> list[Job]:
     """All jobs, the longest first."""
     found = []
     for group, cell in itertools.product(ablation_language.groups(FLAGS.methods), _cells()):
@@ -177,7 +177,7 @@ def plan(config: Config, corpus: Corpus, watch: Callable[[str], None]) -> list[J
             *(config, corpus, cell, group),
             seeds=FLAGS.seeds,
             count=FLAGS.rates,
-            watch=watch,
+            on_progress=on_progress,
         )
         found.append(Job("language_modelling", cell, run))
     for cell in recall.SETTINGS if FLAGS.memory_steps else ():
@@ -188,7 +188,7 @@ def plan(config: Config, corpus: Corpus, watch: Callable[[str], None]) -> list[J
             lags=FLAGS.memory_lags,
             steps=FLAGS.memory_steps,
             seeds=FLAGS.seeds,
-            watch=watch,
+            on_progress=on_progress,
         )
         found.append(Job("memory", cell, run))
     return found
@@ -197,16 +197,16 @@ def plan(config: Config, corpus: Corpus, watch: Callable[[str], None]) -> list[J
 def work(config: Config, corpus: Corpus, console: Console) -> dict[str, dict[str, Any]]:
     """Runs all jobs, as many at a time as there are cores; returns results by part and cell."""
     found: dict[str, Any] = {"language_modelling": {cell: {} for cell in _cells()}, "memory": {}}
-    with ThreadPoolExecutor(cores()) as pool, Watch(console) as watch:
-        todo = plan(config, corpus, watch.advance)
+    with ThreadPoolExecutor(cores()) as pool, JobProgress(console) as progress:
+        todo = plan(config, corpus, progress.advance)
         steps = {"language_modelling": FLAGS.epochs, "memory": recall.CHUNKS}
-        watch.expect(sum(steps[job.part] for job in todo))
+        progress.expect(sum(steps[job.part] for job in todo))
         futures = {pool.submit(job.run): job for job in todo}
         try:
             for future in as_completed(futures):
                 job = futures[future]
                 found[job.part][job.cell] = found[job.part].get(job.cell, {}) | future.result()
-                watch.done(f"{job.part.replace('_', ' ')}, {job.cell}")
+                progress.done(f"{job.part.replace('_', ' ')}, {job.cell}")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     for cell, records in found["language_modelling"].items():

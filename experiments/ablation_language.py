@@ -24,7 +24,7 @@ from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, train_windows
 
 VALIDATION_STREAMS, VALIDATION_TOKENS = 20, 2020  # 5 windows; tokens of the built-in corpus
-DROP, SHRINK = (0.3, 0.5, 0.65), (3e-4, 1e-3, 3e-3)  # candidate rates and penalties
+DROPOUT_RATES, PENALTIES = (0.3, 0.5, 0.65), (3e-4, 1e-3, 3e-3)  # candidate rates and penalties
 # For the first half of the epochs, the same for all methods; at 1.0 the tanh cell is erratic.
 LEARNING_RATES: dict[CellName, float] = {"lstm": 1.0, "gru": 0.5, "tanh": 0.2}
 
@@ -45,14 +45,18 @@ class Method(NamedTuple):
 METHODS = {
     "none": Method("no regularization", {}),
     "l2": Method("L2", {"l2": (1e-3, 3e-3, 1e-2)}),
-    "l1": Method("L1", {"l1": SHRINK}),
-    "elastic_net": Method("elastic net", {"l1": SHRINK, "l2": SHRINK}),
-    "dropconnect": Method("DropConnect", {"dropconnect": DROP}),
-    "ordinary": Method("ordinary dropout", {"dropout": DROP, "hidden_dropout": DROP}),
-    "variational": Method(
-        "variational dropout", {"dropout": DROP, "hidden_dropout": DROP}, mask_each="window"
+    "l1": Method("L1", {"l1": PENALTIES}),
+    "elastic_net": Method("elastic net", {"l1": PENALTIES, "l2": PENALTIES}),
+    "dropconnect": Method("DropConnect", {"dropconnect": DROPOUT_RATES}),
+    "ordinary": Method(
+        "ordinary dropout", {"dropout": DROPOUT_RATES, "hidden_dropout": DROPOUT_RATES}
     ),
-    "non_recurrent": Method("non-recurrent dropout", {"dropout": DROP}),
+    "variational": Method(
+        "variational dropout",
+        {"dropout": DROPOUT_RATES, "hidden_dropout": DROPOUT_RATES},
+        mask_each="window",
+    ),
+    "non_recurrent": Method("non-recurrent dropout", {"dropout": DROPOUT_RATES}),
 }
 
 
@@ -83,7 +87,7 @@ def compare(
     *,
     seeds: int,
     count: int,
-    watch: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
     """Trains one of `groups` in one program, chooses by validation, and only then tests.
 
@@ -94,7 +98,7 @@ def compare(
       group: names of `METHODS`.
       seeds: runs of each candidate, from `base.seed` on.
       count: candidates of each method.
-      watch: called after each epoch with a line on what has been trained.
+      on_progress: called after each epoch with a line on what has been trained.
 
     Returns:
       The record of each method, by `choose_and_test`.
@@ -115,7 +119,7 @@ def compare(
     for epoch in range(config.train.epochs):
         models, nll = train_epoch(config, models, rates, text, valid)
         curves.append(np.asarray(nll, np.float64))
-        watch(f"{cell}: {', '.join(group)}; epoch {epoch + 1}")
+        on_progress(f"{cell}: {', '.join(group)}; epoch {epoch + 1}")
     with np.errstate(over="ignore"):
         curve = np.exp(np.stack(curves, axis=-1)).reshape(len(every), seeds, -1)
     best = jax.tree.map(lambda x: x.reshape(-1, seeds, *x.shape[1:]), models.best)

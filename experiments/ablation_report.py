@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.markdown import table
-from experiments.summary import mean
+from experiments.summary import format_mean
 
 
 def report(results: dict[str, Any]) -> str:
@@ -35,7 +35,12 @@ def memory_table(cells: dict[str, Any]) -> str:
     some = next(iter(cells.values()))
     names = [str(a) if a == b else f"{a}-{b}" for a, b in some["bins"]]
     rows = [
-        [cell, method, *map(_mean, zip(*record["accuracy"], strict=True)), _mean(record["nats"])]
+        [
+            cell,
+            method,
+            *map(_format_mean, zip(*record["accuracy"], strict=True)),
+            _format_mean(record["nats"]),
+        ]
         for cell, found in cells.items()
         for method, record in found["methods"].items()
     ]
@@ -119,7 +124,7 @@ def _test_cell(record: dict[str, Any]) -> str:
     if record["chosen"] is None:
         return "not finite"
     rates = _rates(record["candidates"][record["chosen"]]["rates"])
-    return mean(record["test"]) + (f" ({rates})" if rates else "")
+    return format_mean(record["test"]) + (f" ({rates})" if rates else "")
 
 
 def _tried(record: dict[str, Any]) -> str:
@@ -131,7 +136,7 @@ def _tried(record: dict[str, Any]) -> str:
     return ", ".join(map(tried, record["candidates"]))
 
 
-def _mean(values: Iterable[float]) -> str:
+def _format_mean(values: Iterable[float]) -> str:
     return f"{statistics.mean(values):.2f}"
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import command_line
-from experiments.choose_kernel import shapes_here, why_not_pallas
+from experiments.choose_kernel import local_workload, why_not_pallas
 from experiments.command_line import FLAGS, config_from_flags, fail
 from experiments.contenders import (
     BUILDERS,
@@ -24,13 +24,13 @@ from experiments.contenders import (
     Run,
     build_members,
     doublings,
-    is_the_papers,
+    is_paper_model,
     sample_windows,
 )
 from experiments.floor import products, step_flops
 from experiments.output import Terminal
 from experiments.summary import environment
-from experiments.targets import PTB_VOCABULARY
+from experiments.targets import PTB_VOCABULARY_SIZE
 from experiments.timing import alone, interleave, quartiles
 from experiments.workdir import write_json
 from zaremba_jax.config import Config, override, to_dict
@@ -39,7 +39,7 @@ from zaremba_jax.precision import Precision
 OURS = "zaremba_jax"
 PRECISIONS = get_args(Precision)
 TEXT_SETTINGS = frozenset({"corpus", "unit", "vocab_size", "min_count"})
-_PICTURES = (".png", ".svg", ".pdf")
+_FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 # The values of each setting in the scaling curves; all others stay as configured.
 SCALES = {
     "hidden_size": (128, 256, 512, 1024),
@@ -101,7 +101,7 @@ def contenders(config: Config, peers: list[str], members: int = 1) -> list[Conte
         for value, known in ((builder, tuple(BUILDERS)), (precision or "float32", PRECISIONS)):
             if value not in known:
                 raise ValueError(f"--peers={peer}: {value!r} is not one of {', '.join(known)}")
-        if builder not in (OURS, "scan") and not is_the_papers(config):
+        if builder not in (OURS, "scan") and not is_paper_model(config):
             raise ValueError(
                 f"--peers={peer}: has only the paper's model, LSTMs with dropout; leave it out,"
                 f" or the flags of other cells and regularizers"
@@ -119,7 +119,7 @@ def contenders(config: Config, peers: list[str], members: int = 1) -> list[Conte
 def default_peers(config: Config) -> list[str]:
     """Those that may run here; ours, torch and pallas in the other precision too."""
     (other,) = set(PRECISIONS) - {config.compute.precision}
-    if not is_the_papers(config):
+    if not is_paper_model(config):
         return ["scan", f"{OURS}:{other}"]
     peers = ["scan", "flax", "nnx", f"{OURS}:{other}"]
     if importlib.util.find_spec("torch") is not None:
@@ -127,7 +127,7 @@ def default_peers(config: Config) -> list[str]:
     if jax.default_backend() == "gpu":
         peers.append("cudnn:float32")
     for precision in (config.compute.precision, other):
-        shapes = shapes_here(override(config, precision=precision), PTB_VOCABULARY)
+        shapes = local_workload(override(config, precision=precision), PTB_VOCABULARY_SIZE)
         if why_not_pallas(shapes) is None:
             peers.append(f"pallas:{precision}")
     return peers
@@ -156,7 +156,7 @@ def measure(entrants: list[Contender], windows: int, rounds: int) -> dict[str, A
         for precision in sizes
     }
 
-    def a_token(entrant: Contender) -> np.ndarray:
+    def seconds_per_token(entrant: Contender) -> np.ndarray:
         train = entrant.config.train
         tokens = windows * entrant.members * train.batch_size * train.unroll
         return seconds[entrant.name] / tokens
@@ -169,8 +169,8 @@ def measure(entrants: list[Contender], windows: int, rounds: int) -> dict[str, A
             "members": entrant.members,
             "members_at_once": entrant.at_once,
             "step_ms": quartiles(1e3 * step),
-            "tokens_per_second": quartiles(1 / a_token(entrant)),
-            "ratio": quartiles(a_token(entrant) / a_token(entrants[0])),
+            "tokens_per_second": quartiles(1 / seconds_per_token(entrant)),
+            "ratio": quartiles(seconds_per_token(entrant) / seconds_per_token(entrants[0])),
             "of_floor": quartiles(floor / peak[entrant.config.compute.precision] / step),
         }
 
@@ -238,7 +238,7 @@ def configure() -> Config:
     config, changes = config_from_flags()
     if unread := sorted(changes.keys() & TEXT_SETTINGS):
         raise ValueError(
-            f"--{', --'.join(unread)}: random tokens of {PTB_VOCABULARY:,} words are timed;"
+            f"--{', --'.join(unread)}: random tokens of {PTB_VOCABULARY_SIZE:,} words are timed;"
             " leave it out"
         )
     for name in ("json", "scaling"):
@@ -250,9 +250,10 @@ def configure() -> Config:
             f"--scaling={FLAGS.scaling}: needs matplotlib;"
             " pip install 'zaremba-jax[plots]', or leave it out"
         )
-    if FLAGS.scaling and Path(FLAGS.scaling).suffix not in _PICTURES:
+    if FLAGS.scaling and Path(FLAGS.scaling).suffix not in _FIGURE_SUFFIXES:
         raise ValueError(
-            f"--scaling={FLAGS.scaling}: is not a picture; end its name in {', '.join(_PICTURES)}"
+            f"--scaling={FLAGS.scaling}: is not a picture; end its name in"
+            f" {', '.join(_FIGURE_SUFFIXES)}"
         )
     return config
 

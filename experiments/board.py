@@ -59,9 +59,11 @@ class Board:
             log = self._proto.SessionLog
             self._write(step + 1, session_log=log(status=log.START))
 
-    def windows(self, step: int, watched: dict[str, float], so_far: dict[str, Any]) -> None:
+    def windows(
+        self, step: int, chunk_statistics: dict[str, float], so_far: dict[str, Any]
+    ) -> None:
         """Adds points for the last windows, from `averages`, and for the epoch so far."""
-        points = {f"train/{name}": value for name, value in watched.items()}
+        points = {f"train/{name}": value for name, value in chunk_statistics.items()}
         points["train/perplexity_of_epoch_so_far"] = so_far["train_perplexity"]
         self._add(step, points | {name: so_far[name] for name in _CURVES})
 
@@ -102,7 +104,7 @@ class Board:
 
 
 def averages(windows: np.ndarray) -> dict[str, float]:
-    """Statistics of windows [..., 2], from `train.train_step` with `watch`, by curve name."""
+    """Statistics of windows [..., 2], nats and gradient norms, by the names of their curves."""
     nll, norms = windows[..., 0], windows[..., 1]
     return {
         "nats": float(nll.mean()),
@@ -111,7 +113,7 @@ def averages(windows: np.ndarray) -> dict[str, float]:
     }
 
 
-def gates_while_reading(
+def gate_activations(
     params: ModelParams,
     ids: np.ndarray,
     streams: int,

@@ -24,7 +24,7 @@ from zaremba_jax.kernels import pallas_tpu
 from zaremba_jax.model import init_params
 from zaremba_jax.regularizers import active_rates, sample_masks
 from zaremba_jax.rnn import deep_rnn, zero_state
-from zaremba_jax.train import init_train_state, padded_streams, train_windows
+from zaremba_jax.train import init_train_state, padded_batch_size, train_windows
 
 CANDIDATES = ("xla", "pallas")
 _WINDOWS, _ROUNDS = 5, 3  # of a timing
@@ -34,7 +34,7 @@ _LEAST = 1e-4  # error allowed on top, as a share of an array's largest number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shapes:
+class Workload:
     """What one device trains: the run, and how much of it at a time.
 
     Attributes:
@@ -50,12 +50,12 @@ class Shapes:
     platform: str
 
 
-def shapes_here(
+def local_workload(
     config: Config, vocabulary_size: int, *, members: int = 1, data_parallel: int = 1
-) -> Shapes:
-    """The shapes of a run on this machine's devices."""
-    streams = padded_streams(config.train.batch_size, data_parallel) // data_parallel
-    return Shapes(
+) -> Workload:
+    """The workload of a run on this machine's devices."""
+    streams = padded_batch_size(config.train.batch_size, data_parallel) // data_parallel
+    return Workload(
         config=override(config, batch_size=streams),
         vocabulary_size=vocabulary_size,
         members=members,
@@ -63,18 +63,18 @@ def shapes_here(
     )
 
 
-def choose_kernel(shapes: Shapes, record: Path, console: Console) -> dict[str, Any]:
+def choose_kernel(workload: Workload, record: Path, console: Console) -> dict[str, Any]:
     """The implementation of the layers, under `kernel`, and how it was chosen.
 
     Args:
-      shapes: of the run; the setting `kernel` says what is asked for.
+      workload: of the run; the setting `kernel` says what is asked for.
       record: where a run with `auto` keeps its choice; read if it exists.
       console: gets a line for what was measured or left out.
 
     Raises:
       ValueError: the record is damaged.
     """
-    asked, reason = shapes.config.compute.kernel, why_not_pallas(shapes)
+    asked, reason = workload.config.compute.kernel, why_not_pallas(workload)
     if asked == "pallas" and reason:
         console.print(f"kernel: xla, since pallas {reason}", soft_wrap=True)
         return {"kernel": "xla", "left_out": {"pallas": reason}}
@@ -85,7 +85,7 @@ def choose_kernel(shapes: Shapes, record: Path, console: Console) -> dict[str, A
     if reason:
         return {"kernel": "xla", "left_out": {"pallas": reason}}
     with console.status("measuring kernels"):
-        found = measure(shapes)
+        found = measure(workload)
     for name, why in found["left_out"].items():
         console.print(f"kernel: {name} is left out: {why}", soft_wrap=True)
     timings = ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in found["window_seconds"].items())
@@ -93,35 +93,35 @@ def choose_kernel(shapes: Shapes, record: Path, console: Console) -> dict[str, A
     return found
 
 
-def why_not_pallas(shapes: Shapes) -> str | None:
+def why_not_pallas(workload: Workload) -> str | None:
     """Why the Pallas kernels cannot run this; None if they can."""
-    config, train = shapes.config, shapes.config.train
+    config, train = workload.config, workload.config.train
     if config.model.cell != "lstm":
         return "supports only the LSTM"
-    if _noise_through_time(shapes):
+    if _noise_through_time(workload):
         return "does not support noise through time"
-    if shapes.platform not in ("tpu", "gpu"):
+    if workload.platform not in ("tpu", "gpu"):
         return "needs a TPU or an NVIDIA GPU"
     itemsize = jnp.dtype(config.compute.precision).itemsize
-    if shapes.platform == "tpu" and not pallas_tpu.fits(
+    if workload.platform == "tpu" and not pallas_tpu.fits(
         train.batch_size, config.model.hidden_size, itemsize
     ):
         return "has no room for W_h on this chip"
     return None
 
 
-def _noise_through_time(shapes: Shapes) -> bool:
-    config, rates = shapes.config, active_rates(shapes.config.regularizers)
+def _noise_through_time(workload: Workload) -> bool:
+    config, rates = workload.config, active_rates(workload.config.regularizers)
 
     def recurrent(tokens: jax.Array) -> Any:
         key = jax.random.key(0)
-        return sample_masks(config, rates, tokens, shapes.vocabulary_size, key=key).recurrent
+        return sample_masks(config, rates, tokens, workload.vocabulary_size, key=key).recurrent
 
     one_token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     return jax.eval_shape(recurrent, one_token) is not None
 
 
-def measure(shapes: Shapes, candidates: Sequence[str] = CANDIDATES) -> dict[str, Any]:
+def measure(workload: Workload, candidates: Sequence[str] = CANDIDATES) -> dict[str, Any]:
     """Times the candidates that agree with the scan; one that fails is left out.
 
     Returns:
@@ -130,10 +130,10 @@ def measure(shapes: Shapes, candidates: Sequence[str] = CANDIDATES) -> dict[str,
     """
     left_out: dict[str, str] = {}
     timed: dict[str, Callable[[], None]] = {}
-    trial, held_to = _Trial(shapes), yardstick(shapes)
+    trial, held_to = _Trial(workload), yardstick(workload)
     for name in candidates:
         try:
-            why = disagreement(shapes, name, held_to)
+            why = disagreement(workload, name, held_to)
             if why is None:
                 trial.run(name)
         except Exception as error:  # whatever a compiler or a device raises
@@ -161,17 +161,17 @@ class Yardstick(NamedTuple):
     errors: list[float]  # of the scan in the run's precision
 
 
-def yardstick(shapes: Shapes) -> Yardstick:
+def yardstick(workload: Workload) -> Yardstick:
     """The yardstick for a run: the scan at its shapes."""
     with jax.default_matmul_precision("highest"):
-        exact = _small_window(shapes, "scan", "float32")
-    usual = _small_window(shapes, "scan", shapes.config.compute.precision)
+        exact = _small_window(workload, "scan", "float32")
+    usual = _small_window(workload, "scan", workload.config.compute.precision)
     return Yardstick(exact, _errors(usual, exact))
 
 
-def disagreement(shapes: Shapes, name: str, held_to: Yardstick) -> str | None:
+def disagreement(workload: Workload, name: str, held_to: Yardstick) -> str | None:
     """How an implementation differs from the scan in values and gradients; None if it agrees."""
-    results = _small_window(shapes, name, shapes.config.compute.precision)
+    results = _small_window(workload, name, workload.config.compute.precision)
     for error, usual in zip(_errors(results, held_to.exact), held_to.errors, strict=True):
         allowed = _SPARE * usual + _LEAST
         if not error <= allowed:
@@ -182,9 +182,9 @@ def disagreement(shapes: Shapes, name: str, held_to: Yardstick) -> str | None:
     return None
 
 
-def _small_window(shapes: Shapes, kernel: str, precision: str) -> Any:
+def _small_window(workload: Workload, kernel: str, precision: str) -> Any:
     """Outputs, final state and all gradients of the layers over a few time steps."""
-    config = override(shapes.config, kernel=kernel, precision=precision)
+    config = override(workload.config, kernel=kernel, precision=precision)
     model, streams = config.model, config.train.batch_size
 
     def alone(key: jax.Array) -> Any:
@@ -201,7 +201,7 @@ def _small_window(shapes: Shapes, kernel: str, precision: str) -> Any:
         state = zero_state(layers, streams)
         return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(layers, inputs, state)
 
-    keys = jax.random.split(jax.random.key(0), min(shapes.members, 2))
+    keys = jax.random.split(jax.random.key(0), min(workload.members, 2))
     # A new function each time, so that nothing compiled before is reused.
     return jax.jit(jax.vmap(alone) if len(keys) > 1 else lambda keys: alone(keys[0]))(keys)
 
@@ -215,11 +215,11 @@ def _errors(results: Any, exact: Any) -> list[float]:
 class _Trial:
     """Trains on random windows of a run's shapes, with any of the implementations."""
 
-    def __init__(self, shapes: Shapes):
-        self._shapes = shapes
-        train = shapes.config.train
+    def __init__(self, workload: Workload):
+        self._workload = workload
+        train = workload.config.train
         tokens = np.random.default_rng(0).integers(
-            0, shapes.vocabulary_size, (_WINDOWS, train.unroll + 1, train.batch_size)
+            0, workload.vocabulary_size, (_WINDOWS, train.unroll + 1, train.batch_size)
         )
         self._windows = jnp.asarray(tokens, jnp.int32)
         self._programs: dict[str, Any] = {}
@@ -227,10 +227,10 @@ class _Trial:
 
     def restart(self) -> None:
         """Makes the state again, since a program that failed may have consumed it."""
-        shapes = self._shapes
-        start = functools.partial(init_train_state, shapes.config, shapes.vocabulary_size)
+        workload = self._workload
+        start = functools.partial(init_train_state, workload.config, workload.vocabulary_size)
         self._state: Any = (
-            start() if shapes.members == 1 else jax.vmap(start)(jnp.arange(shapes.members))
+            start() if workload.members == 1 else jax.vmap(start)(jnp.arange(workload.members))
         )
 
     def run(self, name: str) -> None:
@@ -240,9 +240,9 @@ class _Trial:
         self._state, _ = jax.block_until_ready(self._programs[name](self._state))
 
     def _program(self, name: str) -> Any:
-        config = override(self._shapes.config, kernel=name)
+        config = override(self._workload.config, kernel=name)
         train = functools.partial(train_windows, config, windows=self._windows)
-        return train if self._shapes.members == 1 else jax.jit(jax.vmap(train), donate_argnums=0)
+        return train if self._workload.members == 1 else jax.jit(jax.vmap(train), donate_argnums=0)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _PATHS = (
     *("out", "from_torch", "vocabulary", "page", "scores", "results", "json", "scaling"),
 )
 # File errors that another name would avoid.
-_OF_A_NAME = (
+_PATH_ERRORS = (
     FileNotFoundError,
     FileExistsError,
     NotADirectoryError,
@@ -39,7 +39,7 @@ _OF_A_NAME = (
 # How a compiler or a device says that memory ran out.
 _NO_MEMORY_LEFT = re.compile("RESOURCE_EXHAUSTED|out.of.memory", re.IGNORECASE)
 # Ways to save memory, by the flag that a program needs for each.
-_SPARING = {
+_MEMORY_REMEDIES = {
     "members_at_once": "--members_at_once=1",
     "samples": "fewer --samples",
     "softmax_tokens": "--softmax_tokens=1000",
@@ -92,7 +92,7 @@ def fail(error: object, status: int = 2) -> NoReturn:
 def _about_file(error: OSError) -> str:
     """The system's message about a file, under its intended name, with a remedy."""
     path = str(error.filename2 or error.filename).removesuffix(".partial")
-    remedy = "; name another, or change what is there" if isinstance(error, _OF_A_NAME) else ""
+    remedy = "; name another, or change what is there" if isinstance(error, _PATH_ERRORS) else ""
     return f"{path}: {str(error.strerror).lower()}{remedy}"
 
 
@@ -119,7 +119,7 @@ def run(main: Callable[..., None], takes: str | None = None) -> None:
         said = str(error).partition("\n")[0]
         if not (isinstance(error, MemoryError) or _NO_MEMORY_LEFT.search(said)):
             raise
-        remedies = [remedy for name, remedy in _SPARING.items() if name in FLAGS]
+        remedies = [remedy for name, remedy in _MEMORY_REMEDIES.items() if name in FLAGS]
         less = " or ".join([*remedies, "a smaller model"])
         fail(f"not enough memory: {said}; end other programs, or try {less}", status=1)
 

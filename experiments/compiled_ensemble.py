@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments import hlo
 from experiments.targets import (
-    PTB_VOCABULARY,
+    PTB_VOCABULARY_SIZE,
     Target,
     devices_of,
     memory_of,
@@ -73,7 +73,7 @@ def report_members(
     """
     mesh = make_mesh(devices_of(target, devices), data)
     resident = -(-members // mesh.shape[MEMBER])
-    fitting = members_that_fit(config, PTB_VOCABULARY, resident, target.memory_bytes)
+    fitting = members_that_fit(config, PTB_VOCABULARY_SIZE, resident, target.memory_bytes)
     at_once = min(at_once or fitting, resident)
     chunks = chunk_sizes(members, at_once, mesh)
     compiled = {size: compile_members(config, target, size, mesh) for size in set(chunks)}
@@ -98,7 +98,7 @@ def compile_members(
 ) -> jax.stages.Compiled:
     """Compiles `ensemble.train_members` over an epoch of the Penn Treebank for a mesh."""
     count = windows_per_epoch(config)
-    start = functools.partial(init_members, config, PTB_VOCABULARY, range(members), mesh)
+    start = functools.partial(init_members, config, PTB_VOCABULARY_SIZE, range(members), mesh)
 
     def lying(spec: PartitionSpec, part: Any) -> Any:
         there = NamedSharding(mesh, spec)

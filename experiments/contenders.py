@@ -17,8 +17,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.choose_kernel import shapes_here, why_not_pallas
-from experiments.targets import PTB_VOCABULARY
+from experiments.choose_kernel import local_workload, why_not_pallas
+from experiments.targets import PTB_VOCABULARY_SIZE
 from experiments.torch_contender import build_torch, check_torch
 from zaremba_jax.cells import drop
 from zaremba_jax.config import Config, ModelConfig, RegularizerConfig, override
@@ -30,7 +30,7 @@ from zaremba_jax.train import init_train_state, train_windows
 Run = Callable[[], None]
 
 
-def is_the_papers(config: Config) -> bool:
+def is_paper_model(config: Config) -> bool:
     """Whether cell, regularizers and layout are the paper's, whatever the sizes and rates."""
     model, regularizers = config.model, config.regularizers
     plain = ModelConfig(
@@ -42,13 +42,13 @@ def is_the_papers(config: Config) -> bool:
 def sample_windows(config: Config, count: int) -> np.ndarray:
     """Random tokens, int32 [count, unroll + 1, batch]."""
     shape = (count, config.train.unroll + 1, config.train.batch_size)
-    return np.random.default_rng(0).integers(0, PTB_VOCABULARY, shape).astype(np.int32)
+    return np.random.default_rng(0).integers(0, PTB_VOCABULARY_SIZE, shape).astype(np.int32)
 
 
 def build_ours(config: Config, windows: np.ndarray) -> Run:
     """This library, as `experiments.ptb` runs it."""
     text = jnp.asarray(windows)
-    state = init_train_state(config, PTB_VOCABULARY)
+    state = init_train_state(config, PTB_VOCABULARY_SIZE)
 
     def run() -> None:
         nonlocal state
@@ -61,7 +61,7 @@ def build_ours(config: Config, windows: np.ndarray) -> Run:
 def build_members(config: Config, windows: np.ndarray, members: int, at_once: int) -> Run:
     """An ensemble, as `experiments.ensemble` trains it on one device, `at_once` at a time."""
     mesh, text = make_mesh(jax.devices()[:1]), jnp.asarray(windows)
-    states = list(init_chunks(config, PTB_VOCABULARY, range(members), at_once, mesh))
+    states = list(init_chunks(config, PTB_VOCABULARY_SIZE, range(members), at_once, mesh))
 
     def run() -> None:
         for place, state in enumerate(states):
@@ -87,7 +87,7 @@ def check_pallas(config: Config) -> None:
     Raises:
       ValueError: the kernels do not support this configuration here.
     """
-    if reason := why_not_pallas(shapes_here(config, PTB_VOCABULARY)):
+    if reason := why_not_pallas(local_workload(config, PTB_VOCABULARY_SIZE)):
         raise ValueError(f"--peers=pallas: {reason}; leave it out here")
 
 
@@ -106,13 +106,13 @@ class LinenModel(nn.Module):
         """Logits of a window, and the state after it."""
         size, dtype = self.config.model.hidden_size, self.config.compute.precision
         dropout = nn.Dropout(self.config.regularizers.dropout, deterministic=False)
-        x = nn.Embed(PTB_VOCABULARY, size, dtype=dtype)(tokens)
+        x = nn.Embed(PTB_VOCABULARY_SIZE, size, dtype=dtype)(tokens)
         after = []
         for carry in carries:
             layer = nn.RNN(nn.OptimizedLSTMCell(size, dtype=dtype), time_major=True)
             carry, x = layer(dropout(x), initial_carry=carry, return_carry=True)
             after.append(carry)
-        return nn.Dense(PTB_VOCABULARY, dtype=dtype)(dropout(x)).astype(jnp.float32), after
+        return nn.Dense(PTB_VOCABULARY_SIZE, dtype=dtype)(dropout(x)).astype(jnp.float32), after
 
 
 def build_linen(config: Config, windows: np.ndarray) -> Run:
@@ -133,7 +133,7 @@ class NnxModel(nnx.Module):
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
         size, dtype = config.model.hidden_size, jnp.dtype(config.compute.precision)
-        self.embed = nnx.Embed(PTB_VOCABULARY, size, dtype=dtype, rngs=rngs)
+        self.embed = nnx.Embed(PTB_VOCABULARY_SIZE, size, dtype=dtype, rngs=rngs)
         cells = [
             nnx.OptimizedLSTMCell(size, size, dtype=dtype, rngs=rngs)
             for _ in range(config.model.layers)
@@ -141,7 +141,7 @@ class NnxModel(nnx.Module):
         self.layers = nnx.List(
             [nnx.RNN(cell, time_major=True, return_carry=True) for cell in cells]
         )
-        self.dense = nnx.Linear(size, PTB_VOCABULARY, dtype=dtype, rngs=rngs)
+        self.dense = nnx.Linear(size, PTB_VOCABULARY_SIZE, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(config.regularizers.dropout)
 
     def __call__(self, tokens: jax.Array, carries: Any, rngs: nnx.Rngs) -> tuple[jax.Array, Any]:
@@ -184,16 +184,16 @@ def build_cudnn(config: Config, windows: np.ndarray) -> Run:
     size, batch, layers = config.model.hidden_size, config.train.batch_size, config.model.layers
     keys = jax.random.split(jax.random.key(config.seed), layers + 2)
     params = {
-        "embedding": jax.random.normal(keys[0], (PTB_VOCABULARY, size)),
+        "embedding": jax.random.normal(keys[0], (PTB_VOCABULARY_SIZE, size)),
         "layers": [rnn.init_lstm_weight(key, size, size, 1, False) for key in keys[1:-1]],
-        "weights": jax.random.normal(keys[-1], (size, PTB_VOCABULARY)) / np.sqrt(size),
-        "bias": jnp.zeros(PTB_VOCABULARY),
+        "weights": jax.random.normal(keys[-1], (size, PTB_VOCABULARY_SIZE)) / np.sqrt(size),
+        "bias": jnp.zeros(PTB_VOCABULARY_SIZE),
     }
     lengths = jnp.full(batch, config.train.unroll, jnp.int32)
 
     def loss(params, window, carries, key):
         rates = active_rates(config.regularizers)
-        masks = sample_masks(config, rates, window[:-1], PTB_VOCABULARY, key=key)
+        masks = sample_masks(config, rates, window[:-1], PTB_VOCABULARY_SIZE, key=key)
         site_masks = masks.inputs or (None,) * layers
         x, after = params["embedding"][window[:-1]], []
         for (c, h), weights, mask in zip(carries, params["layers"], site_masks, strict=True):
@@ -249,8 +249,8 @@ BUILDERS: dict[str, Callable[..., Run]] = {
     "pallas": build_pallas,
     "flax": build_linen,
     "nnx": build_nnx,
-    "torch": functools.partial(build_torch, vocabulary=PTB_VOCABULARY),
-    "torch-compile": functools.partial(build_torch, vocabulary=PTB_VOCABULARY, compiled=True),
+    "torch": functools.partial(build_torch, vocabulary=PTB_VOCABULARY_SIZE),
+    "torch-compile": functools.partial(build_torch, vocabulary=PTB_VOCABULARY_SIZE, compiled=True),
     "cudnn": build_cudnn,
 }
 

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from experiments import command_line, member_flags, run_flags
 from experiments.command_line import FLAGS, fail
-from experiments.member_flags import asked_sizes, prepare
-from experiments.members import config_of, named_runs, run_of, with_seeds
+from experiments.member_flags import prepare, sizes_from_flags
+from experiments.members import load_finished_run, named_runs, read_run_config, with_seeds
 from experiments.mixtures import (
     member_record,
     print_mixtures,
@@ -22,12 +22,12 @@ from experiments.mixtures import (
     summarize_mixtures,
 )
 from experiments.output import draw
-from experiments.records import model_of
+from experiments.records import canonical_config
 from experiments.run_flags import (
     default_workdir,
-    join_hosts,
+    initialize_distributed,
     load_corpus,
-    train_to_the_end,
+    train_or_exit,
     with_text,
 )
 from experiments.workdir import Workdir, write_json
@@ -46,17 +46,17 @@ def main() -> None:
         if FLAGS["from"].value is not None:
             return report(*average_runs(FLAGS["from"].value))
         members = FLAGS.members or DEFAULT_MEMBERS
-        asked_sizes(members)
+        sizes_from_flags(members)
         run, workdir, console = prepare(
             functools.partial(with_seeds, count=members), members=members
         )
     except (ValueError, OSError) as error:
         fail(error)
-    train_to_the_end(run, workdir, console)
+    train_or_exit(run, workdir, console)
     run.write_models(workdir)
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
-        sizes = sizes_for(asked_sizes(run.members), len(run.live))
+        sizes = sizes_for(sizes_from_flags(run.members), len(run.live))
         summary = summarize_members(run, valid, test, sizes)
     report(summary, workdir, console)
 
@@ -77,8 +77,8 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
         raise ValueError("--from: one process averages; leave --coordinator_address out")
     if own:
         raise ValueError(f"--from: the runs bring their own --{', --'.join(own)}; leave it out")
-    folders, asked = named_runs(paths), asked_sizes(len(paths))
-    configs = [config_of(folder) for folder in folders]
+    folders, asked = named_runs(paths), sizes_from_flags(len(paths))
+    configs = [read_run_config(folder) for folder in folders]
     workdir = default_workdir("mixture", *(folder.path.name for folder in folders))
     if workdir.config.exists() or _averaged(workdir) not in (None, _resolved(folders)):
         raise ValueError(
@@ -86,11 +86,11 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
             " would be lost; name another"
         )
     with_text(configs[0], {"corpus": configs[0].corpus})
-    console, corpus = join_hosts(), load_corpus(configs[0])
+    console, corpus = initialize_distributed(), load_corpus(configs[0])
     valid, test, members = [], [], []
     for folder in folders:
         with console.status(f"evaluating {folder.path}"):
-            run = run_of(folder, corpus)
+            run = load_finished_run(folder, corpus)
             valid.append(run.nll(corpus.valid))
             test.append(run.nll(corpus.test))
         members.append({"run": _seen_from(workdir, folder), **member_record(valid[-1], test[-1])})
@@ -101,7 +101,7 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
         np.stack(valid),
         np.stack(test),
         sizes,
-        alike=all(model_of(config) == model_of(configs[0]) for config in configs),
+        alike=all(canonical_config(config) == canonical_config(configs[0]) for config in configs),
     )
     workdir.path.mkdir(parents=True, exist_ok=True)
     return summary | {"members": members}, workdir, console

@@ -21,7 +21,7 @@ from zaremba_jax.exported import (
 )
 from zaremba_jax.portable import portable_scoring
 from zaremba_jax.regularizers import expected_masks
-from zaremba_jax.torch_weights import config_for, model_from_torch, model_to_torch
+from zaremba_jax.torch_weights import infer_config, model_from_torch, model_to_torch
 
 flags.DEFINE_list("workdir", None, "a finished run, a member of an ensemble or a .safetensors file")
 flags.DEFINE_string(
@@ -78,7 +78,7 @@ def read() -> Model:
         params = model_from_torch(arrays)
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"--from_torch={FLAGS.from_torch}: {error}") from None
-    return assemble(FLAGS.from_torch, named_arrays(params), config_for(params), vocabulary)
+    return assemble(FLAGS.from_torch, named_arrays(params), infer_config(params), vocabulary)
 
 
 def write(out: Path, model: Model) -> None:

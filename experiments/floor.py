@@ -6,10 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.targets import PTB_VOCABULARY
+from experiments.targets import PTB_VOCABULARY_SIZE
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import Config
-from zaremba_jax.precision import multiply, operand, weight_gradient
+from zaremba_jax.precision import dot, operand, weight_gradient
 
 _REPEATS = 4
 _SQUARE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}  # large enough for the full rate
@@ -27,7 +27,7 @@ def step_flops(config: Config) -> float:
     model, train = config.model, config.train
     hidden, gates = model.hidden_size, len(CELLS[model.cell].gates)
     inputs = model.features + (model.layers - 1) * hidden  # of all layers
-    weights = gates * hidden * (inputs + model.layers * hidden) + hidden * PTB_VOCABULARY
+    weights = gates * hidden * (inputs + model.layers * hidden) + hidden * PTB_VOCABULARY_SIZE
     return 6.0 * weights * train.batch_size * train.unroll
 
 
@@ -53,8 +53,8 @@ def products(config: Config) -> dict[str, Product]:
 
         return Product(_REPEATS * flops, run)
 
-    softmax = 2.0 * tokens * size * PTB_VOCABULARY
-    outputs = product(multiply, softmax, (tokens, size), (size, PTB_VOCABULARY))
-    gradient = product(weight_gradient, softmax, (tokens, size), (tokens, PTB_VOCABULARY))
-    largest = product(multiply, 2.0 * square**3, (square, square), (square, square))
+    softmax = 2.0 * tokens * size * PTB_VOCABULARY_SIZE
+    outputs = product(dot, softmax, (tokens, size), (size, PTB_VOCABULARY_SIZE))
+    gradient = product(weight_gradient, softmax, (tokens, size), (tokens, PTB_VOCABULARY_SIZE))
+    largest = product(dot, 2.0 * square**3, (square, square), (square, square))
     return {"outputs": outputs, "gradient": gradient, "square": largest}

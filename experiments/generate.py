@@ -9,7 +9,7 @@ from experiments import command_line
 from experiments.command_line import FLAGS, fail
 from experiments.models import listed, load_models, prompt_ids
 from zaremba_jax.generate import Sampling, generate
-from zaremba_jax.vocabulary import NOUNS, UNK
+from zaremba_jax.vocabulary import UNIT_NAMES, UNK
 
 flags.DEFINE_list(
     "workdir", None, "finished runs, ensembles or .safetensors files; several are averaged"
@@ -36,11 +36,11 @@ def main() -> None:
     except (ValueError, OSError) as error:
         fail(error)
     if unknown:
-        noun = NOUNS[vocabulary.unit]
+        noun = UNIT_NAMES[vocabulary.unit]
         print(f"{noun}s unknown to the model, read as {UNK}: {listed(unknown)}", file=sys.stderr)
     key = jax.random.key(FLAGS.seed)
     drawn = generate(models, context, FLAGS.length, FLAGS.samples, sampling, key=key)
-    texts = [vocabulary.join([*context, *ids]).strip("\n") for ids in drawn]
+    texts = [vocabulary.detokenize([*context, *ids]).strip("\n") for ids in drawn]
     print(f"\n{_SEPARATOR}\n".join(texts))
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from experiments.command_line import FLAGS
 from experiments.members import EnsembleRun, default_at_once, new_ensemble
-from experiments.run_flags import begin, configure, join_hosts, load_corpus, with_kernel
+from experiments.run_flags import begin, configure, initialize_distributed, load_corpus, with_kernel
 from experiments.workdir import Workdir
 from zaremba_jax.config import Config
 from zaremba_jax.corpus import Corpus
@@ -35,7 +35,7 @@ flags.DEFINE_integer(
 )
 
 
-def asked_sizes(members: int) -> list[int] | None:
+def sizes_from_flags(members: int) -> list[int] | None:
     """The sizes given by `--sizes`; None if it is not given.
 
     Raises:
@@ -57,27 +57,27 @@ def at_once_on(mesh: Mesh, config: Config, corpus: Corpus, members: int) -> int:
 
 
 def prepare(
-    members_of: Callable[[Config], list[Config]], **more: Any
+    make_member_configs: Callable[[Config], list[Config]], **more: Any
 ) -> tuple[EnsembleRun, Workdir, Console]:
     """The ensemble that the flags describe, its folder, and the console.
 
     Args:
-      members_of: makes the configurations of all members from one.
+      make_member_configs: makes the configurations of all members from one.
       more: what the folder keeps besides the configuration.
 
     Raises:
       ValueError: the flags conflict with each other, with the folder or with the text.
     """
     config, workdir = configure(**more)
-    console = join_hosts()
+    console = initialize_distributed()
     mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
-    run = open_ensemble(config, members_of, corpus, mesh, workdir, console, **more)
+    run = open_ensemble(config, make_member_configs, corpus, mesh, workdir, console, **more)
     return run, workdir, console
 
 
 def open_ensemble(
     config: Config,
-    members_of: Callable[[Config], list[Config]],
+    make_member_configs: Callable[[Config], list[Config]],
     corpus: Corpus,
     mesh: Mesh,
     workdir: Workdir,
@@ -88,7 +88,7 @@ def open_ensemble(
 
     Args:
       config: as requested.
-      members_of: makes the configurations of all members from one.
+      make_member_configs: makes the configurations of all members from one.
       corpus: the texts.
       mesh: of all devices.
       workdir: its folder.
@@ -98,8 +98,8 @@ def open_ensemble(
     Raises:
       ValueError: the flags conflict with each other, with the folder or with the text.
     """
-    members = len(members_of(config))
+    members = len(make_member_configs(config))
     at_once = at_once_on(mesh, config, corpus, members)
     taken, kernel = with_kernel(config, corpus, workdir, console, min(at_once, members))
-    run = new_ensemble(members_of(taken), corpus, at_once, mesh, console, FLAGS.resident)
+    run = new_ensemble(make_member_configs(taken), corpus, at_once, mesh, console, FLAGS.resident)
     return begin(dataclasses.replace(run, kernel=kernel), workdir, config, console, **more)

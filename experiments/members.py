@@ -14,16 +14,16 @@ from rich.console import Console
 from experiments import recut
 from experiments.board import averages
 from experiments.training import (
-    ASK_FOR_LESS,
+    DIVERGENCE_REMEDY,
     EVALUATION_STREAMS,
     NonFiniteLossError,
     Run,
+    describe_window,
     first_problem,
     new_run,
     on_every_device,
-    place,
     resume,
-    text_of,
+    training_windows,
 )
 from experiments.workdir import Workdir, write_model
 from zaremba_jax.config import Config, override, to_dict
@@ -31,7 +31,7 @@ from zaremba_jax.corpus import Corpus
 from zaremba_jax.ensemble import (
     MEMBER,
     MemberNLL,
-    chunk_places,
+    chunk_members,
     fetch,
     finite_members,
     init_chunks,
@@ -71,7 +71,7 @@ class EnsembleRun(Run):
     @property
     def places(self) -> list[np.ndarray]:
         """Which members are in each chunk."""
-        return chunk_places(self.members, [len(state.step) for state in self.state])
+        return chunk_members(self.members, [len(state.step) for state in self.state])
 
     @functools.cached_property
     def rates(self) -> dict[str, np.ndarray]:
@@ -89,14 +89,14 @@ class EnsembleRun(Run):
         shapes = [state.rnn_state[0].hidden.shape for state in self.state]
         return {"chunks": [shape[0] for shape in shapes], "streams": shapes[0][1]}
 
-    def room_for(self, there: dict[str, Any]) -> Any:
+    def host_buffers(self, there: dict[str, Any]) -> Any:
         """Host buffers for states that were saved with another layout."""
         return tuple(
-            recut.room_for(self.state[0], (size,), there["streams"]) for size in there["chunks"]
+            recut.host_buffers(self.state[0], (size,), there["streams"]) for size in there["chunks"]
         )
 
     def cut(self, stored: Any) -> Any:
-        """The states read into `room_for`, in this run's layout; the last member pads them."""
+        """The states read into `host_buffers`, in this run's layout; the last member pads them."""
         together = jax.tree.map(lambda *chunks: np.concatenate(chunks), *stored)
         return tuple(
             recut.cut(
@@ -153,29 +153,31 @@ class EnsembleRun(Run):
                 self.mesh,
                 {name: values[places] for name, values in self.rates.items()},
                 windows_per_epoch=per_epoch,
-                watch=self.watch,
+                record_grad_norm=self.record_grad_norm,
             )
-            self.windows.send_ahead()
+            self.windows.prefetch()
             states.append(state)
             losses.append(fetch(found))
             finite.append(fetch(finite_members(state.params)))
         self.state = tuple(states)
         found, all_finite = np.concatenate(losses).astype(np.float64), np.concatenate(finite)
-        nll = found[..., 0] if self.watch else found
+        nll = found[..., 0] if self.record_grad_norm else found
         for member in self.live:
             problem = first_problem(nll[member], all_finite[member])
             if problem is not None:
-                self._exclude(member, f"{problem[1]} at {place(self, problem[0])}")
+                self._exclude(member, f"{problem[1]} at {describe_window(self, problem[0])}")
         for member in self.live:
             self.epoch_nll[member] += float(nll[member].sum())
-        self.watched = averages(found[self.live]) if self.watch else {}
+        self.chunk_statistics = averages(found[self.live]) if self.record_grad_norm else {}
 
     def _exclude(self, member: int, reason: str) -> None:
         self.excluded[str(member)] = reason
         self.epoch_nll[member] = 0.0
         said = f"member {member} (seed {self.seed(member)}): {reason}"
         if not self.live:
-            raise NonFiniteLossError(f"{said}, the last of {self.members} members; {ASK_FOR_LESS}")
+            raise NonFiniteLossError(
+                f"{said}, the last of {self.members} members; {DIVERGENCE_REMEDY}"
+            )
         self.console.print(f"{said}; excluded from here on", soft_wrap=True)
 
     def nll(self, ids: np.ndarray, streams: int = 1) -> MemberNLL:
@@ -247,7 +249,7 @@ def default_at_once(config: Config, corpus: Corpus, members: int, mesh: Mesh) ->
     memory = (device.memory_stats() or {}).get("bytes_limit")
     if memory is None:
         return 1
-    text = text_of(config, corpus).nbytes
+    text = training_windows(config, corpus).nbytes
     left = memory - text if fits(text, device) else memory
     resident = -(-members // mesh.shape[MEMBER])
     return members_that_fit(config, len(corpus.vocabulary), resident, left)
@@ -284,7 +286,7 @@ def new_ensemble(
       ValueError: the text is too short.
     """
     config = configs[0]
-    text = text_of(config, corpus)
+    text = training_windows(config, corpus)
     seeds = [config.seed for config in configs]
     return EnsembleRun(
         config,
@@ -298,7 +300,7 @@ def new_ensemble(
     )
 
 
-def config_of(workdir: Workdir) -> Config:
+def read_run_config(workdir: Workdir) -> Config:
     """The configuration of the run of one model in a folder.
 
     Raises:
@@ -315,13 +317,13 @@ def config_of(workdir: Workdir) -> Config:
         ) from None
 
 
-def run_of(workdir: Workdir, corpus: Corpus) -> Run:
+def load_finished_run(workdir: Workdir, corpus: Corpus) -> Run:
     """The finished run of one model in a folder.
 
     Raises:
       ValueError: it was trained on another text, is unfinished, or is damaged.
     """
-    run = resume(new_run(config_of(workdir), corpus), workdir, Console(quiet=True))
+    run = resume(new_run(read_run_config(workdir), corpus), workdir, Console(quiet=True))
     total = run.config.train.epochs * len(run.windows)
     if run.step < total:
         raise ValueError(

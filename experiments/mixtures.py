@@ -106,7 +106,7 @@ def member_record(valid: np.ndarray, test: np.ndarray) -> dict[str, float]:
     return {"valid_perplexity": perplexity(valid), "test_perplexity": perplexity(test)}
 
 
-def with_spread(mixture: dict[str, Any], split: str, digits: int) -> str:
+def format_mixture(mixture: dict[str, Any], split: str, digits: int) -> str:
     """A perplexity, with the standard deviation over subsets if there are several."""
     spread = f" ± {mixture[f'{split}_spread']:.{digits}f}" if mixture["subsets"] > 1 else ""
     return f"{mixture[f'{split}_perplexity']:.{digits}f}{spread}"
@@ -123,7 +123,7 @@ def print_mixtures(console: Console, summary: dict[str, Any]) -> None:
     if paper:
         table.add_column("paper", justify="right")
     for mixture in mixtures:
-        cells = [with_spread(mixture, name, digits=2) for name in ("valid", "test")]
+        cells = [format_mixture(mixture, name, digits=2) for name in ("valid", "test")]
         if paper and mixture["paper_test_perplexity"] is not None:
             figures = (mixture["paper_valid_perplexity"], mixture["paper_test_perplexity"])
             cells.append(" / ".join(f"{figure:.1f}" for figure in figures))

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.workdir import Workdir
 from zaremba_jax.exported import FOLDER_VOCABULARY, Model, load_folder, load_model
-from zaremba_jax.vocabulary import EOS, NOUNS, UNK, Vocabulary
+from zaremba_jax.vocabulary import EOS, UNIT_NAMES, UNK, Vocabulary
 
 
 def load_models(paths: list[str]) -> list[Model]:
@@ -77,8 +77,8 @@ def prompt_ids(vocabulary: Vocabulary, prompt: str) -> tuple[np.ndarray, dict[st
       ValueError: a token is unknown and the vocabulary has no `<unk>`, or there is nothing
         to read.
     """
-    end, tokens = line_end(vocabulary), vocabulary.tokens(prompt)
-    unknown, noun = unknown_tokens(vocabulary, tokens), NOUNS[vocabulary.unit]
+    end, tokens = line_end(vocabulary), vocabulary.tokenize(prompt)
+    unknown, noun = unknown_tokens(vocabulary, tokens), UNIT_NAMES[vocabulary.unit]
     if unknown and UNK not in vocabulary.words:
         raise ValueError(
             f"--prompt={prompt}: not among the {len(vocabulary)} {noun}s of the model:"

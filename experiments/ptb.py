@@ -8,10 +8,10 @@ from experiments.command_line import FLAGS, fail
 from experiments.output import draw
 from experiments.run_flags import (
     configure,
-    join_hosts,
+    initialize_distributed,
     load_corpus,
     open_run,
-    train_to_the_end,
+    train_or_exit,
 )
 from experiments.summary import print_table, summarize
 from experiments.training import Run
@@ -27,13 +27,13 @@ def main() -> None:
     """Trains the model, or resumes a stopped run, and reports its perplexities."""
     try:
         config, workdir = configure()
-        console = join_hosts()
+        console = initialize_distributed()
         with console.status("reading the text"):
             corpus = load_corpus(config)
         run = open_run(config, corpus, workdir, console)
     except (ValueError, OSError) as error:
         fail(error)
-    train_to_the_end(run, workdir, console)
+    train_or_exit(run, workdir, console)
     run.write_models(workdir)
     report(run, workdir, console)
 

@@ -129,7 +129,13 @@ def right_answers(params: ModelParams, sequences: Sequences) -> Bool[Array, "mem
 
 
 def measure(
-    cell: CellName, *, rate: float, lags: int, steps: int, seeds: int, watch: Callable[[str], None]
+    cell: CellName,
+    *,
+    rate: float,
+    lags: int,
+    steps: int,
+    seeds: int,
+    on_progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """Trains all methods and seeds side by side and tests them on fresh sequences.
 
@@ -149,7 +155,7 @@ def measure(
     for chunk in range(CHUNKS):
         learners, loss = learn(config, learners, rates, count)
         losses = np.asarray(loss, np.float64)
-        watch(f"memory: {cell}, step {count * (chunk + 1)}")
+        on_progress(f"memory: {cell}, step {count * (chunk + 1)}")
     sequences = sample_sequences(lags, TEST_SEQUENCES, key=jax.random.key(2**32 - 1))
     asked = np.asarray(sequences.asked)
     right, bins = np.asarray(right_answers(learners.params, sequences)) & asked, lag_bins(lags)

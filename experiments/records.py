@@ -27,8 +27,8 @@ class Record:
 
     @property
     def model(self) -> Config:
-        """The configuration as reduced by `model_of`."""
-        return model_of(self.config)
+        """The configuration as reduced by `canonical_config`."""
+        return canonical_config(self.config)
 
     @property
     def seeds(self) -> set[int]:
@@ -117,7 +117,7 @@ def by_seed(records: list[Record]) -> dict[int, tuple[float, float]]:
     return {seed: pair for record in records for seed, pair in record.perplexities.items()}
 
 
-def model_of(config: Config) -> Config:
+def canonical_config(config: Config) -> Config:
     """The configuration with fixed values for its seed and for what does not change the model."""
     preset = to_dict(PRESETS[config.name])
     return override(config, **{name: preset[name] for name in _NOT_OF_THE_MODEL})
@@ -125,6 +125,6 @@ def model_of(config: Config) -> Config:
 
 def model_name(config: Config) -> str:
     """The preset's name, with every setting that makes it a different model."""
-    preset, own = to_dict(PRESETS[config.name]), to_dict(model_of(config))
+    preset, own = to_dict(PRESETS[config.name]), to_dict(canonical_config(config))
     changed = [f"{name}={value}" for name, value in own.items() if value != preset[name]]
     return "-".join((config.name, *changed))

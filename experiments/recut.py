@@ -9,7 +9,7 @@ import numpy as np
 from zaremba_jax.array_types import TrainState
 
 
-def room_for(state: TrainState, members: tuple[int, ...], streams: int) -> Any:
+def host_buffers(state: TrainState, members: tuple[int, ...], streams: int) -> Any:
     """Host buffers for a state that was saved with other axes, its key as raw data.
 
     Args:
@@ -37,7 +37,7 @@ def cut(stored: Any, like: TrainState, batch: int) -> TrainState:
     """Puts a stored state on the devices, bit for bit.
 
     Args:
-      stored: the buffers of `room_for`, filled, with as many members as `like`.
+      stored: the buffers of `host_buffers`, filled, with as many members as `like`.
       like: gives the shardings and the shapes.
       batch: streams of the batch; in both states, any surplus is padding.
     """

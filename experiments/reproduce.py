@@ -11,27 +11,27 @@ from rich.console import Console
 
 from experiments import command_line, member_flags, run_flags
 from experiments.command_line import FLAGS, changes_from_flags, fail
-from experiments.member_flags import asked_sizes, at_once_on, open_ensemble
+from experiments.member_flags import at_once_on, open_ensemble, sizes_from_flags
 from experiments.members import with_seeds
 from experiments.output import draw
 from experiments.records import model_name, read_records
 from experiments.reproduction import (
     Job,
-    jobs_left,
     mix,
     read_mixtures,
+    record_diverged,
     record_job,
-    record_lost,
-    recorded_alone,
+    remaining_jobs,
+    seeds_without_nll,
     write_mixtures,
 )
 from experiments.run_flags import (
     TEXT_FILES,
     default_workdir,
-    join_hosts,
+    initialize_distributed,
     load_corpus,
     open_run,
-    train_while_finite,
+    train_or_raise,
     with_text,
 )
 from experiments.table1 import other_choices, page, print_page, table1
@@ -62,10 +62,10 @@ flags.DEFINE_string(
 def main() -> None:
     """Trains what the records lack, averages the models there are, and updates the table."""
     try:
-        rows = asked_rows()
-        sizes = [sizes_of(config) for config in rows]
+        rows = rows_from_flags()
+        sizes = [mixture_sizes(config) for config in rows]
         results, folder = Path(FLAGS.results), default_workdir("reproduce").path
-        console = join_hosts()
+        console = initialize_distributed()
         mesh = make_mesh(jax.devices(), FLAGS.data_parallel)
         results.mkdir(parents=True, exist_ok=True)
         for config, averaged in zip(rows, sizes, strict=True):
@@ -91,10 +91,10 @@ def train_row(
 
     Yields before the first job, and after each.
     """
-    seeds, records = asked_models(config), read_records(results)
+    seeds, records = num_models_from_flags(config), read_records(results)
     at_most = at_once_on(mesh, config, corpus, seeds) * mesh.shape[MEMBER]
-    jobs = jobs_left(config, seeds, records, folder, at_most)
-    if jobs and (unmixed := recorded_alone(config, seeds, records, folder)):
+    jobs = remaining_jobs(config, seeds, records, folder, at_most)
+    if jobs and (unmixed := seeds_without_nll(config, seeds, records, folder)):
         console.print(
             f"{model_name(config)}: no average will include seed {', '.join(map(str, unmixed))}:"
             f" recorded, but its nats per token are not in {folder}; remove that record to train"
@@ -107,10 +107,10 @@ def train_row(
         workdir = Workdir(folder / job.name)
         run = open_job(job, corpus, mesh, workdir, console)
         try:
-            train_while_finite(run, workdir, console)
+            train_or_raise(run, workdir, console)
         except NonFiniteLossError as error:  # of one model, or of an ensemble's last
             console.print(f"left out: {error}", soft_wrap=True)
-            record_lost(run, str(error), workdir, results)
+            record_diverged(run, str(error), workdir, results)
         else:
             with console.status("evaluating"):
                 record_job(run, workdir, results)
@@ -128,11 +128,11 @@ def open_job(job: Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Co
     workdir.check(job.config, **more)
     if not more:
         return open_run(job.config, corpus, workdir, console)
-    members_of = functools.partial(with_seeds, count=job.count)
-    return open_ensemble(job.config, members_of, corpus, mesh, workdir, console, **more)
+    make_member_configs = functools.partial(with_seeds, count=job.count)
+    return open_ensemble(job.config, make_member_configs, corpus, mesh, workdir, console, **more)
 
 
-def asked_rows() -> list[Config]:
+def rows_from_flags() -> list[Config]:
     """The configurations named by `--rows`, with the changes of the other flags.
 
     Raises:
@@ -150,19 +150,19 @@ def asked_rows() -> list[Config]:
     return [with_text(override(PRESETS[name], **changes), changes) for name in names]
 
 
-def asked_models(config: Config) -> int:
+def num_models_from_flags(config: Config) -> int:
     """How many models of a configuration to train; by default, as many as the paper averages."""
     asked = max(FLAGS.seeds or 0, FLAGS.members or 0)
     return asked or max(PAPER_PERPLEXITIES[config.name])
 
 
-def sizes_of(config: Config) -> list[int]:
+def mixture_sizes(config: Config) -> list[int]:
     """The numbers of models to average: the paper's for a configuration, and those requested.
 
     Raises:
       ValueError: the flags do not go together.
     """
-    asked = asked_sizes(asked_models(config)) or []
+    asked = sizes_from_flags(num_models_from_flags(config)) or []
     return sorted({*PAPER_PERPLEXITIES[config.name], *asked})
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.members import EnsembleRun
 from experiments.mixtures import sizes_for, summarize_members, summarize_mixtures
-from experiments.records import Record, model_name, model_of
+from experiments.records import Record, canonical_config, model_name
 from experiments.summary import environment, summarize
 from experiments.training import Run
 from experiments.workdir import Workdir, write_arrays, write_json, write_text
@@ -45,7 +45,7 @@ class Job:
         return range(self.config.seed, self.config.seed + self.count)
 
 
-def jobs_left(
+def remaining_jobs(
     config: Config, seeds: int, records: list[Record], folder: Path, at_most: int
 ) -> list[Job]:
     """The jobs left to train, of models with consecutive seeds from that of `config`.
@@ -59,9 +59,9 @@ def jobs_left(
       folder: where jobs run.
       at_most: the most models of a new job.
     """
-    left = set(range(config.seed, config.seed + seeds)) - held_seeds(config, records)
+    left = set(range(config.seed, config.seed + seeds)) - recorded_seeds(config, records)
     begun = []
-    for job in jobs_begun(config, folder):
+    for job in started_jobs(config, folder):
         if left.issuperset(job.seeds):
             begun.append(job)
             left.difference_update(job.seeds)
@@ -75,7 +75,7 @@ def jobs_left(
     return begun + jobs
 
 
-def jobs_begun(config: Config, folder: Path) -> list[Job]:
+def started_jobs(config: Config, folder: Path) -> list[Job]:
     """The jobs of a configuration, whatever its seed, that have a folder, finished or not."""
     named = re.compile(rf"{re.escape(model_name(config))}-seeds?(\d+)(?:-(\d+))?")
     found = [named.fullmatch(path.name) for path in sorted(folder.glob("*"))]
@@ -83,18 +83,20 @@ def jobs_begun(config: Config, folder: Path) -> list[Job]:
     return [Job(override(config, seed=first), last - first + 1) for first, last in spans]
 
 
-def held_seeds(config: Config, records: list[Record]) -> set[int]:
+def recorded_seeds(config: Config, records: list[Record]) -> set[int]:
     """The seeds of a configuration that have records, including those that diverged."""
-    return {seed for r in records if r.model == model_of(config) for seed in r.seeds}
+    return {seed for r in records if r.model == canonical_config(config) for seed in r.seeds}
 
 
-def recorded_alone(config: Config, seeds: int, records: list[Record], folder: Path) -> list[int]:
+def seeds_without_nll(config: Config, seeds: int, records: list[Record], folder: Path) -> list[int]:
     """The seeds with recorded perplexities but without nats that `mix` could average.
 
-    Arguments as for `jobs_left`.
+    Arguments as for `remaining_jobs`.
     """
     wanted = range(config.seed, config.seed + seeds)
-    recorded = {seed for r in records if r.model == model_of(config) for seed in r.perplexities}
+    recorded = {
+        seed for r in records if r.model == canonical_config(config) for seed in r.perplexities
+    }
     return sorted(recorded.intersection(wanted) - read_nll(config, folder).keys())
 
 
@@ -118,7 +120,7 @@ def record_job(run: Run, workdir: Workdir, results: Path) -> None:
     _leave_record(workdir, results, summary)
 
 
-def record_lost(run: Run, reason: str, workdir: Workdir, results: Path) -> None:
+def record_diverged(run: Run, reason: str, workdir: Workdir, results: Path) -> None:
     """Records that all models of a run diverged, without perplexities.
 
     They would diverge again, and are not trained again.
@@ -188,7 +190,9 @@ def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[
     seeds = sorted(found)
     valid, test = (np.stack([found[seed][split] for seed in seeds]) for split in (0, 1))
     averaged = sizes_for(sizes, len(seeds))
-    return summarize_mixtures(model_of(config), corpus, valid, test, averaged) | {"seeds": seeds}
+    return summarize_mixtures(canonical_config(config), corpus, valid, test, averaged) | {
+        "seeds": seeds
+    }
 
 
 def mixtures_path(results: Path, config: Config) -> Path:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from experiments import command_line
 from experiments.board import Board, check_installed
-from experiments.choose_kernel import choose_kernel, shapes_here
+from experiments.choose_kernel import choose_kernel, local_workload
 from experiments.command_line import FLAGS, config_from_flags, fail
 from experiments.output import Terminal
 from experiments.training import (
@@ -66,7 +66,7 @@ flags.DEFINE_integer("num_processes", None, "number of processes of the run", lo
 flags.DEFINE_integer("process_id", None, "which process this is, from 0", lower_bound=0)
 
 
-def join_hosts() -> Console:
+def initialize_distributed() -> Console:
     """Joins the run's other processes, if any; to be called before anything uses a device.
 
     Returns:
@@ -230,13 +230,13 @@ def with_kernel(
       console: gets a line for what was chosen or left out.
       members: models that a device trains together.
     """
-    shapes = shapes_here(
+    workload = local_workload(
         config,
         len(corpus.vocabulary),
         members=members,
         data_parallel=FLAGS.data_parallel,
     )
-    found = choose_kernel(shapes, workdir.kernel, console)
+    found = choose_kernel(workload, workdir.kernel, console)
     if config.compute.kernel == "auto":
         config = override(config, kernel=found["kernel"])
     return config, found
@@ -276,15 +276,15 @@ def begin(run: RunT, workdir: Workdir, config: Config, console: Console, **more:
     return run
 
 
-def train_to_the_end(run: Run, workdir: Workdir, console: Console) -> None:
+def train_or_exit(run: Run, workdir: Workdir, console: Console) -> None:
     """Trains as the flags say; ends the program on a signal or if training diverges."""
     try:
-        train_while_finite(run, workdir, console)
+        train_or_raise(run, workdir, console)
     except NonFiniteLossError as error:
         fail(error, status=1)
 
 
-def train_while_finite(run: Run, workdir: Workdir, console: Console) -> None:
+def train_or_raise(run: Run, workdir: Workdir, console: Console) -> None:
     """Trains as the flags say; ends the program on a signal or if a file cannot be written.
 
     Raises:

@@ -14,7 +14,7 @@ from experiments import command_line
 from experiments.command_line import FLAGS, fail
 from experiments.models import load_models
 from experiments.scoring import (
-    Reader,
+    Scorer,
     Text,
     independent_nll,
     named,
@@ -27,17 +27,17 @@ from zaremba_jax.corpus import windows
 from zaremba_jax.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.exported import Model
-from zaremba_jax.neural_cache import CacheConfig, cached_nll
+from zaremba_jax.neural_cache import CacheConfig, neural_cache_nll
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.text_files import find_files
-from zaremba_jax.vocabulary import NOUNS, UNK
+from zaremba_jax.vocabulary import UNIT_NAMES, UNK
 
 TAKES = "FILE"
 _STREAMS = 100  # of the training text, for the gradients that the rule rms needs
 
-_OF_RMS = ("train_file", "dynamic_epsilon")
+_RMS_FLAGS = ("train_file", "dynamic_epsilon")
 _RATES = {"sgd": 0.3, "rms": 4e-4}  # found on the Penn Treebank's validation text
-_NEEDS = {
+_REQUIRED_FLAGS = {
     "each": "scores",
     **{f"dynamic_{name}": "dynamic" for name in ("rate", "decay", "segment")},
     **{f"cache_{name}": "cache_window" for name in ("theta", "weight")},
@@ -69,14 +69,14 @@ def main(file: str) -> None:
     """Scores a text with the models, prints its perplexity, and writes the scores of its parts."""
     try:
         scores = scores_path(file)
-        read = reader_from_flags()
+        score = scorer_from_flags()
         models = load_models(FLAGS.workdir)
         text = read_text(file, models[0], whole_lines=FLAGS.independent)
         with Console(stderr=True).status(f"reading {file}"):
             if FLAGS.independent:
                 nll = independent_nll(models, text)
             else:
-                nll = stream_nll(models, text, read)
+                nll = stream_nll(models, text, score)
         check_scores(file, nll if FLAGS.independent else nll[1:])
         report(file, models, text, nll)
         if scores is not None:
@@ -106,16 +106,16 @@ def scores_path(file: str) -> Path | None:
     return path
 
 
-def reader_from_flags() -> Reader:
+def scorer_from_flags() -> Scorer:
     """The function that reads a text by one of the models.
 
     Raises:
       ValueError: the flags do not go together, or a value is outside its limits.
     """
-    for name, other in _NEEDS.items():
+    for name, other in _REQUIRED_FLAGS.items():
         if FLAGS[name].present and not FLAGS[other].value:
             raise ValueError(f"--{name}: has no effect without --{other}; give that too")
-    for name in _OF_RMS:
+    for name in _RMS_FLAGS:
         if FLAGS[name].present and FLAGS.dynamic != "rms":
             raise ValueError(f"--{name}: has no effect without --dynamic=rms; give that too")
     if FLAGS.dynamic is not None and FLAGS.cache_window:
@@ -129,9 +129,9 @@ def reader_from_flags() -> Reader:
         cache = CacheConfig(
             window=FLAGS.cache_window, theta=FLAGS.cache_theta, weight=FLAGS.cache_weight
         )
-        return functools.partial(_read, functools.partial(cached_nll, config=cache))
+        return functools.partial(_score_stream, functools.partial(neural_cache_nll, config=cache))
     if FLAGS.dynamic is None:
-        return functools.partial(_read, text_nll)
+        return functools.partial(_score_stream, text_nll)
     rate = FLAGS.dynamic_rate
     dynamic = DynamicConfig(
         rule=FLAGS.dynamic,
@@ -142,10 +142,10 @@ def reader_from_flags() -> Reader:
     )
     if dynamic.rule == "rms" and FLAGS.train_file is None:
         raise ValueError("--dynamic=rms: give the training text with --train_file, or use sgd")
-    return functools.partial(read_dynamically, dynamic)
+    return functools.partial(score_dynamically, dynamic)
 
 
-def read_dynamically(dynamic: DynamicConfig, model: Model, ids: np.ndarray) -> np.ndarray:
+def score_dynamically(dynamic: DynamicConfig, model: Model, ids: np.ndarray) -> np.ndarray:
     """Dynamic evaluation; the rule rms takes the gradients of `--train_file`.
 
     Raises:
@@ -165,7 +165,7 @@ def read_dynamically(dynamic: DynamicConfig, model: Model, ids: np.ndarray) -> n
     return dynamic_nll(model.params, ids, dynamic, squares, compute, masks)
 
 
-def _read(nll: Callable[..., np.ndarray], model: Model, ids: np.ndarray) -> np.ndarray:
+def _score_stream(nll: Callable[..., np.ndarray], model: Model, ids: np.ndarray) -> np.ndarray:
     return nll(model.params, ids, compute=model.config.compute, masks=expected_masks(model.config))
 
 
@@ -188,12 +188,12 @@ def check_scores(file: str, nll: np.ndarray) -> None:
 def report(file: str, models: list[Model], text: Text, nll: np.ndarray) -> None:
     """Prints the perplexity and the unknown tokens."""
     scored = nll[~np.isnan(nll)]
-    noun, unknown = NOUNS[models[0].vocabulary.unit], sum(text.unknown.values())
+    noun, unknown = UNIT_NAMES[models[0].vocabulary.unit], sum(text.unknown.values())
     bits = "" if noun == "word" else f", {math.log2(perplexity(scored)):.3f} bits per {noun}"
     averaged = "" if len(models) == 1 else f", {len(models)} models averaged"
     print(
         f"{file}: perplexity {perplexity(scored):.2f}, {scored.mean():.4f} nats per token"
-        f"{bits}, {len(scored):,} tokens in {len(text.read):,} lines{averaged}"
+        f"{bits}, {len(scored):,} tokens in {len(text.raw_lines):,} lines{averaged}"
     )
     if unknown:
         print(

@@ -19,10 +19,10 @@ from zaremba_jax.lines import lines_nll
 from zaremba_jax.published import PUBLISHED
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.text_files import find_files, read_blocks, read_bytes
-from zaremba_jax.vocabulary import NOUNS, UNK, Vocabulary, split
+from zaremba_jax.vocabulary import UNIT_NAMES, UNK, Vocabulary, tokenize
 
 Each = Literal["sentence", "token"]
-Reader = Callable[[Model, np.ndarray], np.ndarray]  # nats of every token but the first
+Scorer = Callable[[Model, np.ndarray], np.ndarray]  # nats of every token but the first
 _ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
 
 
@@ -30,18 +30,18 @@ _ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\
 class Text:
     """A text of one sentence per line, in terms of a vocabulary.
 
-    `read` has the lines, with their ends if the vocabulary has line ends; bytes are one
+    `raw_lines` has the lines, with their ends if the vocabulary has line ends; bytes are one
     character each. Tokens become strings only on demand: those of a whole text take many
     times its memory.
     """
 
-    read: list[str]
+    raw_lines: list[str]
     vocabulary: Vocabulary
 
     @property
     def lines(self) -> list[str]:
         """The lines as they are written, without their ends."""
-        plain = [line.removesuffix("\n") for line in self.read]
+        plain = [line.removesuffix("\n") for line in self.raw_lines]
         if self.vocabulary.unit == "byte":
             return [line.encode("latin-1").decode(errors="replace") for line in plain]
         return plain
@@ -50,7 +50,7 @@ class Text:
     def tokens(self) -> Iterator[list[str]]:
         """The tokens of each line."""
         unit = "word" if self.vocabulary.unit == "word" else "char"
-        return (split(line, unit) for line in self.read)
+        return (tokenize(line, unit) for line in self.raw_lines)
 
     @functools.cached_property
     def ids(self) -> list[np.ndarray]:
@@ -86,7 +86,7 @@ def read_text(path: str | Path, model: Model, whole_lines: bool = False) -> Text
         not in the vocabulary, which has no `<unk>`.
     """
     vocabulary = model.vocabulary
-    content, noun = _content(path, model), NOUNS[vocabulary.unit]
+    content, noun = _content(path, model), UNIT_NAMES[vocabulary.unit]
     if not (content.strip() if noun == "word" else content):
         raise ValueError(f"{path}: holds no {noun}s; give a text with one sentence per line")
     lines = re.findall("[^\n]*\n|[^\n]+", content)
@@ -108,8 +108,10 @@ def _content(path: str | Path, model: Model) -> str:
     pieces = find_files(path)
     if unit == "byte":
         return b"".join(block for piece in pieces for block in read_bytes(piece)).decode("latin-1")
-    plain_lines = entry is not None and entry.plain_lines
-    return "".join(block for piece in pieces for block in read_blocks(piece, unit, plain_lines))
+    normalize_whitespace = entry is not None and entry.normalize_whitespace
+    return "".join(
+        block for piece in pieces for block in read_blocks(piece, unit, normalize_whitespace)
+    )
 
 
 def _has_ends(vocabulary: Vocabulary) -> bool:
@@ -123,12 +125,12 @@ def named(unknown: dict[str, int]) -> str:
     return listed({token.translate(_ESCAPES): count for token, count in unknown.items()})
 
 
-def stream_nll(models: list[Model], text: Text, read: Reader) -> np.ndarray:
+def stream_nll(models: list[Model], text: Text, score: Scorer) -> np.ndarray:
     """Nats of every token under the mixture of the models, which read all lines as one stream.
 
     The first token, which nothing predicts, has none (NaN).
     """
-    each = np.stack([read(model, text.stream) for model in models])
+    each = np.stack([score(model, text.stream) for model in models])
     return np.concatenate([[np.nan], mixture_nll(each)])
 
 

@@ -19,7 +19,7 @@ from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, to_dict
 from zaremba_jax.corpus import unigram_perplexity
 from zaremba_jax.evaluate import monte_carlo_nll, perplexity
 from zaremba_jax.model import count_params
-from zaremba_jax.vocabulary import NOUNS
+from zaremba_jax.vocabulary import UNIT_NAMES
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -69,7 +69,7 @@ def summarize(run: Run, valid: np.ndarray, test: np.ndarray, mc_samples: int = 0
     }
 
 
-def mean(figures: Sequence[float], digits: int = 1) -> str:
+def format_mean(figures: Sequence[float], digits: int = 1) -> str:
     """The mean, with the standard deviation if there are several figures."""
     spread = f" ± {statistics.stdev(figures):.{digits}f}" if len(figures) > 1 else ""
     return f"{statistics.mean(figures):.{digits}f}{spread}"
@@ -126,5 +126,5 @@ def print_table(console: Console, summary: dict[str, Any]) -> None:
             table.add_row(label, *("" if f is None else f"{f:.2f}" for f in figures))
     if (unit := summary["unit"]) != "word":
         bits = (f"{summary[name]:.3f}" for name in ("valid_bits", "test_bits"))
-        table.add_row(f"bits per {NOUNS[unit]}", *bits)
+        table.add_row(f"bits per {UNIT_NAMES[unit]}", *bits)
     console.print(table)

@@ -15,8 +15,8 @@ from experiments.member_flags import prepare
 from experiments.members import EnsembleRun, with_seeds
 from experiments.mixtures import member_records
 from experiments.output import draw
-from experiments.run_flags import train_to_the_end
-from experiments.summary import environment, mean
+from experiments.run_flags import train_or_exit
+from experiments.summary import environment, format_mean
 from experiments.workdir import Workdir, write_json, write_model
 from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.ensemble import MemberNLL
@@ -37,13 +37,13 @@ def main() -> None:
     try:
         if FLAGS.sizes:
             raise ValueError("--sizes: a sweep averages no models; leave it out")
-        grid, seeds = asked_grid(FLAGS.vary or []), FLAGS.members or 1
+        grid, seeds = grid_from_flags(FLAGS.vary or []), FLAGS.members or 1
         vary = "+".join(f"{name}={'_'.join(map(str, grid[name]))}" for name in grid)
-        members_of = functools.partial(members_of_grid, grid=grid, seeds=seeds)
-        run, workdir, console = prepare(members_of, vary=vary, members=seeds)
+        make_member_configs = functools.partial(configs_of_grid, grid=grid, seeds=seeds)
+        run, workdir, console = prepare(make_member_configs, vary=vary, members=seeds)
     except (ValueError, OSError) as error:
         fail(error)
-    train_to_the_end(run, workdir, console)
+    train_or_exit(run, workdir, console)
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         summary = summarize_sweep(run, grid, seeds, valid, test)
@@ -52,7 +52,7 @@ def main() -> None:
     report(summary, workdir, console)
 
 
-def asked_grid(asked: list[str]) -> Grid:
+def grid_from_flags(asked: list[str]) -> Grid:
     """The values given by `--vary`, by name of the setting.
 
     Raises:
@@ -79,7 +79,7 @@ def asked_grid(asked: list[str]) -> Grid:
     return grid
 
 
-def members_of_grid(config: Config, grid: Grid, seeds: int) -> list[Config]:
+def configs_of_grid(config: Config, grid: Grid, seeds: int) -> list[Config]:
     """One member per combination and seed; the seeds of a combination are consecutive.
 
     Raises:
@@ -166,7 +166,7 @@ def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
 
 
 def _cell(figures: list[float]) -> str:
-    return mean(figures, digits=2) if figures else "diverged"
+    return format_mean(figures, digits=2) if figures else "diverged"
 
 
 def _as_flags(setting: dict[str, float]) -> str:

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.markdown import table
-from experiments.mixtures import with_spread
+from experiments.mixtures import format_mixture
 from experiments.records import Record, by_seed, model_name
-from experiments.summary import mean
+from experiments.summary import format_mean
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 
 # Test perplexities of single models: from the docstring of ptb_word_lm.py in TensorFlow's
@@ -152,14 +152,14 @@ def _single(records: list[Record]) -> dict[str, str]:
     figures = by_seed(records)
     if not figures:
         return {}
-    valid, test = (mean(split) for split in zip(*figures.values(), strict=True))
+    valid, test = (format_mean(split) for split in zip(*figures.values(), strict=True))
     return {"valid": valid, "test": test, "models": str(len(figures)), "time": _time(records)}
 
 
 def _mixture(found: dict[str, Any] | None, seeds: list[int], own: list[Record]) -> dict[str, str]:
     if found is None:
         return {}
-    valid, test = (with_spread(found, split, digits=1) for split in ("valid", "test"))
+    valid, test = (format_mixture(found, split, digits=1) for split in ("valid", "test"))
     models = f"{len(seeds)}" + (f", {found['subsets']} sets" if found["subsets"] > 1 else "")
     pool = [record for record in own if record.perplexities.keys() & set(seeds)]
     return {"valid": valid, "test": test, "models": models, "time": _time(pool)}
@@ -207,7 +207,7 @@ def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
         cells = [name]
         for split in (0, 1):
             figures, of_base = ([pair[split] for pair in x.values()] for x in (own, base))
-            cells += [mean(figures), _change(figures, of_base)]
+            cells += [format_mean(figures), _change(figures, of_base)]
         mixed = mixtures.get(name, {"seeds": []})
         complete = set(mixed["seeds"]) == own.keys()
         averaged = f"{mixed['mixtures'][-1]['test_perplexity']:.1f}" if complete else ""

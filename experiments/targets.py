@@ -21,7 +21,7 @@ from experiments import hlo
 from zaremba_jax.config import Config
 from zaremba_jax.train import init_train_state, train_windows
 
-PTB_VOCABULARY = 10_000
+PTB_VOCABULARY_SIZE = 10_000
 _PTB_TRAIN_TOKENS = 929_589
 
 # What XLA would otherwise query from the device: CUDA's device properties of an H200 SXM.
@@ -186,7 +186,7 @@ def compile_epoch(config: Config, target: Target) -> jax.stages.Compiled:
     """
     (device,) = devices_of(target)
     count = windows_per_epoch(config)
-    state = jax.eval_shape(functools.partial(init_train_state, config, PTB_VOCABULARY))
+    state = jax.eval_shape(functools.partial(init_train_state, config, PTB_VOCABULARY_SIZE))
     windows = jax.ShapeDtypeStruct(
         (count, config.train.unroll + 1, config.train.batch_size), jnp.int32
     )
@@ -228,7 +228,7 @@ def report(compiled: jax.stages.Compiled, target: Target) -> Report:
     program = hlo.parse(compiled.as_text())
     loops = time_loops(program)
 
-    def kernels_a_step(loop: hlo.Loop) -> float:
+    def kernels_per_step(loop: hlo.Loop) -> float:
         kernels = program.kernels(loop.body, scalars=target.scalar_kernels)
         body = program.computations[loop.body]
         # A pass may hold several time steps, each with one product.
@@ -236,7 +236,7 @@ def report(compiled: jax.stages.Compiled, target: Target) -> Report:
         return len(kernels) / steps
 
     forward, backward = (
-        max(kernels_a_step(loop) for loop in loops if is_backward(loop) == wanted)
+        max(kernels_per_step(loop) for loop in loops if is_backward(loop) == wanted)
         for wanted in (False, True)
     )
     return Report(

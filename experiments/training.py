@@ -15,14 +15,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
 from experiments import recut
-from experiments.board import Board, Gates, averages, gates_while_reading
+from experiments.board import Board, Gates, averages, gate_activations
 from experiments.progress import EpochProgress
 from experiments.workdir import Workdir, write_json_lines, write_model
 from zaremba_jax import checkpoint
 from zaremba_jax.array_types import ModelParams, Windows
 from zaremba_jax.config import Config, defaults, to_dict
 from zaremba_jax.corpus import Corpus, TextWindows
-from zaremba_jax.ensemble import fetch, init_spread, make_mesh, train_spread
+from zaremba_jax.ensemble import fetch, init_data_parallel, make_mesh, train_data_parallel
 from zaremba_jax.evaluate import count_predictions, perplexity, text_nll
 from zaremba_jax.exported import Model
 from zaremba_jax.feed import WindowFeed
@@ -31,7 +31,7 @@ from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.train import all_finite, init_train_state, train_windows
 
 EVALUATION_STREAMS = 20  # of the estimate after each epoch
-ASK_FOR_LESS = (
+DIVERGENCE_REMEDY = (
     "the checkpoints before it are kept; try a lower --learning_rate or --clip_norm, in another"
     " --workdir"
 )
@@ -55,8 +55,10 @@ class Run:
     epoch_seconds: float = 0.0  # spent training in this epoch so far
     seconds: float = 0.0  # spent training and evaluating since the run first began
     mesh: Mesh | None = None  # of the devices that share the batch, if there are several
-    watch: bool = False  # whether to fill `watched`
-    watched: dict[str, float] = dataclasses.field(default_factory=dict)  # of the last chunk
+    record_grad_norm: bool = False  # whether to fill `chunk_statistics`
+    chunk_statistics: dict[str, float] = dataclasses.field(
+        default_factory=dict
+    )  # of the last chunk
     kernel: dict[str, Any] = dataclasses.field(default_factory=dict)  # from `choose_kernel`
 
     @property
@@ -74,12 +76,12 @@ class Run:
         """How the state is split over the devices, as far as that decides its shape."""
         return {"streams": self.state.rnn_state[0].hidden.shape[0]}
 
-    def room_for(self, there: dict[str, Any]) -> Any:
+    def host_buffers(self, there: dict[str, Any]) -> Any:
         """Host buffers for a state that was saved with another layout."""
-        return recut.room_for(self.state, (), there["streams"])
+        return recut.host_buffers(self.state, (), there["streams"])
 
     def cut(self, stored: Any) -> Any:
-        """The state read into `room_for`, in this run's layout, on its devices."""
+        """The state read into `host_buffers`, in this run's layout, on its devices."""
         return recut.cut(stored, self.state, self.config.train.batch_size)
 
     @property
@@ -132,18 +134,18 @@ class Run:
                 self.state,
                 chunk,
                 windows_per_epoch=per_epoch,
-                watch=self.watch,
+                record_grad_norm=self.record_grad_norm,
             )
         else:
-            self.state, found = train_spread(
-                self.config, self.state, chunk, self.mesh, per_epoch, self.watch
+            self.state, found = train_data_parallel(
+                self.config, self.state, chunk, self.mesh, per_epoch, self.record_grad_norm
             )
-        self.windows.send_ahead()
+        self.windows.prefetch()
         found = np.asarray(found, np.float64)
-        nll = found[..., 0] if self.watch else found
+        nll = found[..., 0] if self.record_grad_norm else found
         _check_finite(self, nll, bool(all_finite(self.state.params)))
         self.epoch_nll += float(nll.sum())
-        self.watched = averages(found) if self.watch else {}
+        self.chunk_statistics = averages(found) if self.record_grad_norm else {}
 
     def nll(self, ids: np.ndarray, streams: int = 1) -> np.ndarray:
         """Nats [predictions] of every token of a text but the first."""
@@ -160,14 +162,14 @@ class Run:
         if not np.isfinite(estimate):
             raise NonFiniteLossError(
                 f"the validation perplexity became {estimate} after epoch {self.position[0]};"
-                f" {ASK_FOR_LESS}"
+                f" {DIVERGENCE_REMEDY}"
             )
         return {"valid_perplexity_estimate": estimate}
 
     def gates(self) -> Gates:
         """The gates of the first model at the beginning of the validation text."""
         config, model = self.config, self.model()
-        return gates_while_reading(
+        return gate_activations(
             model.params,
             self.corpus.valid,
             EVALUATION_STREAMS,
@@ -195,11 +197,11 @@ class InterruptedRunError(Exception):
 
 RunT = TypeVar("RunT", bound=Run)
 # An epoch's end is saved if the last save is longer ago than this many times what it took.
-_SELDOM = 20
+_SAVE_TIME_MULTIPLE = 20
 _KEPT = ("step", "history", "epoch_nll", "epoch_seconds", "seconds")
 # Settings that may change between two starts, as every checkpoint records them: the kernel
 # may differ between machines, and no epoch depends on how many are to come.
-_FREE = {"kernel": defaults()["kernel"], "epochs": 0}
+_MAY_CHANGE = {"kernel": defaults()["kernel"], "epochs": 0}
 
 
 def new_run(
@@ -213,7 +215,7 @@ def new_run(
       ValueError: the text is too short, or there are fewer devices than that, or some process
         would have none of them.
     """
-    text = text_of(config, corpus)
+    text = training_windows(config, corpus)
     devices = jax.devices()[:data_parallel]
     if data_parallel > len(devices):
         raise ValueError(
@@ -229,12 +231,12 @@ def new_run(
         state = init_train_state(config, len(corpus.vocabulary))
         return Run(config, corpus, WindowFeed(text, resident=resident), state)
     mesh = make_mesh(devices, data_parallel)
-    state = init_spread(config, len(corpus.vocabulary), mesh)
+    state = init_data_parallel(config, len(corpus.vocabulary), mesh)
     feed = WindowFeed(text, on_every_device(mesh), resident)
     return Run(config, corpus, feed, state, mesh=mesh)
 
 
-def text_of(config: Config, corpus: Corpus) -> TextWindows:
+def training_windows(config: Config, corpus: Corpus) -> TextWindows:
     """The windows of the training text, once the other texts are known to be long enough.
 
     Raises:
@@ -253,9 +255,9 @@ def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
         requested; every checkpoint is damaged; or the run is finished and has none.
     """
 
-    def like(record: dict[str, Any]) -> Any:
+    def make_template(record: dict[str, Any]) -> Any:
         there = record.get("configs", [])  # older checkpoints lack it
-        if there and [defaults() | flat | _FREE for flat in there] != _configs(run):
+        if there and [defaults() | flat | _MAY_CHANGE for flat in there] != _configs(run):
             raise ValueError(
                 f"{workdir.path}: has checkpoints of another configuration; give the flags of that"
                 " run, or name another --workdir"
@@ -265,12 +267,12 @@ def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
                 f"{workdir.path}: holds a run on another text; name another --workdir, or give"
                 " the text of that run"
             )
-        return run.room_for(record["layout"]) if cut_otherwise(record) else run.state
+        return run.host_buffers(record["layout"]) if layout_differs(record) else run.state
 
-    def cut_otherwise(record: dict[str, Any]) -> bool:
+    def layout_differs(record: dict[str, Any]) -> bool:
         return record.get("layout", run.layout) != run.layout
 
-    restored = checkpoint.restore(workdir.checkpoints, like)
+    restored = checkpoint.restore(workdir.checkpoints, make_template)
     if restored is None:
         if workdir.summary.exists():
             raise ValueError(
@@ -281,7 +283,7 @@ def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
     for path in restored.damaged:
         console.print(f"{path} was damaged: continuing from the one before", soft_wrap=True)
     kept = {name: restored.record[name] for name in run.kept}
-    other = cut_otherwise(restored.record)
+    other = layout_differs(restored.record)
     state = run.cut(restored.state) if other else restored.state
     run = dataclasses.replace(run, state=state, **kept)
     epoch, window = run.position
@@ -322,7 +324,7 @@ def train(
     write_json_lines(workdir.metrics, run.history)
     if run.step < epochs * per_epoch:
         workdir.summary.unlink(missing_ok=True)  # left by a run of fewer epochs
-    saved, saving, run.watch = time.monotonic(), 0.0, board is not None
+    saved, saving, run.record_grad_norm = time.monotonic(), 0.0, board is not None
     with (
         EpochProgress(console, epochs, per_epoch, run.step) as progress,
         _signals() as first_signal,
@@ -336,11 +338,13 @@ def train(
                 write_json_lines(workdir.metrics, run.history)
                 progress.epoch(run.history[-1])
             if board is not None:
-                board.windows(run.step, run.watched, so_far)
+                board.windows(run.step, run.chunk_statistics, so_far)
                 if epoch_ends:
                     board.epoch(run.step, run.history[-1], run.gates())
             since = time.monotonic() - saved
-            worth_it = epoch_ends and (run.step == epochs * per_epoch or since > _SELDOM * saving)
+            worth_it = epoch_ends and (
+                run.step == epochs * per_epoch or since > _SAVE_TIME_MULTIPLE * saving
+            )
             number, due = _largest(first_signal(), worth_it or since > 60 * checkpoint_minutes)
             if number or due:
                 if board is not None:
@@ -388,7 +392,7 @@ def first_problem(nll: np.ndarray, params_finite: bool) -> tuple[int, str] | Non
     return None
 
 
-def place(run: Run, window: int) -> str:
+def describe_window(run: Run, window: int) -> str:
     """Names a window by step and epoch; `window` counts from the last one trained on."""
     epoch, before = run.position
     return f"step {run.step + window + 1} (epoch {epoch + 1}, window {before + window + 1})"
@@ -398,7 +402,7 @@ def _check_finite(run: Run, nll: np.ndarray, params_finite: bool) -> None:
     found = first_problem(nll, params_finite)
     if found is not None:
         bad, problem = found
-        raise NonFiniteLossError(f"{problem} at {place(run, bad)}; {ASK_FOR_LESS}")
+        raise NonFiniteLossError(f"{problem} at {describe_window(run, bad)}; {DIVERGENCE_REMEDY}")
 
 
 def finish_epoch(run: Run) -> None:
@@ -422,7 +426,7 @@ def _record(run: Run) -> dict[str, Any]:
 
 def _configs(run: Run) -> list[dict[str, Any]]:
     """Each model's configuration, with fixed values for the settings that may change."""
-    return [to_dict(config) | _FREE for config in run.all_configs]
+    return [to_dict(config) | _MAY_CHANGE for config in run.all_configs]
 
 
 def on_every_device(mesh: Mesh) -> NamedSharding:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from zaremba_jax.checkpoint import DIGEST
+from zaremba_jax.checkpoint import CHECKSUMS_FILE
 from zaremba_jax.config import Config, defaults, from_dict, settings, to_dict
 from zaremba_jax.exported import Model, save_model
 
@@ -81,7 +81,7 @@ class Workdir:
     def _check_without_config(self) -> None:
         results = (self.summary, self.metrics, self.model, self.members, *self.pictures)
         there = [path for path in (*results, *self.checkpoints.glob("*")) if path.exists()]
-        if there and not any(self.checkpoints.glob(f"*/{DIGEST}")):
+        if there and not any(self.checkpoints.glob(f"*/{CHECKSUMS_FILE}")):
             raise ValueError(
                 f"{self.path}: holds {there[0].relative_to(self.path)}, which no training run left"
                 " there; name another --workdir"

@@ -14,9 +14,9 @@ from zaremba_jax.rnn import unroll_layer
 
 # The masks on the connections through time that each cell admits.
 ADMITTED = {
-    "lstm": ("hidden", "update", "keep_hidden", "keep_cell"),
-    "gru": ("hidden", "update", "keep_hidden"),
-    "tanh": ("hidden", "keep_hidden"),
+    "lstm": ("hidden", "update", "zoneout_hidden", "zoneout_cell"),
+    "gru": ("hidden", "update", "zoneout_hidden"),
+    "tanh": ("hidden", "zoneout_hidden"),
 }
 # Kernels agree up to the rounding of the type and, in bfloat16, of the operands, where a value on
 # the edge may round either way.
@@ -54,8 +54,8 @@ def make(
     shapes = {
         "hidden": (time, batch, hidden),
         "update": (1, batch, hidden),  # one for the window
-        "keep_hidden": (time, batch, hidden),
-        "keep_cell": (1, 1, 1),  # as in evaluation
+        "zoneout_hidden": (time, batch, hidden),
+        "zoneout_cell": (1, 1, 1),  # as in evaluation
     }
     masks = {name: jnp.asarray(rng.uniform(size=shapes[name]), dtype) for name in names or ()}
     layer = params, normal(time, batch, features), state()

@@ -46,8 +46,8 @@ def step(
     *,
     hidden: Mask = 1,
     update: Mask = 1,
-    keep_hidden: Mask = 0,
-    keep_cell: Mask = 0,
+    zoneout_hidden: Mask = 0,
+    zoneout_cell: Mask = 0,
 ):
     """One layer, one example, one time step.
 
@@ -55,7 +55,7 @@ def step(
       params: a `LayerParams` of NumPy arrays.
       x: [features].
       state: (h, c) or (h,), each [hidden].
-      hidden, update, keep_hidden, keep_cell: masks, [hidden] each.
+      hidden, update, zoneout_hidden, zoneout_cell: masks, [hidden] each.
 
     Returns:
       The state after the step.
@@ -67,7 +67,7 @@ def step(
     from_past = [params.recurrent_weights[:, g].T @ (hidden * state[0]) for g in gates]
     new = CELLS[params.cell](from_input, from_past, *state, update)
     # Krueger et al. (2017), section 3.2.
-    keeps = (keep_hidden, keep_cell)[: len(state)]
+    keeps = (zoneout_hidden, zoneout_cell)[: len(state)]
     return tuple(k * old + (1 - k) * n for k, old, n in zip(keeps, state, new, strict=True))
 
 

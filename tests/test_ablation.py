@@ -106,7 +106,7 @@ def test_member_trains_in_company_as_it_does_alone(finished):
         **{"constant_epochs": 1, "decay_divisor": 1.5},
     )
     alone = compare(
-        base, corpus, "tanh", ["non_recurrent"], seeds=2, count=2, watch=lambda _: None
+        base, corpus, "tanh", ["non_recurrent"], seeds=2, count=2, on_progress=lambda _: None
     )["non_recurrent"]
     company = results["language_modelling"]["tanh"]["non_recurrent"]
     assert alone["chosen"] == company["chosen"]
@@ -147,7 +147,7 @@ def test_methods_of_the_memory_task_see_the_same_and_have_rates_of_their_own(mon
     monkeypatch.setattr(recall, "learn", learn)
     monkeypatch.setattr(recall, "TEST_SEQUENCES", 5)
     monkeypatch.setitem(recall.SETTINGS, "tanh", {"hidden_size": 2})
-    found = recall.measure("tanh", rate=0.4, lags=3, steps=2, seeds=2, watch=lambda _: None)
+    found = recall.measure("tanh", rate=0.4, lags=3, steps=2, seeds=2, on_progress=lambda _: None)
     keys, rates = trained[0]
     for place, (method, units) in zip((0, 2, 4), recall.METHODS.items(), strict=True):
         np.testing.assert_array_equal(keys[place : place + 2], keys[:2])

@@ -17,9 +17,9 @@ from flax import nnx
 from program import ROOT, Outcome, assert_refused, run_elsewhere
 
 from experiments import contenders, timing, torch_contender
-from experiments.contenders import is_the_papers
+from experiments.contenders import is_paper_model
 from experiments.floor import products, step_flops
-from experiments.targets import PTB_VOCABULARY
+from experiments.targets import PTB_VOCABULARY_SIZE
 from zaremba_jax.array_types import ModelParams, SoftmaxParams
 from zaremba_jax.config import MEDIUM, QUICK, override
 from zaremba_jax.flax_weights import linen_layer, nnx_layer
@@ -181,16 +181,16 @@ def test_torch_trains_the_same_network_as_ours(monkeypatch):
     torch = pytest.importorskip("torch")
     config = override(TINY, dropout=0.0, second_bias=True, clip_norm=1.0)  # which clips
     text = contenders.sample_windows(config, 2)
-    state = init_train_state(config, PTB_VOCABULARY)
-    model = torch_contender.build_model(config, PTB_VOCABULARY)
+    state = init_train_state(config, PTB_VOCABULARY_SIZE)
+    model = torch_contender.build_model(config, PTB_VOCABULARY_SIZE)
     weights = model_to_torch(state.params)
     model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     loss, _ = model(torch.tensor(text[0], dtype=torch.long), None)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), np.inf)
     monkeypatch.setattr(torch_contender, "build_model", lambda *_: model)
-    torch_contender.build_torch(config, text, PTB_VOCABULARY)()
-    after, found = train_windows(config, state, jnp.asarray(text), watch=True)
+    torch_contender.build_torch(config, text, PTB_VOCABULARY_SIZE)()
+    after, found = train_windows(config, state, jnp.asarray(text), record_grad_norm=True)
     nats, mine = np.asarray(found)[0]
     np.testing.assert_allclose(loss.item(), nats * config.train.unroll, rtol=1e-5)
     np.testing.assert_allclose(norm.item(), mine, rtol=1e-5)
@@ -242,8 +242,8 @@ def test_members_at_once_double_up_to_all():
 @pytest.mark.parametrize("changes", [{"cell": "tanh"}, {"l2": 0.1}, {"tie_weights": True}])
 def test_peers_have_the_paper_s_model_of_any_size_and_no_other(changes):
     sized = override(QUICK, hidden_size=7, dropout=0.3, unroll=2)
-    assert is_the_papers(sized)
-    assert not is_the_papers(override(sized, **changes))
+    assert is_paper_model(sized)
+    assert not is_paper_model(override(sized, **changes))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from program import FLAGS, WINDOWS, assert_refused, assert_same_run, metrics, ru
 from tensorboardX.proto import event_pb2
 
 from experiments import ensemble
-from experiments.board import Board, gates_while_reading
+from experiments.board import Board, gate_activations
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.model import init_params, unroll
 from zaremba_jax.rnn import zero_state
@@ -129,7 +129,7 @@ def test_what_was_flushed_is_on_the_disk(tmp_path):
 
 def test_gates_have_histograms_over_their_whole_range(folder):
     params = init_params(override(QUICK, hidden_size=8).model, 9, key=jax.random.key(0))
-    gates = gates_while_reading(params, np.arange(60, dtype=np.int32) % 9, 4, 5)
+    gates = gate_activations(params, np.arange(60, dtype=np.int32) % 9, 4, 5)
     with Board(folder / "board", 0) as board:
         board.epoch(7, {}, gates)
     found = points(folder / "board")
@@ -145,7 +145,7 @@ def test_gates_of_the_upper_layer_give_the_models_outputs():
     config = override(QUICK, hidden_size=4, init_scale=0.5)
     params = init_params(config.model, 9, key=jax.random.key(0))
     ids = np.arange(30, dtype=np.int32) * 7 % 9
-    _, gates = gates_while_reading(params, ids, streams=3, steps=5)
+    _, gates = gate_activations(params, ids, streams=3, steps=5)
     cell = jnp.zeros((3, 4))
     tokens = jnp.asarray(ids[:15].reshape(3, 5).T)
     for t, expected in enumerate(unroll(params, tokens, zero_state(params.layers, 3)).outputs):
@@ -156,7 +156,7 @@ def test_gates_of_the_upper_layer_give_the_models_outputs():
 @pytest.mark.parametrize(("tokens", "shape"), [(2, (1, 2, 4)), (7, (2, 3, 4)), (60, (5, 3, 4))])
 def test_a_short_text_fills_as_much_as_it_can(tokens, shape):
     params = init_params(override(QUICK, hidden_size=4).model, 9, key=jax.random.key(0))
-    gates = gates_while_reading(params, np.zeros(tokens, np.int32), streams=3, steps=5)
+    gates = gate_activations(params, np.zeros(tokens, np.int32), streams=3, steps=5)
     assert gates[0]["f"].shape == shape
 
 

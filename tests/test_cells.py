@@ -97,7 +97,7 @@ def test_closed_forget_gate_erases_the_past_and_open_one_keeps_it():
 @pytest.mark.parametrize("cell", CELLS)
 def test_zoneout_at_rate_1_freezes_the_state_and_at_rate_0_changes_nothing(cell):
     params, x, state = example(cell)
-    keeps = [name for name in ADMITTED[cell] if name.startswith("keep")]
+    keeps = [name for name in ADMITTED[cell] if name.startswith("zoneout")]
 
     def after(rate):
         return advance(params, x, state, **dict.fromkeys(keeps, jnp.full((BATCH, HIDDEN), rate)))
@@ -109,8 +109,11 @@ def test_zoneout_at_rate_1_freezes_the_state_and_at_rate_0_changes_nothing(cell)
 def test_zoneout_of_h_leaves_c_as_the_cell_computes_it_and_of_c_leaves_h():
     params, x, state = example("lstm")
     keep, plain = jnp.ones((BATCH, HIDDEN)), advance(params, x, state)
-    assert_close(advance(params, x, state, keep_hidden=keep), LSTMState(state.hidden, plain.cell))
-    assert_close(advance(params, x, state, keep_cell=keep), LSTMState(plain.hidden, state.cell))
+    assert_close(
+        advance(params, x, state, zoneout_hidden=keep), LSTMState(state.hidden, plain.cell)
+    )
+    kept = advance(params, x, state, zoneout_cell=keep)
+    assert_close(kept, LSTMState(plain.hidden, state.cell))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -126,7 +129,7 @@ def test_a_dropped_update_leaves_what_the_gate_keeps_of_the_old_state(cell):
 @pytest.mark.parametrize(
     ("cell", "mask", "reason"),
     [
-        ("gru", "keep_cell", "keep_cell: the gru cell has no cell state c"),
+        ("gru", "zoneout_cell", "zoneout_cell: the gru cell has no cell state c"),
         ("tanh", "update", "update: the tanh cell writes no update"),
     ],
 )

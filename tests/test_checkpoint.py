@@ -8,7 +8,7 @@ import pytest
 from program import run_on_devices
 
 from zaremba_jax.checkpoint import (
-    DIGEST,
+    CHECKSUMS_FILE,
     DamagedCheckpointError,
     clear_after,
     restore,
@@ -35,7 +35,7 @@ def state_at(step, seed=0):
     )
 
 
-def like(record):
+def make_template(record):
     """The shapes of a run that accepts any checkpoint."""
     return state_at(0)
 
@@ -66,7 +66,7 @@ def damage(folder, how):
 def test_restore_inverts_save_to_the_bit(tmp_path):
     record = {"history": [{"epoch": 1, "nll": 0.1 + 0.2}], "seconds": 1e-17}
     save(tmp_path / "checkpoints", 3, state_at(3, seed=7), record)
-    restored = restore(tmp_path / "checkpoints", like)
+    restored = restore(tmp_path / "checkpoints", make_template)
     assert restored is not None
     assert_same(restored.state, state_at(3, seed=7))
     assert restored.record == record
@@ -77,7 +77,7 @@ def test_kind_of_its_keys_is_restored_whatever_jax_s_default_is(tmp_path):
     saved = state_at(3)
     save(tmp_path / "run", 3, saved, {})
     with jax.default_prng_impl("rbg"):
-        restored = restore(tmp_path / "run", like)
+        restored = restore(tmp_path / "run", make_template)
     assert restored is not None
     assert_same(restored.state, saved)
 
@@ -85,7 +85,7 @@ def test_kind_of_its_keys_is_restored_whatever_jax_s_default_is(tmp_path):
 def test_newest_is_restored_and_the_newest_two_are_kept(tmp_path):
     for step in (1, 5, 10):
         save(tmp_path, step, state_at(step), {"step": step})
-    restored = restore(tmp_path, like)
+    restored = restore(tmp_path, make_template)
     assert restored is not None
     assert restored.record == {"step": 10}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "5"]
@@ -98,13 +98,13 @@ def test_damaged_checkpoint_falls_back_to_the_one_before_and_makes_room_for_a_ne
     for step in (1, 2):
         save(tmp_path, step, state_at(step), {"step": step})
     damage(tmp_path / "2", how)
-    restored = restore(tmp_path, like)
+    restored = restore(tmp_path, make_template)
     assert restored is not None
     assert_same(restored.state, state_at(1))
     assert restored.damaged == (str(tmp_path / "2"),)
     clear_after(tmp_path, 1)
     save(tmp_path, 2, state_at(2), {"step": 2})
-    again = restore(tmp_path, like)
+    again = restore(tmp_path, make_template)
     assert again is not None
     assert_same(again.state, state_at(2))
 
@@ -114,14 +114,14 @@ def test_when_all_are_damaged_the_error_says_so_and_nothing_is_removed(tmp_path)
         save(tmp_path, step, state_at(step), {"step": step})
         damage(tmp_path / str(step), "flipped")
     with pytest.raises(DamagedCheckpointError, match="every checkpoint is damaged; remove"):
-        restore(tmp_path, like)
+        restore(tmp_path, make_template)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
 def test_no_checkpoint_is_none_and_makes_no_directory(tmp_path):
-    assert restore(tmp_path / "absent", like) is None
+    assert restore(tmp_path / "absent", make_template) is None
     assert not (tmp_path / "absent").exists()
-    assert restore(tmp_path, like) is None
+    assert restore(tmp_path, make_template) is None
 
 
 def test_checkpoint_of_another_run_is_refused_before_its_state_is_read(tmp_path):
@@ -137,13 +137,13 @@ def test_checkpoint_of_another_run_is_refused_before_its_state_is_read(tmp_path)
 
 def test_checkpoint_cut_off_before_its_end_is_passed_over_and_makes_room(tmp_path):
     save(tmp_path, 1, state_at(1), {})
-    (tmp_path / "1" / DIGEST).unlink()
-    assert restore(tmp_path, like) is None
+    (tmp_path / "1" / CHECKSUMS_FILE).unlink()
+    assert restore(tmp_path, make_template) is None
     clear_after(tmp_path, 0)
     save(tmp_path, 1, state_at(1), {})
     save(tmp_path, 2, state_at(2), {})
-    (tmp_path / "2" / DIGEST).unlink()
-    restored = restore(tmp_path, like)
+    (tmp_path / "2" / CHECKSUMS_FILE).unlink()
+    restored = restore(tmp_path, make_template)
     assert restored is not None
     assert int(restored.state.step) == 1
     assert restored.damaged == ()
@@ -154,10 +154,10 @@ def test_checkpoint_cut_off_before_its_end_is_passed_over_and_makes_room(tmp_pat
 def test_reading_leaves_a_checkpoint_that_is_being_written(tmp_path):
     save(tmp_path, 1, state_at(1), {})
     save(tmp_path, 2, state_at(2), {})
-    (tmp_path / "2" / DIGEST).unlink()
+    (tmp_path / "2" / CHECKSUMS_FILE).unlink()
     (tmp_path / "3.orbax-checkpoint-tmp").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    restore(tmp_path, like)
+    restore(tmp_path, make_template)
     assert sorted(tmp_path.rglob("*")) == before
     clear_after(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
@@ -166,7 +166,7 @@ def test_reading_leaves_a_checkpoint_that_is_being_written(tmp_path):
 def test_file_that_a_file_manager_adds_does_no_harm(tmp_path):
     save(tmp_path, 1, state_at(1), {})
     (tmp_path / "1" / ".DS_Store").write_bytes(b"Bud1")
-    assert restore(tmp_path, like) is not None
+    assert restore(tmp_path, make_template) is not None
 
 
 def assert_full_disk_is_said_and_harmless(folder):
@@ -177,7 +177,7 @@ def assert_full_disk_is_said_and_harmless(folder):
     with pytest.raises(OSError, match=r"takes no checkpoint .* is the disk full"):
         save(folder, 2, state_at(2), {"step": 2})
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    restored = restore(folder, like)
+    restored = restore(folder, make_template)
     assert restored is not None
     assert restored.record == {"step": 1}
 
@@ -191,7 +191,7 @@ def test_disk_that_is_full_is_said_and_leaves_what_was_saved(tmp_path):
 def test_checkpoints_without_checksums_that_were_not_cut_off_are_kept_and_named_damaged(tmp_path):
     for step in (1, 2):
         save(tmp_path, step, state_at(step), {})
-        (tmp_path / str(step) / DIGEST).unlink()
+        (tmp_path / str(step) / CHECKSUMS_FILE).unlink()
     with pytest.raises(DamagedCheckpointError):
-        restore(tmp_path, like)
+        restore(tmp_path, make_template)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from experiments import choose_kernel as module
 from experiments.choose_kernel import (
-    Shapes,
+    Workload,
     choose_kernel,
     disagreement,
+    local_workload,
     measure,
-    shapes_here,
     why_not_pallas,
     yardstick,
 )
@@ -25,10 +25,10 @@ from zaremba_jax.kernels.layers import IMPLEMENTATIONS, xla_layer
 from zaremba_jax.kernels.lstm import lstm_layer_with
 
 
-def shapes(hidden_size, **changes):
-    """Shapes of a tiny run on an absent TPU; each test has its own size, so that all compiles."""
+def workload(hidden_size, **changes):
+    """Workload of a tiny run on an absent TPU; each test has its own size, so that all compiles."""
     config = override(QUICK, layers=1, hidden_size=hidden_size, batch_size=2, unroll=3)
-    return Shapes(config=override(config, **changes), vocabulary_size=7, platform="tpu")
+    return Workload(config=override(config, **changes), vocabulary_size=7, platform="tpu")
 
 
 def interpreted(params, inputs, state, masks, precision):
@@ -61,21 +61,21 @@ def test_fastest_of_those_that_agree_with_the_scan_is_taken(pallas, monkeypatch)
         return {name: np.full(rounds, {"xla": 2.0, "pallas": 1.0}[name]) for name in runs}
 
     monkeypatch.setattr(module, "interleave", clock)
-    found = measure(dataclasses.replace(shapes(5), members=2))
+    found = measure(dataclasses.replace(workload(5), members=2))
     seconds = {"xla": 2.0 / 5, "pallas": 1.0 / 5}
     assert found == {"kernel": "pallas", "window_seconds": seconds, "left_out": {}}
 
 
 def test_candidate_that_breaks_is_named_with_the_reason_and_left_out(pallas):
     pallas(broken)
-    found = measure(shapes(7), candidates=["pallas"])
+    found = measure(workload(7), candidates=["pallas"])
     reason = "NotImplementedError: no such tile for this chip"
     assert found == {"kernel": "xla", "window_seconds": {}, "left_out": {"pallas": reason}}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_what_differs_from_the_scan_by_more_than_rounding_disagrees(pallas, precision):
-    tiny = shapes(9, precision=precision)
+    tiny = workload(9, precision=precision)
     held_to = yardstick(tiny)
     assert disagreement(tiny, "xla", held_to) is None
     pallas(wrong)
@@ -85,13 +85,13 @@ def test_what_differs_from_the_scan_by_more_than_rounding_disagrees(pallas, prec
 
 
 def test_pallas_serves_what_its_kernels_can():
-    assert why_not_pallas(shapes(4)) is None
-    assert why_not_pallas(shapes(4, dropout=0.5, dropconnect=0.5, l2=0.1)) is None
-    assert why_not_pallas(shapes(4, cell="gru")) == "supports only the LSTM"
+    assert why_not_pallas(workload(4)) is None
+    assert why_not_pallas(workload(4, dropout=0.5, dropconnect=0.5, l2=0.1)) is None
+    assert why_not_pallas(workload(4, cell="gru")) == "supports only the LSTM"
     for noise in ("hidden_dropout", "update_dropout", "zoneout_cell"):
-        assert why_not_pallas(shapes(4, **{noise: 0.5})) == "does not support noise through time"
-    assert why_not_pallas(shapes(9000)) == "has no room for W_h on this chip"
-    here = shapes_here(QUICK, 7, data_parallel=3)
+        assert why_not_pallas(workload(4, **{noise: 0.5})) == "does not support noise through time"
+    assert why_not_pallas(workload(9000)) == "has no room for W_h on this chip"
+    here = local_workload(QUICK, 7, data_parallel=3)
     assert why_not_pallas(here) == "needs a TPU or an NVIDIA GPU"
     assert here.config.train.batch_size == 7
 
@@ -100,32 +100,32 @@ def test_pallas_serves_what_its_kernels_can():
 def chosen(tmp_path, monkeypatch):
     """A function that chooses, and returns the choice and what was printed; nothing is timed."""
     measured = {"kernel": "pallas", "window_seconds": {"pallas": 0.5}, "left_out": {"xla": "slow"}}
-    monkeypatch.setattr(module, "measure", lambda shapes: measured)
+    monkeypatch.setattr(module, "measure", lambda workload: measured)
 
-    def choose(kernel, shapes):
+    def choose(kernel, workload):
         file = io.StringIO()
-        config = override(shapes.config, kernel=kernel)
-        shapes = dataclasses.replace(shapes, config=config)
-        found = choose_kernel(shapes, tmp_path / "kernel.json", Console(file=file))
+        config = override(workload.config, kernel=kernel)
+        workload = dataclasses.replace(workload, config=config)
+        found = choose_kernel(workload, tmp_path / "kernel.json", Console(file=file))
         return found, file.getvalue()
 
     return choose
 
 
 def test_measured_choice_is_named_and_a_run_that_has_one_keeps_it(chosen, tmp_path):
-    found, said = chosen("auto", shapes(4))
+    found, said = chosen("auto", workload(4))
     assert found["kernel"] == "pallas"
     assert said == "kernel: xla is left out: slow\nkernel: pallas; per window: pallas 500 ms\n"
     kept = {"kernel": "xla", "left_out": {}}
     (tmp_path / "kernel.json").write_text(json.dumps(kept))
-    assert chosen("auto", shapes(4)) == (kept, "")
+    assert chosen("auto", workload(4)) == (kept, "")
     (tmp_path / "kernel.json").write_text('{"kernel": "fastest"}')
     with pytest.raises(ValueError, match=r"kernel\.json: is damaged; remove it"):
-        chosen("auto", shapes(4))
+        chosen("auto", workload(4))
 
 
 def test_machine_without_accelerator_measures_nothing_and_says_what_cannot_be_had(chosen):
-    here = shapes_here(QUICK, 7)
+    here = local_workload(QUICK, 7)
     assert here.platform == "cpu" == jax.default_backend()
     reason = "needs a TPU or an NVIDIA GPU"
     assert chosen("auto", here) == ({"kernel": "xla", "left_out": {"pallas": reason}}, "")

@@ -15,7 +15,7 @@ from program import ROOT, assert_refused, run_elsewhere
 
 from experiments import hlo
 from experiments.targets import (
-    PTB_VOCABULARY,
+    PTB_VOCABULARY_SIZE,
     TARGETS,
     MissingCompilerError,
     compile_epoch,
@@ -148,10 +148,10 @@ def test_bfloat16_reaches_the_products_of_the_time_loops(epoch):
 
 @pytest.mark.compilers
 def test_temporary_memory_is_gradients_operands_and_logits(epoch):
-    state = jax.eval_shape(lambda: init_train_state(epoch.config, PTB_VOCABULARY))
+    state = jax.eval_shape(lambda: init_train_state(epoch.config, PTB_VOCABULARY_SIZE))
     params = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
     tokens = epoch.config.train.batch_size * epoch.config.train.unroll
-    logits = tokens * PTB_VOCABULARY * jnp.float32.dtype.itemsize
+    logits = tokens * PTB_VOCABULARY_SIZE * jnp.float32.dtype.itemsize
     assert memory_of(epoch.compiled).temp_size_in_bytes < 2 * params + 3 * logits
 
 
@@ -160,7 +160,7 @@ def test_roofline_is_above_the_time_of_the_products_alone(epoch):
     target = TARGETS[epoch.target]
     hidden = epoch.config.model.hidden_size
     tokens = epoch.config.train.batch_size * epoch.config.train.unroll
-    weights = epoch.config.model.layers * 8 * hidden**2 + hidden * PTB_VOCABULARY
+    weights = epoch.config.model.layers * 8 * hidden**2 + hidden * PTB_VOCABULARY_SIZE
     flops = 6 * weights * tokens * windows_per_epoch(epoch.config)
     floor = flops / target.peak_flops[epoch.config.compute.precision]
     assert floor < roofline_seconds(epoch.program, target) < 100 * floor + 10

@@ -11,12 +11,12 @@ import pytest
 
 from experiments.compiled_ensemble import report_members
 from experiments.floor import step_flops
-from experiments.targets import PTB_VOCABULARY, TARGETS, windows_per_epoch
+from experiments.targets import PTB_VOCABULARY_SIZE, TARGETS, windows_per_epoch
 from zaremba_jax.config import PRESETS, override
 from zaremba_jax.train import init_train_state
 
 CONFIG = override(PRESETS["small"], precision="bfloat16")
-WEIGHTS = jax.eval_shape(lambda: init_train_state(CONFIG, PTB_VOCABULARY)).params
+WEIGHTS = jax.eval_shape(lambda: init_train_state(CONFIG, PTB_VOCABULARY_SIZE)).params
 PARAMETERS = sum(leaf.size for leaf in jax.tree.leaves(WEIGHTS))
 # Three members on four devices, one of which has padding, or on two pairs that share batches.
 MEMBERS, DEVICES = 3, 4
@@ -48,13 +48,13 @@ def test_devices_that_share_a_batch_exchange_its_gradient_and_no_more(target):
     assert found.collectives.keys() == {"all-reduce"}
     # Of the embedding, only the rows that a window uses.
     rows = CONFIG.train.batch_size * CONFIG.train.unroll
-    gradient = PARAMETERS - (PTB_VOCABULARY - rows) * CONFIG.model.hidden_size
+    gradient = PARAMETERS - (PTB_VOCABULARY_SIZE - rows) * CONFIG.model.hidden_size
     assert found.collectives["all-reduce"] == pytest.approx(4 * found.at_once * gradient, rel=0.02)
 
 
 @pytest.mark.compilers
 def test_device_holds_its_own_members_and_what_training_them_takes(target):
-    logits = CONFIG.train.batch_size * CONFIG.train.unroll * PTB_VOCABULARY
+    logits = CONFIG.train.batch_size * CONFIG.train.unroll * PTB_VOCABULARY_SIZE
     text = windows_per_epoch(CONFIG) * 24 * 128  # padded as on a TPU
     for data in (1, 2):
         found = compiled(target.name, data)

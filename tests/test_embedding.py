@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zaremba_jax.embedding import look_up, sum_by_product
+from zaremba_jax.embedding import embedding_lookup, segment_sum_by_matmul
 
 
 @pytest.mark.parametrize("words", [4, 12, 40])  # fewer words than tokens, as many, more
@@ -18,8 +18,12 @@ def test_gradient_of_a_row_is_the_sum_over_the_places_of_its_word(words):
     for place in np.ndindex(4, 3):
         expected[tokens[place]] += weights[place]
 
-    rows, pull_back = jax.vjp(lambda x: look_up(x, jnp.asarray(tokens)), jnp.asarray(embedding))
+    rows, pull_back = jax.vjp(
+        lambda x: embedding_lookup(x, jnp.asarray(tokens)), jnp.asarray(embedding)
+    )
     np.testing.assert_array_equal(rows, embedding[tokens])
     np.testing.assert_allclose(pull_back(jnp.asarray(weights))[0], expected, atol=1e-6)
-    summed = sum_by_product(jnp.asarray(tokens.ravel()), jnp.asarray(weights.reshape(12, 3)), words)
+    summed = segment_sum_by_matmul(
+        jnp.asarray(tokens.ravel()), jnp.asarray(weights.reshape(12, 3)), words
+    )
     np.testing.assert_allclose(summed, expected, atol=1e-6)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zaremba_jax import encoding as encoding_module
 from zaremba_jax import text_files
 from zaremba_jax.encoding import SPLITS, Encoding, read_corpus
-from zaremba_jax.vocabulary import EOS, Vocabulary, split
+from zaremba_jax.vocabulary import EOS, Vocabulary, tokenize
 
 LINES = st.lists(
     st.text(st.sampled_from("aabñ😀 "), min_size=1, max_size=8), min_size=1, max_size=8
@@ -53,23 +53,26 @@ def test_ids_are_those_of_the_vocabulary_of_the_training_text(
     text = "".join(f"{line} x\n" for line in lines)
     (folder / "text").write_bytes(text.encode())
     try:
-        expected = Vocabulary.of(split(text, unit), unit, size, min_count)
+        expected = Vocabulary.from_tokens(tokenize(text, unit), unit, size, min_count)
     except ValueError as error:
         with pytest.raises(ValueError, match=str(error)[:30]):
             read_corpus(
-                "c", *[folder / "text"] * 3, encoding=Encoding(unit, size, min_count), cache=folder
+                "c",
+                *[folder / "text"] * 3,
+                encoding=Encoding(unit, size, min_count),
+                cache_dir=folder,
             )
         return
     corpus = read_corpus(
-        "c", *[folder / "text"] * 3, encoding=Encoding(unit, size, min_count), cache=folder
+        "c", *[folder / "text"] * 3, encoding=Encoding(unit, size, min_count), cache_dir=folder
     )
     assert corpus.vocabulary == expected
     for ids in (corpus.train, corpus.valid, corpus.test):
-        np.testing.assert_array_equal(ids, expected.encode(split(text, unit)))
+        np.testing.assert_array_equal(ids, expected.encode(tokenize(text, unit)))
 
 
 def test_corpus_of_files_encodes_all_with_the_training_vocabulary(texts, tmp_path):
-    corpus = read_corpus("mine", *texts, cache=tmp_path)
+    corpus = read_corpus("mine", *texts, cache_dir=tmp_path)
     assert corpus.name == "mine"
     assert corpus.vocabulary.words == (EOS, "b", "a", "c")
     assert corpus.valid.tolist() == [1, 0]
@@ -79,10 +82,10 @@ def test_corpus_of_files_encodes_all_with_the_training_vocabulary(texts, tmp_pat
 def test_many_files_packed_or_not_are_one_text_in_the_order_named(texts, tmp_path):
     (tmp_path / "2").write_bytes(gzip.compress(b"c\n"))
     (tmp_path / "1").write_text("a b b")  # its last line has no line end
-    whole = read_corpus("c", *texts, cache=tmp_path)
-    parts = read_corpus("c", f"{tmp_path}/1,{tmp_path}/2", *texts[1:], cache=tmp_path)
-    globbed = read_corpus("c", f"{tmp_path}/[12]", *texts[1:], cache=tmp_path)
-    turned = read_corpus("c", f"{tmp_path}/2,{tmp_path}/1", *texts[1:], cache=tmp_path)
+    whole = read_corpus("c", *texts, cache_dir=tmp_path)
+    parts = read_corpus("c", f"{tmp_path}/1,{tmp_path}/2", *texts[1:], cache_dir=tmp_path)
+    globbed = read_corpus("c", f"{tmp_path}/[12]", *texts[1:], cache_dir=tmp_path)
+    turned = read_corpus("c", f"{tmp_path}/2,{tmp_path}/1", *texts[1:], cache_dir=tmp_path)
     assert parts.fingerprint == globbed.fingerprint == whole.fingerprint
     assert turned.train.tolist() == [3, 0, 2, 1, 1, 0]
 
@@ -94,24 +97,24 @@ def test_ids_are_mapped_in_the_smallest_type_that_holds_them(tmp_path, types, dt
     monkeypatch.setattr(text_files, "BLOCK", 2**20)
     words = " ".join(map(str, range(types - 1)))
     (tmp_path / "text").write_text(f"{words}\n")
-    corpus = read_corpus("c", *[tmp_path / "text"] * 3, cache=tmp_path)
+    corpus = read_corpus("c", *[tmp_path / "text"] * 3, cache_dir=tmp_path)
     assert isinstance(corpus.train, np.memmap)
     assert corpus.train.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(np.sort(corpus.train), np.arange(types))
 
 
 def test_cache_is_keyed_by_content_and_encoding(texts, tmp_path, written):
-    first = read_corpus("c", *texts, cache=tmp_path)
+    first = read_corpus("c", *texts, cache_dir=tmp_path)
     copies = [path.rename(path.with_suffix(".txt")) for path in texts]
-    assert read_corpus("c", *copies, cache=tmp_path).fingerprint == first.fingerprint
+    assert read_corpus("c", *copies, cache_dir=tmp_path).fingerprint == first.fingerprint
     assert len(written) == 1
     encodings = [Encoding("char"), Encoding("byte"), Encoding(vocab_size=3), Encoding(min_count=2)]
-    for count, encoding in enumerate([*encodings, Encoding("char", plain_lines=True)], 2):
-        read_corpus("c", *copies, encoding=encoding, cache=tmp_path)
+    for count, encoding in enumerate([*encodings, Encoding("char", normalize_whitespace=True)], 2):
+        read_corpus("c", *copies, encoding=encoding, cache_dir=tmp_path)
         assert len(written) == count
     for path in copies:
         path.write_text("a b b\nc\nb\n")
-        read_corpus("c", *copies, cache=tmp_path)
+        read_corpus("c", *copies, cache_dir=tmp_path)
     assert len(written) == 9
     assert len(cached(tmp_path)) == 9
 
@@ -119,13 +122,13 @@ def test_cache_is_keyed_by_content_and_encoding(texts, tmp_path, written):
 @pytest.mark.parametrize("name", ["record.json", *SPLITS])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_damaged_cache_is_written_again(texts, tmp_path, written, name, damage):
-    fingerprint = read_corpus("c", *texts, cache=tmp_path).fingerprint
+    fingerprint = read_corpus("c", *texts, cache_dir=tmp_path).fingerprint
     (folder,) = (tmp_path / "encoded").iterdir()
     if damage == "missing":
         (folder / name).unlink()
     else:
         (folder / name).write_bytes((folder / name).read_bytes()[:-1])
-    assert read_corpus("c", *texts, cache=tmp_path).fingerprint == fingerprint
+    assert read_corpus("c", *texts, cache_dir=tmp_path).fingerprint == fingerprint
     assert len(written) == 2
     assert cached(tmp_path) == [folder.name]
 
@@ -139,12 +142,12 @@ def test_of_two_processes_that_encode_at_once_the_first_is_kept(texts, tmp_path,
 
     def overtaken(*args):
         monkeypatch.setattr(encoding_module, "_count", count)
-        read_corpus("c", *texts, cache=tmp_path)
+        read_corpus("c", *texts, cache_dir=tmp_path)
         kept.append(entry())
         return count(*args)
 
     monkeypatch.setattr(encoding_module, "_count", overtaken)
-    assert read_corpus("c", *texts, cache=tmp_path).valid.tolist() == [1, 0]
+    assert read_corpus("c", *texts, cache_dir=tmp_path).valid.tolist() == [1, 0]
     assert kept == [entry()]
     assert len(cached(tmp_path)) == 1
 
@@ -152,7 +155,7 @@ def test_of_two_processes_that_encode_at_once_the_first_is_kept(texts, tmp_path,
 def test_cache_can_be_read_by_whom_the_umask_lets(texts, tmp_path):
     before = os.umask(0o022)
     try:
-        read_corpus("c", *texts, cache=tmp_path)
+        read_corpus("c", *texts, cache_dir=tmp_path)
     finally:
         os.umask(before)
     (folder,) = (tmp_path / "encoded").iterdir()
@@ -180,7 +183,7 @@ def test_bad_text_is_refused_and_leaves_nothing_in_the_cache(
 ):
     (tmp_path / split).write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:
-        read_corpus("c", *texts, encoding=Encoding(**options), cache=tmp_path)
+        read_corpus("c", *texts, encoding=Encoding(**options), cache_dir=tmp_path)
     assert "\n" not in str(error.value)
     assert cached(tmp_path) == []
 
@@ -202,10 +205,12 @@ def test_encoding_outside_its_limits_is_refused(options, message):
 def test_cache_that_cannot_be_written_is_an_error_of_the_system(texts, tmp_path):
     (tmp_path / "encoded").write_text("a file in its way")
     with pytest.raises(OSError, match="encoded"):
-        read_corpus("c", *texts, cache=tmp_path)
+        read_corpus("c", *texts, cache_dir=tmp_path)
 
 
 def test_every_byte_can_be_read_that_is_no_text(tmp_path):
     (tmp_path / "bytes").write_bytes(bytes(itertools.chain(range(255, -1, -1))))
-    corpus = read_corpus("c", *[tmp_path / "bytes"] * 3, encoding=Encoding("byte"), cache=tmp_path)
+    corpus = read_corpus(
+        "c", *[tmp_path / "bytes"] * 3, encoding=Encoding("byte"), cache_dir=tmp_path
+    )
     assert corpus.train.tolist() == list(range(255, -1, -1))

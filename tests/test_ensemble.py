@@ -15,20 +15,20 @@ from experiments import hlo
 from zaremba_jax.config import QUICK, ComputeConfig, override
 from zaremba_jax.corpus import windows
 from zaremba_jax.ensemble import (
-    chunk_places,
+    chunk_members,
     chunk_sizes,
     finite_members,
     init_chunks,
+    init_data_parallel,
     init_members,
-    init_spread,
     make_mesh,
     members_nll,
     members_that_fit,
     mixture_nll,
     mixture_perplexities,
     subsets,
+    train_data_parallel,
     train_members,
-    train_spread,
 )
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.regularizers import expected_masks
@@ -92,7 +92,7 @@ def test_chunks_have_the_members_one_after_another_and_the_last_one_pads():
     expected = init_members(CONFIG, VOCABULARY, SEEDS, MESH)
     together = jax.tree.map(lambda *parts: np.concatenate(parts), *map(numbers, chunks))
     jax.tree.map(np.testing.assert_array_equal, together, numbers(expected))
-    padded = [places.tolist() for places in chunk_places(3, (2, 2))]
+    padded = [places.tolist() for places in chunk_members(3, (2, 2))]
     assert padded == [[0, 1], [2, 2]]
 
 
@@ -263,8 +263,8 @@ def on_eight_devices():
             alone_loss = text_nll(state.params, IDS)
             np.testing.assert_allclose(loss[place], alone_loss, rtol=1e-4)
     mesh = make_mesh(jax.devices()[:2], 2)
-    state = init_spread(override(config, seed=5), VOCABULARY, mesh)
-    state, nll = train_spread(override(config, seed=5), state, TEXT, mesh)
+    state = init_data_parallel(override(config, seed=5), VOCABULARY, mesh)
+    state, nll = train_data_parallel(override(config, seed=5), state, TEXT, mesh)
     np.testing.assert_allclose(nll, expected[1][1], rtol=1e-5)
     assert_close(state.params, expected[1][0].params)
 

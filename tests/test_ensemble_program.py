@@ -261,7 +261,7 @@ def test_ensemble_whose_members_all_diverge_fails_and_keeps_its_last_checkpoint(
 @pytest.mark.parametrize("share", [4, 5], ids=["too long to lie there", "on the device"])
 def test_members_at_once_leave_room_for_the_text(share):
     corpus, config = toy_corpus(), override(QUICK, hidden_size=1, unroll=1, batch_size=1)
-    text = members.text_of(config, corpus).nbytes
+    text = members.training_windows(config, corpus).nbytes
     memory = share * text - (share == 4)
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": memory})
     mesh: Any = SimpleNamespace(local_devices=[device], shape={MEMBER: 1})

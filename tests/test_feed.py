@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from zaremba_jax.corpus import TextWindows, windows
 from zaremba_jax.ensemble import make_mesh
-from zaremba_jax.feed import MOST_ON_HOST, WindowFeed, fits
+from zaremba_jax.feed import MAX_HOST_BYTES, WindowFeed, fits
 
 IDS = np.random.default_rng(0).integers(0, 200, 90).astype(np.uint8)
 TEXT = TextWindows(IDS, batch_size=3, unroll=4)  # 7 windows
@@ -42,7 +42,7 @@ def test_every_chunk_is_that_of_the_text_in_any_order(resident, spread):
     assert len(feed) == 7
     for first, last in [(0, 3), (3, 6), (6, 7), (0, 3), (5, 7), (2, 4), (4, 5)]:
         chunk = feed[first:last]
-        feed.send_ahead()
+        feed.prefetch()
         np.testing.assert_array_equal(chunk, WHOLE[first:last])
         assert chunk.dtype == np.int32
         assert sharding is None or chunk.sharding == sharding
@@ -55,8 +55,8 @@ def test_chunks_of_an_epoch_are_cut_once_and_ahead_of_their_use(watched):
     assert cuts == []
     for first, last, ahead in [(0, 3, (3, 6)), (3, 6, (6, 7)), (6, 7, (0, 3)), (0, 3, (3, 6))]:
         feed[first:last]
-        feed.send_ahead()
-        feed.send_ahead()
+        feed.prefetch()
+        feed.prefetch()
         assert cuts[-1] == ahead
     assert cuts == [(0, 3), (3, 6), (6, 7), (0, 3), (3, 6)]
 
@@ -65,15 +65,15 @@ def test_resident_text_is_cut_once_and_for_all(watched):
     feed = WindowFeed(watched, resident=True)
     for first in range(6):
         feed[first : first + 1]
-        feed.send_ahead()
+        feed.prefetch()
     assert len(cuts) == 1
 
 
 @pytest.mark.parametrize(
     ("nbytes", "memory", "expected"),
     [
-        (MOST_ON_HOST, None, True),
-        (MOST_ON_HOST + 1, None, False),
+        (MAX_HOST_BYTES, None, True),
+        (MAX_HOST_BYTES + 1, None, False),
         (20, {"bytes_limit": 100, "bytes_in_use": 20}, True),
         (21, {"bytes_limit": 100, "bytes_in_use": 20}, False),
         (25, {"bytes_limit": 100}, True),
@@ -84,9 +84,9 @@ def test_a_text_fits_where_it_leaves_the_room_that_a_model_needs(nbytes, memory,
 
 
 def test_text_is_streamed_where_it_does_not_fit(watched, monkeypatch):
-    monkeypatch.setattr("zaremba_jax.feed.MOST_ON_HOST", watched.nbytes - 1)
+    monkeypatch.setattr("zaremba_jax.feed.MAX_HOST_BYTES", watched.nbytes - 1)
     WindowFeed(watched)
     assert cuts == []
-    monkeypatch.setattr("zaremba_jax.feed.MOST_ON_HOST", watched.nbytes)
+    monkeypatch.setattr("zaremba_jax.feed.MAX_HOST_BYTES", watched.nbytes)
     WindowFeed(watched)
     assert cuts == [(None, None)]

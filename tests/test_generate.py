@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from zaremba_jax import generate as generate_module
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.exported import Model
-from zaremba_jax.generate import Sampling, draw, generate, mixture, restrict
+from zaremba_jax.generate import Sampling, filter_logits, generate, mixture_log_probs, sample_token
 from zaremba_jax.model import apply, init_params
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.rnn import zero_state
@@ -56,7 +56,9 @@ def test_each_token_is_the_most_probable_of_the_mean_of_the_models(models):
 def test_mixture_is_of_probabilities_and_not_of_logits():
     scores = np.random.default_rng(0).normal(size=(3, 2, 6)).astype(np.float32) * 4
     each = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(np.exp(mixture(jnp.asarray(scores))), each.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.exp(mixture_log_probs(jnp.asarray(scores))), each.mean(axis=0), rtol=1e-5
+    )
 
 
 def test_text_does_not_depend_on_how_many_others_are_drawn_and_differs_from_them():
@@ -86,7 +88,7 @@ def test_what_is_left_is_the_fewest_most_probable_and_keeps_its_proportions(
 ):
     logits = np.array(scores) / 8.0
     left = np.asarray(
-        restrict(
+        filter_logits(
             Sampling(temperature=temperature, top_k=top_k, top_p=top_p),
             jnp.asarray(logits, jnp.float32),
         )
@@ -105,7 +107,7 @@ def test_what_is_left_is_the_fewest_most_probable_and_keeps_its_proportions(
 def test_tokens_are_drawn_by_their_probabilities():
     scores, keys = jnp.log(jnp.array([0.1, 0.6, 0.3])), jax.random.split(jax.random.key(0), 4000)
     for temperature in (0.5, 1.0):
-        each = functools.partial(draw, Sampling(temperature=temperature), scores)
+        each = functools.partial(sample_token, Sampling(temperature=temperature), scores)
         share = np.bincount(jax.vmap(each)(keys), minlength=3) / len(keys)
         powers = np.array([0.1, 0.6, 0.3]) ** (1 / temperature)
         np.testing.assert_allclose(share, powers / powers.sum(), atol=0.03)
@@ -114,7 +116,7 @@ def test_tokens_are_drawn_by_their_probabilities():
 @pytest.mark.parametrize("temperature", [0.0, 1e-300, 1e-45, 1e-38, 1e-6])
 def test_low_temperatures_take_the_most_probable(temperature):
     scores = jnp.array([-3.0, -1.0, -2.0])
-    assert draw(Sampling(temperature=temperature), scores, jax.random.key(0)) == 1
+    assert sample_token(Sampling(temperature=temperature), scores, jax.random.key(0)) == 1
 
 
 @pytest.mark.parametrize(

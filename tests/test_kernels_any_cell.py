@@ -20,7 +20,7 @@ from layer_examples import (
 from zaremba_jax.array_types import RecurrentMasks, TwoBiasLayerParams
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.kernels.any_cell import cell_layer
-from zaremba_jax.kernels.lstm import lstm_layer, lstm_layer_with, padded_lstm_layer, scans
+from zaremba_jax.kernels.lstm import lstm_layer, lstm_layer_with, padded_lstm_layer, scan_loops
 
 COMBINATIONS = [
     (cell, names)
@@ -77,7 +77,7 @@ def test_lstm_without_masks_equals_the_kernel_of_its_own(float64):
 KERNELS = {
     "lstm": lstm_layer,
     "padded": padded_lstm_layer,
-    "other loops": functools.partial(lstm_layer_with, scans()),
+    "other loops": functools.partial(lstm_layer_with, scan_loops()),
     "any cell": functools.partial(cell_layer, masks=RecurrentMasks()),
 }
 

@@ -109,14 +109,14 @@ def test_generate_writes_texts_and_refuses_mistakes_in_one_line(folder):
     texts = first.out.split("\n---\n")
     assert len(texts) == 2
     for text in texts:
-        words = WORDS.tokens(text)
+        words = WORDS.tokenize(text)
         assert words[:3] == ["the", "cat", "<unk>"]
         assert set(words) <= set(WORDS.words)
     assert first == again
     assert first.out != other.out
     (one,), (start, _) = load_models([str(folder / "run")]), prompt_ids(WORDS, "")
     (drawn,) = generate([one], start, 4, sampling=Sampling(temperature=0.0), key=jax.random.key(0))
-    assert greedy == (0, WORDS.join(drawn).strip("\n") + "\n", "")
+    assert greedy == (0, WORDS.detokenize(drawn).strip("\n") + "\n", "")
     assert likeliest == greedy
     reasons = [
         "absent: holds no model",

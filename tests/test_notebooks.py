@@ -66,7 +66,7 @@ def run(script, cwd, **parameters):
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
-def text_of(outputs):
+def shown_text(outputs):
     plain = [output.get("text") or output.get("data", {}).get("text/plain") for output in outputs]
     return "\n".join(filter(None, plain))
 
@@ -144,7 +144,7 @@ def test_training_notebook_trains_resumes_and_writes(tmp_path):
     workdir = str(tmp_path / "on drive")
     script = BY_NAME["train_on_colab"]
     outputs = run(script, ROOT, WORKDIR=workdir, FLAGS=flags, PROMPT="a b")
-    shown = text_of(outputs)
+    shown = shown_text(outputs)
     assert "CpuDevice" in shown
     assert f"epoch  {SETTINGS['epochs']}/{SETTINGS['epochs']}" in shown
     assert f"resuming {workdir} after epoch {SETTINGS['epochs']}" in shown
@@ -159,7 +159,7 @@ def test_training_notebook_trains_resumes_and_writes(tmp_path):
 def test_the_papers_notebook_runs_and_counts_l_plus_1():
     sizes = {"TRAIN_TOKENS": 400, "HIDDEN_SIZE": 8, "EPOCHS": 2, "SEEDS": 1, "LONGEST_LAG": 5}
     outputs = run(BY_NAME["the_paper"], ROOT, **sizes)
-    shown = text_of(outputs)
+    shown = shown_text(outputs)
     assert figures_of(outputs) == 3
     assert "(3," in shown
     assert "def lstm(" in shown

@@ -16,8 +16,8 @@ from zaremba_jax.corpus import windows
 from zaremba_jax.ensemble import make_mesh, members_nll
 from zaremba_jax.evaluate import monte_carlo_nll, text_nll
 from zaremba_jax.lines import lines_nll
-from zaremba_jax.model import apply, init_params, softmax_of
-from zaremba_jax.precision import matmul, multiply_rows, operand, weight_gradient
+from zaremba_jax.model import apply, init_params, softmax_params
+from zaremba_jax.precision import dot_few_rows, matmul, operand, weight_gradient
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.softmax import logits, softmax_nll
 from zaremba_jax.train import init_train_state, train_windows
@@ -58,7 +58,7 @@ def test_bfloat16_rounds_the_operands_and_nothing_else(time, batch, inner, outer
 def results(compute):
     """Results of products in every part of a model."""
     params = init_params(override(QUICK, hidden_size=4).model, 7, key=jax.random.key(0))
-    softmax = softmax_of(params)
+    softmax = softmax_params(params)
     tokens, hidden = jnp.arange(6).reshape(3, 2), normal(0, 3, 2, 4)
 
     def loss(softmax, hidden):
@@ -131,7 +131,7 @@ def test_product_of_few_rows_is_the_product(precision, contract, batch, inner, o
     def operands_and_product(rows, weights):
         rows, weights = operand(rows, precision), operand(weights, precision)
         stored = weights if contract == 0 else weights.T
-        return rows, weights, multiply_rows(rows, stored, contract=contract)
+        return rows, weights, dot_few_rows(rows, stored, contract=contract)
 
     rows, weights, product = operands_and_product(normal(0, batch, inner), normal(1, inner, outer))
     expected = np.asarray(rows, np.float64) @ np.asarray(weights, np.float64)
@@ -144,9 +144,7 @@ def test_loop_over_time_turns_no_weights_around():
 
     @jax.jit
     def loop(h, weights):
-        return jax.lax.scan(lambda h, _: (jnp.tanh(multiply_rows(h, weights)), None), h, length=5)[
-            0
-        ]
+        return jax.lax.scan(lambda h, _: (jnp.tanh(dot_few_rows(h, weights)), None), h, length=5)[0]
 
     program = hlo.parse(
         loop.lower(normal(0, 2, hidden), normal(1, hidden, hidden)).compile().as_text()

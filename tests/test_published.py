@@ -14,12 +14,12 @@ from program import assert_refused, content, run
 
 from zaremba_jax import published as published_module
 from zaremba_jax.config import CorpusName
-from zaremba_jax.published import PUBLISHED, Part, folder_variable, load_published
-from zaremba_jax.vocabulary import NOUNS
+from zaremba_jax.published import PUBLISHED, SplitSource, data_dir_variable, load_published
+from zaremba_jax.vocabulary import UNIT_NAMES
 
 REAL = dict(PUBLISHED)
 
-MIRRORS = PUBLISHED["ptb"].addresses
+MIRRORS = PUBLISHED["ptb"].base_urls
 README = Path(__file__).parent.parent / "README.md"
 
 FILES = {
@@ -47,7 +47,7 @@ def published(monkeypatch):
     def replace(name, **changes):
         entry = dataclasses.replace(PUBLISHED[name], **changes)
         monkeypatch.setitem(PUBLISHED, name, entry)
-        monkeypatch.delenv(folder_variable(name), raising=False)
+        monkeypatch.delenv(data_dir_variable(name), raising=False)
 
     hashes = {name: sha256(text) for name, text in FILES.items()}
     replace("ptb", hashes=hashes, tokens=(8, 3, 4))
@@ -57,7 +57,11 @@ def published(monkeypatch):
         replace(name, hashes={archive: sha256(packed(name))}, tokens=(10, 3, 4))
     hundred = bytes(range(97, 117))
     for name in ("text8", "enwik8"):
-        (train, valid, test) = Part(name, 0, 10), Part(name, 10, 15), Part(name, 15, 20)
+        (train, valid, test) = (
+            SplitSource(name, 0, 10),
+            SplitSource(name, 10, 15),
+            SplitSource(name, 15, 20),
+        )
         hashes = {name: sha256(hundred)}
         replace(name, parts=(train, valid, test), hashes=hashes, tokens=(10, 5, 5))
 
@@ -78,7 +82,7 @@ DAMAGED = packed("wikitext-2").replace(b"PK\x01\x02", b"PK\x01\x09")  # its tabl
 def cache(tmp_path, monkeypatch):
     """The user's cache."""
     folder = tmp_path / "cache" / "zaremba_jax"
-    monkeypatch.setattr(published_module, "user_cache", lambda: folder)
+    monkeypatch.setattr(published_module, "default_cache_dir", lambda: folder)
     return folder
 
 
@@ -233,7 +237,7 @@ def test_table_has_every_corpus_that_a_run_can_name_and_the_readme_lists():
         millions = entry.tokens[0] % 1_000_000 == 0
         shown = [f"{count // 10**6}" if millions else f"{count:,}" for count in entry.tokens]
         assert row.startswith(", ".join(shown))
-        assert NOUNS[entry.unit] in row
+        assert UNIT_NAMES[entry.unit] in row
 
 
 def test_real_entries_have_whole_hashes_of_files_that_they_name_and_parts_as_long_as_said():
@@ -257,12 +261,12 @@ def test_characters_of_the_penn_treebank_are_those_of_plain_lines(tmp_path):
     PUBLISHED["ptb-char"] = dataclasses.replace(PUBLISHED["ptb-char"], hashes=hashes)
     corpus = load_published("ptb-char", tmp_path)
     assert corpus.vocabulary.unit == "char"
-    assert corpus.vocabulary.join(corpus.train) == "the cat sat\nthe <unk> sat\n"
+    assert corpus.vocabulary.detokenize(corpus.train) == "the cat sat\nthe <unk> sat\n"
 
 
 def test_folder_of_both_treebanks_is_named_by_one_variable():
-    assert folder_variable("ptb") == folder_variable("ptb-char") == "ZAREMBA_JAX_PTB_DIR"
-    assert folder_variable("wikitext-103") == "ZAREMBA_JAX_WIKITEXT_103_DIR"
+    assert data_dir_variable("ptb") == data_dir_variable("ptb-char") == "ZAREMBA_JAX_PTB_DIR"
+    assert data_dir_variable("wikitext-103") == "ZAREMBA_JAX_WIKITEXT_103_DIR"
 
 
 @pytest.mark.parametrize("name", ["wikitext-2", "wikitext-103"])
@@ -276,9 +280,9 @@ def test_wikitext_is_read_as_published_or_unpacked(tmp_path, name, form):
         for path, text in WIKI.items():
             (folder / path).write_bytes(text)
     corpus = load_published(name, tmp_path)
-    assert corpus.vocabulary.join(corpus.train) == "\n= Title =\n\nthe <unk> ,\n"
-    assert corpus.vocabulary.join(corpus.valid) == "\nthe\n"
-    assert corpus.vocabulary.join(corpus.test) == "= the =\n"
+    assert corpus.vocabulary.detokenize(corpus.train) == "\n= Title =\n\nthe <unk> ,\n"
+    assert corpus.vocabulary.detokenize(corpus.valid) == "\nthe\n"
+    assert corpus.vocabulary.detokenize(corpus.test) == "= the =\n"
 
 
 @pytest.mark.parametrize(("name", "unit"), [("text8", "char"), ("enwik8", "byte")])
@@ -295,9 +299,9 @@ def test_hundred_million_are_split_by_place(tmp_path, name, unit, form, monkeypa
     else:
         (tmp_path / name).write_bytes(text)
     corpus = load_published(name, tmp_path)
-    assert corpus.vocabulary.join(corpus.train).encode() == text[:10]
-    assert corpus.vocabulary.join(corpus.valid).encode() == text[10:15]
-    assert corpus.vocabulary.join(corpus.test).encode() == text[15:]
+    assert corpus.vocabulary.detokenize(corpus.train).encode() == text[:10]
+    assert corpus.vocabulary.detokenize(corpus.valid).encode() == text[10:15]
+    assert corpus.vocabulary.detokenize(corpus.test).encode() == text[15:]
     assert corpus.vocabulary.unit == unit
 
 
@@ -325,7 +329,7 @@ def test_files_that_are_not_the_published_ones_are_refused(tmp_path, name, files
 
 def test_archive_is_downloaded_once_and_split(cache, network):
     answers, asked = network
-    address = PUBLISHED["wikitext-2"].addresses[1] + "wikitext-2-v1.zip"
+    address = PUBLISHED["wikitext-2"].base_urls[1] + "wikitext-2-v1.zip"
     answers[address] = packed("wikitext-2")
     assert len(load_published("wikitext-2").train) == 10
     assert len(load_published("wikitext-2").train) == 10

@@ -15,7 +15,7 @@ import pytest
 
 import zaremba_jax.config
 from experiments.ablation_report import language_table, memory_table
-from experiments.summary import mean
+from experiments.summary import format_mean
 from experiments.workdir import write_model
 from zaremba_jax.config import SMALL, override
 from zaremba_jax.evaluate import perplexity, text_nll
@@ -128,7 +128,7 @@ def test_example_of_a_trained_model_runs_as_written(model, capsys):
     measured, text = capsys.readouterr().out.split("\n", 1)
     ids = np.array([0, 1, 2, 3, 0], np.int32)
     assert float(measured) == pytest.approx(perplexity(text_nll(model.params, ids)))
-    drawn = model.vocabulary.encode(model.vocabulary.tokens(text.removesuffix("\n")))
+    drawn = model.vocabulary.encode(model.vocabulary.tokenize(text.removesuffix("\n")))
     assert len(drawn) in (20, 21)  # an unfinished last line gets its end added
 
 
@@ -197,7 +197,9 @@ def test_table_of_perplexities_is_what_was_recorded():
     for names, compared in SINGLES.items():
         summaries = (results / name / "summary.json" for name in names.split())
         records = [json.loads(path.read_text()) for path in summaries]
-        figures = (mean([r[f"{split}_perplexity"] for r in records]) for split in ("valid", "test"))
+        figures = (
+            format_mean([r[f"{split}_perplexity"] for r in records]) for split in ("valid", "test")
+        )
         assert [*figures, compared.format(**records[0])] in rows
 
 

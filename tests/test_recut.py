@@ -25,7 +25,7 @@ def ensemble_of(places, at_once):
     return EnsembleRun(CONFIG, NOTHING, NOTHING, states, mesh=mesh, configs=configs)
 
 
-def model_of(streams):
+def run_of(streams):
     """One model whose batch is padded to `streams`; no number of its recurrent state is zero."""
     state = init_train_state(CONFIG, 7)
     rnn_state = jax.tree.map(
@@ -38,7 +38,7 @@ def through_a_checkpoint(run, other, folder):
     """The state of a run, saved and restored in the layout of another run."""
     assert run.layout != other.layout
     save(folder, 1, run.state, {"layout": run.layout})
-    restored = restore(folder, lambda record: other.room_for(record["layout"]))
+    restored = restore(folder, lambda record: other.host_buffers(record["layout"]))
     assert restored is not None
     return other.cut(restored.state)
 
@@ -63,7 +63,7 @@ def test_members_saved_one_by_one_go_on_in_chunks_with_padding_and_back(tmp_path
 
 
 def test_streams_that_pad_the_batch_are_dropped_and_new_ones_are_zero(tmp_path):
-    narrow, wide = model_of(3), model_of(6)
+    narrow, wide = run_of(3), run_of(6)
     for run, other in ((narrow, wide), (wide, narrow)):
         state = through_a_checkpoint(run, other, tmp_path / str(run.layout["streams"]))
         hidden, saved = state.rnn_state[0].hidden, run.state.rnn_state[0].hidden

@@ -52,8 +52,8 @@ def parts(masks):
         "dropout": [*(masks.inputs or ()), masks.output],
         "hidden_dropout": [layer.hidden for layer in recurrent],
         "update_dropout": [layer.update for layer in recurrent],
-        "zoneout_hidden": [layer.keep_hidden for layer in recurrent],
-        "zoneout_cell": [layer.keep_cell for layer in recurrent],
+        "zoneout_hidden": [layer.zoneout_hidden for layer in recurrent],
+        "zoneout_cell": [layer.zoneout_cell for layer in recurrent],
     }
     found = {name: [np.asarray(x) for x in xs if x is not None] for name, xs in found.items()}
     return {name: xs for name, xs in found.items() if xs}
@@ -179,11 +179,11 @@ def test_zoneout_is_evaluated_by_its_expectation():
     assert len(masks.recurrent) == LAYERS
     for layer in masks.recurrent:
         assert (layer.hidden, layer.update) == (None, None)
-        np.testing.assert_array_equal(layer.keep_hidden, [[[0.25]]])
-        np.testing.assert_array_equal(layer.keep_cell, [[[0.5]]])
+        np.testing.assert_array_equal(layer.zoneout_hidden, [[[0.25]]])
+        np.testing.assert_array_equal(layer.zoneout_cell, [[[0.5]]])
     only_hidden = expected_masks(override(PLAIN, zoneout_hidden=0.25))
     assert only_hidden is not None
-    assert only_hidden.recurrent == (RecurrentMasks(keep_hidden=jnp.full((1, 1, 1), 0.25)),) * 2
+    assert only_hidden.recurrent == (RecurrentMasks(zoneout_hidden=jnp.full((1, 1, 1), 0.25)),) * 2
 
 
 def test_dropconnect_masks_each_recurrent_weight_and_nothing_else():

@@ -145,10 +145,8 @@ def test_members_trained_together_are_recorded_as_those_trained_alone(folder):
         np.testing.assert_allclose(together.curves[seed], record.curves[0], rtol=1e-5)
     page = (folder / "results" / "table1.md").read_text()
     assert "| small | 1 | not run |" in page
-    assert (
-        f"| small-dropout=0.5 | {table1.mean([p[0] for p in together.perplexities.values()])}"
-        in page
-    )
+    found = table1.format_mean([p[0] for p in together.perplexities.values()])
+    assert f"| small-dropout=0.5 | {found}" in page
 
 
 def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
@@ -209,7 +207,7 @@ def test_jobs_train_every_seed_that_is_missing_once_and_no_more_together_than_as
     first, seeds, done, at_most
 ):
     config, nowhere = override(SMALL, seed=first), Path("nowhere")
-    jobs = reproduction.jobs_left(config, seeds, held(*done), nowhere, at_most)
+    jobs = reproduction.remaining_jobs(config, seeds, held(*done), nowhere, at_most)
     trained = [job.config.seed + place for job in jobs for place in range(job.count)]
     assert trained == sorted(set(range(first, first + seeds)) - done)
     assert all(job.count <= at_most for job in jobs)
@@ -220,7 +218,7 @@ def test_what_was_begun_goes_on_first_and_together_however_many_are_trained_at_o
     for name in ("small-seeds2-4", "small-seed7", "small-seeds8-12", "small-layers=1-seed0"):
         (tmp_path / name).mkdir()
     for at_most, after in ((1, ["small-seed0", "small-seed1", "small-seed5"]), (3, None)):
-        jobs = reproduction.jobs_left(SMALL, 8, held(6), tmp_path, at_most)
+        jobs = reproduction.remaining_jobs(SMALL, 8, held(6), tmp_path, at_most)
         names = [job.name for job in jobs]
         assert names[:2] == ["small-seed7", "small-seeds2-4"]
         assert names[2:] == (after or ["small-seeds0-1", "small-seed5"])
@@ -229,9 +227,9 @@ def test_what_was_begun_goes_on_first_and_together_however_many_are_trained_at_o
 def test_records_are_of_the_same_model_whatever_computes_it_but_not_with_other_settings():
     (record,) = held(0, config=override(SMALL, kernel="scan", softmax_tokens=7))
     assert record.model == SMALL
-    assert reproduction.held_seeds(override(SMALL, seed=9), [record]) == {0}
+    assert reproduction.recorded_seeds(override(SMALL, seed=9), [record]) == {0}
     for changes in ({"precision": "bfloat16"}, {"constant_epochs": 5}):
-        assert not reproduction.held_seeds(override(SMALL, **changes), [record])
+        assert not reproduction.recorded_seeds(override(SMALL, **changes), [record])
     changed = override(SMALL, seed=3, constant_epochs=5, kernel="scan")
     assert reproduction.Job(changed, 1).name == "small-constant_epochs=5-seed3"
     assert reproduction.Job(override(MEDIUM, seed=2), 4).name == "medium-seeds2-5"
@@ -246,7 +244,7 @@ def test_member_that_diverged_is_in_no_figure_and_no_curve():
     record = records.Record(config=SMALL, summary={"members": members}, history=history)
     assert record.perplexities == {4: (2.0, 3.0)}
     assert record.curves == [[9.0]]
-    assert reproduction.held_seeds(SMALL, [record]) == {4, 5}  # it would diverge again
+    assert reproduction.recorded_seeds(SMALL, [record]) == {4, 5}  # it would diverge again
 
 
 def test_mixtures_of_fewer_models_leave_those_of_more(tmp_path):

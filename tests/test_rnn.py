@@ -138,7 +138,7 @@ def test_outputs_are_raw_whatever_the_output_mask():
 @pytest.mark.parametrize("kernel", ["xla", "scan"])
 def test_masks_that_change_nothing_equal_no_masks(cell, kernel):
     params, inputs, state, masks = example_of(cell=cell)
-    neutral = {"keep_hidden": 0.0, "keep_cell": 0.0}
+    neutral = {"zoneout_hidden": 0.0, "zoneout_cell": 0.0}
     names = ADMITTED[cell]
     layer = RecurrentMasks(**{n: jnp.full((1, 1, 1), neutral.get(n, 1.0)) for n in names})
     ones = Masks(inputs=jax.tree.map(jnp.ones_like, masks.inputs), recurrent=(layer, layer))

@@ -28,7 +28,7 @@ from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.exported import Model
 from zaremba_jax.lines import lines_nll
 from zaremba_jax.model import init_params
-from zaremba_jax.neural_cache import CacheConfig, cached_nll
+from zaremba_jax.neural_cache import CacheConfig, neural_cache_nll
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.vocabulary import BYTES, Vocabulary
 
@@ -238,7 +238,7 @@ def perplexities(models, text):
     cache = CacheConfig(window=4, theta=2.0, weight=0.5)
     return (
         mixed(text_nll),
-        mixed(cached_nll, config=cache),
+        mixed(neural_cache_nll, config=cache),
         mixed(dynamic_nll, config=sgd),
         mixed(scaled),
         mixed(independent),

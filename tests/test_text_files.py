@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zaremba_jax import text_files
 from zaremba_jax.text_files import Piece, content_hash, find_files, read_blocks, read_bytes
-from zaremba_jax.vocabulary import EOS, split
+from zaremba_jax.vocabulary import EOS, tokenize
 
 TEXT = st.text(st.sampled_from("ab ñ€😀\n\r\t\u2028"), max_size=40)
 
@@ -46,7 +46,7 @@ def words(text):
 @given(TEXT, st.sampled_from(["plain", "gzip", "zip"]))
 def test_blocks_have_the_words_of_the_text(folder, text, how):
     blocks = read_blocks(put(folder, text.encode(), how), "word")
-    assert [token for block in blocks for token in split(block)] == words(text)
+    assert [token for block in blocks for token in tokenize(block)] == words(text)
 
 
 @given(TEXT)
@@ -64,8 +64,8 @@ def test_byte_order_mark_at_the_start_of_a_file_is_no_text(folder, text):
 
 @given(TEXT)
 def test_plain_lines_have_words_with_one_space_between(folder, text):
-    plain = "".join(read_blocks(put(folder, text.encode()), "char", plain_lines=True))
-    assert split(plain) == words(text)
+    plain = "".join(read_blocks(put(folder, text.encode()), "char", normalize_whitespace=True))
+    assert tokenize(plain) == words(text)
     assert "  " not in plain
     assert all(line == line.strip() for line in plain.split("\n"))
 

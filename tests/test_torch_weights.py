@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zaremba_jax.cells import add_biases
+from zaremba_jax.cells import merge_biases
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.model import init_params
 from zaremba_jax.rnn import deep_rnn, zero_state
 from zaremba_jax.torch_weights import (
-    config_for,
+    infer_config,
     lstm_from_torch,
     lstm_to_torch,
     model_from_torch,
@@ -106,7 +106,7 @@ def test_whole_model_goes_to_torchs_names_and_back(changes):
     assert state["decoder.weight"].shape == (7, 3)
     again = model_from_torch(state)
     jax.tree.map(np.testing.assert_array_equal, again, params)
-    assert config_for(again) == config
+    assert infer_config(again) == config
 
 
 def test_model_in_double_precision_stays_so(float64):
@@ -122,8 +122,8 @@ def test_second_bias_goes_to_torchs():
     state = lstm_to_torch(layers)
     assert state["bias_hh_l0"].any()
     (again,) = lstm_from_torch(state)
-    np.testing.assert_allclose(again.bias, add_biases(layers[0]).bias, rtol=1e-6)
-    assert config_for(init_params(config.model, 3, key=jax.random.key(0))).model.second_bias
+    np.testing.assert_allclose(again.bias, merge_biases(layers[0]).bias, rtol=1e-6)
+    assert infer_config(init_params(config.model, 3, key=jax.random.key(0))).model.second_bias
 
 
 REFUSED = [

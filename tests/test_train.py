@@ -203,7 +203,7 @@ def test_rate_of_no_regularizer_is_refused(text):
 def test_watching_the_gradient_changes_no_bit(text):
     config = override(CONFIG, clip_norm=0.5)  # which clips them all
     state, nll = train_windows(config, fresh(text, config), text)
-    watched, found = train_windows(config, fresh(text, config), text, watch=True)
+    watched, found = train_windows(config, fresh(text, config), text, record_grad_norm=True)
     np.testing.assert_array_equal(found[:, 0], nll)
     jax.tree.map(np.testing.assert_array_equal, watched.params, state.params)
 
@@ -214,7 +214,7 @@ def test_watched_norm_is_that_of_the_whole_gradient_before_clipping(text):
     gradient: Any = jax.grad(window_loss, has_aux=True)(
         state.params, window[:-1], window[1:], state.rnn_state, None
     )[0]
-    _, found = train_windows(config, state, text[:1], watch=True)
+    _, found = train_windows(config, state, text[:1], record_grad_norm=True)
     assert found[0, 1] > 0.5
     np.testing.assert_allclose(found[0, 1], optax.tree.norm(gradient), rtol=1e-5)
 

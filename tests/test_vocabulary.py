@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from zaremba_jax.vocabulary import BYTES, EOS, NOUNS, UNK, Vocabulary, split
+from zaremba_jax.vocabulary import BYTES, EOS, UNIT_NAMES, UNK, Vocabulary, tokenize
 
 WORDS = st.lists(st.sampled_from(["a", "b", "ñ", "the", UNK, EOS]), min_size=1, max_size=50)
 TEXT = st.text(st.sampled_from("ab ñ\n\t€😀"), min_size=1, max_size=50)
@@ -14,7 +14,7 @@ UNITS = st.sampled_from(["word", "char", "byte"])
 
 @given(WORDS)
 def test_decode_inverts_encode(words):
-    vocabulary = Vocabulary.of(words)
+    vocabulary = Vocabulary.from_tokens(words)
     ids = vocabulary.encode(words)
     assert vocabulary.decode(ids) == words
     assert ids.dtype == np.int32
@@ -23,47 +23,49 @@ def test_decode_inverts_encode(words):
 
 @given(TEXT, UNITS)
 def test_join_gives_a_text_of_the_same_tokens(text, unit):
-    vocabulary = Vocabulary.of(split(text, unit), unit)
-    tokens = vocabulary.tokens(text)
-    again = vocabulary.join(vocabulary.encode(tokens))
-    assert vocabulary.tokens(again) == tokens
+    vocabulary = Vocabulary.from_tokens(tokenize(text, unit), unit)
+    tokens = vocabulary.tokenize(text)
+    again = vocabulary.detokenize(vocabulary.encode(tokens))
+    assert vocabulary.tokenize(again) == tokens
     assert unit == "word" or again == text
 
 
 @given(st.lists(TEXT), UNITS)
 def test_tokens_of_lines_are_those_of_the_whole_text(lines, unit):
     whole = "".join(f"{line}\n" for line in lines)
-    assert split(whole, unit) == [token for line in lines for token in split(f"{line}\n", unit)]
+    assert tokenize(whole, unit) == [
+        token for line in lines for token in tokenize(f"{line}\n", unit)
+    ]
 
 
 def test_tokens_are_words_with_line_ends_or_characters_or_bytes():
-    assert split(" the cat\n\nñ", "word") == ["the", "cat", EOS, EOS, "ñ"]
-    assert split("a ñ\n", "char") == ["a", " ", "ñ", "\n"]
-    assert split("a ñ\n", "byte") == ["a", " ", "\xc3", "\xb1", "\n"]
+    assert tokenize(" the cat\n\nñ", "word") == ["the", "cat", EOS, EOS, "ñ"]
+    assert tokenize("a ñ\n", "char") == ["a", " ", "ñ", "\n"]
+    assert tokenize("a ñ\n", "byte") == ["a", " ", "\xc3", "\xb1", "\n"]
 
 
 def test_joined_words_have_a_space_between_and_lines_of_their_own():
     vocabulary = Vocabulary((EOS, "the", "cat", UNK))
-    assert vocabulary.join([1, 2, 0, 0, 3, 1]) == "the cat\n\n<unk> the"
-    assert vocabulary.join([]) == ""
+    assert vocabulary.detokenize([1, 2, 0, 0, 3, 1]) == "the cat\n\n<unk> the"
+    assert vocabulary.detokenize([]) == ""
 
 
 def test_vocabulary_is_ordered_by_frequency_then_alphabet_whatever_the_order_of_the_text():
-    assert Vocabulary.of(["c", "b", "a", "c", "b", "c"]).words == ("c", "b", "a")
-    assert Vocabulary.of(["b", "a"]) == Vocabulary.of(["a", "b"])
+    assert Vocabulary.from_tokens(["c", "b", "a", "c", "b", "c"]).words == ("c", "b", "a")
+    assert Vocabulary.from_tokens(["b", "a"]) == Vocabulary.from_tokens(["a", "b"])
 
 
 @given(WORDS, st.integers(0, 7), st.integers(1, 5))
 def test_limits_give_the_vocabulary_of_a_text_with_unk_for_what_is_rare(words, size, min_count):
     try:
-        limited = Vocabulary.of(words, size=size, min_count=min_count)
+        limited = Vocabulary.from_tokens(words, size=size, min_count=min_count)
     except ValueError:
         counts = Counter(word for word in words if word not in (EOS, UNK))
         assert max(counts.values()) < min_count or 0 < size < 2 + (EOS in words)
         return
     assert size == 0 or len(limited) <= size
     replaced = [word if word in limited.words else UNK for word in words]
-    assert limited == Vocabulary.of(replaced)
+    assert limited == Vocabulary.from_tokens(replaced)
     assert limited.decode(limited.encode(words)) == replaced
 
 
@@ -72,7 +74,7 @@ def test_nothing_is_left_out_that_has_room_and_is_frequent_enough(words, size, m
     counts = Counter(words)
     frequent = [w for w in counts if counts[w] >= min_count and w not in (EOS, UNK)]
     assume(frequent)
-    limited = Vocabulary.of(words, size=size, min_count=min_count)
+    limited = Vocabulary.from_tokens(words, size=size, min_count=min_count)
     for word in set(frequent) - set(limited.words):
         assert len(limited) == size
         assert all(counts[word] <= counts[kept] for kept in limited.words if kept in frequent)
@@ -80,10 +82,10 @@ def test_nothing_is_left_out_that_has_room_and_is_frequent_enough(words, size, m
 
 
 def test_bytes_have_a_vocabulary_of_their_own_whatever_the_text():
-    vocabulary = Vocabulary.of(split("aab", "byte"), "byte")
+    vocabulary = Vocabulary.from_tokens(tokenize("aab", "byte"), "byte")
     assert len(vocabulary) == 256
-    assert vocabulary.encode(vocabulary.tokens("añ")).tolist() == list("añ".encode())
-    assert vocabulary.join([0xC3]) == "\ufffd"
+    assert vocabulary.encode(vocabulary.tokenize("añ")).tolist() == list("añ".encode())
+    assert vocabulary.detokenize([0xC3]) == "\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_bytes_have_a_vocabulary_of_their_own_whatever_the_text():
 )
 def test_limits_that_leave_nothing_are_refused(limits, message):
     with pytest.raises(ValueError, match=message):
-        Vocabulary.of(["a", "a", "b", EOS], **limits)
+        Vocabulary.from_tokens(["a", "a", "b", EOS], **limits)
 
 
 def test_fingerprint_tells_vocabularies_and_their_units_apart():
@@ -128,6 +130,6 @@ def test_whole_text_is_refused_where_it_is_no_list_of_tokens(unit, text):
         assert vocabulary.decode(vocabulary.encode(text)) == list(text)
         return
     remedy = "split it" if isinstance(text, str) else "decode it and split it"
-    reason = f"^v: is a text, not a list of {NOUNS[unit]}s; {remedy} with `tokens`"
+    reason = f"^v: is a text, not a list of {UNIT_NAMES[unit]}s; {remedy} with `tokenize`"
     with pytest.raises(ValueError, match=reason):
         vocabulary.encode(text, source="v")

@@ -9,7 +9,7 @@ import pytest
 from program import content
 
 from experiments.workdir import Workdir, write_json, write_json_lines
-from zaremba_jax.checkpoint import DIGEST
+from zaremba_jax.checkpoint import CHECKSUMS_FILE
 from zaremba_jax.config import QUICK, override, to_dict
 
 
@@ -116,7 +116,9 @@ def test_folder_that_another_process_trains_in_is_refused_until_that_ends(folder
         other.stdout.readline()
         for step in ("8", "9"):
             (folder / "run" / "checkpoints" / step).mkdir(parents=True)
-        (folder / "run" / "checkpoints" / "8" / DIGEST).touch()  # 9 is what a start would clear
+        (
+            folder / "run" / "checkpoints" / "8" / CHECKSUMS_FILE
+        ).touch()  # 9 is what a start would clear
         before = content(folder)
         refused = program.run(*program.FLAGS, "--workdir=run")
         program.assert_refused(refused, "run: another process trains there; wait for it to end")

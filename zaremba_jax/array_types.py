@@ -94,14 +94,14 @@ class RecurrentMasks:
     """The masks on a layer's connections through time; None for those that are off.
 
     `hidden` multiplies h[t-1] where it enters the gates, `update` what the cell
-    writes into its state. `keep_hidden` and `keep_cell` are the fractions of h[t] and
+    writes into its state. `zoneout_hidden` and `zoneout_cell` are the fractions of h[t] and
     c[t] that are carried over from the previous step.
     """
 
     hidden: Mask | None = None
     update: Mask | None = None
-    keep_hidden: Mask | None = None
-    keep_cell: Mask | None = None
+    zoneout_hidden: Mask | None = None
+    zoneout_cell: Mask | None = None
 
 
 @struct.dataclass

@@ -23,10 +23,10 @@ from zaremba_jax.array_types import (
 )
 from zaremba_jax.precision import Precision, matmul
 
-_NOTHING = RecurrentMasks()
+_NO_MASKS = RecurrentMasks()
 
 
-def add_biases(layer: LayerParams) -> LayerParams:
+def merge_biases(layer: LayerParams) -> LayerParams:
     """The same layer with a single bias, the sum of both if it has two."""
     if not isinstance(layer, TwoBiasLayerParams):
         return layer
@@ -45,7 +45,7 @@ def project_inputs(
 
     Takes any number of leading axes, so that one matrix product serves all time steps.
     """
-    bias = jnp.expand_dims(add_biases(params).bias, range(inputs.ndim - 1))
+    bias = jnp.expand_dims(merge_biases(params).bias, range(inputs.ndim - 1))
     return matmul(inputs, params.input_weights, precision) + bias
 
 
@@ -53,7 +53,7 @@ def step(
     params: LayerParams,
     projected: Float[Array, "batch gates"],
     state: LayerState,
-    masks: RecurrentMasks = _NOTHING,
+    masks: RecurrentMasks = _NO_MASKS,
     precision: Precision = "float32",
 ) -> LayerState:
     """One time step of a layer.
@@ -92,7 +92,7 @@ def advance(
     projected: Float[Array, "batch gates"],
     recurrent: Float[Array, "batch gates"],
     state: LayerState,
-    masks: RecurrentMasks = _NOTHING,
+    masks: RecurrentMasks = _NO_MASKS,
 ) -> LayerState:
     """A step without its matrix product: the cell's equations, then zoneout.
 
@@ -103,13 +103,13 @@ def advance(
       ValueError: as for `step`.
     """
     new = CELLS[cell].equations(projected, recurrent, state, masks.update)
-    if masks.keep_hidden is not None:
-        kept = _blend(state.hidden, new.hidden, masks.keep_hidden)
+    if masks.zoneout_hidden is not None:
+        kept = _blend(state.hidden, new.hidden, masks.zoneout_hidden)
         new = dataclasses.replace(new, hidden=kept)
-    if masks.keep_cell is not None:
+    if masks.zoneout_cell is not None:
         if not (isinstance(state, LSTMState) and isinstance(new, LSTMState)):
-            raise ValueError(f"keep_cell: the {cell} cell has no cell state c; leave it out")
-        new = dataclasses.replace(new, cell=_blend(state.cell, new.cell, masks.keep_cell))
+            raise ValueError(f"zoneout_cell: the {cell} cell has no cell state c; leave it out")
+        new = dataclasses.replace(new, cell=_blend(state.cell, new.cell, masks.zoneout_cell))
     return new
 
 
@@ -128,9 +128,9 @@ def lstm(
 
     u is the paper's g. `update_mask` multiplies it (Semeniuta et al. 2016, equation 12).
     """
-    forget, write, output, update = lstm_gates(projected, recurrent)
-    cell = forget * state.cell + write * drop(update, update_mask)
-    return LSTMState(hidden=output * jnp.tanh(cell), cell=cell)
+    f, i, o, u = lstm_gates(projected, recurrent)
+    cell = f * state.cell + i * drop(u, update_mask)
+    return LSTMState(hidden=o * jnp.tanh(cell), cell=cell)
 
 
 def lstm_gates(
@@ -158,19 +158,18 @@ def gru(
     each gate has one bias, in x. `update_mask` multiplies n (Semeniuta et al. 2016,
     section 3.2).
     """
-    _, keep, update = gru_gates(projected, recurrent)
-    return HiddenState(hidden=_blend(state.hidden, drop(update, update_mask), keep))
+    _, z, n = gru_gates(projected, recurrent)
+    return HiddenState(hidden=_blend(state.hidden, drop(n, update_mask), z))
 
 
 def gru_gates(
     projected: Float[Array, "*any gates"], recurrent: Float[Array, "*any gates"]
 ) -> list[Float[Array, "*any hidden"]]:
     """The gates r, z and n of the GRU."""
-    reset, keep, candidate = jnp.split(projected, 3, axis=-1)
-    past_reset, past_keep, past_candidate = jnp.split(recurrent, 3, axis=-1)
-    reset = jax.nn.sigmoid(reset + past_reset)
-    update = jnp.tanh(candidate + reset * past_candidate)
-    return [reset, jax.nn.sigmoid(keep + past_keep), update]
+    x_r, x_z, x_n = jnp.split(projected, 3, axis=-1)
+    a_r, a_z, a_n = jnp.split(recurrent, 3, axis=-1)
+    r = jax.nn.sigmoid(x_r + a_r)
+    return [r, jax.nn.sigmoid(x_z + a_z), jnp.tanh(x_n + r * a_n)]
 
 
 def tanh(

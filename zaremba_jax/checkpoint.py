@@ -16,8 +16,8 @@ from jax.experimental import multihost_utils
 
 # One model's, or one per chunk of an ensemble.
 State = Any
-KEPT = 2  # the newest, and one to fall back on
-DIGEST = "checksums.json"  # written last: without it, the newest checkpoint was cut off
+MAX_TO_KEEP = 2  # the newest, and one to fall back on
+CHECKSUMS_FILE = "checksums.json"  # written last: without it, the newest checkpoint was cut off
 
 
 class DamagedCheckpointError(ValueError):
@@ -58,18 +58,20 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
         raise OSError(f"{directory}: takes no checkpoint ({said}); is the disk full?") from None
     if jax.process_index() == 0:
         folder = Path(directory, str(step))
-        partial = folder / f"{DIGEST}.partial"
+        partial = folder / f"{CHECKSUMS_FILE}.partial"
         partial.write_text(json.dumps(_checksums(folder)))
-        os.replace(partial, folder / DIGEST)
+        os.replace(partial, folder / CHECKSUMS_FILE)
     _wait_for_all("saved")
 
 
-def restore(directory: str | Path, like: Callable[[dict[str, Any]], State]) -> Restored | None:
+def restore(
+    directory: str | Path, make_template: Callable[[dict[str, Any]], State]
+) -> Restored | None:
     """Reads the newest intact checkpoint.
 
     Args:
       directory: of the run's checkpoints.
-      like: takes the record, before the state is read, and returns a state of the same
+      make_template: takes the record, before the state is read, and returns a state of the same
         shapes, whose values do not matter; NumPy leaves are read as whole NumPy arrays.
         May raise if the checkpoint belongs to another run; the exception is passed on.
 
@@ -83,16 +85,16 @@ def restore(directory: str | Path, like: Callable[[dict[str, Any]], State]) -> R
         return None
     with _manager(directory) as manager:
         steps = sorted(manager.all_steps())
-        cut_off = bool(steps) and not Path(directory, str(steps[-1]), DIGEST).exists()
+        cut_off = bool(steps) and not Path(directory, str(steps[-1]), CHECKSUMS_FILE).exists()
         finished = steps[:-1] if cut_off else steps
-        newest = _newest_whole(directory, finished)
+        newest = _newest_intact(directory, finished)
         if not finished:
             return None
         if newest is None:
             raise DamagedCheckpointError(
                 f"{directory}: every checkpoint is damaged; remove the directory to start over"
             )
-        found = _read(manager, newest, like)
+        found = _read(manager, newest, make_template)
     damaged = finished[finished.index(newest) + 1 :]
     return Restored(*found, damaged=tuple(str(Path(directory, str(step))) for step in damaged))
 
@@ -112,17 +114,17 @@ def clear_after(directory: str | Path, step: int) -> None:
 
 
 def _read(
-    manager: ocp.CheckpointManager, step: int, like: Callable[[dict[str, Any]], State]
+    manager: ocp.CheckpointManager, step: int, make_template: Callable[[dict[str, Any]], State]
 ) -> tuple[State, dict[str, Any]]:
     record = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
-    wanted = like(record)
+    wanted = make_template(record)
     stored = ocp.args.StandardRestore(jax.tree.map(_shape, _storable(wanted)))
     state = manager.restore(step, args=ocp.args.Composite(state=stored))["state"]
     # Under jit, so that keys sharded over hosts stay sharded.
     wrap = jax.jit(jax.random.wrap_key_data, static_argnames="impl")
 
-    def as_wanted(x: Any, like: Any) -> Any:
-        return wrap(x, impl=str(jax.random.key_impl(like))) if _is_key(like) else x
+    def as_wanted(x: Any, template: Any) -> Any:
+        return wrap(x, impl=str(jax.random.key_impl(template))) if _is_key(template) else x
 
     return jax.tree.map(as_wanted, state, wanted), record
 
@@ -136,11 +138,11 @@ def _checksums(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): zlib.crc32(path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(DIGEST)
+        if path.is_file() and not path.name.startswith(CHECKSUMS_FILE)
     }
 
 
-def _newest_whole(directory: str | Path, steps: list[int]) -> int | None:
+def _newest_intact(directory: str | Path, steps: list[int]) -> int | None:
     """The last of the steps whose files are as they were written.
 
     One host checks for all: it has to read every file, the others only their own shards.
@@ -148,15 +150,15 @@ def _newest_whole(directory: str | Path, steps: list[int]) -> int | None:
     place = -1
     if jax.process_index() == 0:
         newest_first = reversed(list(enumerate(steps)))
-        place = next((n for n, step in newest_first if _is_whole(Path(directory, str(step)))), -1)
+        place = next((n for n, step in newest_first if _is_intact(Path(directory, str(step)))), -1)
     if jax.process_count() > 1:
         place = int(multihost_utils.broadcast_one_to_all(np.int32(place)))
     return None if place < 0 else steps[place]
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_intact(folder: Path) -> bool:
     try:
-        written = dict(json.loads((folder / DIGEST).read_text()))
+        written = dict(json.loads((folder / CHECKSUMS_FILE).read_text()))
         return written.items() <= _checksums(folder).items()  # file managers add their own
     except (OSError, ValueError, TypeError):
         return False
@@ -170,7 +172,7 @@ def _wait_for_all(event: str) -> None:
 
 def _manager(directory: str | Path, clean_up: bool = False) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=clean_up
+        max_to_keep=MAX_TO_KEEP, enable_async_checkpointing=False, cleanup_tmp_directories=clean_up
     )
     return ocp.CheckpointManager(Path(directory).absolute(), options=options)
 

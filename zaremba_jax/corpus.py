@@ -69,7 +69,7 @@ def make_corpus(
     Raises:
       ValueError: as for `Vocabulary.encode`.
     """
-    vocabulary = Vocabulary.of(train)
+    vocabulary = Vocabulary.from_tokens(train)
     return Corpus(
         name,
         vocabulary,

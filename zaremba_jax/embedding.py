@@ -10,7 +10,7 @@ Rows = Float[Array, "words features"]
 
 
 @jax.custom_vjp
-def look_up(embedding: Rows, tokens: Tokens) -> Float[Array, "time batch features"]:
+def embedding_lookup(embedding: Rows, tokens: Tokens) -> Float[Array, "time batch features"]:
     """The row of each token. Reverse-mode differentiation only.
 
     The gradient of a row is a sum over all positions of its word. On NVIDIA GPUs the order of
@@ -31,21 +31,21 @@ def _backward(residuals, cotangent):
         return jnp.zeros_like(embedding).at[ids].add(cotangents)
 
     def multiply(ids, cotangents):
-        return sum_by_product(ids, cotangents, len(embedding))
+        return segment_sum_by_matmul(ids, cotangents, len(embedding))
 
     return jax.lax.platform_dependent(*flat, cuda=multiply, default=add), None
 
 
-look_up.defvjp(_forward, _backward)
+embedding_lookup.defvjp(_forward, _backward)
 
 
-def sum_by_product(
+def segment_sum_by_matmul(
     ids: Int[Array, " tokens"], cotangents: Float[Array, "tokens features"], words: int
 ) -> Rows:
     """Row i of the `words` rows is the sum of the `cotangents` whose id is i."""
     if words > len(ids):  # the product covers only the words that occur
         there, ids = jnp.unique(ids, size=len(ids), fill_value=words, return_inverse=True)
-        sums = sum_by_product(ids, cotangents, len(ids))
+        sums = segment_sum_by_matmul(ids, cotangents, len(ids))
         return jnp.zeros((words, sums.shape[1]), sums.dtype).at[there].set(sums, mode="drop")
     chosen = jax.nn.one_hot(ids, words, axis=0, dtype=cotangents.dtype)
     return jnp.matmul(chosen, cotangents, precision="highest")  # the default may round its inputs

@@ -18,7 +18,7 @@ import pooch
 
 from zaremba_jax.corpus import Corpus
 from zaremba_jax.text_files import Piece, content_hash, find_files, read_blocks, read_bytes
-from zaremba_jax.vocabulary import EOS, NOUNS, UNK, Unit, Vocabulary, check_unit, split
+from zaremba_jax.vocabulary import EOS, UNIT_NAMES, UNK, Unit, Vocabulary, check_unit, tokenize
 
 SPLITS = ("train", "valid", "test")
 _VERSION = 2  # of the cache format
@@ -32,7 +32,7 @@ Pieces = Sequence[Piece]
 class Encoding:
     """What determines the ids of a text: its unit, what becomes `<unk>`, how lines are read.
 
-    `vocab_size` and `min_count` are as for `Vocabulary.counted`, `plain_lines` as for
+    `vocab_size` and `min_count` are as for `Vocabulary.from_counts`, `normalize_whitespace` as for
     `text_files.read_blocks`.
 
     Raises:
@@ -42,7 +42,7 @@ class Encoding:
     unit: Unit = "word"
     vocab_size: int = 0
     min_count: int = 1
-    plain_lines: bool = False
+    normalize_whitespace: bool = False
 
     def __post_init__(self):
         check_unit(self.unit)
@@ -51,7 +51,7 @@ class Encoding:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
 
 
-def user_cache() -> Path:
+def default_cache_dir() -> Path:
     """Where texts are kept if no other folder is given."""
     return Path(pooch.os_cache("zaremba_jax"))
 
@@ -62,7 +62,7 @@ def read_corpus(
     valid: str | Path,
     test: str | Path,
     encoding: Encoding = Encoding(),
-    cache: str | Path | None = None,
+    cache_dir: str | Path | None = None,
 ) -> Corpus:
     """Reads three texts, each in one or more files, as for `text_files.find_files`.
 
@@ -72,11 +72,13 @@ def read_corpus(
         tokens outside a vocabulary without `<unk>`.
       OSError: the cache cannot be written.
     """
-    return encode(name, [find_files(pattern) for pattern in (train, valid, test)], encoding, cache)
+    return encode(
+        name, [find_files(pattern) for pattern in (train, valid, test)], encoding, cache_dir
+    )
 
 
 def encode(
-    name: str, texts: Sequence[Pieces], encoding: Encoding, cache: str | Path | None = None
+    name: str, texts: Sequence[Pieces], encoding: Encoding, cache_dir: str | Path | None = None
 ) -> Corpus:
     """The corpus of three texts with the vocabulary of the first, memory-mapped.
 
@@ -84,13 +86,13 @@ def encode(
       name: of the corpus.
       texts: the files of the training, validation and test text, in order.
       encoding: what determines their ids.
-      cache: a folder that keeps the ids of exactly these bytes under this encoding for
+      cache_dir: a folder that keeps the ids of exactly these bytes under this encoding for
         the next time; None: the user's.
 
     Raises:
       ValueError, OSError: as for `read_corpus`.
     """
-    folder = Path(cache or user_cache()) / "encoded" / _key(texts, encoding)
+    folder = Path(cache_dir or default_cache_dir()) / "encoded" / _key(texts, encoding)
     corpus = _load(name, folder)
     if corpus is None:
         _write(texts, encoding, folder)
@@ -165,22 +167,22 @@ def _count(text: Pieces, encoding: Encoding) -> Vocabulary:
     unit = encoding.unit
     limits = encoding.vocab_size, encoding.min_count
     if unit == "byte":
-        return Vocabulary.counted({}, unit, *limits)
+        return Vocabulary.from_counts({}, unit, *limits)
     counts = Counter()
     for piece in text:
         if unit == "word":
-            for block in read_blocks(piece, unit, encoding.plain_lines):
-                counts.update(split(block))
+            for block in read_blocks(piece, unit, encoding.normalize_whitespace):
+                counts.update(tokenize(block))
         else:
             counts += _count_characters(piece, encoding)
     if not counts.keys() - {EOS}:
         raise _nothing_in(text, unit)
-    return Vocabulary.counted(counts, unit, *limits)
+    return Vocabulary.from_counts(counts, unit, *limits)
 
 
 def _count_characters(piece: Piece, encoding: Encoding) -> Counter[str]:
     totals = np.zeros(_CODES, np.int64)
-    for block in read_blocks(piece, "char", encoding.plain_lines):
+    for block in read_blocks(piece, "char", encoding.normalize_whitespace):
         counts = np.bincount(_codes(block))
         totals[: len(counts)] += counts
     return Counter({chr(code): int(totals[code]) for code in np.flatnonzero(totals)})
@@ -209,11 +211,11 @@ def _encode(piece: Piece, vocabulary: Vocabulary, encoding: Encoding) -> Iterato
         for block in read_bytes(piece):
             yield np.frombuffer(block, np.uint8)
     elif vocabulary.unit == "word":
-        for block in read_blocks(piece, "word", encoding.plain_lines):
-            yield vocabulary.encode(split(block), str(piece))
+        for block in read_blocks(piece, "word", encoding.normalize_whitespace):
+            yield vocabulary.encode(tokenize(block), str(piece))
     else:
         table = _table(vocabulary)
-        for block in read_blocks(piece, "char", encoding.plain_lines):
+        for block in read_blocks(piece, "char", encoding.normalize_whitespace):
             ids = table[_codes(block)]
             if len(ids) and ids.min() < 0:
                 vocabulary.encode(block, str(piece))  # raises, naming the character
@@ -237,5 +239,5 @@ def _codes(text: str) -> np.ndarray:
 def _nothing_in(text: Pieces, unit: Unit) -> ValueError:
     more = f" and {len(text) - 1} more" if len(text) > 1 else ""
     return ValueError(
-        f"{text[0]}{more}: holds no {NOUNS[unit]}s; give a text with one sentence per line"
+        f"{text[0]}{more}: holds no {UNIT_NAMES[unit]}s; give a text with one sentence per line"
     )

@@ -26,7 +26,7 @@ from zaremba_jax.evaluate import nll_by_windows, perplexity
 from zaremba_jax.model import count_params, token_nll
 from zaremba_jax.regularizers import Rates
 from zaremba_jax.rnn import zero_state
-from zaremba_jax.train import all_finite, init_train_state, padded_streams, train_windows
+from zaremba_jax.train import all_finite, init_train_state, padded_batch_size, train_windows
 from zaremba_jax.vocabulary import check_ids
 
 MEMBER, DATA = "member", "data"
@@ -37,17 +37,18 @@ MemberRates = Mapping[str, jax.Array | np.ndarray]
 MemberNLL = Float[np.ndarray, "members predictions"]
 
 
-def make_mesh(devices: Sequence[Any], data: int = 1) -> Mesh:
-    """A mesh of all the given devices, `data` of them sharing each member's batch.
+def make_mesh(devices: Sequence[Any], data_parallel: int = 1) -> Mesh:
+    """A mesh of all the given devices, `data_parallel` of them sharing each member's batch.
 
     Raises:
-      ValueError: `data` does not divide the number of devices.
+      ValueError: `data_parallel` does not divide the number of devices.
     """
-    if data < 1 or len(devices) % data:
+    if data_parallel < 1 or len(devices) % data_parallel:
         raise ValueError(
-            f"data_parallel={data}: does not divide the {len(devices)} devices; give a divisor"
+            f"data_parallel={data_parallel}: does not divide the {len(devices)} devices; give a"
+            " divisor"
         )
-    return Mesh(np.array(devices).reshape(-1, data), (MEMBER, DATA))
+    return Mesh(np.array(devices).reshape(-1, data_parallel), (MEMBER, DATA))
 
 
 def chunk_sizes(members: int, at_once: int, mesh: Mesh) -> tuple[int, ...]:
@@ -112,11 +113,11 @@ def init_chunks(
     """
     return tuple(
         init_members(config, vocabulary_size, [seeds[place] for place in places], mesh)
-        for places in chunk_places(len(seeds), chunk_sizes(len(seeds), at_once, mesh))
+        for places in chunk_members(len(seeds), chunk_sizes(len(seeds), at_once, mesh))
     )
 
 
-def chunk_places(members: int, sizes: Sequence[int]) -> list[Int[np.ndarray, " places"]]:
+def chunk_members(members: int, sizes: Sequence[int]) -> list[Int[np.ndarray, " places"]]:
     """The members in each chunk of the given sizes; surplus positions repeat the last member."""
     ends = np.cumsum(sizes)
     return np.split(np.minimum(np.arange(ends[-1]), members - 1), ends[:-1])
@@ -129,21 +130,21 @@ def _init(
     vocabulary_size: int,
     mesh: Mesh,
 ) -> TrainState:
-    start = _starter(config, vocabulary_size, mesh)
-    return _spread(_each(start), mesh, (_EVERY_MEMBER,), state_specs(MEMBER))(seeds)
+    start = _make_init(config, vocabulary_size, mesh)
+    return _shard_map(_vmap_members(start), mesh, (_EVERY_MEMBER,), state_specs(MEMBER))(seeds)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def init_spread(config: Config, vocabulary_size: int, mesh: Mesh) -> TrainState:
-    """The initial state of one model, that of `config.seed`, for `train_spread`."""
-    start = _starter(config, vocabulary_size, mesh)
+def init_data_parallel(config: Config, vocabulary_size: int, mesh: Mesh) -> TrainState:
+    """The initial state of one model, that of `config.seed`, for `train_data_parallel`."""
+    start = _make_init(config, vocabulary_size, mesh)
     seed = jnp.uint32(config.seed)
-    return _spread(start, mesh, (_REPLICATED,), state_specs())(seed)
+    return _shard_map(start, mesh, (_REPLICATED,), state_specs())(seed)
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "mesh", "windows_per_epoch", "watch"),
+    static_argnames=("config", "mesh", "windows_per_epoch", "record_grad_norm"),
     donate_argnames="states",
 )
 def train_members(
@@ -153,8 +154,8 @@ def train_members(
     mesh: Mesh,
     rates: MemberRates | None = None,
     windows_per_epoch: int | None = None,
-    watch: bool = False,
-) -> tuple[TrainState, Float[Array, "members windows *watched"]]:
+    record_grad_norm: bool = False,
+) -> tuple[TrainState, Float[Array, "members windows *statistics"]]:
     """Trains every member on the next windows, as `train.train_windows` trains one.
 
     A member gets the same masks as when trained on its own, and the same numbers up to
@@ -167,42 +168,42 @@ def train_members(
       mesh: from `make_mesh`; static.
       rates: in place of the configuration's, `[members]` each, as for `train.train_step`.
       windows_per_epoch: as for `train.train_windows`; static.
-      watch: as for `train.train_windows`; static.
+      record_grad_norm: as for `train.train_windows`; static.
 
     Returns:
       The states after these windows, and what `train.train_step` returns for each window.
     """
 
     def train(windows: Windows, states: TrainState, rates: MemberRates | None) -> Any:
-        alone = _train_alone(config, windows, mesh, windows_per_epoch, watch)
-        return _each(alone)(states, rates)
+        alone = _train_member(config, windows, mesh, windows_per_epoch, record_grad_norm)
+        return _vmap_members(alone)(states, rates)
 
     specs = state_specs(MEMBER)
-    return _spread(train, mesh, (_REPLICATED, specs, _EVERY_MEMBER), (specs, _EVERY_MEMBER))(
+    return _shard_map(train, mesh, (_REPLICATED, specs, _EVERY_MEMBER), (specs, _EVERY_MEMBER))(
         windows, states, rates
     )
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "mesh", "windows_per_epoch", "watch"),
+    static_argnames=("config", "mesh", "windows_per_epoch", "record_grad_norm"),
     donate_argnames="state",
 )
-def train_spread(
+def train_data_parallel(
     config: Config,
     state: TrainState,
     windows: Windows,
     mesh: Mesh,
     windows_per_epoch: int | None = None,
-    watch: bool = False,
-) -> tuple[TrainState, Float[Array, "windows *watched"]]:
+    record_grad_norm: bool = False,
+) -> tuple[TrainState, Float[Array, "windows *statistics"]]:
     """`train.train_windows` for one model, with the streams of its batch spread over the mesh."""
 
     def train(windows: Windows, state: TrainState) -> Any:
-        return _train_alone(config, windows, mesh, windows_per_epoch, watch)(state)
+        return _train_member(config, windows, mesh, windows_per_epoch, record_grad_norm)(state)
 
     specs = state_specs()
-    return _spread(train, mesh, (_REPLICATED, specs), (specs, _REPLICATED))(windows, state)
+    return _shard_map(train, mesh, (_REPLICATED, specs), (specs, _REPLICATED))(windows, state)
 
 
 def members_nll(
@@ -232,7 +233,7 @@ def _zero_states(params: ModelParams, streams: int, mesh: Mesh) -> RNNState:
     def start(params: ModelParams) -> RNNState:
         return zero_state(params.layers, streams)
 
-    return _spread(_each(start), mesh, (_EVERY_MEMBER,), _EVERY_MEMBER)(params)
+    return _shard_map(_vmap_members(start), mesh, (_EVERY_MEMBER,), _EVERY_MEMBER)(params)
 
 
 @functools.partial(jax.jit, static_argnames=("compute", "mesh"))
@@ -249,10 +250,10 @@ def _window_nll(
         def alone(params: ModelParams, state: RNNState):
             return token_nll(params, inputs, targets, state, masks, compute)
 
-        return _each(alone)(params, states)
+        return _vmap_members(alone)(params, states)
 
     specs = (_REPLICATED,) * 3 + (_EVERY_MEMBER,) * 2
-    return _spread(read, mesh, specs, _EVERY_MEMBER)(inputs, targets, masks, params, states)
+    return _shard_map(read, mesh, specs, _EVERY_MEMBER)(inputs, targets, masks, params, states)
 
 
 @jax.jit
@@ -301,26 +302,30 @@ def mixture_perplexities(nll: MemberNLL, size: int) -> Float[np.ndarray, " subse
     return np.array([perplexity(mixture_nll(nll[list(subset)])) for subset in chosen])
 
 
-def _train_alone(
+def _train_member(
     config: Config,
     windows: Windows,
     mesh: Mesh,
     windows_per_epoch: int | None,
-    watch: bool,
+    record_grad_norm: bool,
 ) -> Callable[..., Any]:
     """`train_windows` for one member, as a device of the mesh runs it."""
     data_axis = DATA if mesh.shape[DATA] > 1 else None
 
     def train(state: TrainState, rates: Rates | None = None) -> Any:
-        return train_windows(config, state, windows, rates, data_axis, windows_per_epoch, watch)
+        return train_windows(
+            config, state, windows, rates, data_axis, windows_per_epoch, record_grad_norm
+        )
 
     return train
 
 
-def _starter(config: Config, vocabulary_size: int, mesh: Mesh) -> Callable[[jax.Array], TrainState]:
+def _make_init(
+    config: Config, vocabulary_size: int, mesh: Mesh
+) -> Callable[[jax.Array], TrainState]:
     """A function from a seed to its initial state, with the streams of one device."""
     devices = mesh.shape[DATA]
-    streams = padded_streams(config.train.batch_size, devices) // devices
+    streams = padded_batch_size(config.train.batch_size, devices) // devices
 
     def start(seed: jax.Array) -> TrainState:
         state = init_train_state(config, vocabulary_size, seed)
@@ -336,12 +341,12 @@ def state_specs(*axes: str) -> TrainState:
     return TrainState(params=lead, opt_state=lead, rnn_state=streams, step=lead, key=lead)
 
 
-def _spread(function: Callable[..., Any], mesh: Mesh, inputs: Any, outputs: Any) -> Any:
+def _shard_map(function: Callable[..., Any], mesh: Mesh, inputs: Any, outputs: Any) -> Any:
     # Gradients are reduced explicitly; with `check_vma`, JAX would reduce them again.
     return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
 
 
-def _each(function: Callable[..., Any]) -> Callable[..., Any]:
+def _vmap_members(function: Callable[..., Any]) -> Callable[..., Any]:
     """`vmap`; for one member, the function itself, which compiles to a single model's program."""
 
     def call(*arguments: Any) -> Any:

@@ -15,7 +15,7 @@ from zaremba_jax.rnn import zero_state
 from zaremba_jax.vocabulary import check_ids
 
 TOKENS_AT_ONCE = 512
-Reader = Callable[[Tokens, Tokens, RNNState], tuple[jax.Array, RNNState]]
+WindowScorer = Callable[[Tokens, Tokens, RNNState], tuple[jax.Array, RNNState]]
 window_nll = jax.jit(token_nll, static_argnames="compute")
 
 
@@ -52,7 +52,9 @@ def text_nll(
     return nll_by_windows(read, ids, streams, zero_state(params.layers, streams))
 
 
-def nll_by_windows(read: Reader, ids: np.ndarray, streams: int, state: RNNState) -> np.ndarray:
+def nll_by_windows(
+    read: WindowScorer, ids: np.ndarray, streams: int, state: RNNState
+) -> np.ndarray:
     """What `text_nll` returns, from a function that reads one window after another.
 
     Args:

@@ -81,7 +81,7 @@ def load_model(path: str | Path) -> Model:
         version = record["version"]
         if version != VERSION:
             raise ValueError(f"format version {version}, but only {VERSION} is supported")
-        config, vocabulary = from_dict(record["config"]), vocabulary_of(record["vocabulary"])
+        config, vocabulary = from_dict(record["config"]), vocabulary_from_dict(record["vocabulary"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: its description cannot be read ({error}); export the model again with this"
@@ -167,7 +167,7 @@ def read_vocabulary(path: str | Path, unit: Unit = "word") -> Vocabulary:
             if sorted(words.values()) != list(range(len(words))):
                 raise ValueError(f"its ids are not 0 to {len(words) - 1}, each once")
             words = sorted(words, key=words.__getitem__)
-        return vocabulary_of({"words": words, "unit": unit})
+        return vocabulary_from_dict({"words": words, "unit": unit})
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{path}: is not a vocabulary ({error}); give JSON of distinct words, with their ids"
@@ -196,7 +196,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
         ) from None
 
 
-def vocabulary_of(record: Mapping[str, Any]) -> Vocabulary:
+def vocabulary_from_dict(record: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary that a record describes.
 
     Raises:

@@ -9,17 +9,17 @@ import numpy as np
 from zaremba_jax.array_types import Windows
 from zaremba_jax.corpus import TextWindows, ends
 
-SHARE_OF_DEVICE = 0.25  # of its free memory, at most, for a text
-MOST_ON_HOST = 2**28  # bytes that a text may take if the device is the host
+MAX_DEVICE_FRACTION = 0.25  # of its free memory, at most, for a text
+MAX_HOST_BYTES = 2**28  # bytes that a text may take if the device is the host
 
 
 def fits(nbytes: int, device: Any) -> bool:
     """Whether a text of `nbytes` fits on a device and leaves room for the model."""
     memory = device.memory_stats() or {}
     if "bytes_limit" not in memory:
-        return nbytes <= MOST_ON_HOST
+        return nbytes <= MAX_HOST_BYTES
     free = memory["bytes_limit"] - memory.get("bytes_in_use", 0)
-    return nbytes <= SHARE_OF_DEVICE * free
+    return nbytes <= MAX_DEVICE_FRACTION * free
 
 
 class WindowFeed:
@@ -59,7 +59,7 @@ class WindowFeed:
             return ahead[1]
         return self._send(self._text[first:last])
 
-    def send_ahead(self) -> None:
+    def prefetch(self) -> None:
         """Sends the next chunk while the device works on the last one requested."""
         place = self._next, min(self._next + self._chunk, len(self))
         if self._all is None and self._ahead is None:

@@ -16,9 +16,9 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from zaremba_jax.array_types import CellName, LayerParams
-from zaremba_jax.cells import CELLS, add_biases
+from zaremba_jax.cells import CELLS, merge_biases
 from zaremba_jax.config import ComputeConfig
-from zaremba_jax.sequences import Carry, Lengths, Order, at_least_float32, run_sequences
+from zaremba_jax.sequences import Carry, Lengths, SequenceOptions, at_least_float32, run_sequences
 
 # The defaults of Flax's cells.
 _KERNEL = nn.initializers.lecun_normal()
@@ -112,7 +112,7 @@ class DeepRNN(nnx.Module):
             cell, dropout, in_features=in_features, hidden_features=hidden_features, layers=layers
         )
         self.drop_output, self.compute = drop_output, compute
-        self.order = Order(time_major, return_carry, reverse, keep_order)
+        self.options = SequenceOptions(time_major, return_carry, reverse, keep_order)
         inits = kernel_init, recurrent_kernel_init, bias_init
         self.layers = nnx.List(
             [
@@ -135,7 +135,7 @@ class DeepRNN(nnx.Module):
         Raises:
           ValueError: their number, cells or shapes differ.
         """
-        layers = tuple(map(add_biases, layers))
+        layers = tuple(map(merge_biases, layers))
         there, here = (jax.tree.map(jnp.shape, params) for params in (layers, self.params))
         if there != here:
             raise ValueError(f"layers of the shapes {there}: this module has {here}")
@@ -177,7 +177,7 @@ class DeepRNN(nnx.Module):
             seq_lengths,
             drop=drop,
             drop_output=self.drop_output,
-            order=self.order.but(
+            options=self.options.override(
                 time_major=time_major,
                 return_carry=return_carry,
                 reverse=reverse,
@@ -263,7 +263,7 @@ class LinenDeepRNN(nn.Module):
         def drop(x: jax.Array) -> jax.Array:
             return dropout(x, deterministic=deterministic) if self.dropout else x
 
-        order = Order(self.time_major, self.return_carry, self.reverse, self.keep_order)
+        options = SequenceOptions(self.time_major, self.return_carry, self.reverse, self.keep_order)
         return run_sequences(
             params,
             inputs,
@@ -271,7 +271,7 @@ class LinenDeepRNN(nn.Module):
             seq_lengths,
             drop=drop,
             drop_output=self.drop_output,
-            order=order.but(
+            options=options.override(
                 time_major=time_major,
                 return_carry=return_carry,
                 reverse=reverse,
@@ -285,7 +285,7 @@ def linen_params(layers: tuple[LayerParams, ...]) -> dict[str, dict[str, jax.Arr
     """The parameters of a `LinenDeepRNN` with these layers, such as `flax_weights` returns."""
     return {
         f"layers_{depth}": {name: getattr(layer, name) for name in _NAMES}
-        for depth, layer in enumerate(map(add_biases, layers))
+        for depth, layer in enumerate(map(merge_biases, layers))
     }
 
 

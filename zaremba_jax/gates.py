@@ -4,10 +4,9 @@ Kernels do not return their gates. Once h of every step is known, one matrix pro
 gives them for all steps, with no step waiting for another.
 """
 
-import jax.numpy as jnp
-
 from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs
 from zaremba_jax.cells import CELLS, project_inputs
+from zaremba_jax.kernels.lstm import previous_states
 from zaremba_jax.precision import Precision, matmul
 
 
@@ -31,7 +30,7 @@ def gate_values(
       precision: of the operands of the products.
     """
     cell = CELLS[params.cell]
-    before = jnp.concatenate([state.hidden[None], outputs[:-1]])
     projected = project_inputs(params, inputs, precision)
+    before = previous_states(state.hidden, outputs)
     recurrent = matmul(before, params.recurrent_weights, precision)
     return dict(zip(cell.gates, cell.activate(projected, recurrent), strict=True))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from zaremba_jax.array_types import Key, Masks, ModelParams, RNNState, Tokens
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.exported import Model
-from zaremba_jax.model import softmax_of, unroll
+from zaremba_jax.model import softmax_params, unroll
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.softmax import logits
@@ -108,12 +108,14 @@ def _generate(
 ) -> Int[Array, "length samples"]:
     def predict(tokens: Tokens, states: tuple[RNNState, ...]) -> tuple[Scores, tuple]:
         results = list(map(_next_scores, params, masks, computes, states, (tokens,) * len(params)))
-        return mixture(jnp.stack([scores for scores, _ in results])), tuple(s for _, s in results)
+        return mixture_log_probs(jnp.stack([scores for scores, _ in results])), tuple(
+            s for _, s in results
+        )
 
     def step(carry: tuple[Scores, tuple], place: jax.Array) -> tuple[tuple, jax.Array]:
         scores, states = carry
         now = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
-        tokens = jax.vmap(functools.partial(draw, sampling))(scores, now)
+        tokens = jax.vmap(functools.partial(sample_token, sampling))(scores, now)
         return predict(tokens[None, :], states), tokens
 
     def for_every_sample(x: jax.Array) -> jax.Array:
@@ -134,23 +136,25 @@ def _next_scores(
 ) -> tuple[Scores, RNNState]:
     """The logits of the token after the last one, and the state there."""
     unrolled = unroll(params, tokens, state, masks, compute)
-    return logits(softmax_of(params), unrolled.dropped[-1:], compute)[0], unrolled.state
+    return logits(softmax_params(params), unrolled.dropped[-1:], compute)[0], unrolled.state
 
 
-def mixture(scores: Float[Array, "models samples vocabulary"]) -> Scores:
+def mixture_log_probs(scores: Float[Array, "models samples vocabulary"]) -> Scores:
     """Logarithm of the mean of the models' probabilities, from their logits (section 4.1)."""
     each = jax.nn.log_softmax(scores)
     return jax.nn.logsumexp(each, axis=0) - math.log(len(scores))
 
 
-def draw(sampling: Sampling, scores: Float[Array, " vocabulary"], key: Key) -> Int[Array, ""]:
+def sample_token(
+    sampling: Sampling, scores: Float[Array, " vocabulary"], key: Key
+) -> Int[Array, ""]:
     """Draws a token from logits or log-probabilities."""
     if sampling.temperature < jnp.finfo(scores.dtype).tiny:  # which some devices flush to 0
         return scores.argmax()
-    return jax.random.categorical(key, restrict(sampling, scores))
+    return jax.random.categorical(key, filter_logits(sampling, scores))
 
 
-def restrict(
+def filter_logits(
     sampling: Sampling, scores: Float[Array, " vocabulary"]
 ) -> Float[Array, " vocabulary"]:
     """The logits to draw from: -inf for tokens that the sampling leaves out.

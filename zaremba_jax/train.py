@@ -21,7 +21,7 @@ from zaremba_jax.array_types import (
     Windows,
 )
 from zaremba_jax.config import ComputeConfig, Config, RegularizerConfig
-from zaremba_jax.model import init_params, softmax_of, unroll
+from zaremba_jax.model import init_params, softmax_params, unroll
 from zaremba_jax.optimizer import make_optimizer
 from zaremba_jax.regularizers import (
     Rates,
@@ -35,7 +35,7 @@ from zaremba_jax.rnn import zero_state
 from zaremba_jax.softmax import softmax_nll
 
 StreamWeights = Float[Array, " batch"]
-WindowRecord = Float[Array, "*watched"]
+WindowRecord = Float[Array, "*statistics"]
 # The settings that `train_step` also takes as numbers, in which members of one program can differ.
 RATES = (
     "learning_rate",
@@ -100,7 +100,7 @@ def window_loss(
     rates = rates or {}
     noisy = drop_weights(rates, params, key=weight_key)
     unrolled = unroll(noisy, tokens, rnn_state, masks, compute)
-    nll = softmax_nll(softmax_of(noisy), unrolled.dropped, targets, compute)
+    nll = softmax_nll(softmax_params(noisy), unrolled.dropped, targets, compute)
     activations = unrolled.outputs, unrolled.dropped
     if stream_weights is not None:
         nll *= stream_weights[None, :]
@@ -117,7 +117,7 @@ def train_step(
     window: Window,
     rates: Rates | None = None,
     data_axis: str | None = None,
-    watch: bool = False,
+    record_grad_norm: bool = False,
 ) -> tuple[TrainState, WindowRecord]:
     """One window forward and backward, and one update of the parameters.
 
@@ -134,11 +134,11 @@ def train_step(
         `learning_rate`, the rate of the first epochs.
       data_axis: inside `jax.shard_map`, the mesh axis over whose devices the streams are
         divided; `state.rnn_state` is this device's part, `window` is whole.
-      watch: whether to record the gradient norm too.
+      record_grad_norm: whether to record the gradient norm too.
 
     Returns:
       The next state, and the mean nats per token of this window, with dropout on; with
-      `watch`, [2]: that mean, and the global norm of the gradient before clipping.
+      `record_grad_norm`, [2]: that mean, and the global norm of the gradient before clipping.
 
     Raises:
       ValueError: a rate is neither a regularizer's nor the learning rate.
@@ -163,7 +163,7 @@ def train_step(
     if data_axis is not None:
         # Every device computes masks and words in use for the whole window, so that they equal
         # those of a run on one device.
-        tokens, targets, masks = own_streams((tokens, targets, masks), data_axis)
+        tokens, targets, masks = local_streams((tokens, targets, masks), data_axis)
         stream_weights = _stream_weights(config.train.batch_size, data_axis)
     gradient, (nll, rnn_state) = jax.grad(window_loss, has_aux=True)(
         params,
@@ -187,7 +187,7 @@ def train_step(
     next_state = dataclasses.replace(
         state, params=params, opt_state=opt_state, rnn_state=rnn_state, step=state.step + 1
     )
-    record = jnp.stack([nll, optax.tree.norm(gradient)]) if watch else nll
+    record = jnp.stack([nll, optax.tree.norm(gradient)]) if record_grad_norm else nll
     return next_state, record
 
 
@@ -197,17 +197,17 @@ def _known(rates: Rates) -> Rates:
     return rates
 
 
-def padded_streams(batch_size: int, devices: int) -> int:
+def padded_batch_size(batch_size: int, devices: int) -> int:
     """The number of streams, padded with weightless ones to a multiple of `devices`."""
     return -(-batch_size // devices) * devices
 
 
-def own_streams(tree: Any, data_axis: str) -> Any:
+def local_streams(tree: Any, data_axis: str) -> Any:
     """This device's part of arrays with the batch on axis 1, padded with zeros."""
     devices, place = jax.lax.axis_size(data_axis), jax.lax.axis_index(data_axis)
 
     def cut(x: jax.Array) -> jax.Array:
-        size = padded_streams(x.shape[1], devices) // devices
+        size = padded_batch_size(x.shape[1], devices) // devices
         padding = [(0, 0)] * x.ndim
         padding[1] = (0, size * devices - x.shape[1])
         return jax.lax.dynamic_slice_in_dim(jnp.pad(x, padding), place * size, size, axis=1)
@@ -217,10 +217,10 @@ def own_streams(tree: Any, data_axis: str) -> Any:
 
 def _stream_weights(batch_size: int, data_axis: str) -> StreamWeights | None:
     """Weights of this device's streams that make means over devices means over the batch."""
-    padded = padded_streams(batch_size, jax.lax.axis_size(data_axis))
+    padded = padded_batch_size(batch_size, jax.lax.axis_size(data_axis))
     if padded == batch_size:
         return None
-    weights = own_streams(jnp.full((1, batch_size), padded / batch_size), data_axis)
+    weights = local_streams(jnp.full((1, batch_size), padded / batch_size), data_axis)
     return weights[0]
 
 
@@ -238,7 +238,7 @@ def _words_in_use(tokens: Tokens, vocabulary_size: int) -> tuple[Int[Array, " wo
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "data_axis", "windows_per_epoch", "watch"),
+    static_argnames=("config", "data_axis", "windows_per_epoch", "record_grad_norm"),
     donate_argnames="state",
 )
 def train_windows(
@@ -248,8 +248,8 @@ def train_windows(
     rates: Rates | None = None,
     data_axis: str | None = None,
     windows_per_epoch: int | None = None,
-    watch: bool = False,
-) -> tuple[TrainState, Float[Array, "windows *watched"]]:
+    record_grad_norm: bool = False,
+) -> tuple[TrainState, Float[Array, "windows *statistics"]]:
     """Trains on the next windows without leaving the device.
 
     Args:
@@ -260,14 +260,19 @@ def train_windows(
         models its own.
       data_axis: as for `train_step`; static.
       windows_per_epoch: the number in an epoch, if `windows` holds only a part; static.
-      watch: as for `train_step`; static.
+      record_grad_norm: as for `train_step`; static.
 
     Returns:
       The state after them, and what `train_step` returns for each window.
     """
     per_epoch = windows_per_epoch or len(windows)
     step = functools.partial(
-        train_step, config, per_epoch, rates=rates, data_axis=data_axis, watch=watch
+        train_step,
+        config,
+        per_epoch,
+        rates=rates,
+        data_axis=data_axis,
+        record_grad_norm=record_grad_norm,
     )
     return jax.lax.scan(step, state, windows)
 

@@ -13,7 +13,7 @@ import numpy as np
 EOS = "<eos>"
 UNK = "<unk>"
 Unit = Literal["word", "char", "byte"]
-NOUNS: dict[Unit, str] = {"word": "word", "char": "character", "byte": "byte"}
+UNIT_NAMES: dict[Unit, str] = {"word": "word", "char": "character", "byte": "byte"}
 BYTES = tuple(map(chr, range(256)))
 
 
@@ -23,7 +23,7 @@ def check_unit(unit: str) -> None:
         raise ValueError(f"unit={unit!r}: must be one of {', '.join(get_args(Unit))}")
 
 
-def split(text: str, unit: Unit = "word") -> list[str]:
+def tokenize(text: str, unit: Unit = "word") -> list[str]:
     """The tokens of a text.
 
     By words: what white space separates, and `<eos>` for each line end; a last line without a
@@ -57,14 +57,14 @@ class Vocabulary:
     unit: Unit = "word"
 
     @classmethod
-    def of(
+    def from_tokens(
         cls, tokens: Iterable[str], unit: Unit = "word", size: int = 0, min_count: int = 1
     ) -> "Vocabulary":
-        """The types among `tokens`; arguments and errors as for `counted`."""
-        return cls.counted(Counter(tokens), unit, size, min_count)
+        """The types among `tokens`; arguments and errors as for `from_counts`."""
+        return cls.from_counts(Counter(tokens), unit, size, min_count)
 
     @classmethod
-    def counted(
+    def from_counts(
         cls, counts: Mapping[str, int], unit: Unit = "word", size: int = 0, min_count: int = 1
     ) -> "Vocabulary":
         """The types of a text, most frequent first, ties in alphabetical order.
@@ -98,9 +98,9 @@ class Vocabulary:
             special[UNK] += sum(counts[word] for word in own[len(kept) :])
         if own and not kept:
             raise ValueError(
-                f"vocab_size={size}, min_count={min_count}: leaves no {NOUNS[unit]} of the training"
-                f" text, whose most frequent occurs {counts[own[0]]} times; give a lower min_count,"
-                f" and a vocab_size of at least {len(special) + 1}, or 0 for no limit"
+                f"vocab_size={size}, min_count={min_count}: leaves no {UNIT_NAMES[unit]} of the"
+                f" training text, whose most frequent occurs {counts[own[0]]} times; give a lower"
+                f" min_count, and a vocab_size of at least {len(special) + 1}, or 0 for no limit"
             )
         left = {word: counts[word] for word in kept} | special
         return cls(tuple(sorted(left, key=lambda word: (-left[word], word))), unit)
@@ -120,9 +120,9 @@ class Vocabulary:
             listed = json.dumps([self.unit, *self.words])
         return hashlib.sha256(listed.encode()).hexdigest()
 
-    def tokens(self, text: str) -> list[str]:
+    def tokenize(self, text: str) -> list[str]:
         """The tokens of a text in this vocabulary's unit, as for `split`."""
-        return split(text, self.unit)
+        return tokenize(text, self.unit)
 
     def encode(self, tokens: Iterable[str], source: str = "text") -> np.ndarray:
         """The ids of `tokens`, int32 [N]; one outside the vocabulary becomes `<unk>`.
@@ -134,24 +134,24 @@ class Vocabulary:
         if isinstance(tokens, bytes) or (isinstance(tokens, str) and self.unit != "char"):
             decoded = "decode it and " if isinstance(tokens, bytes) else ""
             raise ValueError(
-                f"{source}: is a text, not a list of {NOUNS[self.unit]}s; {decoded}split it with"
-                " `tokens`"
+                f"{source}: is a text, not a list of {UNIT_NAMES[self.unit]}s; {decoded}split it"
+                " with `tokenize`"
             )
         try:
             return np.fromiter(map(self._ids.__getitem__, tokens), np.int32)
         except KeyError as missing:
             raise ValueError(
-                f"{source}: the {NOUNS[self.unit]} {missing} is not in the training text, which has"
-                f" no {UNK}; give min_count=2 or a vocab_size, which turn rare ones into {UNK}, or"
-                f" replace rare ones with {UNK} in all three files"
+                f"{source}: the {UNIT_NAMES[self.unit]} {missing} is not in the training text,"
+                f" which has no {UNK}; give min_count=2 or a vocab_size, which turn rare ones into"
+                f" {UNK}, or replace rare ones with {UNK} in all three files"
             ) from None
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """The tokens of `ids`."""
         return [self.words[number] for number in ids]
 
-    def join(self, ids: Iterable[int]) -> str:
-        """The text of `ids`, which `tokens` splits into the same tokens again.
+    def detokenize(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, which `tokenize` splits into the same tokens again.
 
         Words are separated by one space, and a line ends at each `<eos>`. Bytes that are
         not UTF-8 become U+FFFD; `<unk>` stays as it is.

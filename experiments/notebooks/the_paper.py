@@ -220,7 +220,7 @@ base = override(
 
 # %%
 methods = ["none", "ordinary", "non_recurrent"]
-found = compare(base, short, "lstm", methods, seeds=SEEDS, count=1, watch=print)
+found = compare(base, short, "lstm", methods, seeds=SEEDS, count=1, on_progress=print)
 
 # %%
 for name in methods:

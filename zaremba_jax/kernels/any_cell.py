@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs, RecurrentMasks
-from zaremba_jax.cells import add_biases, advance, drop_hidden, project_inputs
-from zaremba_jax.precision import Precision, multiply, multiply_rows, operand, weight_gradient
+from zaremba_jax.cells import advance, drop_hidden, merge_biases, project_inputs
+from zaremba_jax.precision import Precision, dot, dot_few_rows, operand, weight_gradient
 
 
 def cell_layer(
@@ -38,7 +38,7 @@ def cell_layer(
     Returns:
       h[l, t] for every t, and the state after the last step.
     """
-    return _layer(add_biases(params), inputs, state, masks, precision)
+    return _layer(merge_biases(params), inputs, state, masks, precision)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -57,7 +57,7 @@ def _forward(params, inputs, state, masks, precision):
 
     def step(state, now):
         projected, masks = now
-        recurrent = multiply_rows(operand(drop_hidden(state, masks), precision), weights)
+        recurrent = dot_few_rows(operand(drop_hidden(state, masks), precision), weights)
         after = advance(params.cell, projected, recurrent, state, masks)
         return after, (recurrent, state, after.hidden)
 
@@ -82,7 +82,7 @@ def _backward(precision, residuals, cotangents):
         d_projected, d_recurrent, *d_direct = pull_back(d_after)
         d_gates = operand(d_recurrent, precision)
         _, pull_back = jax.vjp(drop_hidden, before, masks)
-        d_through_product = pull_back(multiply_rows(d_gates, weights, contract=1))
+        d_through_product = pull_back(dot_few_rows(d_gates, weights, contract=1))
         d_before, d_masks = jax.tree.map(jnp.add, tuple(d_direct), d_through_product)
         return d_before, (d_projected, d_gates, d_masks)
 
@@ -97,7 +97,7 @@ def _backward(precision, residuals, cotangents):
         recurrent_weights=weight_gradient(operand(drop_hidden(before, masks), precision), d_gates),
         bias=d_projected.sum(axis=(0, 1)),
     )
-    d_inputs = multiply(d_inputs_gates, operand(params.input_weights, precision), contract=1)
+    d_inputs = dot(d_inputs_gates, operand(params.input_weights, precision), contract=1)
     return d_params, d_inputs, d_state, d_masks
 
 

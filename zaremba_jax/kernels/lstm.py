@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from zaremba_jax.array_types import Activations, LayerParams, LSTMState, Outputs
-from zaremba_jax.cells import add_biases, project_inputs
-from zaremba_jax.precision import Precision, multiply, multiply_rows, operand, weight_gradient
+from zaremba_jax.cells import merge_biases, project_inputs
+from zaremba_jax.precision import Precision, dot, dot_few_rows, operand, weight_gradient
 
 TILE = 128  # units in a tile, of a matrix product on NVIDIA and of an array on a TPU
 # Time steps in one pass of a loop on NVIDIA: XLA launches all kernels of a pass as one CUDA graph
@@ -33,7 +33,7 @@ class TimeLoops(NamedTuple):
       forward: takes the inputs' part of the gates [time, batch, 4 hidden], W_h as an operand
         of products, and the state before the first step; returns h of every step, c after
         the last, and whatever `backward` needs.
-      backward: takes W_h, the state, what `forward` kept, and the gradients of h of every step
+      backward: takes W_h, the state, what `forward` saved, and the gradients of h of every step
         and of c after the last; returns the gradients of the gates of every step, as operands
         of products, and of c before the first.
     """
@@ -62,13 +62,13 @@ def lstm_layer(
     Returns:
       h[l, t] for every t, and the state after the last step.
     """
-    params = add_biases(params)
+    params = merge_biases(params)
     return jax.lax.platform_dependent(
         params,
         inputs,
         state,
         cuda=functools.partial(padded_lstm_layer, precision=precision),
-        default=functools.partial(_layer, precision=precision, loops=scans()),
+        default=functools.partial(_layer, precision=precision, loops=scan_loops()),
     )
 
 
@@ -81,14 +81,14 @@ def padded_lstm_layer(
     do not fill them, it pads a copy of W_h at every time step. The weights of the added units
     are 0, so their h and c stay 0.
     """
-    params, hidden = add_biases(params), state.hidden.shape[-1]
+    params, hidden = merge_biases(params), state.hidden.shape[-1]
     padded = LayerParams(
-        input_weights=_widen(params.input_weights, hidden),
-        recurrent_weights=_lengthen(_widen(params.recurrent_weights, hidden), TILE),
-        bias=_widen(params.bias, hidden),
+        input_weights=_pad_units(params.input_weights, hidden),
+        recurrent_weights=_pad_rows(_pad_units(params.recurrent_weights, hidden), TILE),
+        bias=_pad_units(params.bias, hidden),
     )
-    wide_state = jax.tree.map(lambda x: _widen(x, hidden), state)
-    results = _layer(padded, inputs, wide_state, precision, scans(UNROLL))
+    wide_state = jax.tree.map(lambda x: _pad_units(x, hidden), state)
+    results = _layer(padded, inputs, wide_state, precision, scan_loops(UNROLL))
     # Without the barrier XLA fuses the slice into the next product, for which it has no tiles.
     return jax.lax.optimization_barrier(jax.tree.map(lambda x: x[..., :hidden], results))
 
@@ -101,7 +101,7 @@ def lstm_layer_with(
     precision: Precision = "float32",
 ) -> tuple[Outputs, LSTMState]:
     """`lstm_layer` with other loops over time."""
-    return _layer(add_biases(params), inputs, state, precision, loops)
+    return _layer(merge_biases(params), inputs, state, precision, loops)
 
 
 def pad_loops(loops: TimeLoops, streams: int) -> TimeLoops:
@@ -116,13 +116,13 @@ def pad_loops(loops: TimeLoops, streams: int) -> TimeLoops:
     """
 
     def pad(x: jax.Array, hidden: int) -> jax.Array:
-        return _lengthen(_widen(x, hidden), streams)
+        return _pad_rows(_pad_units(x, hidden), streams)
 
     def forward(projected, recurrent_weights, state):
         batch, hidden = state.hidden.shape
         outputs, final_cell, saved = loops.forward(
             pad(projected, hidden),
-            _lengthen(_widen(recurrent_weights, hidden), TILE),
+            _pad_rows(_pad_units(recurrent_weights, hidden), TILE),
             jax.tree.map(lambda x: pad(x, hidden), state),
         )
         return outputs[:, :batch, :hidden], final_cell[:batch, :hidden], saved
@@ -130,7 +130,7 @@ def pad_loops(loops: TimeLoops, streams: int) -> TimeLoops:
     def backward(recurrent_weights, state, saved, d_outputs, d_final_cell):
         batch, hidden = state.hidden.shape
         d_gates, d_cell = loops.backward(
-            _lengthen(_widen(recurrent_weights, hidden), TILE),
+            _pad_rows(_pad_units(recurrent_weights, hidden), TILE),
             jax.tree.map(lambda x: pad(x, hidden), state),
             saved,
             pad(d_outputs, hidden),
@@ -142,14 +142,14 @@ def pad_loops(loops: TimeLoops, streams: int) -> TimeLoops:
     return TimeLoops(forward, backward)
 
 
-def _widen(x: jax.Array, hidden: int) -> jax.Array:
+def _pad_units(x: jax.Array, hidden: int) -> jax.Array:
     """Pads each block of `hidden` on the last axis, one per gate, with zeros to whole tiles."""
     blocks = x.reshape(*x.shape[:-1], -1, hidden)
     padding = [(0, 0)] * (blocks.ndim - 1) + [(0, -hidden % TILE)]
     return jnp.pad(blocks, padding).reshape(*x.shape[:-1], -1)
 
 
-def _lengthen(x: jax.Array, multiple: int) -> jax.Array:
+def _pad_rows(x: jax.Array, multiple: int) -> jax.Array:
     """Pads the last axis but one with zeros at its end, to a multiple of `multiple`."""
     return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, -x.shape[-2] % multiple), (0, 0)])
 
@@ -182,12 +182,12 @@ def _backward(precision, loops, residuals, cotangents):
     d_params = LayerParams(
         input_weights=weight_gradient(operand(inputs, precision), d_gates),
         recurrent_weights=weight_gradient(
-            operand(shifted(state.hidden, outputs), precision), d_gates
+            operand(previous_states(state.hidden, outputs), precision), d_gates
         ),
         bias=d_gates.astype(params.bias.dtype).sum(axis=(0, 1)),
     )
-    d_inputs = multiply(d_gates, operand(params.input_weights, precision), contract=1)
-    d_hidden = multiply(d_gates[0], recurrent_weights, contract=1)
+    d_inputs = dot(d_gates, operand(params.input_weights, precision), contract=1)
+    d_hidden = dot(d_gates[0], recurrent_weights, contract=1)
     return d_params, d_inputs, LSTMState(hidden=d_hidden, cell=d_cell)
 
 
@@ -195,7 +195,7 @@ _layer.defvjp(_forward, _backward)
 
 
 @functools.cache
-def scans(unroll: int = 1) -> TimeLoops:
+def scan_loops(unroll: int = 1) -> TimeLoops:
     """Both loops as scans, with `unroll` time steps per pass."""
     return TimeLoops(
         functools.partial(_scan_forward, unroll=unroll),
@@ -203,7 +203,7 @@ def scans(unroll: int = 1) -> TimeLoops:
     )
 
 
-def steps_in_a_pass(time: Any, unroll: int = UNROLL) -> int:
+def scan_unroll(time: Any, unroll: int = UNROLL) -> int:
     """`unroll`, or 1 if the program is compiled for any number of time steps."""
     return unroll if isinstance(time, int) else 1
 
@@ -211,16 +211,16 @@ def steps_in_a_pass(time: Any, unroll: int = UNROLL) -> int:
 def _scan_forward(projected, recurrent_weights, state, *, unroll):
     def step(carry, projected):
         hidden, cell = carry
-        gates = _activate(projected + multiply_rows(hidden, recurrent_weights))
-        forget, write, output, update = jnp.split(gates, 4, axis=-1)
-        cell = forget * cell + write * update
-        hidden = (output * jnp.tanh(cell)).astype(recurrent_weights.dtype)
+        gates = _activate(projected + dot_few_rows(hidden, recurrent_weights))
+        f, i, o, u = jnp.split(gates, 4, axis=-1)
+        cell = f * cell + i * u
+        hidden = (o * jnp.tanh(cell)).astype(recurrent_weights.dtype)
         return (hidden, cell), jnp.concatenate([gates, cell], axis=-1)
 
     # One array is saved, h is rounded in the carry, and h of every step is recomputed after
     # the loop: fewer kernels and stores per time step.
     initial = state.hidden.astype(recurrent_weights.dtype), state.cell
-    unroll = steps_in_a_pass(projected.shape[0], unroll)
+    unroll = scan_unroll(projected.shape[0], unroll)
     _, saved = jax.lax.scan(step, initial, projected, unroll=unroll)
     return *outputs_and_final_cell(saved), saved
 
@@ -231,9 +231,9 @@ def _scan_backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, 
     def step(carry, now):
         d_gates, d_cell = carry
         d_output, saved, previous_cell = now
-        d_hidden = multiply_rows(d_gates, recurrent_weights, contract=1) + d_output
-        kept = [*jnp.split(saved, 5, axis=-1), previous_cell]
-        parts, d_cell = gate_gradients(d_hidden, d_cell, kept)
+        d_hidden = dot_few_rows(d_gates, recurrent_weights, contract=1) + d_output
+        saved_now = [*jnp.split(saved, 5, axis=-1), previous_cell]
+        parts, d_cell = gate_gradients(d_hidden, d_cell, saved_now)
         d_gates = jnp.concatenate(parts, axis=-1).astype(recurrent_weights.dtype)
         return (d_gates, d_cell), d_gates
 
@@ -243,33 +243,33 @@ def _scan_backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, 
     (_, d_cell), d_gates = jax.lax.scan(
         step,
         (after_last, d_final_cell),
-        (d_outputs, saved, shifted(state.cell, cells)),
+        (d_outputs, saved, previous_states(state.cell, cells)),
         reverse=True,
-        unroll=steps_in_a_pass(d_outputs.shape[0], unroll),
+        unroll=scan_unroll(d_outputs.shape[0], unroll),
     )
     return d_gates, d_cell
 
 
 def gate_gradients(
-    d_hidden: jax.Array, d_cell: jax.Array, kept: Sequence[jax.Array]
+    d_hidden: jax.Array, d_cell: jax.Array, saved: Sequence[jax.Array]
 ) -> tuple[list[jax.Array], jax.Array]:
     """One time step back: the gradients of the four gates' preactivations, and of c[t-1].
 
     Args:
       d_hidden: the gradient of h[t], [batch, hidden] like all arrays here.
       d_cell: the gradient of c[t], without the part that comes through h[t].
-      kept: f, i, o, u, c[t] and c[t-1].
+      saved: f, i, o, u, c[t] and c[t-1].
     """
-    forget, write, output, update, cell, previous_cell = kept
+    f, i, o, u, cell, previous_cell = saved
     squashed = jnp.tanh(cell)
-    d_cell = d_cell + d_hidden * output * (1 - squashed * squashed)
+    d_cell = d_cell + d_hidden * o * (1 - squashed * squashed)
     d_gates = [
-        d_cell * previous_cell * forget * (1 - forget),
-        d_cell * update * write * (1 - write),
-        d_hidden * squashed * output * (1 - output),
-        d_cell * write * (1 - update * update),
+        d_cell * previous_cell * f * (1 - f),
+        d_cell * u * i * (1 - i),
+        d_hidden * squashed * o * (1 - o),
+        d_cell * i * (1 - u * u),
     ]
-    return d_gates, d_cell * forget
+    return d_gates, d_cell * f
 
 
 def sigmoid(x: jax.Array) -> jax.Array:
@@ -285,7 +285,7 @@ def outputs_and_final_cell(
     return output * jnp.tanh(cells), cells[-1]
 
 
-def shifted(
+def previous_states(
     initial: Float[Array, "batch hidden"], sequence: Outputs
 ) -> Float[Array, "time batch hidden"]:
     """The sequence delayed by one step: its value before each time step."""

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from zaremba_jax.kernels.lstm import TimeLoops, gate_gradients, pad_loops, sigmoid, steps_in_a_pass
-from zaremba_jax.precision import multiply
+from zaremba_jax.kernels.lstm import TimeLoops, gate_gradients, pad_loops, scan_unroll, sigmoid
+from zaremba_jax.precision import dot
 
 # Per program: 1536 units make 96 programs, for 108 to 132 multiprocessors.
 _UNITS = 16
@@ -51,18 +51,19 @@ def _forward(projected, recurrent_weights, state, *, interpret):
             part = pl.ds(block * depth, depth)
             factor = hiddens[t, streams, part]
             return tuple(
-                total + multiply(factor, weights[gate, units, part], contract=1)
+                total + dot(factor, weights[gate, units, part], contract=1)
                 for gate, total in enumerate(sums)
             )
 
         start = tuple(projected[t, streams, gate, units] for gate in range(4))
-        forget, write, output, update = jax.lax.fori_loop(0, hidden // depth, add, start)
-        parts = sigmoid(forget), sigmoid(write), sigmoid(output), jnp.tanh(update)
-        for gate, value in enumerate(parts):
+        *sums, sum_u = jax.lax.fori_loop(0, hidden // depth, add, start)
+        f, i, o = map(sigmoid, sums)
+        u = jnp.tanh(sum_u)
+        for gate, value in enumerate((f, i, o, u)):
             gates[t, streams, gate, units] = value
-        cell = parts[0] * cells[t, streams, units] + parts[1] * parts[3]
+        cell = f * cells[t, streams, units] + i * u
         cells[t + 1, streams, units] = cell
-        hiddens[t + 1, streams, units] = (parts[2] * jnp.tanh(cell)).astype(hiddens.dtype)
+        hiddens[t + 1, streams, units] = (o * jnp.tanh(cell)).astype(hiddens.dtype)
 
     # W_h transposed once per window, so that a program reads along rows, not down columns.
     weights = recurrent_weights.reshape(hidden, 4, hidden).transpose(1, 2, 0)
@@ -78,7 +79,7 @@ def _forward(projected, recurrent_weights, state, *, interpret):
         time,
         lambda t, results: call(t, projected, weights, *results),
         results,
-        unroll=steps_in_a_pass(time),
+        unroll=scan_unroll(time),
     )
     return gates[:, :, 2] * jnp.tanh(cells[1:]), cells[-1], (gates, cells)
 
@@ -94,12 +95,12 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
 
         def add(block, total):
             part = pl.ds(block * depth, depth)
-            return total + multiply(d_gates[t + 1, streams, part], weights[units, part], contract=1)
+            return total + dot(d_gates[t + 1, streams, part], weights[units, part], contract=1)
 
         d_hidden = jax.lax.fori_loop(0, 4 * hidden // depth, add, d_outputs[t, streams, units])
-        kept = [gates[t, streams, gate, units] for gate in range(4)]
-        kept += [cells[slot, streams, units] for slot in (t + 1, t)]
-        parts, d_previous = gate_gradients(d_hidden, d_cell[streams, units], kept)
+        saved_now = [gates[t, streams, gate, units] for gate in range(4)]
+        saved_now += [cells[slot, streams, units] for slot in (t + 1, t)]
+        parts, d_previous = gate_gradients(d_hidden, d_cell[streams, units], saved_now)
         for gate, value in enumerate(parts):
             columns = pl.ds(gate * hidden + units.start, _UNITS)
             d_gates[t, streams, columns] = value.astype(d_gates.dtype)
@@ -114,7 +115,7 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
         time,
         lambda done, results: call(done, recurrent_weights, d_outputs, gates, cells, *results),
         results,
-        unroll=steps_in_a_pass(time),
+        unroll=scan_unroll(time),
     )
     return d_gates[:-1], d_cell
 

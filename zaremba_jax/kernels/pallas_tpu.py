@@ -19,10 +19,10 @@ from zaremba_jax.kernels.lstm import (
     gate_gradients,
     outputs_and_final_cell,
     pad_loops,
-    shifted,
+    previous_states,
     sigmoid,
 )
-from zaremba_jax.precision import multiply
+from zaremba_jax.precision import dot
 
 _STREAMS = 8  # rows of a tile in VMEM
 _MEMORY = 128 * 2**20  # VMEM of a v5e and a v6e, assumed where there is no TPU
@@ -74,17 +74,15 @@ def _forward(projected, recurrent_weights, state, *, interpret):
             hidden_now[...] = first_hidden[...]
             cell_now[...] = first_cell[...]
 
-        product = multiply(hidden_now[...], weights[...])
+        product = dot(hidden_now[...], weights[...])
         before = projected[...] + product
-        forget, write, output = (
-            sigmoid(before[:, gate * hidden : (gate + 1) * hidden]) for gate in range(3)
-        )
-        update = jnp.tanh(before[:, 3 * hidden :])
-        cell = forget * cell_now[...] + write * update
-        for place, part in enumerate((forget, write, output, update, cell)):
-            saved[:, place * hidden : (place + 1) * hidden] = part
+        f, i, o = (sigmoid(before[:, gate * hidden : (gate + 1) * hidden]) for gate in range(3))
+        u = jnp.tanh(before[:, 3 * hidden :])
+        cell = f * cell_now[...] + i * u
+        for index, part in enumerate((f, i, o, u, cell)):
+            saved[:, index * hidden : (index + 1) * hidden] = part
         cell_now[...] = cell
-        hidden_now[...] = (output * jnp.tanh(cell)).astype(hidden_now.dtype)
+        hidden_now[...] = (o * jnp.tanh(cell)).astype(hidden_now.dtype)
 
     first_hidden = state.hidden.astype(recurrent_weights.dtype)
     saved = pl.pallas_call(
@@ -114,17 +112,17 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
             d_gates_now[...] = jnp.zeros_like(d_gates_now)
             d_cell[...] = d_final_cell[...]
 
-        product = multiply(d_gates_now[...], weights[...], contract=1)
-        kept = [saved[:, place * hidden : (place + 1) * hidden] for place in range(5)]
+        product = dot(d_gates_now[...], weights[...], contract=1)
+        saved_now = [saved[:, place * hidden : (place + 1) * hidden] for place in range(5)]
         parts, d_previous = gate_gradients(
-            product + d_output[...], d_cell[...], [*kept, previous_cell[...]]
+            product + d_output[...], d_cell[...], [*saved_now, previous_cell[...]]
         )
         for gate, part in enumerate(parts):
             d_gates_now[:, gate * hidden : (gate + 1) * hidden] = part.astype(d_gates_now.dtype)
         d_gates[...] = d_gates_now[...]
         d_cell[...] = d_previous
 
-    last_first = functools.partial(_of_step, batch, when=lambda t: time - 1 - t)
+    reversed_block = functools.partial(_of_step, batch, when=lambda t: time - 1 - t)
     *_, cells = jnp.split(saved, 5, axis=-1)
     return pl.pallas_call(
         kernel,
@@ -132,9 +130,9 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
         in_specs=[
             _whole(recurrent_weights),
             _whole(d_final_cell),
-            *(last_first(size) for size in (hidden, 5 * hidden, hidden)),
+            *(reversed_block(size) for size in (hidden, 5 * hidden, hidden)),
         ],
-        out_specs=[last_first(gates), _whole(d_final_cell)],
+        out_specs=[reversed_block(gates), _whole(d_final_cell)],
         out_shape=[
             jax.ShapeDtypeStruct((time, batch, gates), recurrent_weights.dtype),
             jax.ShapeDtypeStruct(d_final_cell.shape, d_final_cell.dtype),
@@ -143,7 +141,7 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
         compiler_params=_compiler_params(batch, recurrent_weights),
         interpret=interpret,
         name="lstm_backward",
-    )(recurrent_weights, d_final_cell, d_outputs, saved, shifted(state.cell, cells))
+    )(recurrent_weights, d_final_cell, d_outputs, saved, previous_states(state.cell, cells))
 
 
 def _of_step(batch: int, size: int, when: Any) -> pl.BlockSpec:
