@@ -44,15 +44,18 @@ install_import_hook(
 
 
 def pytest_configure(config):
-    """Keeps out of the user's cache, and turns off most of the compiler's optimizations.
+    """Keeps out of the user's cache, stays on the CPU, and turns off most compiler optimizations.
 
-    Programs that tests start inherit both. Tests that are slow or inspect optimized programs are
-    selected by their markers and keep the optimizations. Most of the testing time is compilation,
-    and jaxlib before 0.11 compiles for a CPU two to three times as fast without fusion emitters.
+    Programs that tests start inherit all of it. Tests that are slow or inspect optimized programs
+    are selected by their markers and keep the optimizations. Most of the testing time is
+    compilation, and jaxlib before 0.11 compiles for a CPU two to three times as fast without fusion
+    emitters.
     """
     cache = tempfile.TemporaryDirectory(prefix="zaremba-jax-tests-")
     config.add_cleanup(cache.cleanup)
     os.environ["XDG_CACHE_HOME"] = cache.name
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
     if config.option.markexpr not in ("slow", "compilers"):
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)

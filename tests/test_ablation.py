@@ -1,5 +1,6 @@
 """The ablation end to end at a tiny size, and the rules that make it fair."""
 
+import functools
 import json
 
 import jax
@@ -52,7 +53,7 @@ def test_run_leaves_its_report_and_figures(finished):
     assert {path.name for path in folder.iterdir()} == FILES
     for name in ("language_modelling.png", "memory.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
-        assert f"({name})" in (folder / "report.md").read_text()
+        assert f"({name})" in (folder / "report.md").read_text(encoding="utf-8")
     assert "non-recurrent dropout" in outcome.out
 
 
@@ -84,13 +85,13 @@ def test_memory_has_every_method_seed_and_bin(finished):
 @pytest.mark.slow
 def test_report_is_made_of_the_results_alone(finished):
     folder, results, _ = finished
-    assert report(results) == (folder / "report.md").read_text()
+    assert report(results) == (folder / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
 def test_corruption_is_in_the_report(finished):
     folder, _, _ = finished
-    text = (folder / "report.md").read_text()
+    text = (folder / "report.md").read_text(encoding="utf-8")
     assert "| ordinary dropout | 4 | 13 | 103 |" in text
     assert "| non-recurrent dropout | 3 | 3 | 3 |" in text
 
@@ -229,13 +230,13 @@ MISTAKES = {
     "--methods=l3": "non_recurrent",
     "--methods=": "non_recurrent",
     "--cells=rnn": "lstm, gru, tanh",
-    "--seeds=0": "seeds",
-    "--rates=4": "rates",
+    "--seeds=0": "seeds=0: 0 is not a positive integer",
+    "--rates=4": "rates=4: 4 is not an integer in the range [1, 3]",
     "--train_tokens=100": "168",
-    "--memory_rate=1": "memory_rate",
+    "--memory_rate=1": "memory_rate=1: 1.0 is not a number in the range [0.01, 0.99]",
     "--data_dir=ptb": "--corpus=ptb",
-    "--corpus=files": "corpus",
-    "--workdir=a_file": "a_file",
+    "--corpus=files": "value should be one of <toy|ptb>",
+    "--workdir=a_file": "a_file: file exists; name another",
     "--workdir=held": "held: holds a report of other settings, or a damaged one; name another",
 }
 
@@ -263,3 +264,12 @@ def test_penn_treebank_is_read_without_the_built_in_corpus(tmp_path):
     line = ["--corpus=ptb", "--data_dir=absent"]
     (outcome,) = run_elsewhere("experiments.ablation", line, cwd=tmp_path, before=before)
     assert_refused(outcome, "absent")
+
+
+def test_a_network_learns_to_recall_over_few_steps():
+    config = recall.task_config("tanh", 2, hidden_size=16, learning_rate=0.01)
+    learners = jax.vmap(functools.partial(recall.init_learner, config))(jnp.arange(1))
+    rates = {name: jnp.zeros(1) for name in ("dropout", "hidden_dropout")}
+    with jax.numpy_dtype_promotion("standard"):  # for optax's Adam
+        _, losses = recall.learn(config, learners, rates, 150)
+    assert losses[0, -10:].mean() < 1 < losses[0, :5].mean()

@@ -1,10 +1,11 @@
+import functools
 import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
+import types
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from layer_examples import equations
 from program import ROOT, Outcome, assert_refused, run_elsewhere
 
 from experiments import contenders, timing, torch_contender
@@ -96,7 +98,7 @@ REFUSED = {
     **({} if importlib.util.find_spec("torch") else {"--peers=torch": ("torch", "pip install")}),
     "--peers=flax --cell=gru": ("flax", "leave it out"),
     "--dropout=2": ("dropout=2",),
-    "--rounds=1": ("rounds",),
+    "--rounds=1": ("rounds=1: 1 is not integer >= 2",),
     "--vocab_size=50": ("--vocab_size", "random tokens of 10,000 words", "leave it out"),
     "--corpus=ptb --unit=char --min_count=2": ("--corpus, --min_count, --unit", "leave it out"),
     "--json=absent/results.json": ("--json=absent/results.json", "folder"),
@@ -290,9 +292,16 @@ def test_contenders_take_turns_and_every_other_round_goes_backwards():
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def test_turns_are_timed_one_by_one():
-    seconds = timing.interleave({"long": lambda: time.sleep(0.05), "short": lambda: None}, 3)
-    assert min(seconds["long"]) >= 0.05 > max(seconds["short"])
+def test_turns_are_timed_one_by_one(monkeypatch):
+    now = [0.0]
+
+    def run(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    runs = {name: functools.partial(run, took) for name, took in (("long", 5.0), ("short", 1.0))}
+    seconds = timing.interleave(runs, 3)
+    assert {name: x.tolist() for name, x in seconds.items()} == {"long": [5] * 3, "short": [1] * 3}
 
 
 def test_quartiles_of_a_known_sample():
@@ -308,3 +317,34 @@ def test_memory_of_a_process_of_its_own_counts_what_it_held():
 def hold(megabytes):
     """A contender that needs that much memory."""
     return lambda: np.ones(megabytes * 1_000_000, np.int8).sum()
+
+
+@pytest.mark.slow
+def test_ratio_is_time_per_token_over_that_of_ours(tmp_path):
+    before = """
+import numpy as np
+from experiments import benchmark, timing
+benchmark.alone = lambda *_: timing.Alone(1.0, 1)
+benchmark.interleave = lambda runs, rounds: {
+    name: np.full(rounds, 2.0 if name.startswith("scan") else 1.0) for name in runs
+}
+"""
+    line = [*FLAGS, "--peers=scan", "--members=2", "--json=results.json"]
+    (outcome,) = run_elsewhere("experiments.benchmark", line, cwd=tmp_path, before=before)
+    assert outcome.status == 0, outcome.err
+    found = json.loads((tmp_path / "results.json").read_text())["contenders"]
+    assert [record["ratio"] for record in found] == [[x] * 3 for x in (1, 0.5, 0.5, 2)]
+
+
+@pytest.mark.parametrize("name", ["flax", "nnx"])
+def test_peers_drop_at_all_the_paper_s_sites(name, monkeypatch):
+    config = override(TINY, layers=3, dropout=0.5)
+    monkeypatch.setattr(contenders, "_run_optax", lambda *built: built)
+    built: Any = contenders.BUILDERS[name](config, contenders.sample_windows(config, 1))
+    _, _, params, carries, loss = built
+    window = jnp.asarray(contenders.sample_windows(config, 1)[0])
+    program = jax.make_jaxpr(lambda params, key: loss(params, window, carries, key)[0])(
+        params, jax.random.key(0)
+    )
+    sites = [x.outvars[0].aval.shape for x in equations(program.jaxpr, "random_bits")]
+    assert sites == [(config.train.unroll, config.train.batch_size, config.model.hidden_size)] * 4

@@ -17,6 +17,7 @@ from experiments import ensemble
 from experiments.board import Board, gate_activations
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.model import init_params, unroll
+from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.rnn import zero_state
 
 TIMED = "words_per_second"
@@ -127,30 +128,35 @@ def test_what_was_flushed_is_on_the_disk(tmp_path):
         assert [step for step, _ in points(tmp_path / "board")[TIMED]] == steps
 
 
-def test_gates_have_histograms_over_their_whole_range(folder):
-    params = init_params(override(QUICK, hidden_size=8).model, 9, key=jax.random.key(0))
+@pytest.mark.parametrize(("cell", "letters"), [("lstm", "fiou"), ("gru", "rzn"), ("tanh", "h")])
+def test_gates_have_histograms_over_their_whole_range(folder, cell, letters):
+    config = override(QUICK, hidden_size=8, cell=cell)
+    params = init_params(config.model, 9, key=jax.random.key(0))
     gates = gate_activations(params, np.arange(60, dtype=np.int32) % 9, 4, 5)
     with Board(folder / "board", 0) as board:
         board.epoch(7, {}, gates)
     found = points(folder / "board")
-    assert found.keys() == {f"gates/layer_{depth}_{gate}" for depth in (1, 2) for gate in "fiou"}
+    assert found.keys() == {f"gates/layer_{depth}_{gate}" for depth in (1, 2) for gate in letters}
     for tag, ((step, histogram),) in found.items():
         assert step == 7
         assert sum(histogram.bucket) == histogram.num == 4 * 5 * 8
-        lowest = -1 if tag.endswith("u") else 0
+        lowest = -1 if tag[-1] in "unh" else 0
         assert lowest <= histogram.min <= histogram.max <= max(histogram.bucket_limit) <= 1
 
 
 def test_gates_of_the_upper_layer_give_the_models_outputs():
-    config = override(QUICK, hidden_size=4, init_scale=0.5)
-    params = init_params(config.model, 9, key=jax.random.key(0))
+    noise = {"zoneout_hidden": 0.4, "zoneout_cell": 0.3}
+    config = override(QUICK, hidden_size=4, init_scale=0.5, **noise)
+    params, masks = init_params(config.model, 9, key=jax.random.key(0)), expected_masks(config)
     ids = np.arange(30, dtype=np.int32) * 7 % 9
-    _, gates = gate_activations(params, ids, streams=3, steps=5)
-    cell = jnp.zeros((3, 4))
-    tokens = jnp.asarray(ids[:15].reshape(3, 5).T)
-    for t, expected in enumerate(unroll(params, tokens, zero_state(params.layers, 3)).outputs):
-        cell = gates["f"][t] * cell + gates["i"][t] * gates["u"][t]
-        np.testing.assert_allclose(gates["o"][t] * jnp.tanh(cell), expected, atol=1e-6)
+    _, gates = gate_activations(params, ids, streams=3, steps=5, masks=masks)
+    hidden = cell = jnp.zeros((3, 4))
+    tokens, state = jnp.asarray(ids[:15].reshape(3, 5).T), zero_state(params.layers, 3)
+    for t, expected in enumerate(unroll(params, tokens, state, masks).outputs):
+        new = gates["f"][t] * cell + gates["i"][t] * gates["u"][t]
+        hidden = 0.4 * hidden + 0.6 * gates["o"][t] * jnp.tanh(new)
+        cell = 0.3 * cell + 0.7 * new
+        np.testing.assert_allclose(hidden, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("tokens", "shape"), [(2, (1, 2, 4)), (7, (2, 3, 4)), (60, (5, 3, 4))])
@@ -170,6 +176,9 @@ def test_an_ensemble_shows_the_means_of_its_members(folder):
     for name in ("perplexity_estimate", "perplexity_best", "perplexity_worst"):
         assert found[f"valid/{name}"][-1] == (2 * WINDOWS, np.float32(record[f"valid_{name}"]))
     assert len(found["train/gradient_norm"]) == 2 * WINDOWS // 17
+    nats = [value for step, value in found["train/nats"] if step > WINDOWS]  # of equal chunks
+    means = np.log(record["train_perplexities"])
+    assert np.mean(nats) == pytest.approx(np.mean(means), rel=1e-5)
     assert len(found["gates/layer_1_f"]) == 2
 
 

@@ -130,7 +130,7 @@ def test_a_dropped_update_leaves_what_the_gate_keeps_of_the_old_state(cell):
     ("cell", "mask", "reason"),
     [
         ("gru", "zoneout_cell", "zoneout_cell: the gru cell has no cell state c"),
-        ("tanh", "update", "update: the tanh cell writes no update"),
+        ("tanh", "update", "update: the tanh cell writes no update; leave its mask out"),
     ],
 )
 def test_mask_that_a_cell_has_no_place_for_is_refused(cell, mask, reason):

@@ -218,3 +218,11 @@ def test_program_whose_reader_is_gone_goes_on():
         process.stdout.close()
         assert process.stderr.read() == "done\n"
         assert process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("corpus", "unit"), [("ptb-char", "char"), ("text8", "char"), ("enwik8", "byte")]
+)
+def test_configuration_has_the_unit_of_its_corpus(parsed, corpus, unit):
+    parsed("--config=medium", f"--corpus={corpus}")
+    assert ptb.configure()[0].unit == unit

@@ -181,10 +181,10 @@ def test_missing_compiler_is_named_with_what_installs_it(target):
 REFUSED = {
     "--targets=v5e": ("v5e", "pip install 'jax[tpu]=="),
     "--targets=abacus": ("targets", "abacus"),
-    "--targets=": ("targets",),
+    "--targets=": ("give one or more of v5e, ",),
     "--configs=quick": ("configs", "quick"),
     "--precisions=float64": ("precisions", "float64"),
-    "--devices=1,0": ("devices", "1", "0"),
+    "--devices=1,0": ("give positive numbers, separated by commas",),
     "--devices=8": ("--devices", "give --members too"),
 }
 

@@ -157,5 +157,8 @@ def test_ids_of_another_vocabulary_are_refused():
 
 
 def test_rule_rms_without_squares_is_refused():
-    with pytest.raises(ValueError, match="the rule rms needs the mean squares of gradients"):
+    with pytest.raises(
+        ValueError,
+        match=r"the rule rms needs the mean squares of gradients.*; give them, or use sgd",
+    ):
         dynamic_nll(PARAMS, IDS, RMS)

@@ -148,6 +148,12 @@ def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(
     for name in ("valid_perplexity", "test_perplexity"):
         expected = [row[name] for row in summary_of(folder / "two")["mixtures"]]
         assert [row[name] for row in mixture["mixtures"]] == pytest.approx(expected, rel=1e-5)
+    config = folder / "seed1" / "config.json"
+    whole = config.read_text()
+    config.write_text(whole.replace('"epochs": 2', '"epochs": 3'))
+    unfinished = "seed1: has trained on 238 of 357 windows; run its command"
+    assert_refused(run("--from=seed0,seed1", *TEXT), unfinished)
+    config.write_text(whole)
     (folder / "train.txt").write_text("a b c d e f g h\n" * 200)
     assert_refused(run("--from=seed0,seed1", *TEXT), "seed0: holds a run on another text")
     before = content(folder)
@@ -281,8 +287,11 @@ BAD_FLAGS = [
     (["--process_id=0"], ["--num_processes, --process_id: give --coordinator_address"]),
     (["--coordinator_address=a:1"], ["--coordinator_address=a:1: needs --num_processes and"]),
     (
-        ["--coordinator_address=no.such:1", "--num_processes=2", "--process_id=1"],
-        ["--coordinator_address=no.such:1: ", "give the host of process 0 and a free port on it"],
+        ["--coordinator_address=host.invalid:1", "--num_processes=2", "--process_id=1"],
+        [
+            "--coordinator_address=host.invalid:1: ",
+            "give the host of process 0 and a free port on it",
+        ],
     ),
     (["--coordinator_address=a"], ["--coordinator_address=a: must be HOST:PORT, or cluster"]),
     (["--from=a,b", "--coordinator_address=cluster"], ["--from: one process averages; leave"]),

@@ -65,8 +65,11 @@ def test_load_inverts_save_to_the_bit(tmp_path, changes):
 @pytest.mark.parametrize("vocabulary", [Vocabulary(BYTES, "byte"), Vocabulary(("\n", "é"), "char")])
 def test_unit_of_the_vocabulary_is_kept(tmp_path, vocabulary):
     params = init_params(CONFIG.model, len(vocabulary), key=jax.random.key(0))
-    save_model(tmp_path / "model", Model(params, CONFIG, vocabulary))
+    model = Model(params, CONFIG, vocabulary)
+    save_model(tmp_path / "model", model)
     assert load_model(tmp_path / "model").vocabulary == vocabulary
+    save_folder(tmp_path / "folder", model)
+    assert load_folder(tmp_path / "folder").vocabulary == vocabulary
 
 
 def test_same_model_is_the_same_bytes(tmp_path):
@@ -263,7 +266,16 @@ def test_load_folder_inverts_save_folder(folder):
     ]
     assert json.loads((folder / "vocab.json").read_text())["naïve"] == 2
     config = json.loads((folder / "config.json").read_text())
-    assert (config["vocab_size"], config["hidden_size"]) == (4, 3)
+    assert config.pop("settings") == to_dict(CONFIG)
+    assert config == {
+        "model_type": ENTRY,
+        "format_version": 1,
+        "vocab_size": 4,
+        "hidden_size": 3,
+        "num_hidden_layers": 2,
+        "tie_word_embeddings": False,
+        "unit": "word",
+    }
 
 
 def test_folder_whose_weights_lost_their_metadata_is_read(folder):
@@ -277,6 +289,11 @@ def test_folder_whose_weights_lost_their_metadata_is_read(folder):
     [
         ("config.json", '{"model_type": "gpt2"}', "model_type=gpt2: is not zaremba_jax"),
         ("config.json", "{", "cannot be read as a model folder"),
+        (
+            "config.json",
+            '{"model_type": "zaremba_jax", "format_version": 2}',
+            "format_version=2: must be 1",
+        ),
         ("config.json", "[]", "'model_type'"),
         ("vocab.json", '{"a": 1, "b": 2}', r"its ids are not 0 to 1, each once"),
         ("vocab.json", "3", "the vocabulary is not a list of words"),

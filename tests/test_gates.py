@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from layer_examples import make
+from layer_examples import equations, make
 
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.cells import CELLS, project_inputs, step
@@ -52,3 +52,14 @@ def test_the_gates_give_the_next_state(cell):
         else:
             assert_close(now["h"], after.hidden)
         before = after
+
+
+def test_products_of_gates_have_the_precision_of_the_run():
+    (params, inputs, state), *_ = jax.tree.map(
+        lambda x: x.astype("float32"), make(TIME, BATCH, 3, 2)
+    )
+    program = jax.make_jaxpr(lambda x: gate_values(params, x, x[..., :2], state, "bfloat16"))(
+        inputs
+    )
+    products = equations(program.jaxpr, "dot_general")
+    assert {x.aval.dtype for product in products for x in product.invars} == {jnp.bfloat16.dtype}

@@ -1,8 +1,11 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from experiments import hlo
+from experiments.targets import TARGETS, roofline_seconds
 
 TIME, BATCH, WIDTH = 5, 4, 16
 
@@ -267,3 +270,18 @@ def test_slices_of_a_sequence_are_read_a_step_at_a_time(scan):
         if body[name].results == (sequence,)
     ]
     assert sorted(reads) == [0, BATCH * WIDTH * 4]  # stored into, and read from
+
+
+def test_roofline_adds_up_kernels_times_passes(program):
+    target = dataclasses.replace(
+        TARGETS["h200"],
+        peak_flops={"bfloat16": 1e6, "float32": 1.0},
+        memory_bandwidth=1e3,
+        launch_seconds=1.0,
+        on_chip_bytes=2048,
+    )
+    read = 4 * 16 * 2 + 16 * 64 * 2 / 35  # W_h once in 35 passes
+    product = max(2 * 4 * 16 * 64 / 1e6, read / 1e3)
+    step = 3 + 0.012 + product + (4 * 64 * 4 + 4 * 16 * 2 + 4) / 1e3
+    outer, entry = 1 + (7300 + 4100) / 1e3, 3 + 3 * 64 / 1e3
+    assert roofline_seconds(program, target) == pytest.approx(entry + 1327 * (outer + 35 * step))

@@ -40,11 +40,6 @@ def test_kernel_matches_scan_in_values_and_gradients_under_any_masks(float64, ce
     assert_same(fast, readable, 1e-10)
 
 
-@pytest.mark.parametrize("cell", ["gru", "tanh"])
-def test_kernel_matches_scan_without_masks(float64, cell):
-    assert_kernel_matches_scan(make(4, 2, 3, 5, "float64", cell), "float64")
-
-
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("cell", ADMITTED)
 def test_kernel_matches_scan_in_single_precision_and_of_bfloat16_operands(cell, precision):

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from layer_examples import TOLERANCE, assert_same, make, of_layer
@@ -48,12 +46,11 @@ def assert_kernel_matches_scan(loops, precision: Precision, sizes):
     assert_same(fast, slow, TOLERANCE["float32", precision])
 
 
+# Batches that a GPU cuts into tiles of 16 and of 32 streams, and more than a tile of units.
 @kernels
-@settings(max_examples=1)
-@example(2, 33, 3, 129)  # more than a tile of streams and of units
-@given(st.integers(1, 5), st.integers(1, 33), st.integers(1, 5), st.integers(1, 130))
-def test_kernel_matches_scan_in_values_and_gradients(loops, time, batch, features, hidden):
-    assert_kernel_matches_scan(loops, "float32", (time, batch, features, hidden))
+@pytest.mark.parametrize("sizes", [(2, 33, 3, 129), (2, 20, 3, 70)])
+def test_kernel_matches_scan_in_values_and_gradients(loops, sizes):
+    assert_kernel_matches_scan(loops, "float32", sizes)
 
 
 @kernels

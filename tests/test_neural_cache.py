@@ -57,12 +57,6 @@ def test_cache_of_little_weight_is_the_model(config):
     np.testing.assert_allclose(nll, text_nll(PARAMS, IDS, **how), rtol=1e-5)
 
 
-def test_text_that_repeats_itself_becomes_probable():
-    ids = np.tile(np.array([0, 3, 1, 5], np.int32), 10)
-    cached = neural_cache_nll(PARAMS, ids, CacheConfig(window=20, theta=5.0, weight=0.5))
-    assert cached[-8:].mean() < text_nll(PARAMS, ids)[-8:].mean() - 0.3
-
-
 def test_ids_of_one_byte_are_read_as_those_of_four():
     params = init_params(CONFIG.model, 256, key=jax.random.key(1))
     ids = np.tile(np.array([255, 3, 255, 254], np.uint8), 3)

@@ -119,7 +119,9 @@ def test_float32_leaves_double_precision_as_it_is(float64):
     x, weights = normal(0, 2, 3).astype(jnp.float64), normal(1, 3, 4).astype(jnp.float64)
     expected = np.asarray(x) @ np.asarray(weights)
     np.testing.assert_allclose(matmul(x, weights, "float32"), expected, rtol=1e-14)
-    with pytest.raises(ValueError, match="precision=bfloat16: is for float32 values"):
+    with pytest.raises(
+        ValueError, match=r"precision=bfloat16: is for float32 values.* turn jax_enable_x64 off"
+    ):
         matmul(x, weights, "bfloat16")
 
 

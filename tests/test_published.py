@@ -75,6 +75,14 @@ def packed(name):
     return archive.getvalue()
 
 
+def zipped(name, content):
+    """An archive of one file."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr(zipfile.ZipInfo(name), content)
+    return archive.getvalue()
+
+
 DAMAGED = packed("wikitext-2").replace(b"PK\x01\x02", b"PK\x01\x09")  # its table of contents
 
 
@@ -315,9 +323,24 @@ def test_hundred_million_are_split_by_place(tmp_path, name, unit, form, monkeypa
         ("wikitext-2", {**WIKI, "wiki.test.tokens": b"the\n"}, "test.tokens: 2 tokens in test, n"),
         ("wikitext-103", {"wikitext-103-v1.zip": packed("wikitext-103") + b"x"}, "zip: sha256 "),
         ("enwik8", {"enwik8": b"x" * 20}, "enwik8: sha256 .* is not the published file's"),
+        (
+            "enwik8",
+            {"enwik8.zip": zipped("enwik8", b"x" * 20)},
+            r"zip/enwik8: sha256 .* is not the p",
+        ),
         ("text8", {}, "lacks text8 .or text8.zip.; put the files there"),
     ],
-    ids=["nothing", "no zip", "damaged", "other", "size", "edited zip", "edited file", "no file"],
+    ids=[
+        "nothing",
+        "no zip",
+        "damaged",
+        "other",
+        "size",
+        "edited zip",
+        "edited file",
+        "in a zip",
+        "no file",
+    ],
 )
 def test_files_that_are_not_the_published_ones_are_refused(tmp_path, name, files, message):
     for path, content_of in files.items():
@@ -336,7 +359,15 @@ def test_archive_is_downloaded_once_and_split(cache, network):
     assert asked.count(address) == 1
 
 
-def test_rare_words_of_a_published_corpus_can_be_left_out(tmp_path):
+def test_cache_may_be_any_folder(tmp_path, cache, network):
+    serve(network[0], MIRRORS[0])
+    assert_is_ours(load_published("ptb", cache_dir=tmp_path / "mine"))
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {*FILES, "encoded"}
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("limits", [{"vocab_size": 4}, {"min_count": 2}], ids=str)
+def test_rare_words_of_a_published_corpus_can_be_left_out(tmp_path, limits):
     put(tmp_path / "data")
-    corpus = load_published("ptb", tmp_path / "data", vocab_size=4)
+    corpus = load_published("ptb", tmp_path / "data", **limits)
     assert corpus.vocabulary.decode(corpus.train[:4]) == ["the", "<unk>", "sat", "<eos>"]

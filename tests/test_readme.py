@@ -17,12 +17,15 @@ import zaremba_jax.config
 from experiments.ablation_report import language_table, memory_table
 from experiments.summary import format_mean
 from experiments.workdir import write_model
-from zaremba_jax.config import SMALL, override
+from zaremba_jax.config import QUICK, SMALL, from_dict, override
+from zaremba_jax.corpus import unigram_perplexity
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.exported import Model
-from zaremba_jax.model import init_params, token_nll
+from zaremba_jax.model import count_params, init_params, token_nll
 from zaremba_jax.portable import portable_scoring
 from zaremba_jax.rnn import zero_state
+from zaremba_jax.toy_corpus import toy_corpus
+from zaremba_jax.train import init_train_state
 from zaremba_jax.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parent.parent
@@ -158,7 +161,7 @@ def test_package_brings_its_types_and_notebooks_what_they_import():
 
 
 def test_ci_runs_the_test_commands_as_written():
-    ci = (ROOT / ".ci" / "run").read_text()
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     commands = re.findall(r"grep '.*' README.md", ci)
     assert len(commands) == 3
     for command in commands:
@@ -203,8 +206,18 @@ def test_table_of_perplexities_is_what_was_recorded():
         assert [*figures, compared.format(**records[0])] in rows
 
 
+def test_built_in_corpus_is_the_one_of_the_record():
+    record = json.loads((ROOT / "experiments/results/quick-seed0/summary.json").read_text())
+    corpus = toy_corpus()
+    params = jax.eval_shape(lambda: init_train_state(QUICK, len(corpus.vocabulary))).params
+    assert corpus.floor_perplexity == pytest.approx(record["floor_perplexity"], rel=1e-9)
+    assert unigram_perplexity(corpus) == pytest.approx(record["unigram_perplexity"], rel=1e-9)
+    assert count_params(params) == record["parameters"] == 490_356
+    assert from_dict(record["config"]) == QUICK
+
+
 def test_table_of_the_cache_and_of_dynamic_evaluation_is_what_was_recorded():
-    record = (ROOT / "experiments/results/scoring.txt").read_text()
+    record = (ROOT / "experiments/results/scoring.txt").read_text(encoding="utf-8")
     found = re.findall(
         r"^\$ .*seed1'(?: (--\w+=\w+))?.*\n.* perplexity ([\d.]+),", record, re.MULTILINE
     )
@@ -259,7 +272,9 @@ LINKS = sorted(
     {
         (page, *link)
         for page in ("README.md", "BUILD_NOTES.md", "experiments/results/README.md")
-        for link in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", (ROOT / page).read_text())
+        for link in re.findall(
+            r"\]\((?!http)([^)#]*)#?([^)]*)\)", (ROOT / page).read_text(encoding="utf-8")
+        )
     }
 )
 

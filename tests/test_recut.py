@@ -6,12 +6,16 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.console import Console
 
-from experiments.members import EnsembleRun, with_seeds
+from experiments.members import EnsembleRun, new_ensemble, with_seeds
 from experiments.training import Run
 from zaremba_jax.checkpoint import restore, save
 from zaremba_jax.config import QUICK, override
+from zaremba_jax.corpus import make_corpus
 from zaremba_jax.ensemble import init_chunks, make_mesh
+from zaremba_jax.evaluate import text_nll
+from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.train import init_train_state
 
 CONFIG = override(QUICK, layers=1, hidden_size=3, batch_size=3)
@@ -74,3 +78,16 @@ def test_streams_that_pad_the_batch_are_dropped_and_new_ones_are_zero(tmp_path):
             jax.random.key_data(state.key), jax.random.key_data(run.state.key)
         )
         jax.tree.map(np.testing.assert_array_equal, state.params, run.state.params)
+
+
+def test_ensemble_is_evaluated_by_the_expectation_of_zoneout_and_in_its_precision():
+    corpus = make_corpus("ours", list("abcaba") * 9, list("abc") * 4, list("cba") * 6)
+    sizes = {"layers": 1, "hidden_size": 4, "batch_size": 2, "unroll": 5, "init_scale": 0.9}
+    noise = {"zoneout_hidden": 0.3, "zoneout_cell": 0.5}
+    config = override(QUICK, **sizes, **noise, precision="bfloat16")
+    mesh = make_mesh(jax.devices()[:1])
+    run = new_ensemble(with_seeds(config, 2), corpus, 1, mesh, Console())
+    how = {"compute": config.compute, "masks": expected_masks(config)}
+    for member, nll in enumerate(run.nll(corpus.test)):
+        expected = text_nll(run.model(member).params, corpus.test, **how)
+        np.testing.assert_allclose(nll, expected, rtol=1e-5)

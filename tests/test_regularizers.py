@@ -211,7 +211,7 @@ def test_dropconnect_is_decided_by_its_key_and_refused_without_one():
     )
     assert_equal(first, again)
     assert not np.array_equal(first[0].recurrent_weights, other[0].recurrent_weights)
-    with pytest.raises(ValueError, match="dropconnect is on and has no key"):
+    with pytest.raises(ValueError, match="dropconnect is on and has no key to draw from; give one"):
         drop_weights(rates, PARAMS, key=None)
 
 

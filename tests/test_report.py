@@ -63,7 +63,7 @@ def test_page_holds_table_curves_and_differing_settings_and_loads_nothing(folder
     scanned.write_text(json.dumps(json.loads(scanned.read_text()) | {"kernel": "scan"}))
     outcome = run(*RUNS)
     assert outcome.status == 0, outcome.err
-    text = (folder / "report.html").read_text()
+    text = (folder / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert not page.loaded
     assert "<svg" in text
@@ -96,7 +96,7 @@ def test_folders_of_one_name_are_told_apart_by_their_paths_and_names_are_escaped
     for place in ("a", "<b>"):
         shutil.copytree("quick-seed0", folder / place / "quick-seed0")
     assert run("a/quick-seed0", "<b>/quick-seed0", "--page=page.html").status == 0
-    text = (folder / "page.html").read_text()
+    text = (folder / "page.html").read_text(encoding="utf-8")
     names = {row[0] for row in Page(text).rows}
     assert {"a/quick-seed0", "<b>/quick-seed0"} <= names
     assert "<b>" not in text
@@ -106,11 +106,15 @@ def test_folder_has_its_name_from_within_too_and_no_name_is_mathematics(folder, 
     for name in ("$_$", "_mine"):
         shutil.copytree("quick-seed0", folder / name)
     assert run("$_$", "_mine").status == 0
-    picture = Path("report.html").read_text().partition("<svg")[2].partition("</svg>")[0]
+    picture = (
+        Path("report.html").read_text(encoding="utf-8").partition("<svg")[2].partition("</svg>")[0]
+    )
     assert "_mine" in picture
     monkeypatch.chdir("quick-seed0")
     assert run(".").status == 0
-    assert "quick-seed0" in {row[0] for row in Page(Path("report.html").read_text()).rows}
+    assert "quick-seed0" in {
+        row[0] for row in Page(Path("report.html").read_text(encoding="utf-8")).rows
+    }
 
 
 def test_names_are_printed_whole(folder):

@@ -48,7 +48,7 @@ def row(folder, averaged):
     """The cells of the table's row for `small` with that many models averaged."""
     lines = [
         [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in (folder / "results" / "table1.md").read_text().splitlines()
+        for line in (folder / "results" / "table1.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("|")
     ]
     (found,) = (line for line in lines if line[:2] == ["small", str(averaged)])
@@ -77,13 +77,16 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     assert row(folder, 1)[4] == f"{np.mean(tests):.1f} ± {np.std(tests, ddof=1):.1f}"
     assert row(folder, 1)[3:7:2] == ["120.7", "114.5"]
     arrays = [np.load(folder / "runs" / f"small-seed{seed}" / "nll.npz") for seed in (0, 1)]
+    for single, found in zip(singles, arrays, strict=True):
+        for split in ("valid", "test"):
+            assert perplexity(found[split][0]) == pytest.approx(single[f"{split}_perplexity"])
     mixed = perplexity(mixture_nll(np.concatenate([a["test"] for a in arrays])))
     assert row(folder, 2)[4] == f"{mixed:.1f}"
     assert mixed < np.mean(tests)
     found = records.read_records(folder / "results")
     seconds = sum(len(ends) * np.median(np.diff(ends, prepend=0)) for ends in map(ends_of, found))
     assert row(folder, 2)[7:] == ["2", f"{seconds / 60:.2g} min, {singles[0]['device']}"]
-    page = (folder / "results" / "table1.md").read_text()
+    page = (folder / "results" / "table1.md").read_text(encoding="utf-8")
     assert "| large | 38 | not run | 71.9 | not run | 68.7 |" in page
     assert (folder / "results" / "table1.png").stat().st_size > 0
 
@@ -92,7 +95,7 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     assert again.status == 0
     assert "small-seed" not in again.out
     assert content(folder / "results").keys() == before.keys()
-    assert (folder / "results" / "table1.md").read_text() == page
+    assert (folder / "results" / "table1.md").read_text(encoding="utf-8") == page
 
     more = run(*FLAGS, "--seeds=3")  # a third model, for the mean and for more sets of two
     assert "small-seed2:" in more.out
@@ -113,7 +116,7 @@ def test_seed_that_diverges_is_recorded_without_figures_and_the_others_go_on(fol
     assert "left out" not in again.out
     found = records.read_records(folder / "results")
     assert [(record.seeds, record.perplexities) for record in found] == [({0}, {}), ({1}, {})]
-    page = (folder / "results" / "table1.md").read_text()
+    page = (folder / "results" / "table1.md").read_text(encoding="utf-8")
     assert "1000000000" not in page
 
 
@@ -143,7 +146,7 @@ def test_members_trained_together_are_recorded_as_those_trained_alone(folder):
         assert record.model == together.model
         assert together.perplexities[seed] == pytest.approx(record.perplexities[seed], rel=1e-5)
         np.testing.assert_allclose(together.curves[seed], record.curves[0], rtol=1e-5)
-    page = (folder / "results" / "table1.md").read_text()
+    page = (folder / "results" / "table1.md").read_text(encoding="utf-8")
     assert "| small | 1 | not run |" in page
     found = table1.format_mean([p[0] for p in together.perplexities.values()])
     assert f"| small-dropout=0.5 | {found}" in page
@@ -259,7 +262,9 @@ def test_page_is_that_of_the_records_beside_it(tmp_path):
     shutil.copytree(results, tmp_path / "results")
     (tmp_path / "results" / "table1.md").unlink()
     reproduce.report(tmp_path / "results", Console(quiet=True))
-    assert (tmp_path / "results" / "table1.md").read_text() == (results / "table1.md").read_text()
+    assert (tmp_path / "results" / "table1.md").read_text(encoding="utf-8") == (
+        results / "table1.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_every_model_of_the_paper_has_a_line_for_each_number_averaged():

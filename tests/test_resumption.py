@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from program import (
+    CONFIG,
     FLAGS,
     WINDOWS,
     assert_refused,
@@ -117,14 +118,22 @@ def test_ctrl_c_saves_the_chunk_that_it_hit(folder, reference, after_chunk, chun
 
 @pytest.mark.parametrize("chunk", [2, 40, 43], ids=["first epoch", "its end", "second epoch"])
 def test_run_streamed_from_disk_ends_as_one_with_its_text_on_the_device(
-    folder, reference, after_chunk, chunk
+    folder, reference, after_chunk, chunk, monkeypatch
 ):
     """Bit for bit, also when interrupted and when resumed with the text on the device."""
+    asked, feed = [], training.WindowFeed
+
+    def observed(*text, resident):
+        asked.append(resident)
+        return feed(*text, resident=resident)
+
+    monkeypatch.setattr(training, "WindowFeed", observed)
     after_chunk(chunk, ctrl_c)
     assert run(*FLAGS, "--workdir=run", "--noresident").status == 128 + signal.SIGINT
     way = "--resident" if chunk == 40 else "--noresident"
     assert run(*FLAGS, "--workdir=run", way).status == 0
     assert_same_run(folder / "run", reference)
+    assert asked == [False, way == "--resident"]
 
 
 @pytest.fixture
@@ -186,6 +195,10 @@ def test_short_epochs_are_not_all_saved_and_all_have_their_metrics(
         slow.setattr(training.checkpoint, "save", slow_save)
         assert run(*FLAGS, "--workdir=run", "--epochs=5").status == 0
     assert written == {epoch: epoch for epoch in saved}
+    words = WINDOWS * CONFIG.train.batch_size * CONFIG.train.unroll
+    for epoch, line in enumerate(metrics(folder / "run"), 1):
+        assert line["words_per_second"] == pytest.approx(words / seconds)
+        assert line["seconds"] == pytest.approx(epoch * seconds)
 
 
 def test_metrics_lost_in_a_kill_come_back_from_the_checkpoint(folder, reference):

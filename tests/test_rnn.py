@@ -82,19 +82,6 @@ def test_layer_major_order_equals_stepping_all_layers_in_a_loop(
         assert_close(final, tuple(current))
 
 
-@pytest.mark.parametrize(("first", "second", "cell"), [(1, 4, "lstm"), (3, 2, "gru")])
-def test_two_windows_with_carried_state_equal_one_long_window(first, second, cell):
-    params, inputs, state, masks = example_of(time=first + second, cell=cell)
-    whole, final = deep_rnn(params, inputs, state, masks)
-    cut_masks = [
-        jax.tree.map(lambda m, s=s: m[s], masks) for s in (slice(first), slice(first, None))
-    ]
-    start, between = deep_rnn(params, inputs[:first], state, cut_masks[0])
-    end, last = deep_rnn(params, inputs[first:], between, cut_masks[1])
-    assert_close(jnp.concatenate([start, end]), whole)
-    assert_close(last, final)
-
-
 def test_dropout_never_touches_the_recurrent_path():
     params, inputs, state, masks = example_of()
     nothing_enters = Masks(inputs=tuple(map(jnp.zeros_like, masks.inputs)))

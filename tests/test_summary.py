@@ -1,9 +1,12 @@
 import dataclasses
 import io
+import re
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from experiments.mixtures import deviation, print_mixtures, summarize_mixtures
 from experiments.summary import print_table, summarize
 from experiments.training import Run
 from zaremba_jax.config import (
@@ -177,3 +180,14 @@ def test_table_shows_what_the_run_is_to_be_read_against():
         "floor of the source": ("", "31.20"),
         "unigram": ("", "700.50"),
     }
+
+
+@pytest.mark.parametrize(("alike", "paper"), [(True, ["100.4 / 96.1"]), (False, [])])
+def test_averages_stand_next_to_the_papers_if_all_are_its_model(alike, paper):
+    corpus = make_corpus("ours", list("ab"), list("ab"), list("aba"))
+    nll, file = np.log([[2.0, 2.0], [4.0, 4.0]]), io.StringIO()
+    summary = summarize_mixtures(SMALL, corpus, nll, nll + 1, [2], alike)
+    print_mixtures(Console(file=file, width=80), summary)
+    assert re.findall(r"\d+\.\d / \d+\.\d", file.getvalue()) == paper
+    assert re.search(r"2\.67\D+7\.25", file.getvalue())
+    assert (deviation([1.0, 3.0]), deviation([1.0])) == (pytest.approx(2**0.5), 0)

@@ -1,12 +1,16 @@
 """The sweep program: models of different rates side by side, each as it would be alone."""
 
 import itertools
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import program
 import pytest
 from program import SINGLE, TEXT, assert_refused, content, summary_of
 
 from experiments import sweep
+from zaremba_jax.config import QUICK
 from zaremba_jax.exported import load_model
 
 SETTINGS = [flag for flag in SINGLE if not flag.startswith("--dropout")]
@@ -16,7 +20,7 @@ BAD_FLAGS = [
     (["--vary=hidden_size=2,3"], ["--vary=hidden_size=2,3: give one of learning_rate, dropout"]),
     (["--vary=zoneout_cell=0.1"], ["--vary=zoneout_cell=0.1: give one of"]),
     (["--vary=dropout=a"], ["--vary=dropout=a: give numbers, separated by commas"]),
-    (["--vary=dropout=0,0.0"], ["--vary=dropout=0,0.0: a value is given twice"]),
+    (["--vary=dropout=0,0.0"], ["--vary=dropout=0,0.0: a value is given twice; give each once"]),
     (["--vary=dropout=0", "--vary=dropout=1"], ["--vary=dropout=1: dropout is given twice"]),
     (["--vary=dropout=0.1", "--dropout=0.5"], ["--vary=dropout=0.1: dropout is given twice"]),
     (["--vary=dropout=1.5"], ["dropout=1.5: must be"]),
@@ -76,3 +80,13 @@ def test_bad_flags_are_refused_and_nothing_is_written(folder):
     for flags, telling in BAD_FLAGS:
         assert_refused(run(*TEXT, *flags), *telling)
     assert content(folder) == before
+
+
+def test_best_setting_has_the_lowest_mean_validation_perplexity():
+    corpus = SimpleNamespace(name="ours")
+    run: Any = SimpleNamespace(config=QUICK, corpus=corpus, kernel={}, seconds=1.0)
+    run.members, run.live, run.excluded = 4, [0, 1, 2, 3], {}
+    run.seed = lambda member: member % 2
+    valid, test = (np.log([[x] for x in xs]) for xs in ([2.0, 4.0, 2.5, 3.0], [1.0, 1.0, 9.0, 9.0]))
+    found = sweep.summarize_sweep(run, {"dropout": [0.0, 0.5]}, 2, valid, test)
+    assert (found["best"], found["best_members"]) == ({"dropout": 0.5}, [2, 3])

@@ -77,24 +77,6 @@ def test_forward_algorithm_agrees_with_enumeration_of_every_state_path(source, l
     np.testing.assert_allclose(forward, enumerated, rtol=1e-10)
 
 
-@given(small_sources, st.integers(2, 5))
-def test_probabilities_of_all_texts_of_a_length_sum_to_one(source, length):
-    texts = itertools.product(range(len(source.words)), repeat=length)
-    assert sum(forward_probability(source, ids) for ids in texts) == pytest.approx(1, abs=1e-10)
-
-
-@given(small_sources, st.integers(2, 4))
-def test_expected_nll_is_the_entropy_of_the_text_after_its_first_word(source, length):
-    def entropy(probabilities):
-        return -np.sum(probabilities * np.log(probabilities))
-
-    texts = list(itertools.product(range(len(source.words)), repeat=length))
-    probabilities = np.array([enumerated_probability(source, ids) for ids in texts])
-    nll = [source.token_nll(np.array(ids)).sum() for ids in texts]
-    expected = entropy(probabilities) - entropy(source.start @ source.emission)
-    assert probabilities @ nll == pytest.approx(expected, abs=1e-10)
-
-
 def test_a_text_beyond_the_range_of_unscaled_probabilities_has_finite_nll():
     source = random_source(0, states=3, words=6)
     ids = source.sample(np.random.default_rng(0), 5000)

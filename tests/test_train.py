@@ -11,6 +11,7 @@ import pytest
 from zaremba_jax import train
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.corpus import windows
+from zaremba_jax.exported import named_arrays
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, train_step, train_windows, window_loss
@@ -272,8 +273,19 @@ def test_windows_of_bytes_train_every_row_in_use(vocabulary_size):
 def test_what_a_seed_draws_is_what_the_records_were_made_with():
     config = override(QUICK, hidden_size=3, dropout=0.5)
     state = init_train_state(config, 5)
-    first = [-0.043456, 0.057619, -0.020483]
-    np.testing.assert_allclose(state.params.embedding[0], first, atol=1e-6)
+    first = {name: float(np.ravel(x)[0]) for name, x in named_arrays(state.params).items()}
+    expected = {
+        "embedding": -0.043456,
+        "layers.0.input_weights": -0.079142,
+        "layers.0.recurrent_weights": -0.054303,
+        "layers.0.bias": 0.026608,
+        "layers.1.input_weights": 0.079288,
+        "layers.1.recurrent_weights": 0.070773,
+        "layers.1.bias": -0.050929,
+        "softmax.weights": -0.072872,
+        "softmax.bias": -0.037273,
+    }
+    assert first == pytest.approx(expected, abs=1e-6)
     rates, key = active_rates(config.regularizers), jax.random.fold_in(state.key, 0)
     masks = sample_masks(config, rates, jnp.zeros((2, 2), jnp.int32), 5, key=key)
     assert masks.inputs is not None
