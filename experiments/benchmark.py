@@ -264,17 +264,7 @@ def main() -> None:
     try:
         config = configure()
         peers = default_peers(config) if FLAGS.peers is None else FLAGS.peers
-        needs: dict[Contender, dict[str, Any]] = {}
-        for entrant in contenders(config, peers, FLAGS.members):
-            with console.status(f"{entrant.name}, on its own"):
-                try:
-                    needs[entrant] = alone(entrant.build, FLAGS.windows)._asdict()
-                except ValueError as error:
-                    if not needs:  # all are compared to the first
-                        raise ValueError(f"{entrant.name}: {error}") from None
-                    if FLAGS.peers is not None:
-                        raise ValueError(f"{entrant.name}: {error}; leave it out") from None
-                    console.print(f"{entrant.name} is left out: {error}", soft_wrap=True)
+        needs = needs_of(contenders(config, peers, FLAGS.members), console)
         with console.status("all in turn"):
             results = measure(list(needs), FLAGS.windows, FLAGS.rounds)
         results["contenders"] = [
@@ -299,6 +289,26 @@ def main() -> None:
             draw_scaling(Path(FLAGS.scaling), results)
     except (ValueError, OSError) as error:
         fail(error)
+
+
+def needs_of(entrants: list[Contender], console: Console) -> dict[Contender, dict[str, Any]]:
+    """What each contender needs on its own; those that cannot run are left out unless named.
+
+    Raises:
+      ValueError: ours cannot run here, or a peer that `--peers` names.
+    """
+    needs: dict[Contender, dict[str, Any]] = {}
+    for entrant in entrants:
+        with console.status(f"{entrant.name}, on its own"):
+            try:
+                needs[entrant] = alone(entrant.build, FLAGS.windows)._asdict()
+            except ValueError as error:
+                if not needs:  # all are compared to the first
+                    raise ValueError(f"{entrant.name}: {error}") from None
+                if FLAGS.peers is not None:
+                    raise ValueError(f"{entrant.name}: {error}; leave it out") from None
+                console.print(f"{entrant.name} is left out: {error}", soft_wrap=True)
+    return needs
 
 
 def write_results(results: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from experiments import recut
 from experiments.board import averages
-from experiments.training import (
+from experiments.run import (
     DIVERGENCE_REMEDY,
     EVALUATION_STREAMS,
     NonFiniteLossError,
@@ -22,9 +22,9 @@ from experiments.training import (
     first_problem,
     new_run,
     on_every_device,
-    resume,
     training_windows,
 )
+from experiments.training import resume
 from experiments.workdir import Workdir, write_model
 from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.corpus import Corpus

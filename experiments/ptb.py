@@ -6,6 +6,7 @@ from rich.console import Console
 from experiments import command_line, run_flags
 from experiments.command_line import FLAGS, fail
 from experiments.output import draw
+from experiments.run import Run
 from experiments.run_flags import (
     configure,
     initialize_distributed,
@@ -14,7 +15,6 @@ from experiments.run_flags import (
     train_or_exit,
 )
 from experiments.summary import print_table, summarize
-from experiments.training import Run
 from experiments.workdir import Workdir, write_json
 
 flags.adopt_module_key_flags(run_flags)

@@ -25,6 +25,7 @@ from experiments.reproduction import (
     seeds_without_nll,
     write_mixtures,
 )
+from experiments.run import NonFiniteLossError, Run
 from experiments.run_flags import (
     TEXT_FILES,
     default_workdir,
@@ -35,7 +36,6 @@ from experiments.run_flags import (
     with_text,
 )
 from experiments.table1 import other_choices, page, print_page, table1
-from experiments.training import NonFiniteLossError, Run
 from experiments.workdir import Workdir, write_text
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 from zaremba_jax.corpus import Corpus

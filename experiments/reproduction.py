@@ -13,8 +13,8 @@ import numpy as np
 from experiments.members import EnsembleRun
 from experiments.mixtures import sizes_for, summarize_members, summarize_mixtures
 from experiments.records import Record, canonical_config, model_name
+from experiments.run import Run
 from experiments.summary import environment, summarize
-from experiments.training import Run
 from experiments.workdir import Workdir, write_arrays, write_json, write_text
 from zaremba_jax.config import Config, override
 from zaremba_jax.corpus import Corpus

@@ -17,15 +17,8 @@ from experiments.board import Board, check_installed
 from experiments.choose_kernel import choose_kernel, local_workload
 from experiments.command_line import FLAGS, config_from_flags, fail
 from experiments.output import Terminal
-from experiments.training import (
-    InterruptedRunError,
-    NonFiniteLossError,
-    Run,
-    RunT,
-    new_run,
-    resume,
-    train,
-)
+from experiments.run import NonFiniteLossError, Run, new_run
+from experiments.training import InterruptedRunError, RunT, resume, train
 from experiments.workdir import Workdir, write_json
 from zaremba_jax.checkpoint import clear_after
 from zaremba_jax.config import Config, override

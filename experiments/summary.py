@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.training import Run
+from experiments.run import Run
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, to_dict
 from zaremba_jax.corpus import unigram_perplexity
 from zaremba_jax.evaluate import monte_carlo_nll, perplexity

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.members import EnsembleRun, new_ensemble, with_seeds
-from experiments.training import Run
+from experiments.run import Run
 from zaremba_jax.checkpoint import restore, save
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.corpus import make_corpus

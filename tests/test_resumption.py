@@ -25,6 +25,7 @@ from program import (
     write_texts,
 )
 
+from experiments import run as run_module
 from experiments import training
 
 OFTEN = "--checkpoint_minutes=0"
@@ -45,14 +46,14 @@ def reference(tmp_path_factory):
 def after_chunk(monkeypatch):
     """A function that changes a chunk's state and losses, chunks counted from 1."""
     todo = {}
-    train_windows, chunks = training.train_windows, itertools.count(1)
+    train_windows, chunks = run_module.train_windows, itertools.count(1)
 
     def changed(*args, **kwargs):
         state, nll = train_windows(*args, **kwargs)
         change = todo.pop(next(chunks), lambda *result: result)
         return change(state, nll)
 
-    monkeypatch.setattr(training, "train_windows", changed)
+    monkeypatch.setattr(run_module, "train_windows", changed)
     return todo.__setitem__
 
 
@@ -121,13 +122,13 @@ def test_run_streamed_from_disk_ends_as_one_with_its_text_on_the_device(
     folder, reference, after_chunk, chunk, monkeypatch
 ):
     """Bit for bit, also when interrupted and when resumed with the text on the device."""
-    asked, feed = [], training.WindowFeed
+    asked, feed = [], run_module.WindowFeed
 
     def observed(*text, resident):
         asked.append(resident)
         return feed(*text, resident=resident)
 
-    monkeypatch.setattr(training, "WindowFeed", observed)
+    monkeypatch.setattr(run_module, "WindowFeed", observed)
     after_chunk(chunk, ctrl_c)
     assert run(*FLAGS, "--workdir=run", "--noresident").status == 128 + signal.SIGINT
     way = "--resident" if chunk == 40 else "--noresident"
@@ -178,7 +179,7 @@ def test_short_epochs_are_not_all_saved_and_all_have_their_metrics(
     folder, monkeypatch, seconds, saved
 ):
     now, written = [0.0], {}
-    train_windows, save = training.train_windows, training.checkpoint.save
+    train_windows, save = run_module.train_windows, training.checkpoint.save
 
     def slow_train(config, state, windows, **more):
         now[0] += len(windows) * seconds / WINDOWS
@@ -191,7 +192,7 @@ def test_short_epochs_are_not_all_saved_and_all_have_their_metrics(
 
     with monkeypatch.context() as slow:
         slow.setattr(training, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-        slow.setattr(training, "train_windows", slow_train)
+        slow.setattr(run_module, "train_windows", slow_train)
         slow.setattr(training.checkpoint, "save", slow_save)
         assert run(*FLAGS, "--workdir=run", "--epochs=5").status == 0
     assert written == {epoch: epoch for epoch in saved}
@@ -320,7 +321,7 @@ def test_rate_out_of_all_proportion_stops_the_run_at_its_second_step(folder):
 
 def test_validation_perplexity_that_is_infinite_stops_the_run(folder, monkeypatch):
     monkeypatch.setattr(
-        training.Run, "nll", lambda run, ids, streams=1: np.full(len(ids) - 1, 800.0)
+        run_module.Run, "nll", lambda run, ids, streams=1: np.full(len(ids) - 1, 800.0)
     )
     outcome = run(*FLAGS, "--workdir=run")
     assert_diverged(outcome, folder, "the validation perplexity became inf after epoch 1;")

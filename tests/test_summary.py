@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from experiments.mixtures import deviation, print_mixtures, summarize_mixtures
+from experiments.run import Run
 from experiments.summary import print_table, summarize
-from experiments.training import Run
 from zaremba_jax.config import (
     PAPER_PERPLEXITIES,
     QUICK,
