@@ -190,9 +190,8 @@ def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[
     seeds = sorted(found)
     valid, test = (np.stack([found[seed][split] for seed in seeds]) for split in (0, 1))
     averaged = sizes_for(sizes, len(seeds))
-    return summarize_mixtures(canonical_config(config), corpus, valid, test, averaged) | {
-        "seeds": seeds
-    }
+    summary = summarize_mixtures(canonical_config(config), corpus, valid, test, averaged)
+    return summary | {"seeds": seeds}
 
 
 def mixtures_path(results: Path, config: Config) -> Path:

@@ -48,10 +48,8 @@ class Run:
     epoch_seconds: float = 0.0  # spent training in this epoch so far
     seconds: float = 0.0  # spent training and evaluating since the run first began
     mesh: Mesh | None = None  # of the devices that share the batch, if there are several
-    record_grad_norm: bool = False  # whether to fill `chunk_statistics`
-    chunk_statistics: dict[str, float] = dataclasses.field(
-        default_factory=dict
-    )  # of the last chunk
+    record_grad_norm: bool = False  # whether to fill `chunk_statistics`, those of the last chunk
+    chunk_statistics: dict[str, float] = dataclasses.field(default_factory=dict)
     kernel: dict[str, Any] = dataclasses.field(default_factory=dict)  # from `choose_kernel`
 
     @property

@@ -66,21 +66,18 @@ def published(monkeypatch):
         replace(name, parts=(train, valid, test), hashes=hashes, tokens=(10, 5, 5))
 
 
+def zipped(contents):
+    """An archive of these files."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        for path, text in contents.items():
+            files.writestr(zipfile.ZipInfo(path), text)
+    return archive.getvalue()
+
+
 def packed(name):
     """The archive that WikiText is published in."""
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as files:
-        for path, text in WIKI.items():
-            files.writestr(zipfile.ZipInfo(f"{name}/{path}"), text)
-    return archive.getvalue()
-
-
-def zipped(name, content):
-    """An archive of one file."""
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as files:
-        files.writestr(zipfile.ZipInfo(name), content)
-    return archive.getvalue()
+    return zipped({f"{name}/{path}": text for path, text in WIKI.items()})
 
 
 DAMAGED = packed("wikitext-2").replace(b"PK\x01\x02", b"PK\x01\x09")  # its table of contents
@@ -325,7 +322,7 @@ def test_hundred_million_are_split_by_place(tmp_path, name, unit, form, monkeypa
         ("enwik8", {"enwik8": b"x" * 20}, "enwik8: sha256 .* is not the published file's"),
         (
             "enwik8",
-            {"enwik8.zip": zipped("enwik8", b"x" * 20)},
+            {"enwik8.zip": zipped({"enwik8": b"x" * 20})},
             r"zip/enwik8: sha256 .* is not the p",
         ),
         ("text8", {}, "lacks text8 .or text8.zip.; put the files there"),
