@@ -89,10 +89,10 @@ def configure() -> tuple[Config, Corpus]:
         )
     _check_folder(Path(FLAGS.workdir))
     if FLAGS.corpus == "ptb":
-        whole = load_published("ptb", FLAGS.data_dir)
+        corpus = load_published("ptb", FLAGS.data_dir)
     else:
-        whole = toy_corpus(valid_tokens=ablation_language.VALIDATION_TOKENS)
-    return config, dataclasses.replace(whole, train=whole.train[: FLAGS.train_tokens])
+        corpus = toy_corpus(valid_tokens=ablation_language.VALIDATION_TOKENS)
+    return config, dataclasses.replace(corpus, train=corpus.train[: FLAGS.train_tokens])
 
 
 def _asked() -> dict[str, Any]:
@@ -109,10 +109,10 @@ def _check_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
     try:
-        held = dict(json.loads(path.read_text())).get("asked") if path.exists() else _asked()
+        recorded = dict(json.loads(path.read_text())).get("asked") if path.exists() else _asked()
     except (ValueError, TypeError):
-        held = None
-    if held != _asked():
+        recorded = None
+    if recorded != _asked():
         raise ValueError(
             f"--workdir={folder}: holds a report of other settings, or a damaged one; name another,"
             " or remove it"
@@ -170,7 +170,7 @@ class Job(NamedTuple):
 
 def plan(config: Config, corpus: Corpus, on_progress: Callable[[str], None]) -> list[Job]:
     """All jobs, the longest first."""
-    found = []
+    jobs = []
     for group, cell in itertools.product(ablation_language.groups(FLAGS.methods), _cells()):
         run = functools.partial(
             ablation_language.compare,
@@ -179,7 +179,7 @@ def plan(config: Config, corpus: Corpus, on_progress: Callable[[str], None]) -> 
             count=FLAGS.rates,
             on_progress=on_progress,
         )
-        found.append(Job("language_modelling", cell, run))
+        jobs.append(Job("language_modelling", cell, run))
     for cell in recall.SETTINGS if FLAGS.memory_steps else ():
         run = functools.partial(
             recall.measure,
@@ -190,13 +190,13 @@ def plan(config: Config, corpus: Corpus, on_progress: Callable[[str], None]) -> 
             seeds=FLAGS.seeds,
             on_progress=on_progress,
         )
-        found.append(Job("memory", cell, run))
-    return found
+        jobs.append(Job("memory", cell, run))
+    return jobs
 
 
 def work(config: Config, corpus: Corpus, console: Console) -> dict[str, dict[str, Any]]:
     """Runs all jobs, as many at a time as there are cores; returns results by part and cell."""
-    found: dict[str, Any] = {"language_modelling": {cell: {} for cell in _cells()}, "memory": {}}
+    parts: dict[str, Any] = {"language_modelling": {cell: {} for cell in _cells()}, "memory": {}}
     with ThreadPoolExecutor(cores()) as pool, JobProgress(console) as progress:
         todo = plan(config, corpus, progress.advance)
         steps = {"language_modelling": FLAGS.epochs, "memory": recall.CHUNKS}
@@ -205,15 +205,15 @@ def work(config: Config, corpus: Corpus, console: Console) -> dict[str, dict[str
         try:
             for future in as_completed(futures):
                 job = futures[future]
-                found[job.part][job.cell] = found[job.part].get(job.cell, {}) | future.result()
+                parts[job.part][job.cell] = parts[job.part].get(job.cell, {}) | future.result()
                 progress.done(f"{job.part.replace('_', ' ')}, {job.cell}")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    for cell, records in found["language_modelling"].items():
-        found["language_modelling"][cell] = {
+    for cell, records in parts["language_modelling"].items():
+        parts["language_modelling"][cell] = {
             name: records[name] for name in ablation_language.METHODS if name in records
         }
-    return found
+    return parts
 
 
 def _cells() -> list[CellName]:
@@ -223,7 +223,7 @@ def _cells() -> list[CellName]:
 def gather(config: Config, corpus: Corpus, console: Console) -> dict[str, Any]:
     """Measures everything that the report says."""
     started = time.monotonic()
-    found = work(config, corpus, console)
+    parts = work(config, corpus, console)
     return {
         "asked": _asked(),
         "config": to_dict(config),
@@ -233,7 +233,7 @@ def gather(config: Config, corpus: Corpus, console: Console) -> dict[str, Any]:
         "seeds": FLAGS.seeds,
         "learning_rates": ablation_language.LEARNING_RATES,
         "titles": {name: method.title for name, method in ablation_language.METHODS.items()},
-        "language_modelling": found["language_modelling"],
+        "language_modelling": parts["language_modelling"],
         "memory": {
             "rate": FLAGS.memory_rate,
             "steps": recall.whole_chunks(FLAGS.memory_steps),
@@ -241,7 +241,7 @@ def gather(config: Config, corpus: Corpus, console: Console) -> dict[str, Any]:
             "symbols": recall.SYMBOLS,
             "chance": 1 / recall.SYMBOLS,
             "settings": recall.SETTINGS,
-            "cells": {cell: found["memory"][cell] for cell in recall.SETTINGS if found["memory"]},
+            "cells": {cell: parts["memory"][cell] for cell in recall.SETTINGS if parts["memory"]},
         },
         "corruption": {"layers": 2, "masks": corruption_table(LAGS_COUNTED, layers=2)},
         "seconds": time.monotonic() - started,

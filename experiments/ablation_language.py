@@ -106,30 +106,30 @@ def compare(
     text = jnp.asarray(windows(corpus.train, base.train.batch_size, base.train.unroll))
     valid = jnp.asarray(windows(corpus.valid, VALIDATION_STREAMS, base.train.unroll))
     candidates = {name: METHODS[name].candidates(count) for name in group}
-    every = [rates for mine in candidates.values() for rates in mine]
-    used = dict(setting for rates in every for setting in rates.items())
+    all_rates = [rates for method_rates in candidates.values() for rates in method_rates]
+    used = dict(setting for rates in all_rates for setting in rates.items())
     shared = {"cell": cell, "learning_rate": LEARNING_RATES[cell]}
     config = override(base, mask_each=METHODS[group[0]].mask_each, **(shared | used))
     rates = {
-        setting: jnp.repeat(jnp.array([r.get(setting, 0.0) for r in every]), seeds)
+        setting: jnp.repeat(jnp.array([r.get(setting, 0.0) for r in all_rates]), seeds)
         for setting in used
     }
-    models = _init(config, len(corpus.vocabulary), seeds, copies=len(every))
+    models = _init(config, len(corpus.vocabulary), seeds, copies=len(all_rates))
     curves = []
     for epoch in range(config.train.epochs):
         models, nll = train_epoch(config, models, rates, text, valid)
         curves.append(np.asarray(nll, np.float64))
         on_progress(f"{cell}: {', '.join(group)}; epoch {epoch + 1}")
     with np.errstate(over="ignore"):
-        curve = np.exp(np.stack(curves, axis=-1)).reshape(len(every), seeds, -1)
+        curve = np.exp(np.stack(curves, axis=-1)).reshape(len(all_rates), seeds, -1)
     best = jax.tree.map(lambda x: x.reshape(-1, seeds, *x.shape[1:]), models.best)
-    found, start = {}, 0
-    for name, mine in candidates.items():
-        place = slice(start, start + len(mine))
-        params = jax.tree.map(lambda x, place=place: x[place], best)
-        found[name] = choose_and_test(mine, curve[place], params, corpus.test)
-        start = place.stop
-    return found
+    records, start = {}, 0
+    for name, method_rates in candidates.items():
+        span = slice(start, start + len(method_rates))
+        params = jax.tree.map(lambda x, span=span: x[span], best)
+        records[name] = choose_and_test(method_rates, curve[span], params, corpus.test)
+        start = span.stop
+    return records
 
 
 def _init(config: Config, vocabulary_size: int, seeds: int, copies: int) -> Member:

@@ -32,8 +32,8 @@ def language_table(results: dict[str, Any]) -> str:
 
 def memory_table(cells: dict[str, Any]) -> str:
     """Share of symbols named correctly in each bin of lags, the mean over seeds."""
-    some = next(iter(cells.values()))
-    names = [str(a) if a == b else f"{a}-{b}" for a, b in some["bins"]]
+    first = next(iter(cells.values()))
+    names = [str(a) if a == b else f"{a}-{b}" for a, b in first["bins"]]
     rows = [
         [
             cell,
@@ -41,8 +41,8 @@ def memory_table(cells: dict[str, Any]) -> str:
             *map(_format_mean, zip(*record["accuracy"], strict=True)),
             _format_mean(record["nats"]),
         ]
-        for cell, found in cells.items()
-        for method, record in found["methods"].items()
+        for cell, results in cells.items()
+        for method, record in results["methods"].items()
     ]
     return table(["cell", "method; steps ago:", *names, "nats in training"], rows)
 
@@ -93,12 +93,12 @@ def _memory(memory: dict[str, Any]) -> list[str]:
 
 
 def _corruption(results: dict[str, Any]) -> list[str]:
-    found = results["corruption"]
-    rows = [[name, *map(str, counts.values())] for name, counts in found["masks"].items()]
-    header = ["masks on the way", *(f"k = {lag}" for lag in next(iter(found["masks"].values())))]
+    record = results["corruption"]
+    rows = [[name, *map(str, counts.values())] for name, counts in record["masks"].items()]
+    header = ["masks on the way", *(f"k = {lag}" for lag in next(iter(record["masks"].values())))]
     return [
         "## How often information is corrupted",
-        f"Counted from the masks of a network of L = {found['layers']} layers, between an input"
+        f"Counted from the masks of a network of L = {record['layers']} layers, between an input"
         " and the output that many steps later. With the paper's dropout it is L + 1 times,"
         " however many steps there are.",
         table(header, rows),
@@ -129,8 +129,8 @@ def _test_cell(record: dict[str, Any]) -> str:
 
 def _tried(record: dict[str, Any]) -> str:
     def tried(candidate: dict[str, Any]) -> str:
-        rates, found = _rates(candidate["rates"]), candidate["validation"]
-        figure = "not finite" if found is None else f"{found:.1f}"
+        rates, perplexity = _rates(candidate["rates"]), candidate["validation"]
+        figure = "not finite" if perplexity is None else f"{perplexity:.1f}"
         return f"{rates}: {figure}" if rates else figure
 
     return ", ".join(map(tried, record["candidates"]))

@@ -93,27 +93,27 @@ def contenders(config: Config, peers: list[str], members: int = 1) -> list[Conte
       ValueError: a peer or its precision is unknown or cannot run here, or one is named
         twice.
     """
-    found = [Contender(OURS, config)]
+    entrants = [Contender(OURS, config)]
     if members > 1:
-        found += [Contender(OURS, config, members, at_once) for at_once in doublings(members)]
+        entrants += [Contender(OURS, config, members, at_once) for at_once in doublings(members)]
     for peer in peers:
         builder, _, precision = peer.partition(":")
-        for value, known in ((builder, tuple(BUILDERS)), (precision or "float32", PRECISIONS)):
-            if value not in known:
-                raise ValueError(f"--peers={peer}: {value!r} is not one of {', '.join(known)}")
+        for value, choices in ((builder, tuple(BUILDERS)), (precision or "float32", PRECISIONS)):
+            if value not in choices:
+                raise ValueError(f"--peers={peer}: {value!r} is not one of {', '.join(choices)}")
         if builder not in (OURS, "scan") and not is_paper_model(config):
             raise ValueError(
                 f"--peers={peer}: has only the paper's model, LSTMs with dropout; leave it out,"
                 f" or the flags of other cells and regularizers"
             )
-        mine = override(config, precision=precision or config.compute.precision)
+        peer_config = override(config, precision=precision or config.compute.precision)
         if builder in CHECKS:
-            CHECKS[builder](mine)
-        found.append(Contender(builder, mine))
-    names = [contender.name for contender in found]
+            CHECKS[builder](peer_config)
+        entrants.append(Contender(builder, peer_config))
+    names = [contender.name for contender in entrants]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"--peers: {', '.join(twice)} is named twice; name each once")
-    return found
+    return entrants
 
 
 def default_peers(config: Config) -> list[str]:
@@ -127,8 +127,8 @@ def default_peers(config: Config) -> list[str]:
     if jax.default_backend() == "gpu":
         peers.append("cudnn:float32")
     for precision in (config.compute.precision, other):
-        shapes = local_workload(override(config, precision=precision), PTB_VOCABULARY_SIZE)
-        if why_not_pallas(shapes) is None:
+        workload = local_workload(override(config, precision=precision), PTB_VOCABULARY_SIZE)
+        if why_not_pallas(workload) is None:
             peers.append(f"pallas:{precision}")
     return peers
 
@@ -143,17 +143,17 @@ def measure(entrants: list[Contender], windows: int, rounds: int) -> dict[str, A
       the best rate, over the step's).
     """
     runs = {entrant.name: entrant.build(windows) for entrant in entrants}
-    sizes = {entrant.config.compute.precision: entrant.config for entrant in entrants}
+    configs = {entrant.config.compute.precision: entrant.config for entrant in entrants}
     bare = {
         f"{precision} {name}": product
-        for precision, sized in sizes.items()
-        for name, product in products(sized).items()
+        for precision, config in configs.items()
+        for name, product in products(config).items()
     }
     seconds = interleave(runs | {name: product.run for name, product in bare.items()}, rounds)
     rates = {name: product.flops / np.median(seconds[name]) for name, product in bare.items()}
     peak = {
         precision: float(max(rate for name, rate in rates.items() if name.startswith(precision)))
-        for precision in sizes
+        for precision in configs
     }
 
     def seconds_per_token(entrant: Contender) -> np.ndarray:
@@ -188,10 +188,10 @@ def scaling(config: Config, peers: list[str], windows: int, rounds: int) -> dict
             entrants = [Contender(OURS, config, members=value, at_once=value)]
         else:
             entrants = contenders(override(config, **{setting: value}), peers)
-        found = measure(entrants, windows, rounds)["contenders"]
+        records = measure(entrants, windows, rounds)["contenders"]
         return {
             entrant._replace(members=1).name: record["tokens_per_second"]
-            for entrant, record in zip(entrants, found, strict=True)
+            for entrant, record in zip(entrants, records, strict=True)
         }
 
     return {
@@ -319,10 +319,10 @@ def write_results(results: dict[str, Any]) -> None:
 
 def _environment() -> dict[str, Any]:
     """What the figures depend on, with the version of torch if it is installed."""
-    found = environment()
+    record = environment()
     if importlib.util.find_spec("torch") is not None:
-        found["versions"]["torch"] = version("torch")
-    return found
+        record["versions"]["torch"] = version("torch")
+    return record
 
 
 if __name__ == "__main__":

@@ -85,9 +85,9 @@ class Board:
         for name, value in points.items():
             self._write(step, summary=self._summary.scalar(name, value))
 
-    def _write(self, step: int, **what: Any) -> None:
+    def _write(self, step: int, **fields: Any) -> None:
         if self._writer is not None:
-            event = self._proto.Event(wall_time=time.time(), step=step, **what)
+            event = self._proto.Event(wall_time=time.time(), step=step, **fields)
             self._writer.write_event(event)
 
     def flush(self) -> None:
@@ -143,7 +143,7 @@ def _gates(
 ) -> Gates:
     layers = params.layers
     recurrent = masks.recurrent if masks is not None else None
-    inputs, found = params.embedding[tokens], []
+    inputs, gates = params.embedding[tokens], []
     for layer, state, through_time in zip(
         layers,
         zero_state(layers, tokens.shape[1]),
@@ -151,6 +151,6 @@ def _gates(
         strict=True,
     ):
         outputs, _ = unroll_layer(layer, inputs, state, through_time, compute)
-        found.append(gate_values(layer, inputs, outputs, state, compute.precision))
+        gates.append(gate_values(layer, inputs, outputs, state, compute.precision))
         inputs = outputs
-    return tuple(found)
+    return tuple(gates)

@@ -85,12 +85,12 @@ def choose_kernel(workload: Workload, record: Path, console: Console) -> dict[st
     if reason:
         return {"kernel": "xla", "left_out": {"pallas": reason}}
     with console.status("measuring kernels"):
-        found = measure(workload)
-    for name, why in found["left_out"].items():
+        choice = measure(workload)
+    for name, why in choice["left_out"].items():
         console.print(f"kernel: {name} is left out: {why}", soft_wrap=True)
-    timings = ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in found["window_seconds"].items())
-    console.print(f"kernel: {found['kernel']}; per window: {timings}", soft_wrap=True)
-    return found
+    timings = ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in choice["window_seconds"].items())
+    console.print(f"kernel: {choice['kernel']}; per window: {timings}", soft_wrap=True)
+    return choice
 
 
 def why_not_pallas(workload: Workload) -> str | None:
@@ -149,8 +149,8 @@ def measure(workload: Workload, candidates: Sequence[str] = CANDIDATES) -> dict[
     }
     fastest = min(seconds, key=seconds.__getitem__, default="xla")
     if jax.process_count() > 1:
-        place = multihost_utils.broadcast_one_to_all(np.array(candidates.index(fastest)))
-        fastest = candidates[int(place)]
+        index = multihost_utils.broadcast_one_to_all(np.array(candidates.index(fastest)))
+        fastest = candidates[int(index)]
     return {"kernel": fastest, "window_seconds": seconds, "left_out": left_out}
 
 
@@ -247,9 +247,9 @@ class _Trial:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = dict(json.loads(path.read_text()))
-        if found["kernel"] in CANDIDATES:
-            return found
+        choice = dict(json.loads(path.read_text()))
+        if choice["kernel"] in CANDIDATES:
+            return choice
     except (ValueError, TypeError, KeyError):
         pass
     raise ValueError(f"{path}: is damaged; remove it to have the kernels measured again")

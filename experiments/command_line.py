@@ -77,8 +77,8 @@ def config_from_flags() -> tuple[Config, dict[str, int | float | str]]:
 
 def changes_from_flags() -> dict[str, int | float | str]:
     """The settings given by flags, by name."""
-    given = {name: FLAGS[name].value for name in settings() if name != "name"}
-    return {name: value for name, value in given.items() if value is not None}
+    values = {name: FLAGS[name].value for name in settings() if name != "name"}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def fail(error: object, status: int = 2) -> NoReturn:
@@ -116,12 +116,12 @@ def run(main: Callable[..., None], takes: str | None = None) -> None:
     except OSError as error:
         fail(error, status=1)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        said = str(error).partition("\n")[0]
-        if not (isinstance(error, MemoryError) or _NO_MEMORY_LEFT.search(said)):
+        message = str(error).partition("\n")[0]
+        if not (isinstance(error, MemoryError) or _NO_MEMORY_LEFT.search(message)):
             raise
         remedies = [remedy for name, remedy in _MEMORY_REMEDIES.items() if name in FLAGS]
         less = " or ".join([*remedies, "a smaller model"])
-        fail(f"not enough memory: {said}; end other programs, or try {less}", status=1)
+        fail(f"not enough memory: {message}; end other programs, or try {less}", status=1)
 
 
 def _parse(takes: str | None, argv: list[str]) -> list[str]:
@@ -136,12 +136,12 @@ def _parse(takes: str | None, argv: list[str]) -> list[str]:
     for name in _PATHS:
         if name in FLAGS and FLAGS[name].value is not None:
             FLAGS[name].value = _with_home(FLAGS[name].value)
-    given, name = rest[1:], (takes or "").removesuffix("...")
-    if takes is None and given:
-        fail(f"{given[0]!r} is not a flag; see --help")
-    if takes is not None and (not given or (takes == name and len(given) > 1)):
-        said = f"{' '.join(given)}: " if given else ""
-        fail(f"{said}give {takes} besides the flags; see --help")
+    arguments, name = rest[1:], (takes or "").removesuffix("...")
+    if takes is None and arguments:
+        fail(f"{arguments[0]!r} is not a flag; see --help")
+    if takes is not None and (not arguments or (takes == name and len(arguments) > 1)):
+        prefix = f"{' '.join(arguments)}: " if arguments else ""
+        fail(f"{prefix}give {takes} besides the flags; see --help")
     return rest
 
 

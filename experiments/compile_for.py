@@ -105,32 +105,32 @@ def _kernels_rows(config: Config, target: Target) -> Iterator[list[str]]:
     start = time.perf_counter()
     compiled = compile_epoch(config, target)
     seconds = time.perf_counter() - start
-    found = report(compiled, target)
+    figures = report(compiled, target)
     yield [
-        f"{found.forward_kernels:.3g}",
-        f"{found.backward_kernels:.3g}",
-        f"{found.largest_copy / 1e3:,.0f}",
-        f"{found.temporary_bytes / 1e6:,.0f}",
-        f"{1e3 * found.epoch_seconds / windows_per_epoch(config):.3f}",
-        f"{found.epoch_seconds:.1f}",
+        f"{figures.forward_kernels:.3g}",
+        f"{figures.backward_kernels:.3g}",
+        f"{figures.largest_copy / 1e3:,.0f}",
+        f"{figures.temporary_bytes / 1e6:,.0f}",
+        f"{1e3 * figures.epoch_seconds / windows_per_epoch(config):.3f}",
+        f"{figures.epoch_seconds:.1f}",
         f"{seconds:.0f}",
     ]
 
 
 def _ensemble_rows(config: Config, target: Target) -> Iterator[list[str]]:
     for devices in map(int, FLAGS.devices):
-        found = report_members(
+        figures = report_members(
             config, target, FLAGS.members, devices, at_once=FLAGS.members_at_once
         )
         yield [
             f"{devices}",
-            f"{found.members}",
-            f"{found.at_once}",
-            f"{found.device_bytes / 1e9:.1f}",
+            f"{figures.members}",
+            f"{figures.at_once}",
+            f"{figures.device_bytes / 1e9:.1f}",
             f"{target.memory_bytes / 1e9:.0f}",
-            ", ".join(found.collectives) or "none",
-            f"{1e3 * found.epoch_seconds / windows_per_epoch(config):.2f}",
-            f"{config.train.epochs * found.epoch_seconds / 3600:.2f}",
+            ", ".join(figures.collectives) or "none",
+            f"{1e3 * figures.epoch_seconds / windows_per_epoch(config):.2f}",
+            f"{config.train.epochs * figures.epoch_seconds / 3600:.2f}",
         ]
 
 

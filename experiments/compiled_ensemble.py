@@ -77,8 +77,8 @@ def report_members(
     at_once = min(at_once or fitting, resident)
     chunks = chunk_sizes(members, at_once, mesh)
     compiled = {size: compile_members(config, target, size, mesh) for size in set(chunks)}
-    programs = {size: hlo.parse(found.as_text()) for size, found in compiled.items()}
-    memory = {size: memory_of(found) for size, found in compiled.items()}
+    programs = {size: hlo.parse(executable.as_text()) for size, executable in compiled.items()}
+    memory = {size: memory_of(executable) for size, executable in compiled.items()}
     held = sum(memory[size].argument_size_in_bytes for size in chunks)
     beside = max(  # the results may take the arguments' buffers
         m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
@@ -100,13 +100,13 @@ def compile_members(
     count = windows_per_epoch(config)
     start = functools.partial(init_members, config, PTB_VOCABULARY_SIZE, range(members), mesh)
 
-    def lying(spec: PartitionSpec, part: Any) -> Any:
-        there = NamedSharding(mesh, spec)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), part)
+    def sharded(spec: PartitionSpec, xs: Any) -> Any:
+        sharding = NamedSharding(mesh, spec)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), xs)
 
-    states = jax.tree.map(lying, state_specs(MEMBER), jax.eval_shape(start))
+    states = jax.tree.map(sharded, state_specs(MEMBER), jax.eval_shape(start))
     shape = (count, config.train.unroll + 1, config.train.batch_size)
-    windows = lying(PartitionSpec(), jax.ShapeDtypeStruct(shape, jnp.int32))
+    windows = sharded(PartitionSpec(), jax.ShapeDtypeStruct(shape, jnp.int32))
     return train_members.lower(config, states, windows, mesh).compile(
         compiler_options=dict(target.compiler_options)
     )

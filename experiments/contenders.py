@@ -64,8 +64,8 @@ def build_members(config: Config, windows: np.ndarray, members: int, at_once: in
     states = list(init_chunks(config, PTB_VOCABULARY_SIZE, range(members), at_once, mesh))
 
     def run() -> None:
-        for place, state in enumerate(states):
-            states[place], _ = train_members(config, state, text, mesh)
+        for index, state in enumerate(states):
+            states[index], _ = train_members(config, state, text, mesh)
         jax.block_until_ready(states)
 
     return run
@@ -107,12 +107,12 @@ class LinenModel(nn.Module):
         size, dtype = self.config.model.hidden_size, self.config.compute.precision
         dropout = nn.Dropout(self.config.regularizers.dropout, deterministic=False)
         x = nn.Embed(PTB_VOCABULARY_SIZE, size, dtype=dtype)(tokens)
-        after = []
+        states = []
         for carry in carries:
             layer = nn.RNN(nn.OptimizedLSTMCell(size, dtype=dtype), time_major=True)
             carry, x = layer(dropout(x), initial_carry=carry, return_carry=True)
-            after.append(carry)
-        return nn.Dense(PTB_VOCABULARY_SIZE, dtype=dtype)(dropout(x)).astype(jnp.float32), after
+            states.append(carry)
+        return nn.Dense(PTB_VOCABULARY_SIZE, dtype=dtype)(dropout(x)).astype(jnp.float32), states
 
 
 def build_linen(config: Config, windows: np.ndarray) -> Run:
@@ -146,11 +146,11 @@ class NnxModel(nnx.Module):
 
     def __call__(self, tokens: jax.Array, carries: Any, rngs: nnx.Rngs) -> tuple[jax.Array, Any]:
         """Logits of a window, and the state after it."""
-        x, after = self.embed(tokens), []
+        x, states = self.embed(tokens), []
         for layer, carry in zip(self.layers, carries, strict=True):
             carry, x = layer(self.dropout(x, rngs=rngs), initial_carry=carry)
-            after.append(carry)
-        return self.dense(self.dropout(x, rngs=rngs)).astype(jnp.float32), after
+            states.append(carry)
+        return self.dense(self.dropout(x, rngs=rngs)).astype(jnp.float32), states
 
 
 def build_nnx(config: Config, windows: np.ndarray) -> Run:
@@ -195,15 +195,15 @@ def build_cudnn(config: Config, windows: np.ndarray) -> Run:
         rates = active_rates(config.regularizers)
         masks = sample_masks(config, rates, window[:-1], PTB_VOCABULARY_SIZE, key=key)
         site_masks = masks.inputs or (None,) * layers
-        x, after = params["embedding"][window[:-1]], []
+        x, states = params["embedding"][window[:-1]], []
         for (c, h), weights, mask in zip(carries, params["layers"], site_masks, strict=True):
             x = jnp.swapaxes(drop(x, mask), 0, 1)
             results: Any = rnn.lstm(
                 x, h[None], c[None], weights, lengths, size, size, 1, 0.0, False, None
             )
             x, h, c = jnp.swapaxes(results[0], 0, 1), *results[1:]
-            after.append((c[0], h[0]))
-        return _loss(drop(x, masks.output) @ params["weights"] + params["bias"], window[1:]), after
+            states.append((c[0], h[0]))
+        return _loss(drop(x, masks.output) @ params["weights"] + params["bias"], window[1:]), states
 
     return _run_optax(config, windows, params, _zero_carries(config), loss)
 

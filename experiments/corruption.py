@@ -56,9 +56,9 @@ def corruption_table(lags: tuple[int, ...], layers: int = 2) -> dict[str, dict[s
     """Counts by method and lag, for networks of `layers` layers."""
     size = {"cell": "tanh", "hidden_size": 16, "layers": layers, "init_scale": 0.4}
     longest = max(lags)
-    found = {}
+    table = {}
     for name, hidden in (("ordinary dropout", 0.5), ("non-recurrent dropout", 0.0)):
         config = override(QUICK, **size, unroll=longest + 1, dropout=0.5, hidden_dropout=hidden)
         counts = count_masks(config, longest)
-        found[name] = {str(lag): round(counts[lag]) for lag in lags}
-    return found
+        table[name] = {str(lag): round(counts[lag]) for lag in lags}
+    return table

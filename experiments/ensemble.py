@@ -68,15 +68,15 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
       ValueError: the flags do not go together, or a run is missing, unfinished, or was
         trained on another text.
     """
-    own = [
+    refused = [
         name
         for name in ("config", *settings(), "members", "members_at_once", "tensorboard")
         if _is_given(name)
     ]
     if FLAGS.coordinator_address:
         raise ValueError("--from: one process averages; leave --coordinator_address out")
-    if own:
-        raise ValueError(f"--from: the runs bring their own --{', --'.join(own)}; leave it out")
+    if refused:
+        raise ValueError(f"--from: the runs bring their own --{', --'.join(refused)}; leave it out")
     folders, asked = named_runs(paths), sizes_from_flags(len(paths))
     configs = [read_run_config(folder) for folder in folders]
     workdir = default_workdir("mixture", *(folder.path.name for folder in folders))

@@ -56,9 +56,9 @@ def draw_mixtures(path: Path, summary: dict[str, Any]) -> None:
     for name, label in (("valid", "validation"), ("test", "test")):
         color = _draw_mixtures(axes, mixtures, name, label)
         paper = {m["members"]: m[f"paper_{name}_perplexity"] for m in mixtures}
-        known = {members: figure for members, figure in paper.items() if figure is not None}
-        if known:
-            axes.plot(*zip(*known.items(), strict=True), "x", color=color, label=f"{label}, paper")
+        points = {members: figure for members, figure in paper.items() if figure is not None}
+        if points:
+            axes.plot(*zip(*points.items(), strict=True), "x", color=color, label=f"{label}, paper")
     if summary["floor_perplexity"] is not None:
         axes.axhline(
             summary["floor_perplexity"], color="black", linestyle=":", label="floor of the source"
@@ -85,12 +85,12 @@ def draw_sweep(path: Path, summary: dict[str, Any]) -> None:
     values = list(dict.fromkeys(line["setting"][name] for line in summary["settings"]))
     lines: dict[str, list[tuple[int, list[float]]]] = {}
     for line in summary["settings"]:
-        found = [member.get("valid_perplexity", np.nan) for member in line["members"]]
+        perplexities = [member.get("valid_perplexity", np.nan) for member in line["members"]]
         label = ", ".join(f"{other} {line['setting'][other]:g}" for other in others)
-        lines.setdefault(label, []).append((values.index(line["setting"][name]), found))
+        lines.setdefault(label, []).append((values.index(line["setting"][name]), perplexities))
     for label, points in lines.items():
-        places, found = zip(*points, strict=True)
-        _draw_range(axes, places, np.transpose(found), marker="o", label=label)
+        positions, perplexities = zip(*points, strict=True)
+        _draw_range(axes, positions, np.transpose(perplexities), marker="o", label=label)
     axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
     axes.set(
         xlabel=name,
@@ -112,13 +112,13 @@ def draw_table1(path: Path, records: list[Record], mixtures: dict[str, dict[str,
     ]
     for model, color, line in models:
         name = model_name(model)
-        own = [record for record in records if record.model == model]
-        curves = np.array([curve for record in own for curve in record.curves])
+        model_records = [record for record in records if record.model == model]
+        curves = np.array([curve for record in model_records for curve in record.curves])
         if curves.size:
             epochs = range(1, curves.shape[1] + 1)
             label = f"{name}, {len(curves)} seed{'s' * (len(curves) > 1)}"
             _draw_range(left, epochs, curves, linestyle=line, color=color, label=label)
-        tests = [test for _, test in by_seed(own).values()]
+        tests = [test for _, test in by_seed(model_records).values()]
         if name in mixtures:
             _draw_mixtures(right, mixtures[name]["mixtures"], "test", name, color, line)
         elif tests:
@@ -284,9 +284,9 @@ def draw_memory(path: Path, results: dict[str, Any]) -> None:
         {"color": "tab:blue", "marker": "^", "linestyle": "--"},
     )
     notes = {"tanh": "tanh cell: its only memory is h", "lstm": "LSTM: its memory is c and h"}
-    for panel, (cell, found) in zip(panels[0], memory["cells"].items(), strict=True):
-        lags = [np.sqrt(first * last) for first, last in found["bins"]]
-        for (name, record), style in zip(found["methods"].items(), styles, strict=True):
+    for panel, (cell, cell_results) in zip(panels[0], memory["cells"].items(), strict=True):
+        lags = [np.sqrt(first * last) for first, last in cell_results["bins"]]
+        for (name, record), style in zip(cell_results["methods"].items(), styles, strict=True):
             _draw_range(panel, lags, record["accuracy"], **style, label=name)
         panel.axhline(memory["chance"], color="gray", linestyle=":", label="chance")
         panel.set(xscale="log", ylim=(0, 1.04), title=notes[cell], xlabel="steps since the symbol")
@@ -297,12 +297,12 @@ def draw_memory(path: Path, results: dict[str, Any]) -> None:
     _save(figure, path)
 
 
-def _draw_range(axes: Any, places: Any, runs: Any, **style: Any) -> None:
-    """The mean over runs [runs, places] as a line, and their range as a band around it."""
+def _draw_range(axes: Any, positions: Any, runs: Any, **style: Any) -> None:
+    """The mean over runs [runs, positions] as a line, and their range as a band around it."""
     runs = np.asarray(runs)
-    (line,) = axes.plot(places, runs.mean(axis=0), **style)
+    (line,) = axes.plot(positions, runs.mean(axis=0), **style)
     lowest, highest = runs.min(axis=0), runs.max(axis=0)
-    axes.fill_between(places, lowest, highest, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.fill_between(positions, lowest, highest, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
 def _label_plainly(axes: Any) -> None:

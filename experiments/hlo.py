@@ -69,8 +69,8 @@ class Instruction:
 
     def attribute(self, name: str) -> str:
         """The value of an attribute such as `body=%name`; empty if there is none."""
-        found = re.search(rf'\b{name}=[%"]?([^,"\s]+)', self.attributes)
-        return found[1] if found else ""
+        match = re.search(rf'\b{name}=[%"]?([^,"\s]+)', self.attributes)
+        return match[1] if match else ""
 
     def axes(self, name: str) -> list[int]:
         """The value of an attribute such as `lhs_contracting_dims={1}`."""
@@ -201,11 +201,11 @@ class Program:
 
     def collectives(self) -> dict[str, int]:
         """Collective operations: bytes of all results, by kind of instruction."""
-        found: Counter[str] = Counter()
+        totals: Counter[str] = Counter()
         for line in self.instructions():
-            if kind := _COLLECTIVE.fullmatch(line.opcode):
-                found[kind[1]] += line.nbytes
-        return dict(found)
+            if match := _COLLECTIVE.fullmatch(line.opcode):
+                totals[match[1]] += line.nbytes
+        return dict(totals)
 
     def _inside(
         self, kernel: Instruction, scope: Computation
@@ -218,7 +218,7 @@ class Program:
             for line in inside.values():
                 yield from self._inside(line, inside)
 
-    def _bytes_read(self, user: Instruction, position: int, whole: int) -> int:
+    def _bytes_read(self, user: Instruction, position: int, size: int) -> int:
         """Bytes that an instruction reads of the operand at a position."""
         if user.opcode in ("dynamic-slice", "slice", "gather") and position == 0:
             return user.nbytes
@@ -226,32 +226,32 @@ class Program:
             return 0
         inside = self.computations.get(user.attribute("calls"))
         if inside is None:
-            return whole
+            return size
         (parameter,) = (
             line
             for line in inside.values()
             if line.opcode == "parameter" and int(line.arguments) == position
         )
-        return min(whole, self._bytes_read_of(parameter, inside, whole))
+        return min(size, self._bytes_read_of(parameter, inside, size))
 
-    def _bytes_read_of(self, source: Instruction, scope: Computation, whole: int) -> int:
+    def _bytes_read_of(self, source: Instruction, scope: Computation, size: int) -> int:
         """Bytes that all users of a buffer in a computation read of it."""
         total = 0
         for user in scope.values():
             for position, name in enumerate(user.operands):
                 if name == source.name and position == 0 and user.opcode in _PARTS:
-                    part = min(whole, user.nbytes)
+                    part = min(size, user.nbytes)
                     # As the root, it is what a nested fusion returns, and counts in full.
                     read = part if user.is_root else self._bytes_read_of(user, scope, part)
                     total += min(part, read)
                 elif name == source.name and user.opcode != "tuple":
-                    total += self._bytes_read(user, position, whole)
+                    total += self._bytes_read(user, position, size)
         return total
 
     def _trip_count(self, loop: Instruction) -> int | None:
         """The compiler's own record, or the only integer constant in the loop's condition."""
-        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
-            return int(known[1])
+        if match := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
+            return int(match[1])
         condition = self.computations[loop.attribute("condition")]
         bounds = {
             int(line.arguments)
@@ -277,15 +277,15 @@ def parse(text: str | None) -> Program:
         if header := _HEADER.match(line):
             current = computations.setdefault(header[2], {})
             entry = header[2] if header[1] else entry
-        elif found := _LINE.match(line):
-            instruction = _instruction(*found.groups())
+        elif match := _LINE.match(line):
+            instruction = _instruction(*match.groups())
             current[instruction.name] = instruction
     return Program(computations, entry)
 
 
 def _instruction(root: str | None, name: str, results: str, opcode: str, rest: str) -> Instruction:
     depths = accumulate(({"(": 1, ")": -1}.get(character, 0) for character in rest), initial=1)
-    end = next(place for place, depth in enumerate(depths) if depth == 0)
+    end = next(index for index, depth in enumerate(depths) if depth == 0)
     arguments, attributes = rest[: end - 1], rest[end:]
     buffers = (
         Buffer(dtype, tuple(int(size) for size in shape.split(",") if size), int(space or 0))
@@ -321,14 +321,14 @@ def _pairs(convolution: Instruction, axis: int, inputs: int, outputs: int) -> in
     def value(name: str, default: int) -> int:
         return int(window[name][axis]) if name in window else default
 
-    before = int(window["pad"][axis].split("_")[0]) if "pad" in window else 0
-    apart = value("lhs_dilate", 1)
-    places = (
-        place * value("stride", 1) + weight * value("rhs_dilate", 1) - before
-        for place in range(outputs)
+    padding = int(window["pad"][axis].split("_")[0]) if "pad" in window else 0
+    dilation = value("lhs_dilate", 1)
+    positions = (
+        output * value("stride", 1) + weight * value("rhs_dilate", 1) - padding
+        for output in range(outputs)
         for weight in range(value("size", 1))
     )
-    return sum(place % apart == 0 and 0 <= place // apart < inputs for place in places)
+    return sum(i % dilation == 0 and 0 <= i // dilation < inputs for i in positions)
 
 
 def origin(instruction: Instruction, scope: Computation) -> Instruction:

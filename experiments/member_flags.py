@@ -100,6 +100,8 @@ def open_ensemble(
     """
     members = len(make_member_configs(config))
     at_once = at_once_on(mesh, config, corpus, members)
-    taken, kernel = with_kernel(config, corpus, workdir, console, min(at_once, members))
-    run = new_ensemble(make_member_configs(taken), corpus, at_once, mesh, console, FLAGS.resident)
+    resolved, kernel = with_kernel(config, corpus, workdir, console, min(at_once, members))
+    run = new_ensemble(
+        make_member_configs(resolved), corpus, at_once, mesh, console, FLAGS.resident
+    )
     return begin(dataclasses.replace(run, kernel=kernel), workdir, config, console, **more)

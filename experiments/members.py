@@ -69,18 +69,18 @@ class EnsembleRun(Run):
         return len(self.configs)
 
     @property
-    def places(self) -> list[np.ndarray]:
+    def chunk_indices(self) -> list[np.ndarray]:
         """Which members are in each chunk."""
         return chunk_members(self.members, [len(state.step) for state in self.state])
 
     @functools.cached_property
     def rates(self) -> dict[str, np.ndarray]:
         """The settings other than the seed in which members differ, one value per member."""
-        each = [to_dict(override(config, seed=0)) for config in self.configs]
+        settings = [to_dict(override(config, seed=0)) for config in self.configs]
         return {
-            name: np.array([of_member[name] for of_member in each], np.float32)
-            for name, value in each[0].items()
-            if any(of_member[name] != value for of_member in each)
+            name: np.array([of_member[name] for of_member in settings], np.float32)
+            for name, value in settings[0].items()
+            if any(of_member[name] != value for of_member in settings)
         }
 
     @property
@@ -89,10 +89,10 @@ class EnsembleRun(Run):
         shapes = [state.rnn_state[0].hidden.shape for state in self.state]
         return {"chunks": [shape[0] for shape in shapes], "streams": shapes[0][1]}
 
-    def host_buffers(self, there: dict[str, Any]) -> Any:
+    def host_buffers(self, saved: dict[str, Any]) -> Any:
         """Host buffers for states that were saved with another layout."""
         return tuple(
-            recut.host_buffers(self.state[0], (size,), there["streams"]) for size in there["chunks"]
+            recut.host_buffers(self.state[0], (size,), saved["streams"]) for size in saved["chunks"]
         )
 
     def cut(self, stored: Any) -> Any:
@@ -104,7 +104,7 @@ class EnsembleRun(Run):
                 state,
                 self.config.train.batch_size,
             )
-            for chosen, state in zip(self.places, self.state, strict=True)
+            for chosen, state in zip(self.chunk_indices, self.state, strict=True)
         )
 
     @property
@@ -125,14 +125,14 @@ class EnsembleRun(Run):
         """As for one model: means over members, and the training perplexity of each."""
         train = self.config.train
         words = self.members * windows * train.batch_size * train.unroll
-        each = {member: float(np.exp(self.epoch_nll[member] / windows)) for member in self.live}
+        perplexities = {m: float(np.exp(self.epoch_nll[m] / windows)) for m in self.live}
         return {
             "epoch": epoch,
             "learning_rate": statistics.mean(
                 learning_rate(self.configs[member].train, epoch) for member in self.live
             ),
-            "train_perplexity": float(np.mean(list(each.values()))),
-            "train_perplexities": self._of_members(each),
+            "train_perplexity": float(np.mean(list(perplexities.values()))),
+            "train_perplexities": self._of_members(perplexities),
             "words_per_second": words / self.epoch_seconds,
         }
 
@@ -145,40 +145,40 @@ class EnsembleRun(Run):
         assert self.mesh is not None
         states, losses, finite = [], [], []
         chunk, per_epoch = self.next_windows(count), len(self.windows)
-        for state, places in zip(self.state, self.places, strict=True):
-            state, found = train_members(
+        for state, members in zip(self.state, self.chunk_indices, strict=True):
+            state, stats = train_members(
                 self.config,
                 state,
                 chunk,
                 self.mesh,
-                {name: values[places] for name, values in self.rates.items()},
+                {name: values[members] for name, values in self.rates.items()},
                 windows_per_epoch=per_epoch,
                 record_grad_norm=self.record_grad_norm,
             )
             self.windows.prefetch()
             states.append(state)
-            losses.append(fetch(found))
+            losses.append(fetch(stats))
             finite.append(fetch(finite_members(state.params)))
         self.state = tuple(states)
-        found, all_finite = np.concatenate(losses).astype(np.float64), np.concatenate(finite)
-        nll = found[..., 0] if self.record_grad_norm else found
+        stats, all_finite = np.concatenate(losses).astype(np.float64), np.concatenate(finite)
+        nll = stats[..., 0] if self.record_grad_norm else stats
         for member in self.live:
             problem = first_problem(nll[member], all_finite[member])
             if problem is not None:
                 self._exclude(member, f"{problem[1]} at {describe_window(self, problem[0])}")
         for member in self.live:
             self.epoch_nll[member] += float(nll[member].sum())
-        self.chunk_statistics = averages(found[self.live]) if self.record_grad_norm else {}
+        self.chunk_statistics = averages(stats[self.live]) if self.record_grad_norm else {}
 
     def _exclude(self, member: int, reason: str) -> None:
         self.excluded[str(member)] = reason
         self.epoch_nll[member] = 0.0
-        said = f"member {member} (seed {self.seed(member)}): {reason}"
+        message = f"member {member} (seed {self.seed(member)}): {reason}"
         if not self.live:
             raise NonFiniteLossError(
-                f"{said}, the last of {self.members} members; {DIVERGENCE_REMEDY}"
+                f"{message}, the last of {self.members} members; {DIVERGENCE_REMEDY}"
             )
-        self.console.print(f"{said}; excluded from here on", soft_wrap=True)
+        self.console.print(f"{message}; excluded from here on", soft_wrap=True)
 
     def nll(self, ids: np.ndarray, streams: int = 1) -> MemberNLL:
         """Nats of every token of a text but the first, for every member, even excluded ones."""
@@ -200,11 +200,11 @@ class EnsembleRun(Run):
           NonFiniteLossError: no member is left.
         """
         nll = self.nll(self.corpus.valid, EVALUATION_STREAMS)
-        found = {member: perplexity(nll[member]) for member in self.live}
-        for member, estimate in found.items():
+        estimates = {member: perplexity(nll[member]) for member in self.live}
+        for member, estimate in estimates.items():
             if not np.isfinite(estimate):
                 self._exclude(member, f"the validation perplexity became {estimate}")
-        live = {member: found[member] for member in self.live}
+        live = {member: estimates[member] for member in self.live}
         return {
             "valid_perplexity_estimate": float(np.mean(list(live.values()))),
             "valid_perplexity_best": min(live.values()),
@@ -261,7 +261,7 @@ def with_seeds(config: Config, count: int) -> list[Config]:
     Raises:
       ValueError: a seed would exceed the largest one.
     """
-    return [override(config, seed=config.seed + place) for place in range(count)]
+    return [override(config, seed=config.seed + offset) for offset in range(count)]
 
 
 def new_ensemble(

@@ -20,8 +20,8 @@ def load_models(paths: list[str]) -> list[Model]:
         vocabularies differ.
       FileNotFoundError: a path holds no model.
     """
-    whole = ",".join(paths)  # if it is one path with commas in its name
-    paths = [whole] if os.path.exists(whole) else paths
+    joined = ",".join(paths)  # if it is one path with commas in its name
+    paths = [joined] if os.path.exists(joined) else paths
     files = [file for path in paths for file in _model_files(Path(path))]
     if not files:
         raise ValueError("--workdir: names no model; give the folder of a finished run")

@@ -166,10 +166,10 @@ def measure(
         "bins": bins,
         "methods": {
             name: {
-                "accuracy": accuracy[seeds * place :][:seeds].round(4).tolist(),
-                "nats": losses[seeds * place :][:seeds].mean(axis=1).round(4).tolist(),
+                "accuracy": accuracy[seeds * index :][:seeds].round(4).tolist(),
+                "nats": losses[seeds * index :][:seeds].mean(axis=1).round(4).tolist(),
             }
-            for place, name in enumerate(METHODS)
+            for index, name in enumerate(METHODS)
         },
     }
 

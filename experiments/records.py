@@ -54,8 +54,8 @@ class Record:
         if "members" not in self.summary:
             return [[line["valid_perplexity_estimate"] for line in self.history]]
         return [
-            [line["valid_perplexity_estimates"][place] for line in self.history]
-            for place, member in enumerate(self.summary["members"])
+            [line["valid_perplexity_estimates"][index] for line in self.history]
+            for index, member in enumerate(self.summary["members"])
             if not member.get("excluded")
         ]
 
@@ -125,6 +125,6 @@ def canonical_config(config: Config) -> Config:
 
 def model_name(config: Config) -> str:
     """The preset's name, with every setting that makes it a different model."""
-    preset, own = to_dict(PRESETS[config.name]), to_dict(canonical_config(config))
-    changed = [f"{name}={value}" for name, value in own.items() if value != preset[name]]
+    preset, settings = to_dict(PRESETS[config.name]), to_dict(canonical_config(config))
+    changed = [f"{name}={value}" for name, value in settings.items() if value != preset[name]]
     return "-".join((config.name, *changed))

@@ -170,8 +170,8 @@ def report(results: Path, console: Console) -> None:
     """Writes the table of all records and its picture; prints what was run."""
     records = read_records(results)
     models = {model_name(r.model): r.model for r in records}
-    found = {name: read_mixtures(results, model) for name, model in models.items()}
-    mixtures = {name: mixture for name, mixture in found.items() if mixture}
+    mixtures = {name: read_mixtures(results, model) for name, model in models.items()}
+    mixtures = {name: mixture for name, mixture in mixtures.items() if mixture}
     lines, others = table1(records, mixtures), other_choices(records, mixtures)
     picture = "![learning curves, and perplexity over the models averaged](table1.png)"
     write_text(results / "table1.md", f"{page(lines, others)}\n\n{picture}\n")

@@ -77,9 +77,9 @@ def remaining_jobs(
 
 def started_jobs(config: Config, folder: Path) -> list[Job]:
     """The jobs of a configuration, whatever its seed, that have a folder, finished or not."""
-    named = re.compile(rf"{re.escape(model_name(config))}-seeds?(\d+)(?:-(\d+))?")
-    found = [named.fullmatch(path.name) for path in sorted(folder.glob("*"))]
-    spans = [(int(match[1]), int(match[2] or match[1])) for match in found if match]
+    pattern = re.compile(rf"{re.escape(model_name(config))}-seeds?(\d+)(?:-(\d+))?")
+    matches = [pattern.fullmatch(path.name) for path in sorted(folder.glob("*"))]
+    spans = [(int(match[1]), int(match[2] or match[1])) for match in matches if match]
     return [Job(override(config, seed=first), last - first + 1) for first, last in spans]
 
 
@@ -155,18 +155,18 @@ def read_nll(config: Config, folder: Path) -> dict[int, tuple[np.ndarray, np.nda
     Raises:
       ValueError: a file is damaged.
     """
-    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    nll: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for path in sorted(folder.glob(f"{model_name(config)}-seed*/nll.npz")):
         try:
             with path.open("rb") as file, np.load(file) as arrays:
                 pairs = zip(arrays["valid"], arrays["test"], strict=True)
-                found |= dict(zip(arrays["seeds"].tolist(), pairs, strict=True))
+                nll |= dict(zip(arrays["seeds"].tolist(), pairs, strict=True))
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"{path}: is damaged ({error}); remove it, and also the record of that run to"
                 " evaluate it again"
             ) from None
-    return found
+    return nll
 
 
 def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[str, Any] | None:
@@ -184,11 +184,11 @@ def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[
     Raises:
       ValueError: a file is damaged.
     """
-    found = read_nll(config, folder)
-    if len(found) < 2:
+    nll = read_nll(config, folder)
+    if len(nll) < 2:
         return None
-    seeds = sorted(found)
-    valid, test = (np.stack([found[seed][split] for seed in seeds]) for split in (0, 1))
+    seeds = sorted(nll)
+    valid, test = (np.stack([nll[seed][split] for seed in seeds]) for split in (0, 1))
     averaged = sizes_for(sizes, len(seeds))
     summary = summarize_mixtures(canonical_config(config), corpus, valid, test, averaged)
     return summary | {"seeds": seeds}
@@ -214,6 +214,6 @@ def read_mixtures(results: Path, config: Config) -> dict[str, Any] | None:
 
 def write_mixtures(results: Path, config: Config, mixtures: dict[str, Any] | None) -> None:
     """Writes a record of `mix`, unless there is already one of more models."""
-    held = read_mixtures(results, config)
-    if mixtures and (held is None or len(mixtures["seeds"]) >= len(held["seeds"])):
+    existing = read_mixtures(results, config)
+    if mixtures and (existing is None or len(mixtures["seeds"]) >= len(existing["seeds"])):
         write_json(mixtures_path(results, config), mixtures)

@@ -67,9 +67,9 @@ class Run:
         """How the state is split over the devices, as far as that decides its shape."""
         return {"streams": self.state.rnn_state[0].hidden.shape[0]}
 
-    def host_buffers(self, there: dict[str, Any]) -> Any:
+    def host_buffers(self, saved: dict[str, Any]) -> Any:
         """Host buffers for a state that was saved with another layout."""
-        return recut.host_buffers(self.state, (), there["streams"])
+        return recut.host_buffers(self.state, (), saved["streams"])
 
     def cut(self, stored: Any) -> Any:
         """The state read into `host_buffers`, in this run's layout, on its devices."""
@@ -120,7 +120,7 @@ class Run:
         """
         chunk, per_epoch = self.next_windows(count), len(self.windows)
         if self.mesh is None:
-            self.state, found = train_windows(
+            self.state, stats = train_windows(
                 self.config,
                 self.state,
                 chunk,
@@ -128,17 +128,17 @@ class Run:
                 record_grad_norm=self.record_grad_norm,
             )
         else:
-            self.state, found = train_data_parallel(
+            self.state, stats = train_data_parallel(
                 self.config, self.state, chunk, self.mesh, per_epoch, self.record_grad_norm
             )
         self.windows.prefetch()
-        found = np.asarray(found, np.float64)
-        nll = found[..., 0] if self.record_grad_norm else found
+        stats = np.asarray(stats, np.float64)
+        nll = stats[..., 0] if self.record_grad_norm else stats
         if problem := first_problem(nll, bool(all_finite(self.state.params))):
             where = describe_window(self, problem[0])
             raise NonFiniteLossError(f"{problem[1]} at {where}; {DIVERGENCE_REMEDY}")
         self.epoch_nll += float(nll.sum())
-        self.chunk_statistics = averages(found) if self.record_grad_norm else {}
+        self.chunk_statistics = averages(stats) if self.record_grad_norm else {}
 
     def nll(self, ids: np.ndarray, streams: int = 1) -> np.ndarray:
         """Nats [predictions] of every token of a text but the first."""
@@ -233,8 +233,8 @@ def first_problem(nll: np.ndarray, params_finite: bool) -> tuple[int, str] | Non
 
 def describe_window(run: Run, window: int) -> str:
     """Names a window by step and epoch; `window` counts from the last one trained on."""
-    epoch, before = run.position
-    return f"step {run.step + window + 1} (epoch {epoch + 1}, window {before + window + 1})"
+    epoch, offset = run.position
+    return f"step {run.step + window + 1} (epoch {epoch + 1}, window {offset + window + 1})"
 
 
 def on_every_device(mesh: Mesh) -> NamedSharding:

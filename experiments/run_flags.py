@@ -88,17 +88,17 @@ def initialize_distributed() -> Console:
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal():
             raise ValueError(f"--coordinator_address={address}: must be HOST:PORT, or {_CLUSTER}")
-        count, place = numbers
-        if count is None or place is None or place >= count:
+        count, process_id = numbers
+        if count is None or process_id is None or process_id >= count:
             raise ValueError(
                 f"--coordinator_address={address}: needs --num_processes and a lower --process_id"
             )
-        _check_address(host, int(port), place)
-        jax.distributed.initialize(address, count, place)
+        _check_address(host, int(port), process_id)
+        jax.distributed.initialize(address, count, process_id)
     return Terminal(quiet=address is not None and jax.process_index() > 0)
 
 
-def _check_address(host: str, port: int, place: int) -> None:
+def _check_address(host: str, port: int, process_id: int) -> None:
     """Refuses an address that would crash jax, or that it would only reject after minutes.
 
     Raises:
@@ -106,7 +106,7 @@ def _check_address(host: str, port: int, place: int) -> None:
     """
     try:
         socket.getaddrinfo(host.strip("[]"), port)
-        if place == 0:
+        if process_id == 0:
             socket.create_server(("", port)).close()
     except (OSError, OverflowError) as error:
         raise ValueError(
@@ -229,10 +229,10 @@ def with_kernel(
         members=members,
         data_parallel=FLAGS.data_parallel,
     )
-    found = choose_kernel(workload, workdir.kernel, console)
+    choice = choose_kernel(workload, workdir.kernel, console)
     if config.compute.kernel == "auto":
-        config = override(config, kernel=found["kernel"])
-    return config, found
+        config = override(config, kernel=choice["kernel"])
+    return config, choice
 
 
 def open_run(config: Config, corpus: Corpus, workdir: Workdir, console: Console) -> Run:
@@ -241,8 +241,8 @@ def open_run(config: Config, corpus: Corpus, workdir: Workdir, console: Console)
     Raises:
       ValueError: the flags do not go together, or do not fit the folder or the text.
     """
-    taken, kernel = with_kernel(config, corpus, workdir, console)
-    run = new_run(taken, corpus, FLAGS.data_parallel, FLAGS.resident)
+    resolved, kernel = with_kernel(config, corpus, workdir, console)
+    run = new_run(resolved, corpus, FLAGS.data_parallel, FLAGS.resident)
     return begin(dataclasses.replace(run, kernel=kernel), workdir, config, console)
 
 

@@ -175,14 +175,14 @@ def check_scores(file: str, nll: np.ndarray) -> None:
     Raises:
       ValueError: a score, or the perplexity, is not finite.
     """
-    found = perplexity(nll)
-    if not math.isfinite(found):
+    figure = perplexity(nll)
+    if not math.isfinite(figure):
         remedy = (
             "name another model"
             if FLAGS.dynamic is None
             else "try a lower --dynamic_rate or, for rms, a higher --dynamic_epsilon"
         )
-        raise ValueError(f"{file}: a perplexity of {found}, the scores are not finite; {remedy}")
+        raise ValueError(f"{file}: a perplexity of {figure}, the scores are not finite; {remedy}")
 
 
 def report(file: str, models: list[Model], text: Text, nll: np.ndarray) -> None:

@@ -130,8 +130,8 @@ def stream_nll(models: list[Model], text: Text, score: Scorer) -> np.ndarray:
 
     The first token, which nothing predicts, has none (NaN).
     """
-    each = np.stack([score(model, text.stream) for model in models])
-    return np.concatenate([[np.nan], mixture_nll(each)])
+    nll = np.stack([score(model, text.stream) for model in models])
+    return np.concatenate([[np.nan], mixture_nll(nll)])
 
 
 def independent_nll(models: list[Model], text: Text) -> np.ndarray:
@@ -144,7 +144,7 @@ def independent_nll(models: list[Model], text: Text) -> np.ndarray:
     if end is None:
         raise ValueError("--independent: the model's text had no line ends; leave it out")
     (start,) = models[0].vocabulary.encode([end]).tolist()
-    each = [
+    nll = [
         np.concatenate(
             lines_nll(
                 model.params, text.ids, start, model.config.compute, expected_masks(model.config)
@@ -152,12 +152,12 @@ def independent_nll(models: list[Model], text: Text) -> np.ndarray:
         )
         for model in models
     ]
-    return mixture_nll(np.stack(each))
+    return mixture_nll(np.stack(nll))
 
 
 def records(text: Text, nll: np.ndarray, each: Each) -> list[dict[str, Any]]:
     """One record per sentence or token, with natural logarithms of probabilities."""
-    known = set(text.unknown)
+    unknown = set(text.unknown)
     ends = np.cumsum([len(line) for line in text.ids])
     result = []
     for number, (line, tokens, of_line) in enumerate(
@@ -170,32 +170,32 @@ def records(text: Text, nll: np.ndarray, each: Each) -> list[dict[str, Any]]:
                     "line": number,
                     "log_probability": -float(scored.sum()),
                     "tokens": len(scored),
-                    "unknown": sum(token in known for token in tokens),
+                    "unknown": sum(token in unknown for token in tokens),
                     "text": line,
                 }
             )
             continue
-        for place, (token, nats) in enumerate(zip(tokens, of_line.tolist(), strict=True), 1):
+        for position, (token, nats) in enumerate(zip(tokens, of_line.tolist(), strict=True), 1):
             log_probability = None if np.isnan(nats) else -nats
             result.append(
                 {
                     "line": number,
-                    "place": place,
+                    "place": position,
                     "token": token,
-                    "unknown": token in known,
+                    "unknown": token in unknown,
                     "log_probability": log_probability,
                 }
             )
     return result
 
 
-def write_records(path: Path, found: list[dict[str, Any]]) -> None:
+def write_records(path: Path, entries: list[dict[str, Any]]) -> None:
     """Writes JSON lines or, if the path ends in `.tsv`, tab-separated values with a header."""
     if path.suffix == ".tsv":
-        rows = [list(found[0]), *(list(record.values()) for record in found)]
+        rows = [list(entries[0]), *(list(record.values()) for record in entries)]
         lines = ["\t".join(map(_cell, row)) for row in rows]
     else:
-        lines = [json.dumps(record, ensure_ascii=False) for record in found]
+        lines = [json.dumps(record, ensure_ascii=False) for record in entries]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(f"{line}\n" for line in lines))
 

@@ -63,11 +63,11 @@ def grid_from_flags(asked: list[str]) -> Grid:
         raise ValueError("--vary: nothing to try; give --vary=dropout=0.3,0.5 or the like")
     # Not zoneout, whose masks for evaluation are shared by all members.
     grid: Grid = {}
-    known = [name for name in RATES if not name.startswith("zoneout")]
+    names = [name for name in RATES if not name.startswith("zoneout")]
     for item in asked:
         name, _, values = item.partition("=")
-        if name not in known:
-            raise ValueError(f"--vary={item}: give one of {', '.join(known)}, and its values")
+        if name not in names:
+            raise ValueError(f"--vary={item}: give one of {', '.join(names)}, and its values")
         if name in grid or name in changes_from_flags():
             raise ValueError(f"--vary={item}: {name} is given twice; give all its values at once")
         try:
@@ -108,14 +108,14 @@ def summarize_sweep(
     lines = [
         {
             "setting": dict(zip(grid, values, strict=True)),
-            "members": members[place * seeds : (place + 1) * seeds],
+            "members": members[index * seeds : (index + 1) * seeds],
         }
-        for place, values in enumerate(itertools.product(*grid.values()))
+        for index, values in enumerate(itertools.product(*grid.values()))
     ]
     validated = {
-        place: statistics.mean(found)
-        for place, line in enumerate(lines)
-        if (found := perplexities(line, "valid"))
+        index: statistics.mean(figures)
+        for index, line in enumerate(lines)
+        if (figures := perplexities(line, "valid"))
     }
     best = min(validated, key=validated.__getitem__, default=None)
     return {

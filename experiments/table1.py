@@ -96,8 +96,8 @@ def page(lines: list[Line], others: list[list[str]]) -> str:
     """
     left = [column for column, name in enumerate(_TITLES) if name in ("model", "models", "time")]
     cells = [[str(getattr(line, name)) for name in _TITLES] for line in lines]
-    whole = table([*_TITLES.values()], cells, left)
-    paragraphs = ["# Table 1: Penn Treebank", _LEGEND, whole]
+    main_table = table([*_TITLES.values()], cells, left)
+    paragraphs = ["# Table 1: Penn Treebank", _LEGEND, main_table]
     if others:
         paragraphs += ["## Other choices", _OTHERS_LEGEND, table(_OTHERS_TITLES, others)]
     return "\n\n".join(paragraphs)
@@ -127,7 +127,7 @@ def print_page(console: Console, lines: list[Line], others: list[list[str]]) -> 
 
 
 def _lines(model: Config, records: list[Record], mixtures: Mixtures) -> list[Line]:
-    own = [record for record in records if record.model == model and record.perplexities]
+    runs = [record for record in records if record.model == model and record.perplexities]
     mixed = mixtures.get(model_name(model), {"mixtures": [], "seeds": []})
     measured = {mixture["members"]: mixture for mixture in mixed["mixtures"]}
     paper = PAPER_PERPLEXITIES[model.name]
@@ -143,8 +143,8 @@ def _lines(model: Config, records: list[Record], mixtures: Mixtures) -> list[Lin
             paper_test=figures[1],
             tensorflow=f"{min(others):.1f} to {max(others):.1f}" if size == 1 else "",
         )
-        found = _single(own) if size == 1 else _mixture(measured.get(size), mixed["seeds"], own)
-        lines.append(dataclasses.replace(line, **found))
+        fields = _single(runs) if size == 1 else _mixture(measured.get(size), mixed["seeds"], runs)
+        lines.append(dataclasses.replace(line, **fields))
     return lines
 
 
@@ -156,12 +156,12 @@ def _single(records: list[Record]) -> dict[str, str]:
     return {"valid": valid, "test": test, "models": str(len(figures)), "time": _time(records)}
 
 
-def _mixture(found: dict[str, Any] | None, seeds: list[int], own: list[Record]) -> dict[str, str]:
-    if found is None:
+def _mixture(record: dict[str, Any] | None, seeds: list[int], runs: list[Record]) -> dict[str, str]:
+    if record is None:
         return {}
-    valid, test = (format_mixture(found, split, digits=1) for split in ("valid", "test"))
-    models = f"{len(seeds)}" + (f", {found['subsets']} sets" if found["subsets"] > 1 else "")
-    pool = [record for record in own if record.perplexities.keys() & set(seeds)]
+    valid, test = (format_mixture(record, split, digits=1) for split in ("valid", "test"))
+    models = f"{len(seeds)}" + (f", {record['subsets']} sets" if record["subsets"] > 1 else "")
+    pool = [run for run in runs if run.perplexities.keys() & set(seeds)]
     return {"valid": valid, "test": test, "models": models, "time": _time(pool)}
 
 
@@ -201,8 +201,8 @@ def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
         preset = override(PRESETS[model.name], precision=model.compute.precision)
         preset = PRESETS[model.name] if model == preset else preset
         own, base = (
-            by_seed([record for record in records if record.model == same])
-            for same in (model, preset)
+            by_seed([record for record in records if record.model == config])
+            for config in (model, preset)
         )
         cells = [name]
         for split in (0, 1):

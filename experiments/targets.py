@@ -106,8 +106,8 @@ _V5E_SLICES |= {256: "16x16"}
 
 def _v5e(count: int) -> list[Any]:
     if count not in _V5E_SLICES:
-        known = ", ".join(map(str, _V5E_SLICES))
-        raise ValueError(f"devices={count}: slices of v5e have {known} chips; give one of those")
+        sizes = ", ".join(map(str, _V5E_SLICES))
+        raise ValueError(f"devices={count}: slices of v5e have {sizes} chips; give one of those")
     topology = topologies.get_topology_desc(
         platform="tpu", topology_name=f"v5e:{_V5E_SLICES[count]}"
     )
@@ -319,11 +319,11 @@ def _once(
     def moved(kernel: hlo.Instruction) -> float:
         total = sum(program.writes(kernel, scope)) * (not _on_chip(kernel))
         for name, size in program.reads(kernel, scope).items():
-            whole = scope[name].nbytes
+            nbytes = scope[name].nbytes
             if _on_chip(scope[name]):
                 continue
-            stays = name in unchanged and whole <= target.on_chip_bytes
-            total += min(size, whole / trips) if stays else size
+            stays = name in unchanged and nbytes <= target.on_chip_bytes
+            total += min(size, nbytes / trips) if stays else size
         return total
 
     seconds = 0.0

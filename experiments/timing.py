@@ -71,8 +71,8 @@ def alone(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:
         except BrokenProcessPool:
             raise ValueError("its process was killed, perhaps for lack of memory") from None
         except RuntimeError as error:  # how jax and torch report what a device refuses
-            said = str(error).strip().partition("\n")[0][:200]
-            raise ValueError(f"cannot run here ({type(error).__name__}: {said})") from None
+            message = str(error).strip().partition("\n")[0][:200]
+            raise ValueError(f"cannot run here ({type(error).__name__}: {message})") from None
 
 
 def _measure(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:

@@ -98,12 +98,12 @@ def build_torch(
     def run() -> None:
         nonlocal state
         for window in text:
-            loss, after = loss_of(window, state)
+            loss, new_state = loss_of(window, state)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
             optimizer.step()
-            state = tuple(part.detach() for part in after)
+            state = tuple(part.detach() for part in new_state)
         if device.type == "cuda":
             torch.cuda.synchronize()
 

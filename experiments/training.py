@@ -211,16 +211,16 @@ def _signals() -> Iterator[Callable[[], int]]:
       A function that returns the first signal's number, 0 if none has come.
     """
     received: list[int] = []
-    usual = {}
+    handlers = {}
 
     def receive(number: int, _: object) -> None:
         received.append(number)
-        signal.signal(number, usual[number])
+        signal.signal(number, handlers[number])
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        usual[number] = signal.signal(number, receive)
+        handlers[number] = signal.signal(number, receive)
     try:
         yield lambda: received[0] if received else 0
     finally:
-        for number, handler in usual.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

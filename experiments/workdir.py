@@ -60,7 +60,7 @@ class Workdir:
         if not self.config.exists():
             return self._check_without_config()
         try:
-            found = defaults() | dict(json.loads(self.config.read_text()))
+            saved = defaults() | dict(json.loads(self.config.read_text()))
         except (ValueError, TypeError):
             raise ValueError(
                 f"{self.config}: is damaged; remove it if the run in {self.path} is this one,"
@@ -68,9 +68,9 @@ class Workdir:
             ) from None
         wanted = to_dict(config) | more
         differing = [
-            f"{name} ({found.get(name)} there, {wanted.get(name)} here)"
-            for name in sorted(found.keys() | wanted.keys())
-            if name != "epochs" and found.get(name) != wanted.get(name)
+            f"{name} ({saved.get(name)} there, {wanted.get(name)} here)"
+            for name in sorted(saved.keys() | wanted.keys())
+            if name != "epochs" and saved.get(name) != wanted.get(name)
         ]
         if differing:
             raise ValueError(
@@ -80,10 +80,10 @@ class Workdir:
 
     def _check_without_config(self) -> None:
         results = (self.summary, self.metrics, self.model, self.members, *self.pictures)
-        there = [path for path in (*results, *self.checkpoints.glob("*")) if path.exists()]
-        if there and not any(self.checkpoints.glob(f"*/{CHECKSUMS_FILE}")):
+        paths = [path for path in (*results, *self.checkpoints.glob("*")) if path.exists()]
+        if paths and not any(self.checkpoints.glob(f"*/{CHECKSUMS_FILE}")):
             raise ValueError(
-                f"{self.path}: holds {there[0].relative_to(self.path)}, which no training run left"
+                f"{self.path}: holds {paths[0].relative_to(self.path)}, which no training run left"
                 " there; name another --workdir"
             )
 

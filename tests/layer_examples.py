@@ -83,13 +83,13 @@ def assert_kernel_matches_scan(example, dtype, precision: Precision = "float32")
     """Compares values and gradients, both compiled."""
 
     @jax.jit
-    def both(*example):
+    def run_kernels(*example):
         return [
             values_and_gradients(ComputeConfig(kernel=kernel, precision=precision), *example)
             for kernel in ("xla", "scan")
         ]
 
-    fast, readable = both(*example)
+    fast, readable = run_kernels(*example)
     assert_same(fast, readable, TOLERANCE[dtype, precision])
 
 

@@ -124,7 +124,7 @@ def run_elsewhere(name: str, *lines: list[str], cwd: Path, before: str = "") -> 
 
     For programs with flags of the same names as another program's.
     """
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", _ELSEWHERE],
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -133,13 +133,13 @@ def run_elsewhere(name: str, *lines: list[str], cwd: Path, before: str = "") -> 
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    return [Outcome(*outcome) for outcome in json.loads(done.stdout)]
+    assert completed.returncode == 0, completed.stderr
+    return [Outcome(*outcome) for outcome in json.loads(completed.stdout)]
 
 
 def run_on_devices(count: int, code: str) -> None:
     """Runs lines of Python, which may import tests, in a process with `count` CPU devices."""
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT / "tests",
         env=os.environ
@@ -152,7 +152,7 @@ def run_on_devices(count: int, code: str) -> None:
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
 
 
 def assert_refused(outcome: Outcome, *telling: str, status: int = 2) -> None:
@@ -183,9 +183,9 @@ def stored(workdir: Path) -> Any:
     """The arrays of the newest checkpoint."""
     newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
     with ocp.StandardCheckpointer() as reader:
-        there = reader.metadata(newest / "state").item_metadata
-        room = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), there)
-        return reader.restore(newest / "state", room)
+        metadata = reader.metadata(newest / "state").item_metadata
+        template = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), metadata)
+        return reader.restore(newest / "state", template)
 
 
 def last_state(workdir: Path) -> TrainState:
@@ -198,11 +198,11 @@ def last_state(workdir: Path) -> TrainState:
 
 def assert_same_run(workdir: Path, other: Path) -> None:
     """Asserts bit-identical states, and the same metrics except for timings."""
-    mine, theirs = (
+    actual, expected = (
         [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(last_state(path))]
         for path in (workdir, other)
     )
-    assert mine == theirs
+    assert actual == expected
     assert untimed(metrics(workdir)) == untimed(metrics(other))
 
 

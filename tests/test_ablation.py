@@ -72,10 +72,10 @@ def test_every_method_has_as_many_candidates_seeds_and_epochs(finished):
 def test_memory_has_every_method_seed_and_bin(finished):
     _, results, _ = finished
     assert results["memory"]["steps"] == 10  # as many as were trained, in whole chunks
-    found = results["memory"]["cells"]["tanh"]
-    assert found["bins"] == [[1, 1], [2, 2], [3, 3]]
-    assert list(found["methods"]) == list(recall.METHODS)
-    for record in found["methods"].values():
+    cell_results = results["memory"]["cells"]["tanh"]
+    assert cell_results["bins"] == [[1, 1], [2, 2], [3, 3]]
+    assert list(cell_results["methods"]) == list(recall.METHODS)
+    for record in cell_results["methods"].values():
         accuracy = np.array(record["accuracy"])
         assert accuracy.shape == (2, 3)
         assert ((accuracy >= 0) & (accuracy <= 1)).all()
@@ -148,13 +148,13 @@ def test_methods_of_the_memory_task_see_the_same_and_have_rates_of_their_own(mon
     monkeypatch.setattr(recall, "learn", learn)
     monkeypatch.setattr(recall, "TEST_SEQUENCES", 5)
     monkeypatch.setitem(recall.SETTINGS, "tanh", {"hidden_size": 2})
-    found = recall.measure("tanh", rate=0.4, lags=3, steps=2, seeds=2, on_progress=lambda _: None)
+    results = recall.measure("tanh", rate=0.4, lags=3, steps=2, seeds=2, on_progress=lambda _: None)
     keys, rates = trained[0]
-    for place, (method, units) in zip((0, 2, 4), recall.METHODS.items(), strict=True):
-        np.testing.assert_array_equal(keys[place : place + 2], keys[:2])
+    for start, (method, units) in zip((0, 2, 4), recall.METHODS.items(), strict=True):
+        np.testing.assert_array_equal(keys[start : start + 2], keys[:2])
         for name, on in zip(("dropout", "hidden_dropout"), units, strict=True):
-            np.testing.assert_allclose(rates[name][place : place + 2], 0.4 * on)
-        assert found["methods"][method]["nats"] == [place, place + 1]
+            np.testing.assert_allclose(rates[name][start : start + 2], 0.4 * on)
+        assert results["methods"][method]["nats"] == [start, start + 1]
     assert (keys[0] != keys[1]).any()
 
 
@@ -250,7 +250,7 @@ def refused(tmp_path_factory):
     before = content(folder)
     outcomes = dict(zip(MISTAKES, run(*([flag] for flag in MISTAKES), cwd=folder), strict=True))
     written = content(folder).items() - before.items()
-    assert not [path for path, found in written if found is not None]
+    assert not [path for path, data in written if data is not None]
     return outcomes
 
 

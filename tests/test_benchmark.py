@@ -35,7 +35,7 @@ FLAGS = (*(f"--{name}={value}" for name, value in SIZES.items()), "--rounds=3", 
 
 
 def benchmark(*flags: str) -> Outcome:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "experiments.benchmark", *FLAGS, *flags],
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "120"},
@@ -43,7 +43,7 @@ def benchmark(*flags: str) -> Outcome:
         text=True,
         timeout=600,
     )
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    return Outcome(completed.returncode, completed.stdout, completed.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +134,9 @@ def fail(*_): raise ValueError("not done")
     line = [*FLAGS, "--peers=", "--json=results.json", "--scaling=scaling.png"]
     (outcome,) = run_elsewhere("experiments.benchmark", line, cwd=tmp_path, before=before)
     assert_refused(outcome, "not done")
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert found["contenders"]
-    assert found.get("scaling") == ("tokens per second" if "draw" in fails else None)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["contenders"]
+    assert results.get("scaling") == ("tokens per second" if "draw" in fails else None)
 
 
 def test_contender_whose_process_was_killed_is_an_error():
@@ -167,7 +167,7 @@ def test_peers_on_jax_train_the_same_network_as_ours(name, monkeypatch):
     built: Any = contenders.BUILDERS[name](config, text)
     _, _, params, carries, loss = built
     window, key = jnp.asarray(text[0]), jax.random.key(0)
-    theirs = loss_and_norm(lambda params: loss(params, window, carries, key)[0], params)
+    actual = loss_and_norm(lambda params: loss(params, window, carries, key)[0], params)
 
     def ours(params, kernel):
         state = zero_state(params.layers, config.train.batch_size)
@@ -175,8 +175,8 @@ def test_peers_on_jax_train_the_same_network_as_ours(name, monkeypatch):
         return window_loss(params, window[:-1], window[1:], state, None, compute)[0]
 
     for kernel in ("xla", "scan"):
-        mine = loss_and_norm(lambda params, kernel=kernel: ours(params, kernel), as_ours(params))
-        np.testing.assert_allclose(theirs, mine, rtol=1e-5)
+        desired = loss_and_norm(lambda params, kernel=kernel: ours(params, kernel), as_ours(params))
+        np.testing.assert_allclose(actual, desired, rtol=1e-5)
 
 
 def test_torch_trains_the_same_network_as_ours(monkeypatch):
@@ -192,11 +192,11 @@ def test_torch_trains_the_same_network_as_ours(monkeypatch):
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), np.inf)
     monkeypatch.setattr(torch_contender, "build_model", lambda *_: model)
     torch_contender.build_torch(config, text, PTB_VOCABULARY_SIZE)()
-    after, found = train_windows(config, state, jnp.asarray(text), record_grad_norm=True)
-    nats, mine = np.asarray(found)[0]
+    new_state, statistics = train_windows(config, state, jnp.asarray(text), record_grad_norm=True)
+    nats, grad_norm = np.asarray(statistics)[0]
     np.testing.assert_allclose(loss.item(), nats * config.train.unroll, rtol=1e-5)
-    np.testing.assert_allclose(norm.item(), mine, rtol=1e-5)
-    for name, array in model_to_torch(after.params).items():
+    np.testing.assert_allclose(norm.item(), grad_norm, rtol=1e-5)
+    for name, array in model_to_torch(new_state.params).items():
         np.testing.assert_allclose(model.state_dict()[name], array, rtol=1e-5, atol=1e-7)
 
 
@@ -214,11 +214,11 @@ def as_ours(params):
         dense: Any = model.dense
         softmax = SoftmaxParams(dense.kernel[...], dense.bias[...])
         return ModelParams(model.embed.embedding[...], layers, softmax)
-    found = params["params"]
+    weights = params["params"]
     cell = nn.OptimizedLSTMCell(TINY.model.hidden_size)
-    layers = tuple(linen_layer(cell, found[name]) for name in sorted(found) if "Cell" in name)
-    softmax = SoftmaxParams(found["Dense_0"]["kernel"], found["Dense_0"]["bias"])
-    return ModelParams(found["Embed_0"]["embedding"], layers, softmax)
+    layers = tuple(linen_layer(cell, weights[name]) for name in sorted(weights) if "Cell" in name)
+    softmax = SoftmaxParams(weights["Dense_0"]["kernel"], weights["Dense_0"]["bias"])
+    return ModelParams(weights["Embed_0"]["embedding"], layers, softmax)
 
 
 @pytest.mark.slow
@@ -237,8 +237,8 @@ def test_members_are_timed_as_an_ensemble_trains_them_chunk_after_chunk(monkeypa
 
 
 def test_members_at_once_double_up_to_all():
-    found = [contenders.doublings(members) for members in (1, 2, 4, 5)]
-    assert found == [[1], [1, 2], [1, 2, 4], [1, 2, 4, 5]]
+    sizes = [contenders.doublings(members) for members in (1, 2, 4, 5)]
+    assert sizes == [[1], [1, 2], [1, 2, 4], [1, 2, 4, 5]]
 
 
 @pytest.mark.parametrize("changes", [{"cell": "tanh"}, {"l2": 0.1}, {"tie_weights": True}])
@@ -278,9 +278,9 @@ def test_floor_counts_the_weights_that_the_model_multiplies_by(cell):
 
 
 def test_products_are_those_of_the_softmax_layer():
-    found = products(TINY)
-    assert found["outputs"].flops == found["gradient"].flops == 4 * 2 * 6 * 4 * 10_000
-    for product in found.values():
+    matmuls = products(TINY)
+    assert matmuls["outputs"].flops == matmuls["gradient"].flops == 4 * 2 * 6 * 4 * 10_000
+    for product in matmuls.values():
         product.run()
 
 
@@ -293,12 +293,12 @@ def test_contenders_take_turns_and_every_other_round_goes_backwards():
 
 
 def test_turns_are_timed_one_by_one(monkeypatch):
-    now = [0.0]
+    clock = [0.0]
 
     def run(seconds):
-        now[0] += seconds
+        clock[0] += seconds
 
-    monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
     runs = {name: functools.partial(run, took) for name, took in (("long", 5.0), ("short", 1.0))}
     seconds = timing.interleave(runs, 3)
     assert {name: x.tolist() for name, x in seconds.items()} == {"long": [5] * 3, "short": [1] * 3}
@@ -332,8 +332,8 @@ benchmark.interleave = lambda runs, rounds: {
     line = [*FLAGS, "--peers=scan", "--members=2", "--json=results.json"]
     (outcome,) = run_elsewhere("experiments.benchmark", line, cwd=tmp_path, before=before)
     assert outcome.status == 0, outcome.err
-    found = json.loads((tmp_path / "results.json").read_text())["contenders"]
-    assert [record["ratio"] for record in found] == [[x] * 3 for x in (1, 0.5, 0.5, 2)]
+    records = json.loads((tmp_path / "results.json").read_text())["contenders"]
+    assert [record["ratio"] for record in records] == [[x] * 3 for x in (1, 0.5, 0.5, 2)]
 
 
 @pytest.mark.parametrize("name", ["flax", "nnx"])

@@ -26,31 +26,31 @@ PROTO: Any = event_pb2  # whose names are made at import
 
 def events(path):
     """Every event of a file: a length and its checksum, that many bytes and their checksum."""
-    content, place = path.read_bytes(), 0
-    while place < len(content):
-        (length,) = struct.unpack_from("<Q", content, place)
-        yield PROTO.Event.FromString(content[place + 12 : place + 12 + length])
-        place += length + 16
+    content, offset = path.read_bytes(), 0
+    while offset < len(content):
+        (length,) = struct.unpack_from("<Q", content, offset)
+        yield PROTO.Event.FromString(content[offset + 12 : offset + 12 + length])
+        offset += length + 16
 
 
 def points(folder):
     """What TensorBoard shows, by tag: each step with its value or histogram, repeats included."""
-    found = {}
+    by_tag = {}
     for path in sorted(folder.iterdir()):
         for event in events(path):
             if event.session_log.status == PROTO.SessionLog.START:
-                found = {
-                    tag: [point for point in mine if point[0] < event.step]
-                    for tag, mine in found.items()
+                by_tag = {
+                    tag: [point for point in series if point[0] < event.step]
+                    for tag, series in by_tag.items()
                 }
             for value in event.summary.value:
                 content = value.histo if value.HasField("histo") else value.simple_value
-                found.setdefault(value.tag, []).append((event.step, content))
-    return found
+                by_tag.setdefault(value.tag, []).append((event.step, content))
+    return by_tag
 
 
 def scalars(folder):
-    return {tag: mine for tag, mine in points(folder).items() if "gates/" not in tag}
+    return {tag: series for tag, series in points(folder).items() if "gates/" not in tag}
 
 
 @pytest.mark.slow
@@ -58,11 +58,11 @@ def test_points_are_those_of_the_run_and_watching_changes_no_bit(folder):
     assert run(*FLAGS, "--workdir=plain").status == 0
     assert run(*FLAGS, "--workdir=run", "--tensorboard").status == 0
     assert_same_run(folder / "run", folder / "plain")
-    found = points(folder / "run" / "tensorboard")
+    by_tag = points(folder / "run" / "tensorboard")
     chunks = [step for epoch in (0, WINDOWS) for step in (*range(epoch + 3, epoch + 118, 3),)]
     every = sorted({*chunks, WINDOWS, 2 * WINDOWS})
     for tag in ("train/nats", "train/gradient_norm", "learning_rate", TIMED):
-        assert [step for step, _ in found[tag]] == every
+        assert [step for step, _ in by_tag[tag]] == every
     record = metrics(folder / "run")
     ends = [WINDOWS, 2 * WINDOWS]
     for tag, name in (
@@ -70,9 +70,9 @@ def test_points_are_those_of_the_run_and_watching_changes_no_bit(folder):
         ("learning_rate", "learning_rate"),
         ("train/perplexity_of_epoch_so_far", "train_perplexity"),
     ):
-        mine = dict(found[tag])
-        np.testing.assert_allclose([mine[s] for s in ends], [r[name] for r in record], rtol=1e-6)
-    pairs = zip(found["train/gradient_norm"], found["train/gradient_norm_largest"], strict=True)
+        values = dict(by_tag[tag])
+        np.testing.assert_allclose([values[s] for s in ends], [r[name] for r in record], rtol=1e-6)
+    pairs = zip(by_tag["train/gradient_norm"], by_tag["train/gradient_norm_largest"], strict=True)
     assert all(0 < mean[1] <= largest[1] for mean, largest in pairs)
 
 
@@ -135,9 +135,9 @@ def test_gates_have_histograms_over_their_whole_range(folder, cell, letters):
     gates = gate_activations(params, np.arange(60, dtype=np.int32) % 9, 4, 5)
     with Board(folder / "board", 0) as board:
         board.epoch(7, {}, gates)
-    found = points(folder / "board")
-    assert found.keys() == {f"gates/layer_{depth}_{gate}" for depth in (1, 2) for gate in letters}
-    for tag, ((step, histogram),) in found.items():
+    by_tag = points(folder / "board")
+    assert by_tag.keys() == {f"gates/layer_{depth}_{gate}" for depth in (1, 2) for gate in letters}
+    for tag, ((step, histogram),) in by_tag.items():
         assert step == 7
         assert sum(histogram.bucket) == histogram.num == 4 * 5 * 8
         lowest = -1 if tag[-1] in "unh" else 0
@@ -167,19 +167,19 @@ def test_a_short_text_fills_as_much_as_it_can(tokens, shape):
 
 
 def test_an_ensemble_shows_the_means_of_its_members(folder):
-    done = program.run(
+    outcome = program.run(
         *FLAGS, "--chunk=17", "--members=2", "--workdir=run", "--tensorboard", program=ensemble
     )
-    assert done.status == 0
-    found = points(folder / "run" / "tensorboard")
+    assert outcome.status == 0
+    by_tag = points(folder / "run" / "tensorboard")
     record = metrics(folder / "run")[-1]
     for name in ("perplexity_estimate", "perplexity_best", "perplexity_worst"):
-        assert found[f"valid/{name}"][-1] == (2 * WINDOWS, np.float32(record[f"valid_{name}"]))
-    assert len(found["train/gradient_norm"]) == 2 * WINDOWS // 17
-    nats = [value for step, value in found["train/nats"] if step > WINDOWS]  # of equal chunks
+        assert by_tag[f"valid/{name}"][-1] == (2 * WINDOWS, np.float32(record[f"valid_{name}"]))
+    assert len(by_tag["train/gradient_norm"]) == 2 * WINDOWS // 17
+    nats = [value for step, value in by_tag["train/nats"] if step > WINDOWS]  # of equal chunks
     means = np.log(record["train_perplexities"])
     assert np.mean(nats) == pytest.approx(np.mean(means), rel=1e-5)
-    assert len(found["gates/layer_1_f"]) == 2
+    assert len(by_tag["gates/layer_1_f"]) == 2
 
 
 def test_without_its_package_the_flag_is_refused(folder, monkeypatch):

@@ -38,7 +38,7 @@ def test_step_computes_the_paper_s_equations(cell, masked):
     rng = np.random.default_rng(1)
     masks = {name: jnp.asarray(rng.uniform(size=(BATCH, HIDDEN))) for name in ADMITTED[cell]}
     masks = masks if masked else {}
-    after = advance(params, x, state, **masks)
+    new_state = advance(params, x, state, **masks)
     for b in range(BATCH):
         expected = paper_model.step(
             jax.tree.map(np.asarray, params),
@@ -46,7 +46,7 @@ def test_step_computes_the_paper_s_equations(cell, masked):
             tuple(np.asarray(part[b]) for part in vars(state).values()),
             **{name: np.asarray(mask[b]) for name, mask in masks.items()},
         )
-        assert_close(tuple(part[b] for part in vars(after).values()), expected)
+        assert_close(tuple(part[b] for part in vars(new_state).values()), expected)
 
 
 # Flax's names for the gates, in our order.
@@ -71,8 +71,8 @@ def test_step_equals_flax_with_the_same_weights(cell, flax_cell, gates):
     if cell == "gru":
         weights["hn"]["bias"] = jnp.zeros(HIDDEN)  # the candidate's second bias, not in ours
     carry = (state.cell, state.hidden) if cell == "lstm" else state.hidden
-    after, _ = flax_cell(HIDDEN, param_dtype=jnp.float64).apply({"params": weights}, carry, x)
-    record = LSTMState(*reversed(after)) if cell == "lstm" else HiddenState(after)
+    new_carry, _ = flax_cell(HIDDEN, param_dtype=jnp.float64).apply({"params": weights}, carry, x)
+    record = LSTMState(*reversed(new_carry)) if cell == "lstm" else HiddenState(new_carry)
     assert_close(advance(params, x, state), record)
 
 
@@ -99,11 +99,11 @@ def test_zoneout_at_rate_1_freezes_the_state_and_at_rate_0_changes_nothing(cell)
     params, x, state = example(cell)
     keeps = [name for name in ADMITTED[cell] if name.startswith("zoneout")]
 
-    def after(rate):
+    def advance_at(rate):
         return advance(params, x, state, **dict.fromkeys(keeps, jnp.full((BATCH, HIDDEN), rate)))
 
-    jax.tree.map(np.testing.assert_array_equal, after(1.0), state)
-    assert_close(after(0.0), advance(params, x, state))
+    jax.tree.map(np.testing.assert_array_equal, advance_at(1.0), state)
+    assert_close(advance_at(0.0), advance(params, x, state))
 
 
 def test_zoneout_of_h_leaves_c_as_the_cell_computes_it_and_of_c_leaves_h():
@@ -119,11 +119,11 @@ def test_zoneout_of_h_leaves_c_as_the_cell_computes_it_and_of_c_leaves_h():
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_a_dropped_update_leaves_what_the_gate_keeps_of_the_old_state(cell):
     params, x, state = example(cell)
-    after = advance(params, x, state, update=jnp.zeros((BATCH, HIDDEN)))
+    new_state = advance(params, x, state, update=jnp.zeros((BATCH, HIDDEN)))
     gates = project_inputs(params, x) + state.hidden @ params.recurrent_weights
     gate, kept = ("cell", 0) if cell == "lstm" else ("hidden", 1)
     keep = jax.nn.sigmoid(gates[:, kept * HIDDEN : (kept + 1) * HIDDEN])
-    assert_close(getattr(after, gate), keep * getattr(state, gate))
+    assert_close(getattr(new_state, gate), keep * getattr(state, gate))
 
 
 @pytest.mark.parametrize(

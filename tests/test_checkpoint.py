@@ -104,9 +104,9 @@ def test_damaged_checkpoint_falls_back_to_the_one_before_and_makes_room_for_a_ne
     assert restored.damaged == (str(tmp_path / "2"),)
     clear_after(tmp_path, 1)
     save(tmp_path, 2, state_at(2), {"step": 2})
-    again = restore(tmp_path, make_template)
-    assert again is not None
-    assert_same(again.state, state_at(2))
+    newest = restore(tmp_path, make_template)
+    assert newest is not None
+    assert_same(newest.state, state_at(2))
 
 
 def test_when_all_are_damaged_the_error_says_so_and_nothing_is_removed(tmp_path):

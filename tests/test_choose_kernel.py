@@ -56,16 +56,16 @@ def test_fastest_of_those_that_agree_with_the_scan_is_taken(pallas, monkeypatch)
         return {name: np.full(rounds, {"xla": 2.0, "pallas": 1.0}[name]) for name in runs}
 
     monkeypatch.setattr(module, "interleave", clock)
-    found = measure(dataclasses.replace(workload(5), members=2))
+    choice = measure(dataclasses.replace(workload(5), members=2))
     seconds = {"xla": 2.0 / 5, "pallas": 1.0 / 5}
-    assert found == {"kernel": "pallas", "window_seconds": seconds, "left_out": {}}
+    assert choice == {"kernel": "pallas", "window_seconds": seconds, "left_out": {}}
 
 
 def test_candidate_that_breaks_is_named_with_the_reason_and_left_out(pallas):
     pallas(broken)
-    found = measure(workload(7), candidates=["pallas"])
+    choice = measure(workload(7), candidates=["pallas"])
     reason = "NotImplementedError: no such tile for this chip"
-    assert found == {"kernel": "xla", "window_seconds": {}, "left_out": {"pallas": reason}}
+    assert choice == {"kernel": "xla", "window_seconds": {}, "left_out": {"pallas": reason}}
 
 
 @pytest.mark.parametrize(("precision", "factor"), [("float32", 1.001), ("bfloat16", 1.05)])
@@ -78,9 +78,9 @@ def test_what_differs_from_the_scan_by_more_than_rounding_disagrees(pallas, prec
     held_to = yardstick(tiny)
     assert disagreement(tiny, "xla", held_to) is None
     pallas(wrong)
-    told = disagreement(tiny, "pallas", held_to)
-    assert told is not None
-    assert told.startswith("differs from the scan by ")
+    reason = disagreement(tiny, "pallas", held_to)
+    assert reason is not None
+    assert reason.startswith("differs from the scan by ")
 
 
 def test_pallas_serves_what_its_kernels_can():
@@ -90,9 +90,9 @@ def test_pallas_serves_what_its_kernels_can():
     for noise in ("hidden_dropout", "update_dropout", "zoneout_cell"):
         assert why_not_pallas(workload(4, **{noise: 0.5})) == "does not support noise through time"
     assert why_not_pallas(workload(9000)) == "has no room for W_h on this chip"
-    here = local_workload(QUICK, 7, data_parallel=3)
-    assert why_not_pallas(here) == "needs a TPU or an NVIDIA GPU"
-    assert here.config.train.batch_size == 7
+    local = local_workload(QUICK, 7, data_parallel=3)
+    assert why_not_pallas(local) == "needs a TPU or an NVIDIA GPU"
+    assert local.config.train.batch_size == 7
 
 
 @pytest.fixture
@@ -105,16 +105,16 @@ def chosen(tmp_path, monkeypatch):
         file = io.StringIO()
         config = override(workload.config, kernel=kernel)
         workload = dataclasses.replace(workload, config=config)
-        found = choose_kernel(workload, tmp_path / "kernel.json", Console(file=file))
-        return found, file.getvalue()
+        choice = choose_kernel(workload, tmp_path / "kernel.json", Console(file=file))
+        return choice, file.getvalue()
 
     return choose
 
 
 def test_measured_choice_is_named_and_a_run_that_has_one_keeps_it(chosen, tmp_path):
-    found, said = chosen("auto", workload(4))
-    assert found["kernel"] == "pallas"
-    assert said == "kernel: xla is left out: slow\nkernel: pallas; per window: pallas 500 ms\n"
+    choice, printed = chosen("auto", workload(4))
+    assert choice["kernel"] == "pallas"
+    assert printed == "kernel: xla is left out: slow\nkernel: pallas; per window: pallas 500 ms\n"
     kept = {"kernel": "xla", "left_out": {}}
     (tmp_path / "kernel.json").write_text(json.dumps(kept))
     assert chosen("auto", workload(4)) == (kept, "")
@@ -124,12 +124,12 @@ def test_measured_choice_is_named_and_a_run_that_has_one_keeps_it(chosen, tmp_pa
 
 
 def test_machine_without_accelerator_measures_nothing_and_says_what_cannot_be_had(chosen):
-    here = local_workload(QUICK, 7)
-    assert here.platform == "cpu" == jax.default_backend()
+    local = local_workload(QUICK, 7)
+    assert local.platform == "cpu" == jax.default_backend()
     reason = "needs a TPU or an NVIDIA GPU"
-    assert chosen("auto", here) == ({"kernel": "xla", "left_out": {"pallas": reason}}, "")
-    found, said = chosen("pallas", here)
-    assert found["kernel"] == "xla"
-    assert said == f"kernel: xla, since pallas {reason}\n"
+    assert chosen("auto", local) == ({"kernel": "xla", "left_out": {"pallas": reason}}, "")
+    choice, printed = chosen("pallas", local)
+    assert choice["kernel"] == "xla"
+    assert printed == f"kernel: xla, since pallas {reason}\n"
     for name in ("xla", "scan"):
-        assert chosen(name, here) == ({"kernel": name}, "")
+        assert chosen(name, local) == ({"kernel": name}, "")

@@ -88,10 +88,10 @@ def test_loops_are_the_epoch_and_each_layer_s_time_forward_and_backward(epoch):
 
 @pytest.mark.compilers
 def test_time_step_launches_few_kernels(epoch):
-    found = report(epoch.compiled, TARGETS[epoch.target])
+    epoch_report = report(epoch.compiled, TARGETS[epoch.target])
     forward, backward = KERNELS[epoch.target]
-    assert found.forward_kernels <= forward
-    assert found.backward_kernels <= backward
+    assert epoch_report.forward_kernels <= forward
+    assert epoch_report.backward_kernels <= backward
 
 
 @pytest.mark.compilers
@@ -101,8 +101,8 @@ def test_time_step_copies_no_matrix_of_weights(epoch):
     # In small, what an H200 keeps of the steps of a pass is larger than W_h, though its last two
     # axes are not.
     if (epoch.target, epoch.config.name) != ("h200", "small"):
-        found = report(epoch.compiled, TARGETS[epoch.target])
-        assert found.largest_copy < 4 * hidden**2 * bytes_each
+        epoch_report = report(epoch.compiled, TARGETS[epoch.target])
+        assert epoch_report.largest_copy < 4 * hidden**2 * bytes_each
     for loop in time_loops(epoch.program):
         body = epoch.program.computations[loop.body]
         for kernel in epoch.program.kernels(loop.body):
@@ -142,8 +142,8 @@ def test_bfloat16_reaches_the_products_of_the_time_loops(epoch):
         pytest.skip("the platform decides how float32 is multiplied")
     for loop in time_loops(epoch.program):
         body = epoch.program.computations[loop.body]
-        found = (epoch.program.flops(kernel, body) for kernel in epoch.program.kernels(loop.body))
-        assert set().union(*found) == {"bf16"}
+        flops = (epoch.program.flops(kernel, body) for kernel in epoch.program.kernels(loop.body))
+        assert set().union(*flops) == {"bf16"}
 
 
 @pytest.mark.compilers
@@ -208,8 +208,8 @@ def report_members(config, target, members, devices, **_):
     )
 compiled_ensemble.report_members = report_members
 """
-    which = ("--targets=v5e", "--configs=small", "--precisions=bfloat16", "--members=3")
-    (outcome,) = run([*which, "--devices=4,5"], before=before)
+    flags = ("--targets=v5e", "--configs=small", "--precisions=bfloat16", "--members=3")
+    (outcome,) = run([*flags, "--devices=4,5"], before=before)
     assert (outcome.status, outcome.err) == (2, "error: there is no slice of 5\n")
     rows = [line.split() for line in outcome.out.splitlines() if line.startswith("v5e")]
     assert [row[3:5] for row in rows] == [["4", "1"]]
@@ -218,8 +218,8 @@ compiled_ensemble.report_members = report_members
 @pytest.mark.compilers
 @pytest.mark.skipif(not TARGETS["h200"].installed, reason="no compiler for h200")
 def test_program_prints_a_row_for_each_number_of_devices():
-    which = ("--targets=h200", "--configs=small", "--precisions=bfloat16", "--members=3")
-    (outcome,) = run([*which, "--devices=1,2", "--members_at_once=1"])
+    flags = ("--targets=h200", "--configs=small", "--precisions=bfloat16", "--members=3")
+    (outcome,) = run([*flags, "--devices=1,2", "--members_at_once=1"])
     assert outcome.status == 0, outcome.err
     rows = [line.split() for line in outcome.out.splitlines() if line.startswith("h200")]
     assert [row[3:6] for row in rows] == [["1", "3", "1"], ["2", "2", "1"]]

@@ -77,7 +77,7 @@ def compile_loops(chip, config, precision, members):
 
     loops = (pallas_tpu if chip.startswith("v") else pallas_gpu).time_loops()
 
-    def both(projected, weights, state, d_outputs):
+    def forward_backward(projected, weights, state, d_outputs):
         outputs, cell, saved = loops.forward(projected, weights, state)
         return outputs, loops.backward(weights, state, saved, d_outputs, cell)
 
@@ -87,7 +87,7 @@ def compile_loops(chip, config, precision, members):
         LSTMState(array(batch, hidden), array(batch, hidden)),
         array(time, batch, hidden),
     )
-    run = both if members == 1 else jax.vmap(both)
+    run = forward_backward if members == 1 else jax.vmap(forward_backward)
     with lowering_for(devices[0]):
         lowered = jax.jit(run).lower(*arguments)
     return hlo.parse(lowered.compile(dict(family.compiler_options)).as_text())

@@ -29,27 +29,27 @@ def compiled(name, data):
 
 @pytest.fixture(params=TARGETS)
 def target(request):
-    found = TARGETS[request.param]
-    if not found.installed:
-        pytest.skip(f"no compiler for {found.name}: {found.install_command}")
-    return found
+    chip = TARGETS[request.param]
+    if not chip.installed:
+        pytest.skip(f"no compiler for {chip.name}: {chip.install_command}")
+    return chip
 
 
 @pytest.mark.compilers
 def test_members_alone_have_nothing_to_say_to_each_other(target):
-    found = compiled(target.name, data=1)
-    assert (found.members, found.at_once, found.collectives) == (1, 1, {})
+    report = compiled(target.name, data=1)
+    assert (report.members, report.at_once, report.collectives) == (1, 1, {})
 
 
 @pytest.mark.compilers
 def test_devices_that_share_a_batch_exchange_its_gradient_and_no_more(target):
-    found = compiled(target.name, data=2)
-    assert (found.members, found.at_once) == (2, 2)
-    assert found.collectives.keys() == {"all-reduce"}
+    report = compiled(target.name, data=2)
+    assert (report.members, report.at_once) == (2, 2)
+    assert report.collectives.keys() == {"all-reduce"}
     # Of the embedding, only the rows that a window uses.
     rows = CONFIG.train.batch_size * CONFIG.train.unroll
-    gradient = PARAMETERS - (PTB_VOCABULARY_SIZE - rows) * CONFIG.model.hidden_size
-    assert found.collectives["all-reduce"] == pytest.approx(4 * found.at_once * gradient, rel=0.02)
+    grad = PARAMETERS - (PTB_VOCABULARY_SIZE - rows) * CONFIG.model.hidden_size
+    assert report.collectives["all-reduce"] == pytest.approx(4 * report.at_once * grad, rel=0.02)
 
 
 @pytest.mark.compilers
@@ -57,27 +57,27 @@ def test_device_holds_its_own_members_and_what_training_them_takes(target):
     logits = CONFIG.train.batch_size * CONFIG.train.unroll * PTB_VOCABULARY_SIZE
     text = windows_per_epoch(CONFIG) * 24 * 128  # padded as on a TPU
     for data in (1, 2):
-        found = compiled(target.name, data)
-        most = found.members * (3 * PARAMETERS + 3 * logits) + text
-        assert 4 * found.members * PARAMETERS < found.device_bytes < 4 * most
+        report = compiled(target.name, data)
+        most = report.members * (3 * PARAMETERS + 3 * logits) + text
+        assert 4 * report.members * PARAMETERS < report.device_bytes < 4 * most
 
 
 @pytest.mark.compilers
 def test_epoch_takes_longer_than_its_products_alone(target):
     for data in (1, 2):
-        found = compiled(target.name, data)
-        flops = found.members * step_flops(CONFIG) / data * windows_per_epoch(CONFIG)
+        report = compiled(target.name, data)
+        flops = report.members * step_flops(CONFIG) / data * windows_per_epoch(CONFIG)
         floor = flops / target.peak_flops["bfloat16"]
-        assert floor < found.epoch_seconds < 100 * floor + 10
+        assert floor < report.epoch_seconds < 100 * floor + 10
 
 
 @pytest.mark.compilers
 @pytest.mark.skipif(not TARGETS["h200"].installed, reason="no compiler for h200")
 def test_members_that_memory_does_not_hold_at_once_are_trained_in_turn_and_fit():
     small = dataclasses.replace(TARGETS["h200"], memory_bytes=400_000_000)
-    found = report_members(CONFIG, small, members=4, devices=1)
-    assert (found.members, found.at_once) == (4, 2)
-    assert 4 * 4 * PARAMETERS < found.device_bytes < small.memory_bytes
+    report = report_members(CONFIG, small, members=4, devices=1)
+    assert (report.members, report.at_once) == (4, 2)
+    assert 4 * 4 * PARAMETERS < report.device_bytes < small.memory_bytes
 
 
 @pytest.mark.compilers

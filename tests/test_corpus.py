@@ -49,12 +49,12 @@ def test_sizes_below_one_are_refused(size):
 @given(st.integers(12, 200), st.integers(1, 4), st.integers(1, 3), st.data())
 def test_windows_cut_when_asked_for_are_those_of_all(tokens, batch_size, unroll, data):
     ids = np.arange(tokens, dtype=np.uint8)
-    cut, whole = TextWindows(ids, batch_size, unroll), windows(ids, batch_size, unroll)
-    assert len(cut) == len(whole)
-    assert cut.nbytes == whole.nbytes
+    cut, expected = TextWindows(ids, batch_size, unroll), windows(ids, batch_size, unroll)
+    assert len(cut) == len(expected)
+    assert cut.nbytes == expected.nbytes
     first = data.draw(st.integers(0, len(cut)))
     last = data.draw(st.integers(first, len(cut)))
-    np.testing.assert_array_equal(cut[first:last], whole[first:last])
+    np.testing.assert_array_equal(cut[first:last], expected[first:last])
     assert cut[first:last].dtype == np.int32
 
 
@@ -64,15 +64,15 @@ def test_ids_on_disk_have_the_blocks_fingerprint_and_windows_of_those_in_memory(
     monkeypatch.setattr(corpus_module, "_BLOCK", 7)
     ids = np.random.default_rng(0).integers(0, 2, 100).astype(np.uint8)
     ids.tofile(tmp_path / "ids")
-    there = np.memmap(tmp_path / "ids", np.uint8, "r")
-    assert not np.shares_memory(remapped(there), there)
-    np.testing.assert_array_equal(np.concatenate(list(blocks(there))), ids)
-    np.testing.assert_array_equal(windows(there, 3, 4), windows(ids, 3, 4))
-    np.testing.assert_array_equal(remapped(there[10:20]), ids[10:20])
-    assert len(list(blocks(there))) == 15
+    mapped = np.memmap(tmp_path / "ids", np.uint8, "r")
+    assert not np.shares_memory(remapped(mapped), mapped)
+    np.testing.assert_array_equal(np.concatenate(list(blocks(mapped))), ids)
+    np.testing.assert_array_equal(windows(mapped, 3, 4), windows(ids, 3, 4))
+    np.testing.assert_array_equal(remapped(mapped[10:20]), ids[10:20])
+    assert len(list(blocks(mapped))) == 15
     vocabulary = Vocabulary(("a", "b"))
     in_memory = Corpus("c", vocabulary, ids.astype(np.int32), ids, ids)
-    assert Corpus("c", vocabulary, there, there, there).fingerprint == in_memory.fingerprint
+    assert Corpus("c", vocabulary, mapped, mapped, mapped).fingerprint == in_memory.fingerprint
 
 
 def test_fingerprint_is_the_one_that_checkpoints_have():
@@ -124,7 +124,7 @@ def test_ids_changed_in_memory_are_not_read_from_the_disk_again(tmp_path):
     np.testing.assert_array_equal(windows(changed, 3, 4), windows(np.arange(60)[::-1], 3, 4))
 
 
-@pytest.mark.parametrize("place", [slice(0, 4, 2), slice(None, None, -1), 0])
-def test_windows_that_do_not_follow_each_other_are_refused(place):
+@pytest.mark.parametrize("index", [slice(0, 4, 2), slice(None, None, -1), 0])
+def test_windows_that_do_not_follow_each_other_are_refused(index):
     with pytest.raises(TypeError, match="take windows in a row"):
-        TextWindows(np.arange(60), 3, 4)[place]
+        TextWindows(np.arange(60), 3, 4)[index]

@@ -20,8 +20,8 @@ def test_non_recurrent_dropout_corrupts_layers_plus_one_times_whatever_the_lag(l
 
 @pytest.mark.parametrize(("layers", "mask_each"), [(1, "window"), (3, "step")])
 def test_ordinary_dropout_corrupts_once_more_at_every_step(layers, mask_each):
-    found = counts(layers, 6, dropout=0.5, hidden_dropout=0.5, mask_each=mask_each)
-    np.testing.assert_allclose(found, layers + 1 + np.arange(7), rtol=1e-4)
+    actual = counts(layers, 6, dropout=0.5, hidden_dropout=0.5, mask_each=mask_each)
+    np.testing.assert_allclose(actual, layers + 1 + np.arange(7), rtol=1e-4)
 
 
 def test_without_dropout_nothing_is_corrupted():

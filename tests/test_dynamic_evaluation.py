@@ -65,14 +65,14 @@ def by_the_paper(config, squares):
     if config.rule == "rms":
         rms = np.sqrt(squares)
         rate, pull = rate / (rms + config.epsilon), pull * np.minimum(rms / rms.mean(), 1 / pull)
-    now, state, found = trained.copy(), zeros(), []
+    numbers, state, nll = trained.copy(), zeros(), []
     for start in range(0, len(IDS) - 1, config.segment):
         segment = IDS[start : start + config.segment + 1]
-        g = gradient(make, now, segment, state)
-        predicted, state = nats(make, now, segment, state)
-        found += predicted.tolist()
-        now = now - rate * g + pull * (trained - now)
-    return found
+        g = gradient(make, numbers, segment, state)
+        predicted, state = nats(make, numbers, segment, state)
+        nll += predicted.tolist()
+        numbers = numbers - rate * g + pull * (trained - numbers)
+    return nll
 
 
 @pytest.mark.parametrize("config", [SGD, RMS], ids=["sgd", "rms"])
@@ -80,8 +80,8 @@ def test_adapting_is_the_papers(monkeypatch, config):
     monkeypatch.setattr(dynamic_evaluation, "TOKENS_AT_ONCE", 6)  # two calls, the last one padded
     numbers, make = flat(PARAMS)
     squares = np.random.default_rng(1).uniform(0, 0.04, len(numbers))
-    given = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), make(squares))
-    nll = dynamic_nll(PARAMS, IDS, config, given)
+    squares_tree = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), make(squares))
+    nll = dynamic_nll(PARAMS, IDS, config, squares_tree)
     assert nll.shape == (11,)
     np.testing.assert_allclose(nll, by_the_paper(config, squares), rtol=1e-3)
     assert not np.allclose(nll, text_nll(PARAMS, IDS), rtol=1e-2)
@@ -93,8 +93,8 @@ def test_mean_squares_are_of_each_windows_gradient_with_the_state_carried_on():
     first = gradient(make, numbers, windows[0, :, 0], zeros())
     state = nats(make, numbers, windows[0, :, 0], zeros())[1]
     second = gradient(make, numbers, windows[1, :, 0], state)
-    found, _ = flat(mean_squares(PARAMS, jnp.asarray(windows)))
-    np.testing.assert_allclose(found, (first**2 + second**2) / 2, rtol=2e-3, atol=1e-8)
+    actual, _ = flat(mean_squares(PARAMS, jnp.asarray(windows)))
+    np.testing.assert_allclose(actual, (first**2 + second**2) / 2, rtol=2e-3, atol=1e-8)
 
 
 ZONEOUT = override(CONFIG, zoneout_hidden=0.5, zoneout_cell=0.3, precision="bfloat16")
@@ -117,15 +117,15 @@ def test_mean_squares_are_of_the_model_as_it_is_evaluated():
     window, state = jnp.asarray(IDS[:, None]), zero_state(PARAMS.layers, 1)
     how = {"compute": ZONEOUT.compute, "masks": expected_masks(ZONEOUT)}
     expected = jax.tree.map(jnp.square, jax.grad(loss)(PARAMS, how))
-    found, plain = mean_squares(PARAMS, window[None], **how), mean_squares(PARAMS, window[None])
+    actual, plain = mean_squares(PARAMS, window[None], **how), mean_squares(PARAMS, window[None])
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
-    jax.tree.map(close, found, expected)
-    assert not np.allclose(found.embedding, plain.embedding, rtol=0.1)
+    jax.tree.map(close, actual, expected)
+    assert not np.allclose(actual.embedding, plain.embedding, rtol=0.1)
 
 
 def test_ids_of_any_type_are_read_alike():
-    found = dynamic_nll(PARAMS, IDS.astype(np.uint8), SGD)
-    np.testing.assert_array_equal(found, dynamic_nll(PARAMS, IDS, SGD))
+    nll = dynamic_nll(PARAMS, IDS.astype(np.uint8), SGD)
+    np.testing.assert_array_equal(nll, dynamic_nll(PARAMS, IDS, SGD))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ def test_gradient_of_a_row_is_the_sum_over_the_places_of_its_word(words):
     tokens = source.integers(0, words, (4, 3))
     weights = source.normal(size=(4, 3, 3)).astype(np.float32)
     expected = np.zeros((words, 3))
-    for place in np.ndindex(4, 3):
-        expected[tokens[place]] += weights[place]
+    for index in np.ndindex(4, 3):
+        expected[tokens[index]] += weights[index]
 
     rows, pull_back = jax.vjp(
         lambda x: embedding_lookup(x, jnp.asarray(tokens)), jnp.asarray(embedding)

@@ -53,8 +53,8 @@ def together(seeds, config=CONFIG, rates=None, mesh=MESH):
     return train_members(config, states, PAST_AN_EPOCH, mesh, rates, windows_per_epoch=len(TEXT))
 
 
-def member(states, place):
-    return jax.tree.map(lambda x: x[place], states)
+def member(states, index):
+    return jax.tree.map(lambda x: x[index], states)
 
 
 def numbers(state):
@@ -72,10 +72,10 @@ def trained():
 
 def test_members_start_as_their_seeds_do_to_the_bit():
     states = init_members(CONFIG, VOCABULARY, SEEDS, MESH)
-    for place, seed in enumerate(SEEDS):
+    for index, seed in enumerate(SEEDS):
         expected = init_train_state(override(CONFIG, seed=seed), VOCABULARY)
         jax.tree.map(
-            np.testing.assert_array_equal, numbers(member(states, place)), numbers(expected)
+            np.testing.assert_array_equal, numbers(member(states, index)), numbers(expected)
         )
 
 
@@ -92,16 +92,16 @@ def test_chunks_have_the_members_one_after_another_and_the_last_one_pads():
     expected = init_members(CONFIG, VOCABULARY, SEEDS, MESH)
     together = jax.tree.map(lambda *parts: np.concatenate(parts), *map(numbers, chunks))
     jax.tree.map(np.testing.assert_array_equal, together, numbers(expected))
-    padded = [places.tolist() for places in chunk_members(3, (2, 2))]
+    padded = [indices.tolist() for indices in chunk_members(3, (2, 2))]
     assert padded == [[0, 1], [2, 2]]
 
 
 def test_member_of_an_ensemble_is_the_same_run_as_that_member_alone(trained):
     states, nll = trained
-    for place, seed in enumerate(SEEDS):
+    for index, seed in enumerate(SEEDS):
         state, expected = alone(seed)
-        np.testing.assert_allclose(nll[place], expected, rtol=1e-5)
-        assert_close(member(states, place).params, state.params)
+        np.testing.assert_allclose(nll[index], expected, rtol=1e-5)
+        assert_close(member(states, index).params, state.params)
     # Other members differ.
     assert not np.allclose(nll[0], nll[1], rtol=1e-3)
 
@@ -124,12 +124,12 @@ def test_members_can_differ_in_rates_so_that_a_sweep_is_an_ensemble():
         {"dropout": 0.5, "l2": 1e-3, "learning_rate": 1.0},
         {"dropout": 0.8, "l2": 1e-2, "learning_rate": 0.25},
     ]
-    rates = {name: jnp.array([own[name] for own in members]) for name in members[0]}
+    rates = {name: jnp.array([settings[name] for settings in members]) for name in members[0]}
     states, nll = together((3, 3), override(CONFIG, **members[0]), rates)
-    for place, own in enumerate(members):
-        state, expected = alone(3, override(CONFIG, **own))
-        np.testing.assert_allclose(nll[place], expected, rtol=1e-5)
-        assert_close(member(states, place).params, state.params)
+    for index, settings in enumerate(members):
+        state, expected = alone(3, override(CONFIG, **settings))
+        np.testing.assert_allclose(nll[index], expected, rtol=1e-5)
+        assert_close(member(states, index).params, state.params)
 
 
 @pytest.mark.parametrize("streams", [1, 4])
@@ -138,9 +138,9 @@ def test_every_member_is_evaluated_as_it_is_alone(trained, streams):
     masks = expected_masks(override(CONFIG, zoneout_hidden=0.25, zoneout_cell=0.5))
     nll = members_nll(params, IDS, streams, ComputeConfig(), masks, MESH)
     assert nll.shape == (len(SEEDS), len(IDS) - 1)
-    for place in range(len(SEEDS)):
-        expected = text_nll(member(params, place), IDS, streams, masks=masks)
-        np.testing.assert_allclose(nll[place], expected, rtol=1e-5)
+    for index in range(len(SEEDS)):
+        expected = text_nll(member(params, index), IDS, streams, masks=masks)
+        np.testing.assert_allclose(nll[index], expected, rtol=1e-5)
     with pytest.raises(ValueError, match="encode the text with the model's own vocabulary"):
         members_nll(params, IDS + 1, streams, ComputeConfig(), masks, MESH)
 
@@ -171,8 +171,8 @@ def test_mixtures_of_one_are_the_singles_and_of_all_the_mixture(trained):
     nll = members_nll(trained[0].params, IDS, 1, ComputeConfig(), None, MESH)
     singles = [perplexity(text_nll(member(trained[0].params, i), IDS)) for i in range(3)]
     np.testing.assert_allclose(mixture_perplexities(nll, 1), singles, rtol=1e-5)
-    (whole,) = mixture_perplexities(nll, 3)
-    assert whole == perplexity(mixture_nll(nll)) < np.mean(singles)
+    (mixture,) = mixture_perplexities(nll, 3)
+    assert mixture == perplexity(mixture_nll(nll)) < np.mean(singles)
 
 
 def test_subsets_are_all_there_are_or_so_many_different_ones():
@@ -180,7 +180,7 @@ def test_subsets_are_all_there_are_or_so_many_different_ones():
     drawn = subsets(38, 10)
     assert len(set(drawn)) == len(drawn) == 100
     assert all(len(set(subset)) == 10 for subset in drawn)
-    assert {place for subset in drawn for place in subset} == set(range(38))
+    assert {index for subset in drawn for index in subset} == set(range(38))
     assert subsets(38, 10) == drawn
 
 
@@ -217,8 +217,8 @@ def test_members_that_fit_leave_room_for_what_training_one_needs(hidden_size, wo
     assert members_that_fit(config, words, 8, 10**12) == 8
     if words == 20_000:  # whose logits are most of what it needs
         few, more = (override(config, softmax_tokens=tokens) for tokens in (0, 10))
-        there = 4 * needed
-        assert members_that_fit(few, words, 8, there) < members_that_fit(more, words, 8, there)
+        budget = 4 * needed
+        assert members_that_fit(few, words, 8, budget) < members_that_fit(more, words, 8, budget)
 
 
 EVERYTHING = {
@@ -257,11 +257,11 @@ def on_eight_devices():
     for data, allowed in ((1, ()), (2, ("all-reduce",))):
         nll, states, loss, program = spread(make_mesh(jax.devices(), data), config)
         assert hlo.parse(program).collectives().keys() == set(allowed)
-        for place, (state, alone_nll) in enumerate(expected):
-            np.testing.assert_allclose(nll[place], alone_nll, rtol=1e-5)
-            assert_close(member(states, place).params, state.params)
+        for index, (state, alone_nll) in enumerate(expected):
+            np.testing.assert_allclose(nll[index], alone_nll, rtol=1e-5)
+            assert_close(member(states, index).params, state.params)
             alone_loss = text_nll(state.params, IDS)
-            np.testing.assert_allclose(loss[place], alone_loss, rtol=1e-4)
+            np.testing.assert_allclose(loss[index], alone_loss, rtol=1e-4)
     mesh = make_mesh(jax.devices()[:2], 2)
     state = init_data_parallel(override(config, seed=5), VOCABULARY, mesh)
     state, nll = train_data_parallel(override(config, seed=5), state, TEXT, mesh)

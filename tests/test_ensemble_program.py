@@ -74,9 +74,9 @@ def exported(workdir):
 def assert_same_ensemble(workdir, other):
     jax.tree.map(np.testing.assert_array_equal, stored(workdir), stored(other))
     assert untimed(metrics(workdir)) == untimed(metrics(other))
-    mine, theirs = summary_of(workdir), summary_of(other)
-    assert mine["mixtures"] == theirs["mixtures"]
-    assert mine["members"] == theirs["members"]
+    actual, expected = summary_of(workdir), summary_of(other)
+    assert actual["mixtures"] == expected["mixtures"]
+    assert actual["members"] == expected["members"]
 
 
 def test_ensemble_leaves_all_its_files_and_a_line_an_epoch(finished):
@@ -92,25 +92,25 @@ def test_ensemble_leaves_all_its_files_and_a_line_an_epoch(finished):
     assert exported(folder / "run") == ["seed-0", "seed-1", "seed-2"]
     config = json.loads((folder / "run" / "config.json").read_text())
     assert (config["members"], config["seed"]) == (3, 0)
-    for number, line in enumerate(metrics(folder / "run"), 1):
-        each = line["valid_perplexity_estimates"]
-        assert len(each) == 3
-        assert line["valid_perplexity_best"] == min(each) < max(each)
-        assert line["valid_perplexity_worst"] == max(each)
-        assert line["valid_perplexity_estimate"] == pytest.approx(np.mean(each))
-        said = outcome.out.splitlines()[number - 1]
-        assert said.startswith(f"epoch  {number}/2")
-        assert f"best {min(each):8.2f}  worst {max(each):8.2f}" in said
+    for epoch, line in enumerate(metrics(folder / "run"), 1):
+        estimates = line["valid_perplexity_estimates"]
+        assert len(estimates) == 3
+        assert line["valid_perplexity_best"] == min(estimates) < max(estimates)
+        assert line["valid_perplexity_worst"] == max(estimates)
+        assert line["valid_perplexity_estimate"] == pytest.approx(np.mean(estimates))
+        printed = outcome.out.splitlines()[epoch - 1]
+        assert printed.startswith(f"epoch  {epoch}/2")
+        assert f"best {min(estimates):8.2f}  worst {max(estimates):8.2f}" in printed
 
 
 def test_mixtures_of_one_are_the_mean_of_singles_and_more_members_are_better(finished):
     folder, outcome = finished
     summary = summary_of(folder / "run")
-    rows, each = summary["mixtures"], summary["members"]
+    rows, records = summary["mixtures"], summary["members"]
     assert [row["members"] for row in rows] == [1, 2, 3]
     assert [row["subsets"] for row in rows] == [3, 3, 1]
     for name in ("valid_perplexity", "test_perplexity"):
-        singles = [member[name] for member in each]
+        singles = [member[name] for member in records]
         assert rows[0][name] == pytest.approx(np.mean(singles))
         assert rows[0][name] > rows[1][name] > rows[2][name] > 1
     assert f"{rows[1]['test_perplexity']:.2f} ± {rows[1]['test_spread']:.2f}" in outcome.out
@@ -143,17 +143,17 @@ def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(
     assert [row["members"] for row in mixture["mixtures"]] == [1, 2]
     assert [member["run"] for member in mixture["members"]] == ["../seed0", "../seed1"]
     # The same from an ensemble of two members.
-    again = run(*SINGLE, "--members=2", "--workdir=two")
-    assert again.status == 0
+    outcome = run(*SINGLE, "--members=2", "--workdir=two")
+    assert outcome.status == 0
     for name in ("valid_perplexity", "test_perplexity"):
         expected = [row[name] for row in summary_of(folder / "two")["mixtures"]]
         assert [row[name] for row in mixture["mixtures"]] == pytest.approx(expected, rel=1e-5)
     config = folder / "seed1" / "config.json"
-    whole = config.read_text()
-    config.write_text(whole.replace('"epochs": 2', '"epochs": 3'))
+    original = config.read_text()
+    config.write_text(original.replace('"epochs": 2', '"epochs": 3'))
     unfinished = "seed1: has trained on 238 of 357 windows; run its command"
     assert_refused(run("--from=seed0,seed1", *TEXT), unfinished)
-    config.write_text(whole)
+    config.write_text(original)
     (folder / "train.txt").write_text("a b c d e f g h\n" * 200)
     assert_refused(run("--from=seed0,seed1", *TEXT), "seed0: holds a run on another text")
     before = content(folder)
@@ -188,8 +188,8 @@ def test_interrupted_ensemble_ends_as_one_never_interrupted_whatever_is_trained_
     assert f"resuming run after epoch 0, window {3 * CHUNK}" in resumed.out
     if at_once == 1:
         return assert_same_ensemble(folder / "run", finished[0] / "run")
-    mine, theirs = (summary_of(path / "run")["mixtures"] for path in (folder, finished[0]))
-    for row, other in zip(mine, theirs, strict=True):
+    actual, expected = (summary_of(path / "run")["mixtures"] for path in (folder, finished[0]))
+    for row, other in zip(actual, expected, strict=True):
         assert row["test_perplexity"] == pytest.approx(other["test_perplexity"], rel=1e-5)
 
 
@@ -203,12 +203,12 @@ def test_member_that_diverges_is_said_and_excluded_and_stays_so(finished, folder
     first, second = metrics(folder / "run")
     assert None not in first["valid_perplexity_estimates"]
     assert second["valid_perplexity_estimates"][1] is second["train_perplexities"][1] is None
-    whole, summary = summary_of(finished[0] / "run"), summary_of(folder / "run")
+    expected, summary = summary_of(finished[0] / "run"), summary_of(folder / "run")
     assert [row["members"] for row in summary["mixtures"]] == [1, 2]
     assert summary["members"][1] == {"seed": 1, "excluded": reason}
     assert exported(folder / "run") == ["seed-0", "seed-2"]
     for member in (0, 2):
-        assert summary["members"][member] == whole["members"][member]
+        assert summary["members"][member] == expected["members"][member]
     before = content(folder)
     assert run(*MEMBERS, "--workdir=run").status == 0
     assert content(folder) == before
@@ -229,10 +229,10 @@ def test_member_whose_validation_perplexity_is_infinite_is_excluded(folder, monk
     nll = members.EnsembleRun.nll
 
     def of_first_epoch(run, ids, streams=1):
-        found = nll(run, ids, streams)
+        member_nll = nll(run, ids, streams)
         if not run.history:
-            found[2] = 800
-        return found
+            member_nll[2] = 800
+        return member_nll
 
     monkeypatch.setattr(members.EnsembleRun, "nll", of_first_epoch)
     outcome = run(*MEMBERS, "--workdir=run")
@@ -272,7 +272,7 @@ def test_members_at_once_leave_room_for_the_text(share):
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": memory})
     mesh: Any = SimpleNamespace(local_devices=[device], shape={MEMBER: 1})
     words = len(corpus.vocabulary)
-    fitting = [members_that_fit(config, words, 250, there) for there in (memory, memory - text)]
+    fitting = [members_that_fit(config, words, 250, budget) for budget in (memory, memory - text)]
     assert members.default_at_once(config, corpus, 250, mesh) == fitting[share == 5]
     assert 1 < fitting[1] < fitting[0] < 250
 

@@ -73,8 +73,8 @@ def sampled(config, ids, samples, key):
     model = jax.jit(apply)
     for sample in range(samples):
         state = zero_state(PARAMS.layers, 1)
-        for place, start in enumerate(range(0, len(ids) - 1, UNROLL)):
-            keys = jax.random.split(jax.random.fold_in(key, place), samples)
+        for index, start in enumerate(range(0, len(ids) - 1, UNROLL)):
+            keys = jax.random.split(jax.random.fold_in(key, index), samples)
             mask_key, weight_key = jax.random.split(keys[sample])
             inputs = column[start : start + UNROLL]
             masks = sample_masks(config, rates, inputs, VOCABULARY, key=mask_key)
@@ -90,9 +90,9 @@ def sampled(config, ids, samples, key):
 def test_monte_carlo_averages_the_probabilities_of_samples_that_each_carry_their_state(samples):
     ids, key = make_text(3 * UNROLL + 1), jax.random.key(5)
     nll = monte_carlo_nll(NOISY, PARAMS, ids, samples, key=key)
-    each = sampled(NOISY, ids, samples, key)
+    sample_nll = sampled(NOISY, ids, samples, key)
     assert nll.shape == (len(ids) - 1,)
-    np.testing.assert_allclose(nll, -np.log(np.exp(-each).mean(axis=0)), rtol=1e-5)
+    np.testing.assert_allclose(nll, -np.log(np.exp(-sample_nll).mean(axis=0)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("length", [2, 5, 11])
@@ -105,10 +105,10 @@ def test_monte_carlo_without_noise_is_the_reported_protocol(length, samples):
 
 def test_monte_carlo_is_decided_by_its_key():
     ids = make_text(9)
-    first, again, other = (
+    first, repeat, other = (
         monte_carlo_nll(NOISY, PARAMS, ids, 2, key=jax.random.key(key)) for key in (0, 0, 1)
     )
-    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, repeat)
     assert not np.allclose(first, other)
 
 

@@ -30,20 +30,20 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
     (tmp_path / "words.json").write_text(json.dumps(WORDS.words))
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "bad.safetensors").write_bytes(save({"x": np.zeros(1)}))
-    taken = ["--from_torch=torch.safetensors", "--vocabulary=words.json", "--to=model"]
+    import_flags = ["--from_torch=torch.safetensors", "--vocabulary=words.json", "--to=model"]
     outcomes = run_elsewhere(
         "experiments.export",
         ["--workdir=run", "--out=folder"],
         ["--workdir=run", "--out=folder"],
         ["--workdir=folder", "--to=torch", "--out=torch.safetensors"],
-        [*taken, "--out=new/model.safetensors"],
+        [*import_flags, "--out=new/model.safetensors"],
         ["--workdir=new/model.safetensors", "--to=stablehlo", "--out=scoring.stablehlo"],
         cwd=tmp_path,
     )
     assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 5
     assert outcomes[0].out == "folder written: folder\n"
-    found = load((tmp_path / "torch.safetensors").read_bytes())
-    jax.tree.map(np.testing.assert_array_equal, found, model_to_torch(MODEL.params))
+    arrays = load((tmp_path / "torch.safetensors").read_bytes())
+    jax.tree.map(np.testing.assert_array_equal, arrays, model_to_torch(MODEL.params))
     for path in ("folder", "new/model.safetensors"):
         (model,) = load_models([str(tmp_path / path)])
         assert model.vocabulary == WORDS

@@ -228,7 +228,7 @@ def test_single_and_double_precision_are_read_whatever_jax_is_set_to(tmp_path):
             save_model(tmp_path / f"{wide}", make())
     for wide in (True, False):
         with jax.enable_x64(wide):
-            single, double = (load_model(tmp_path / f"{there}") for there in (False, True))
+            single, double = (load_model(tmp_path / f"{was_wide}") for was_wide in (False, True))
         assert {x.dtype.name for x in jax.tree.leaves(single.params)} == {"float32"}
         expected = "float64" if wide else "float32"
         assert {x.dtype.name for x in jax.tree.leaves(double.params)} == {expected}

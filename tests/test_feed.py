@@ -19,9 +19,9 @@ WHOLE = windows(IDS, 3, 4)
 class Watched(TextWindows):
     """Records what was cut."""
 
-    def __getitem__(self, place):
-        cuts.append((place.start, place.stop))
-        return super().__getitem__(place)
+    def __getitem__(self, index):
+        cuts.append((index.start, index.stop))
+        return super().__getitem__(index)
 
 
 cuts: list[tuple[int | None, int | None]] = []

@@ -37,22 +37,22 @@ class FlaxStack(nnx.Module):
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
 
     def __call__(self, x, carries=None, keep_order=False, **options):
-        after = []
+        new_carries = []
         for depth, rnn in enumerate(self.rnns):
             carry = None if carries is None else carries[depth]
             last = depth == len(self.rnns) - 1
             keep = keep_order or not last  # so that the next layer reverses it again
             carry, x = rnn(self.dropout(x), initial_carry=carry, keep_order=keep, **options)
-            after.append(carry)
-        return tuple(after), self.dropout(x)
+            new_carries.append(carry)
+        return tuple(new_carries), self.dropout(x)
 
 
-def both(cell, layers, dropout=0.0):
+def make_pair(cell, layers, dropout=0.0):
     """Flax's stack with random parameters, and ours with the same ones."""
     theirs = FlaxStack(cell, layers, dropout)
     params = nnx.state(theirs, nnx.Param)
-    for place, (_, param) in enumerate(nnx.to_flat_state(params)):
-        param[...] = normal(*param.shape, seed=place)
+    for seed, (_, param) in enumerate(nnx.to_flat_state(params)):
+        param[...] = normal(*param.shape, seed=seed)
     nnx.update(theirs, params)
     ours = DeepRNN(
         FEATURES,
@@ -102,7 +102,7 @@ def test_call_means_what_it_means_in_flax(
     cell, layers, lengths, carried, time_major, reverse, keep_order
 ):
     with jax.enable_x64(True):
-        theirs, ours = both(cell, layers)
+        theirs, ours = make_pair(cell, layers)
         x = normal(*((TIME, BATCH) if time_major else (BATCH, TIME)), FEATURES)
         start = carries(cell, layers) if carried else None
         options = {
@@ -122,14 +122,14 @@ def test_call_means_what_it_means_in_flax(
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_and_dropout_are_those_of_a_stack_of_flax(float64, cell):
-    theirs, ours = both(cell, 2, dropout=0.5)
+    theirs, ours = make_pair(cell, 2, dropout=0.5)
     x, lengths = normal(TIME, BATCH, FEATURES), jnp.array([1, 4, 2])
     valid = jnp.swapaxes(sequences_of(lengths), 0, 1)
     weights = carries(cell, 2), normal(TIME, BATCH, HIDDEN, seed=3) * valid
 
     def loss(module, x):
-        found = module(x, seq_lengths=lengths, time_major=True)
-        return sum(jax.tree.leaves(jax.tree.map(lambda a, b: (a * b).sum(), found, weights)))
+        results = module(x, seq_lengths=lengths, time_major=True)
+        return sum(jax.tree.leaves(jax.tree.map(lambda a, b: (a * b).sum(), results, weights)))
 
     gradients = nnx.value_and_grad(loss, argnums=(0, 1))
     (expected, (by_theirs, by_x)), (value, (by_ours, by_my_x)) = (
@@ -142,7 +142,7 @@ def test_gradients_and_dropout_are_those_of_a_stack_of_flax(float64, cell):
 
 
 def test_linen_computes_what_nnx_does(float64):
-    _, ours = both("gru", 2)
+    _, ours = make_pair("gru", 2)
     linen = LinenDeepRNN(HIDDEN, layers=2, cell="gru", param_dtype=jnp.float64)
     x, lengths = normal(BATCH, TIME, FEATURES), jnp.array([1, 4, 2])
     variables = {"params": linen_params(ours.params)}
@@ -183,36 +183,36 @@ def test_linen_has_the_sites_the_precision_and_the_carry_that_it_is_given():
 
 
 def test_carry_may_be_the_library_s_own_state(float64):
-    _, ours = both("lstm", 2)
+    _, ours = make_pair("lstm", 2)
     x, carry = normal(BATCH, TIME, FEATURES), carries("lstm", 2)
     state = tuple(LSTMState(hidden=hidden, cell=cell) for cell, hidden in carry)
     assert_close(ours(x, initial_carry=state), ours(x, initial_carry=carry))
 
 
 def test_an_empty_sequence_leaves_the_carry_as_it_was(float64):
-    _, ours = both("lstm", 2)
+    _, ours = make_pair("lstm", 2)
     start = carries("lstm", 2)
     lengths = jnp.zeros(BATCH, jnp.int32)
-    after, _ = ours(normal(BATCH, TIME, FEATURES), initial_carry=start, seq_lengths=lengths)
-    assert_close(after, start)
+    carry, _ = ours(normal(BATCH, TIME, FEATURES), initial_carry=start, seq_lengths=lengths)
+    assert_close(carry, start)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("padding", [1e5, np.nan])
 def test_padding_may_hold_anything_where_the_carry_is_asked_for(float64, cell, padding):
-    _, ours = both(cell, 2)
+    _, ours = make_pair(cell, 2)
     lengths, x = jnp.array([1, 4, 2]), normal(BATCH, TIME, FEATURES)
     clean, padded = (jnp.where(sequences_of(lengths) == 1, x, fill) for fill in (0, padding))
 
     def loss(module, x):
         carry, outputs = module(x, seq_lengths=lengths)
-        found = carry, outputs * sequences_of(lengths)
-        return sum(leaf.sum() for leaf in jax.tree.leaves(found)), found
+        results = carry, outputs * sequences_of(lengths)
+        return sum(leaf.sum() for leaf in jax.tree.leaves(results)), results
 
     gradients = nnx.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    expected, found = (jax.tree.leaves(gradients(ours, x)) for x in (clean, padded))
+    expected, actual = (jax.tree.leaves(gradients(ours, x)) for x in (clean, padded))
     assert all(np.isfinite(leaf).all() for leaf in expected)
-    assert_close(found, expected)
+    assert_close(actual, expected)
 
 
 def test_lengths_may_be_numpys_or_a_list():
@@ -221,13 +221,13 @@ def test_lengths_may_be_numpys_or_a_list():
     expected = module(x, seq_lengths=jnp.array([1, 4, 2]), return_carry=True, reverse=True)
     # A warning about truncation would be an error here.
     for lengths in (np.array([1, 4, 2], np.int64), [1, 4, 2]):
-        found = module(x, seq_lengths=lengths, return_carry=True, reverse=True)
-        assert_close(found, expected)
+        actual = module(x, seq_lengths=lengths, return_carry=True, reverse=True)
+        assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("axes", [(), (2, 3)])
 def test_the_batch_may_have_any_axes(float64, axes):
-    _, ours = both("lstm", 1)
+    _, ours = make_pair("lstm", 1)
     x, start = normal(*axes, TIME, FEATURES), carries("lstm", 1, axes)
     lengths = jnp.full(axes, 2)
     carry, outputs = ours(x, initial_carry=start, seq_lengths=lengths)
@@ -262,9 +262,9 @@ def test_dropout_has_the_papers_sites_and_flaxs_switches():
     assert sites(full, x) == 0
     full.train()
     assert sites(full, x) == 3
-    again = [full(x, rngs=nnx.Rngs(dropout=3)) for _ in range(2)]
-    np.testing.assert_array_equal(*again)
-    assert not np.array_equal(full(x, rngs=nnx.Rngs(dropout=4)), again[0])
+    repeats = [full(x, rngs=nnx.Rngs(dropout=3)) for _ in range(2)]
+    np.testing.assert_array_equal(*repeats)
+    assert not np.array_equal(full(x, rngs=nnx.Rngs(dropout=4)), repeats[0])
 
 
 def test_every_site_draws_a_mask_of_its_own_from_a_key():
@@ -286,8 +286,8 @@ def test_batch_of_no_sequences_is_one(cell):
     carry, outputs = module(jnp.ones((0, TIME, FEATURES)))
     assert outputs.shape == (0, TIME, HIDDEN)
     assert {part.shape for part in jax.tree.leaves(carry)} == {(0, HIDDEN)}
-    again, _ = module(jnp.ones((0, TIME, FEATURES)), initial_carry=carry)
-    assert jax.tree.structure(again) == jax.tree.structure(carry)
+    new_carry, _ = module(jnp.ones((0, TIME, FEATURES)), initial_carry=carry)
+    assert jax.tree.structure(new_carry) == jax.tree.structure(carry)
 
 
 def test_linen_draws_its_masks_from_the_stream_of_dropout():
@@ -315,13 +315,13 @@ def test_both_directions_of_flax_take_it():
         [forth(x), back(x, seq_lengths=lengths, reverse=True, keep_order=True)], axis=-1
     )
     valid = sequences_of(lengths)
-    found = nnx.Bidirectional(forth, back)(x, seq_lengths=lengths)
-    assert_close(found * valid, expected * valid, 1e-6)
+    actual = nnx.Bidirectional(forth, back)(x, seq_lengths=lengths)
+    assert_close(actual * valid, expected * valid, 1e-6)
     linen: Any = nn.Bidirectional(LinenDeepRNN(HIDDEN), LinenDeepRNN(HIDDEN))
     params = [linen_params(one.params) for one in (forth, back)]
     variables = {"params": dict(zip(("forward_rnn", "backward_rnn"), params, strict=True))}
-    found = linen.apply(variables, x, seq_lengths=lengths)
-    assert_close(found * valid, expected * valid, 1e-6)
+    actual = linen.apply(variables, x, seq_lengths=lengths)
+    assert_close(actual * valid, expected * valid, 1e-6)
 
 
 def test_both_directions_draw_masks_from_streams_of_their_own():
@@ -381,14 +381,14 @@ def test_parameters_of_half_precision_differ_by_their_rounding(cell, dtype):
     @nnx.jit
     @nnx.grad(argnums=(0, 1), has_aux=True)
     def gradients(module, x):
-        found = module(x, initial_carry=start, seq_lengths=lengths, return_carry=True)
-        return sum(leaf.astype(jnp.float32).sum() for leaf in jax.tree.leaves(found)), found
+        results = module(x, initial_carry=start, seq_lengths=lengths, return_carry=True)
+        return sum(leaf.astype(jnp.float32).sum() for leaf in jax.tree.leaves(results)), results
 
     (gradient, by_x), results = gradients(half, x)
     assert by_x.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves((gradient, results))} == {jnp.dtype(dtype)}
-    found, expected = jax.tree.leaves(((gradient, by_x), results)), gradients(twin, x)
-    for a, b in zip(found, jax.tree.leaves(expected), strict=True):
+    actual, expected = jax.tree.leaves(((gradient, by_x), results)), gradients(twin, x)
+    for a, b in zip(actual, jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0.05, atol=0.05)
 
 
@@ -419,9 +419,9 @@ def test_weights_are_partitioned_as_those_of_flaxs_cells():
     with jax.set_mesh(mesh):
         ours = DeepRNN(FEATURES, HIDDEN, **inits, rngs=rngs)
         theirs = nnx.OptimizedLSTMCell(FEATURES, HIDDEN, **inits, rngs=rngs)
-        mine, flaxs = ours.layers[0].input_weights, theirs.dense_i.kernel
-        assert mine.get_metadata() == flaxs.get_metadata()
-        assert mine[...].sharding == flaxs[...].sharding
+        actual, expected = ours.layers[0].input_weights, theirs.dense_i.kernel
+        assert actual.get_metadata() == expected.get_metadata()
+        assert actual[...].sharding == expected[...].sharding
         assert ours(jnp.ones((BATCH, TIME, FEATURES))).shape == (BATCH, TIME, HIDDEN)
 
 
@@ -506,7 +506,7 @@ def test_carry_that_does_not_fit_is_refused(cell, layers, shapes):
 
 
 def test_a_second_bias_is_added_to_the_first(float64):
-    _, ours = both("lstm", 1)
+    _, ours = make_pair("lstm", 1)
     (layer,) = ours.params
     weights, half_bias = (layer.input_weights, layer.recurrent_weights), layer.bias / 2
     half = TwoBiasLayerParams(*weights, bias=half_bias, second_bias=half_bias)

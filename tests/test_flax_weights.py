@@ -79,8 +79,8 @@ def test_layer_of_an_nnx_cell_equals_it_in_values_and_gradients(float64, normal,
         return rnn(inputs, initial_carry=carry)
 
     (gradient, by_inputs), outputs = theirs(call, params, inputs, weights)
-    found = ours(kind, nnx_layer(nnx.merge(graph, params)), inputs, state, weights)
-    assert_close(found, ((nnx_layer(nnx.merge(graph, gradient)), by_inputs), outputs))
+    actual = ours(kind, nnx_layer(nnx.merge(graph, params)), inputs, state, weights)
+    assert_close(actual, ((nnx_layer(nnx.merge(graph, gradient)), by_inputs), outputs))
 
 
 @pytest.mark.parametrize("kind", ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"])
@@ -96,23 +96,23 @@ def test_layer_of_a_linen_cell_equals_it_in_values_and_gradients(float64, normal
         return rnn.apply({"params": {"cell": params}}, inputs, initial_carry=carry)
 
     (gradient, by_inputs), outputs = theirs(call, params, inputs, weights)
-    found = ours(kind, linen_layer(cell, params), inputs, state, weights)
+    actual = ours(kind, linen_layer(cell, params), inputs, state, weights)
     if kind == "GRUCell":
         gradient["hn"]["bias"] = jnp.zeros(HIDDEN)  # of the bias that the layer lacks
-    assert_close(found, ((linen_layer(cell, gradient), by_inputs), outputs))
+    assert_close(actual, ((linen_layer(cell, gradient), by_inputs), outputs))
 
 
 def test_partitioned_weights_of_a_linen_cell_are_those_without_their_names():
     draw = nn.initializers.lecun_normal()
     x, carry = jnp.ones((BATCH, FEATURES)), jnp.ones((BATCH, HIDDEN))
-    expected, found = (
+    expected, actual = (
         linen_layer(cell, cell.init(jax.random.key(0), carry, x)["params"])
         for cell in (
             nn.SimpleCell(HIDDEN, kernel_init=draw),
             nn.SimpleCell(HIDDEN, kernel_init=nn.with_partitioning(draw, ("embed", "hidden"))),
         )
     )
-    assert_close(found, expected)
+    assert_close(actual, expected)
 
 
 def test_linen_gru_with_a_second_bias_is_refused():
@@ -151,14 +151,14 @@ def test_nnx_cell_that_does_not_start_from_zeros_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("params", "found"),
+    ("params", "names"),
     [
         ({"params": {"cell": {}}}, "params"),
         ({"h": {}, "i": {}}, "h, i"),
         ({}, ""),
     ],
 )
-def test_what_are_no_parameters_of_the_cell_is_refused(params, found):
-    reason = f"parameters {found}: those of GRUCell are hn, hr, hz, in, ir, iz"
+def test_what_are_no_parameters_of_the_cell_is_refused(params, names):
+    reason = f"parameters {names}: those of GRUCell are hn, hr, hz, in, ir, iz"
     with pytest.raises(ValueError, match=reason):
         linen_layer(nn.GRUCell(HIDDEN), params)

@@ -20,11 +20,11 @@ def assert_close(actual, expected):
 
 def stepped(params, inputs, state):
     """The states after every step, in order."""
-    every = []
+    states = []
     for x in inputs:
         state = step(params, project_inputs(params, x), state)
-        every.append(state)
-    return every
+        states.append(state)
+    return states
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -34,13 +34,13 @@ def test_the_gates_give_the_next_state(cell):
     gates = gate_values(params, inputs, outputs, state)
     before = state
     for t, after in enumerate(stepped(params, inputs, state)):
-        now = {name: value[t] for name, value in gates.items()}
+        gate = {name: value[t] for name, value in gates.items()}
         if isinstance(before, LSTMState):
             assert isinstance(after, LSTMState)
-            assert_close(now["f"] * before.cell + now["i"] * now["u"], after.cell)
-            assert_close(now["o"] * jnp.tanh(after.cell), after.hidden)
+            assert_close(gate["f"] * before.cell + gate["i"] * gate["u"], after.cell)
+            assert_close(gate["o"] * jnp.tanh(after.cell), after.hidden)
         elif cell == "gru":
-            assert_close((1 - now["z"]) * now["n"] + now["z"] * before.hidden, after.hidden)
+            assert_close((1 - gate["z"]) * gate["n"] + gate["z"] * before.hidden, after.hidden)
             of_inputs, of_past = (
                 jnp.split(product, 3, axis=-1)[CELLS[cell].gates.index("n")]
                 for product in (
@@ -48,9 +48,9 @@ def test_the_gates_give_the_next_state(cell):
                     before.hidden @ params.recurrent_weights,
                 )
             )
-            assert_close(now["n"], jnp.tanh(of_inputs + now["r"] * of_past))
+            assert_close(gate["n"], jnp.tanh(of_inputs + gate["r"] * of_past))
         else:
-            assert_close(now["h"], after.hidden)
+            assert_close(gate["h"], after.hidden)
         before = after
 
 

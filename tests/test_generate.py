@@ -55,9 +55,9 @@ def test_each_token_is_the_most_probable_of_the_mean_of_the_models(models):
 
 def test_mixture_is_of_probabilities_and_not_of_logits():
     scores = np.random.default_rng(0).normal(size=(3, 2, 6)).astype(np.float32) * 4
-    each = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+    probs = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
     np.testing.assert_allclose(
-        np.exp(mixture_log_probs(jnp.asarray(scores))), each.mean(axis=0), rtol=1e-5
+        np.exp(mixture_log_probs(jnp.asarray(scores))), probs.mean(axis=0), rtol=1e-5
     )
 
 
@@ -71,9 +71,9 @@ def test_text_does_not_depend_on_how_many_others_are_drawn_and_differs_from_them
 def test_zoneout_is_on_by_its_expectation():
     zoned = model(zoneout_hidden=0.25, zoneout_cell=0.5)
     (drawn,) = generate([zoned], PROMPT, 20, sampling=GREEDY, key=jax.random.key(0))
-    read = jnp.asarray([*PROMPT, *drawn[:-1]])[:, None]
+    inputs = jnp.asarray([*PROMPT, *drawn[:-1]])[:, None]
     state = zero_state(zoned.params.layers, 1)
-    logits, _ = apply(zoned.params, read, state, masks=expected_masks(zoned.config))
+    logits, _ = apply(zoned.params, inputs, state, masks=expected_masks(zoned.config))
     np.testing.assert_array_equal(drawn, logits[len(PROMPT) - 1 :, 0].argmax(axis=-1))
     without = generate([model()], PROMPT, 20, sampling=GREEDY, key=jax.random.key(0))
     assert drawn.tolist() != without[0].tolist()
@@ -107,8 +107,8 @@ def test_what_is_left_is_the_fewest_most_probable_and_keeps_its_proportions(
 def test_tokens_are_drawn_by_their_probabilities():
     scores, keys = jnp.log(jnp.array([0.1, 0.6, 0.3])), jax.random.split(jax.random.key(0), 4000)
     for temperature in (0.5, 1.0):
-        each = functools.partial(sample_token, Sampling(temperature=temperature), scores)
-        share = np.bincount(jax.vmap(each)(keys), minlength=3) / len(keys)
+        draw = functools.partial(sample_token, Sampling(temperature=temperature), scores)
+        share = np.bincount(jax.vmap(draw)(keys), minlength=3) / len(keys)
         powers = np.array([0.1, 0.6, 0.3]) ** (1 / temperature)
         np.testing.assert_allclose(share, powers / powers.sum(), atol=0.03)
 

@@ -153,8 +153,8 @@ def convolved(left, right, result, window, labels):
 def test_flops_of_a_batch_of_products_are_those_of_each():
     # Ten products of [20, 30] by [30, 60], as the compiler for v5e writes them.
     window = "size=10 stride=9 lhs_dilate=10"
-    found = convolved("10,20,30", "10,30,60", "10,20,60", window, "0bf_0io->0bf")
-    assert found == 2 * 10 * 20 * 30 * 60
+    flops = convolved("10,20,30", "10,30,60", "10,20,60", window, "0bf_0io->0bf")
+    assert flops == 2 * 10 * 20 * 30 * 60
 
 
 def test_flops_of_a_convolution_leave_padding_and_holes_out():

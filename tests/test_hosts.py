@@ -42,9 +42,9 @@ def reference(tmp_path_factory):
 
 
 def free_port():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
+    with socket.socket() as sock:
+        sock.bind(("localhost", 0))
+        return sock.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -53,9 +53,9 @@ def on_hosts(count, folder, *flags, command=ENSEMBLE):
     shared = (f"--coordinator_address=localhost:{free_port()}", f"--num_processes={count}", *flags)
     hosts = [
         program.start_python(
-            *(*command, f"--process_id={place}", *shared), cwd=folder, JAX_PLATFORMS="cpu"
+            *(*command, f"--process_id={rank}", *shared), cwd=folder, JAX_PLATFORMS="cpu"
         )
-        for place in range(count)
+        for rank in range(count)
     ]
     try:
         yield hosts
@@ -67,10 +67,10 @@ def on_hosts(count, folder, *flags, command=ENSEMBLE):
 
 def ends_of(hosts):
     """Status, output and errors of each process."""
-    said = [host.communicate(timeout=300) for host in hosts]
+    outputs = [host.communicate(timeout=300) for host in hosts]
     return [
         (host.returncode, re.sub(r"\[Gloo\].*\n", "", out), err)  # Gloo's own greeting
-        for host, (out, err) in zip(hosts, said, strict=True)
+        for host, (out, err) in zip(hosts, outputs, strict=True)
     ]
 
 
@@ -120,9 +120,9 @@ def test_signal_to_one_of_four_hosts_has_all_save_and_three_of_them_end_it_as_on
     with on_hosts(3, folder) as hosts:
         assert_ends_as_on_one_host(ends_of(hosts), folder, reference)
     # One member each, and before that one process had padding: all run the program of one model.
-    (mine,), theirs = stored(folder / "run"), stored(reference)
-    together = jax.tree.map(lambda *parts: np.concatenate(parts), *theirs)
-    jax.tree.map(np.testing.assert_array_equal, mine, together)
+    (actual,), chunks = stored(folder / "run"), stored(reference)
+    expected = jax.tree.map(lambda *parts: np.concatenate(parts), *chunks)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
     assert untimed(metrics(folder / "run")) == untimed(metrics(reference))
 
 
@@ -149,8 +149,8 @@ def test_one_model_with_its_batch_on_two_hosts_that_slurm_knows_is_the_same_run(
     }
     flags = (*SINGLE, "--data_parallel=2", "--coordinator_address=cluster", "--workdir=spread")
     hosts = [
-        program.start(*flags, cwd=folder, program=ptb, **slurm, SLURM_PROCID=str(place))
-        for place in range(2)
+        program.start(*flags, cwd=folder, program=ptb, **slurm, SLURM_PROCID=str(rank))
+        for rank in range(2)
     ]
     ends = ends_of(hosts)
     assert [status for status, _, _ in ends] == [0, 0], ends
@@ -188,8 +188,8 @@ def test_model_that_is_left_over_is_reproduced_on_two_hosts_too(folder):
 
 
 def test_port_that_is_taken_is_refused(folder):
-    with socket.create_server(("", 0)) as held:
-        address = f"localhost:{held.getsockname()[1]}"
+    with socket.create_server(("", 0)) as server:
+        address = f"localhost:{server.getsockname()[1]}"
         flags = (f"--coordinator_address={address}", "--num_processes=2", "--process_id=0")
         outcome = program.run(*SINGLE, *flags, program=ptb)
     assert_refused(outcome, f"--coordinator_address={address}: ", "give the host of process 0")

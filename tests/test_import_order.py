@@ -58,13 +58,13 @@ def top(module):
 
 def entry(module):
     """The entry of `ORDER` for a module, or for the module that a name is imported from."""
-    (found,) = (each for row in ORDER for each in row if f"{module}.".startswith(f"{each}."))
-    return found
+    (match,) = (item for row in ORDER for item in row if f"{module}.".startswith(f"{item}."))
+    return match
 
 
 def rank(module):
-    (place,) = (place for place, row in enumerate(ORDER) if entry(module) in row)
-    return place
+    (index,) = (index for index, row in enumerate(ORDER) if entry(module) in row)
+    return index
 
 
 def test_every_module_of_the_library_has_its_place_in_the_order():

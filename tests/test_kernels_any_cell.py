@@ -43,8 +43,8 @@ def test_kernel_matches_scan_in_values_and_gradients_under_any_masks(float64, ce
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("cell", ADMITTED)
 def test_kernel_matches_scan_in_single_precision_and_of_bfloat16_operands(cell, precision):
-    everything = make(5, 3, 4, 6, "float32", cell, ADMITTED[cell])
-    assert_kernel_matches_scan(everything, "float32", precision)
+    layer = make(5, 3, 4, 6, "float32", cell, ADMITTED[cell])
+    assert_kernel_matches_scan(layer, "float32", precision)
 
 
 @settings(max_examples=2)
@@ -85,8 +85,8 @@ def test_second_bias_is_added_and_has_the_gradient_of_the_first(float64, kernel)
     run = jax.jit(functools.partial(of_layer, KERNELS[kernel]))
     (gradient, *d_others), results = run((params, *others), weights)
     (of_two, *d_others_of_two), results_of_two = run((two, *others), weights)
-    both = TwoBiasLayerParams(**vars(gradient), second_bias=gradient.bias)
-    assert_same((of_two, d_others_of_two, results_of_two), (both, d_others, results), 1e-12)
+    expected = TwoBiasLayerParams(**vars(gradient), second_bias=gradient.bias)
+    assert_same((of_two, d_others_of_two, results_of_two), (expected, d_others, results), 1e-12)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])

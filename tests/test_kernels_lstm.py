@@ -94,11 +94,11 @@ def test_gates_saturate_without_overflow():
 
 
 def test_lstm_takes_this_kernel_where_nothing_touches_its_connections_through_time(monkeypatch):
-    taken = []
+    calls = []
 
     def recorded(name):
         original = getattr(layers, name)
-        monkeypatch.setattr(layers, name, lambda *args: taken.append(name) or original(*args))
+        monkeypatch.setattr(layers, name, lambda *args: calls.append(name) or original(*args))
 
     recorded("lstm_layer")
     recorded("cell_layer")
@@ -106,4 +106,4 @@ def test_lstm_takes_this_kernel_where_nothing_touches_its_connections_through_ti
     for compute in (ComputeConfig(), ComputeConfig(kernel="scan")):
         unroll_layer(*arguments, None, compute)
         unroll_layer(*arguments, masks, compute)
-    assert taken == ["lstm_layer", "cell_layer"]
+    assert calls == ["lstm_layer", "cell_layer"]

@@ -38,11 +38,11 @@ def assert_kernel_matches_scan(loops, precision: Precision, sizes):
         return scan_layer(params, inputs, state, None, precision)
 
     @jax.jit
-    def both(arguments, weights):
+    def run(arguments, weights):
         layers = interpreted(loops, precision), readable
         return [of_layer(layer, arguments, weights) for layer in layers]
 
-    fast, slow = both(arguments, weights)
+    fast, slow = run(arguments, weights)
     assert_same(fast, slow, TOLERANCE["float32", precision])
 
 
@@ -86,17 +86,17 @@ def test_training_run_ends_with_the_losses_of_the_scan(monkeypatch):
     readable = losses("scan")
     assert readable[-1] != readable[0]
     for loops in KERNELS.values():
-        taken = []
+        calls = []
 
-        def layer(params, inputs, state, masks, precision, loops=loops, taken=taken):
+        def layer(params, inputs, state, masks, precision, loops=loops, calls=calls):
             assert masks is None
-            taken.append(loops)
+            calls.append(loops)
             return lstm_layer_with(loops, params, inputs, state, precision)
 
         monkeypatch.setitem(IMPLEMENTATIONS, "pallas", layer)
         jax.clear_caches()  # they hold the other layer
         np.testing.assert_allclose(losses("pallas"), readable, rtol=1e-5)
-        assert taken
+        assert calls
 
 
 def test_pallas_serves_the_lstm_without_noise_through_time_and_all_else_falls_to_xla():

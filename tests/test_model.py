@@ -202,11 +202,11 @@ def test_gradient_of_a_tied_embedding_is_the_sum_of_those_of_its_two_uses():
     def gradient(params):
         return jax.grad(window_loss, has_aux=True)(params, tokens, tokens, state, None)[0]
 
-    once, twice = jax.jit(gradient)(tied), jax.jit(gradient)(untied)
-    both = twice.embedding + twice.softmax.weights.T
-    np.testing.assert_allclose(once.embedding, both, rtol=1e-5, atol=1e-7)
-    assert np.all(twice.embedding[:3] != 0)
-    assert np.all(twice.softmax.weights != 0)
+    d_tied, d_untied = jax.jit(gradient)(tied), jax.jit(gradient)(untied)
+    expected = d_untied.embedding + d_untied.softmax.weights.T
+    np.testing.assert_allclose(d_tied.embedding, expected, rtol=1e-5, atol=1e-7)
+    assert np.all(d_untied.embedding[:3] != 0)
+    assert np.all(d_untied.softmax.weights != 0)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -229,8 +229,8 @@ def test_readable_reference_is_differentiated_forward_too():
     tokens, state = jnp.asarray([[0, 1], [2, 0]], jnp.int32), zero_state(params.layers, 2)
 
     def total(params):
-        found, _ = apply(params, tokens, state, compute=ComputeConfig(kernel="scan"))
-        return (found**2).sum()
+        logits, _ = apply(params, tokens, state, compute=ComputeConfig(kernel="scan"))
+        return (logits**2).sum()
 
     direction = jax.tree.map(jnp.ones_like, params)
     _, along = jax.jit(lambda: jax.jvp(total, (params,), (direction,)))()

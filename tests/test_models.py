@@ -91,7 +91,7 @@ def test_prompt_that_cannot_be_read_is_refused(words, unit, prompt, reason):
 
 def test_generate_writes_texts_and_refuses_mistakes_in_one_line(folder):
     begin = ["--workdir=ensemble", "--prompt=the cat zebra", "--length=9", "--samples=2"]
-    first, again, other, greedy, likeliest, *refused = run_elsewhere(
+    first, rerun, other, greedy, likeliest, *refused = run_elsewhere(
         "experiments.generate",
         begin,
         begin,
@@ -112,7 +112,7 @@ def test_generate_writes_texts_and_refuses_mistakes_in_one_line(folder):
         words = WORDS.tokenize(text)
         assert words[:3] == ["the", "cat", "<unk>"]
         assert set(words) <= set(WORDS.words)
-    assert first == again
+    assert first == rerun
     assert first.out != other.out
     (one,), (start, _) = load_models([str(folder / "run")]), prompt_ids(WORDS, "")
     (drawn,) = generate([one], start, 4, sampling=Sampling(temperature=0.0), key=jax.random.key(0))

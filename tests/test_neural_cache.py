@@ -31,8 +31,8 @@ def by_the_paper(ids, window, theta, weight):
         p = np.exp(logits) / np.exp(logits).sum()
         if kept:
             cache = np.zeros(VOCABULARY)
-            for before, came in kept[-window:]:
-                cache[came] += np.exp(theta * output @ before)
+            for past_output, past_word in kept[-window:]:
+                cache[past_word] += np.exp(theta * output @ past_output)
             p = (1 - weight) * p + weight * cache / cache.sum()
         nats.append(-np.log(p[word]))
         kept.append((output, word))
@@ -52,36 +52,36 @@ ZONEOUT = override(CONFIG, zoneout_hidden=0.5, zoneout_cell=0.3, precision="bflo
 
 @pytest.mark.parametrize("config", [CONFIG, ZONEOUT], ids=["plain", "zoneout in bfloat16"])
 def test_cache_of_little_weight_is_the_model(config):
-    how = {"compute": config.compute, "masks": expected_masks(config)}
-    nll = neural_cache_nll(PARAMS, IDS, CacheConfig(window=8, theta=1.0, weight=1e-7), **how)
-    np.testing.assert_allclose(nll, text_nll(PARAMS, IDS, **how), rtol=1e-5)
+    options = {"compute": config.compute, "masks": expected_masks(config)}
+    nll = neural_cache_nll(PARAMS, IDS, CacheConfig(window=8, theta=1.0, weight=1e-7), **options)
+    np.testing.assert_allclose(nll, text_nll(PARAMS, IDS, **options), rtol=1e-5)
 
 
 def test_ids_of_one_byte_are_read_as_those_of_four():
     params = init_params(CONFIG.model, 256, key=jax.random.key(1))
     ids = np.tile(np.array([255, 3, 255, 254], np.uint8), 3)
     config = CacheConfig(window=20, theta=1.0, weight=0.5)
-    found = neural_cache_nll(params, ids, config)
-    np.testing.assert_array_equal(found, neural_cache_nll(params, ids.astype(np.int32), config))
+    nll = neural_cache_nll(params, ids, config)
+    np.testing.assert_array_equal(nll, neural_cache_nll(params, ids.astype(np.int32), config))
 
 
 def test_memory_has_no_more_places_than_the_text():
     large, enough = (CacheConfig(window=n, theta=2.0, weight=0.4) for n in (10**15, len(IDS)))
-    found = neural_cache_nll(PARAMS, IDS, large)
-    np.testing.assert_array_equal(found, neural_cache_nll(PARAMS, IDS, enough))
+    nll = neural_cache_nll(PARAMS, IDS, large)
+    np.testing.assert_array_equal(nll, neural_cache_nll(PARAMS, IDS, enough))
 
 
 def test_memory_decides_how_far_back_a_word_is_found():
     outputs = jax.random.normal(jax.random.key(0), (9, 4))
     nll, targets = jnp.ones(9), jnp.asarray(IDS[:9] % 3)
     memory = Memory(outputs=jnp.zeros((2, 4)), words=jnp.full(2, -1, jnp.int32))
-    found, expected = (
+    actual, expected = (
         mix(nll, outputs, targets, memory, CacheConfig(window=window, theta=1.0, weight=0.5))
         for window in (7, 2)
     )
-    np.testing.assert_array_equal(found[0], expected[0])
-    np.testing.assert_array_equal(found[1].words, expected[1].words)
-    np.testing.assert_array_equal(found[1].outputs, expected[1].outputs)
+    np.testing.assert_array_equal(actual[0], expected[0])
+    np.testing.assert_array_equal(actual[1].words, expected[1].words)
+    np.testing.assert_array_equal(actual[1].outputs, expected[1].outputs)
 
 
 @pytest.mark.parametrize(

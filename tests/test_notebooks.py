@@ -43,7 +43,7 @@ def run(script, cwd, **parameters):
     The parameters replace those of the cell tagged `parameters`.
     """
     notebook = jupytext.read(script.with_suffix(".ipynb"))
-    given = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    assignments = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
     runnable = []
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
@@ -53,7 +53,7 @@ def run(script, cwd, **parameters):
         if "parameters" in tags:
             names = set(re.findall(r"^(\w+) =", cell.source, re.MULTILINE))
             assert parameters.keys() <= names
-            runnable.append(nbformat.v4.new_code_cell(given))
+            runnable.append(nbformat.v4.new_code_cell(assignments))
     notebook.cells = runnable
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = os.environ | {
@@ -123,7 +123,7 @@ def test_set_up_may_run_again(name, tmp_path):
 
 
 def test_training_runs_once_and_out_of_reach_of_an_interrupted_cell(tmp_path):
-    (source,) = (one for _, one, _ in cells(BY_NAME["train_on_colab"]) if "def train" in one)
+    (source,) = (code for _, code, _ in cells(BY_NAME["train_on_colab"]) if "def train" in code)
     names = {"WORKDIR": str(tmp_path), "FLAGS": []}
     with mock.patch("subprocess.Popen") as start:
         start.return_value.poll.return_value = None

@@ -46,10 +46,10 @@ def test_function_runs_with_jax_and_numpy_alone_on_windows_of_any_size(tmp_path)
     (tmp_path / "scoring.stablehlo").write_bytes(portable_scoring(model))
     np.save(tmp_path / "ids.npy", IDS)
     code = "import jax.export\n" + STRANGER
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     nats = np.load(tmp_path / "nats.npy")
     for column, ids in enumerate((IDS, IDS[::-1])):
         np.testing.assert_allclose(nats[:, column], text_nll(model.params, ids), rtol=1e-5)
@@ -66,8 +66,8 @@ def test_every_cell_precision_and_noise_goes_along_for_every_platform(changes):
     assert exported.platforms == PLATFORMS
     parts = 1 if model.config.model.cell == "gru" else 2
     state = tuple((np.zeros((1, 3), np.float32),) * parts for _ in range(2))
-    nats, after = exported.call(IDS[:-1, None], IDS[1:, None], state)
+    nats, new_state = exported.call(IDS[:-1, None], IDS[1:, None], state)
     config = model.config
     expected = text_nll(model.params, IDS, compute=config.compute, masks=expected_masks(config))
     np.testing.assert_allclose(nats[:, 0], expected, rtol=1e-5)
-    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert jax.tree.structure(new_state) == jax.tree.structure(state)

@@ -64,7 +64,7 @@ def results(compute):
     def loss(softmax, hidden):
         return softmax_nll(softmax, hidden, tokens, compute).sum()
 
-    found = {
+    outputs = {
         "loss": loss(softmax, hidden),
         "its gradients": jax.grad(loss, argnums=(0, 1))(softmax, hidden),
         "logits": logits(softmax, hidden, compute),
@@ -74,9 +74,9 @@ def results(compute):
         for names in ((), ("hidden",)):
             layer = make(3, 2, 4, 4, "float32", cell, names)
             for kernel in ("xla", "scan"):
-                one = dataclasses.replace(compute, kernel=kernel)
-                found[f"{kernel} {cell} {names}"] = values_and_gradients(one, *layer)
-    return found
+                config = dataclasses.replace(compute, kernel=kernel)
+                outputs[f"{kernel} {cell} {names}"] = values_and_gradients(config, *layer)
+    return outputs
 
 
 def test_every_part_of_a_model_has_the_precision_that_is_asked_for():

@@ -125,17 +125,17 @@ def test_finished_run_trains_no_more_and_reports_the_same(finished, folder):
 def test_run_keeps_the_kernel_that_auto_took(folder):
     flags = (*FLAGS, "--epochs=1", "--kernel=auto", "--workdir=run")
     assert run(*flags).status == 0
-    found, summary, config = (
+    kernel, summary, config = (
         json.loads((folder / "run" / f"{name}.json").read_text())
         for name in ("kernel", "summary", "config")
     )
-    assert found == summary["kernel"]
-    assert (config["kernel"], found["kernel"], summary["config"]["kernel"]) == (
+    assert kernel == summary["kernel"]
+    assert (config["kernel"], kernel["kernel"], summary["config"]["kernel"]) == (
         "auto",
         "xla",
         "xla",
     )
-    (folder / "run" / "kernel.json").write_text(json.dumps(found | {"kernel": "pallas"}))
+    (folder / "run" / "kernel.json").write_text(json.dumps(kernel | {"kernel": "pallas"}))
     assert run(*flags).status == 0
     summary = json.loads((folder / "run" / "summary.json").read_text())
     assert summary["config"]["kernel"] == summary["kernel"]["kernel"] == "pallas"

@@ -162,8 +162,8 @@ def test_argument_goes_before_the_environment(tmp_path, monkeypatch):
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_own_file_that_is_not_the_published_one_is_refused(tmp_path, split):
     put(tmp_path / "data", **{split: b"edited\n"})
-    found = sha256(b"edited\n").removeprefix("sha256:")
-    with pytest.raises(ValueError, match=rf"ptb\.{split}\.txt: sha256 {found} is not the publ"):
+    digest = sha256(b"edited\n").removeprefix("sha256:")
+    with pytest.raises(ValueError, match=rf"ptb\.{split}\.txt: sha256 {digest} is not the publ"):
         load_ptb(tmp_path / "data")
 
 
@@ -254,8 +254,8 @@ def test_real_entries_have_whole_hashes_of_files_that_they_name_and_parts_as_lon
             algorithm, figure = digest.split(":")
             assert re.fullmatch(rf"[0-9a-f]{{{digits[algorithm]}}}", figure)
         if name in ("text8", "enwik8"):
-            places = [(part.start, part.stop) for part in entry.parts]
-            assert places == [(0, 90_000_000), (90_000_000, 95_000_000), (95_000_000, 10**8)]
+            ranges = [(part.start, part.stop) for part in entry.parts]
+            assert ranges == [(0, 90_000_000), (90_000_000, 95_000_000), (95_000_000, 10**8)]
 
 
 def test_characters_of_the_penn_treebank_are_those_of_plain_lines(tmp_path):

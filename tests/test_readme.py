@@ -46,6 +46,7 @@ PROGRAMS = (
 LIST_FLAGS = """
 import importlib, sys
 from absl import flags
+imported = []
 for program in sys.argv[1:]:
     importlib.import_module("experiments." + program)
     names = [
@@ -58,7 +59,7 @@ for program in sys.argv[1:]:
     for name in set(names):  # some programs define flags of the same name
         delattr(flags.FLAGS, name)
     for module in [module for module in sys.modules if module.startswith("experiments")]:
-        del sys.modules[module]
+        imported.append(sys.modules.pop(module))  # absl knows modules by ids, not to be used twice
 """
 
 
@@ -66,9 +67,9 @@ for program in sys.argv[1:]:
 def flags_of():
     """The flags of each program."""
     listed = [sys.executable, "-c", LIST_FLAGS, *PROGRAMS]
-    done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    result = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
     return {name: set(line.split()) for name, line in zip(PROGRAMS, lines, strict=True)}
 
 
@@ -85,16 +86,16 @@ def test_every_flag_that_is_mentioned_is_one_of_a_program(flags_of):
 
 def test_every_flag_of_a_command_is_one_of_its_program(flags_of):
     commands = re.findall(r"experiments\.(\w+)((?: [^`|&\n]+)?)", README)
-    given = {(name, flag) for name, rest in commands for flag in re.findall(r" --(\w+)", rest)}
-    assert {("benchmark", "config"), ("score", "scores")} < given
-    assert not [(name, flag) for name, flag in given if flag not in flags_of[name]]
+    pairs = {(name, flag) for name, rest in commands for flag in re.findall(r" --(\w+)", rest)}
+    assert {("benchmark", "config"), ("score", "scores")} < pairs
+    assert not [(name, flag) for name, flag in pairs if flag not in flags_of[name]]
 
 
 def block(telling):
     """The README's block of Python that contains `telling`, compiled."""
     blocks = re.findall(r"```py(?:thon)?\n(.*?)```", README, re.DOTALL)
-    (found,) = (lines for lines in blocks if telling in lines)
-    return compile(found, "README.md", "exec")
+    (source,) = (lines for lines in blocks if telling in lines)
+    return compile(source, "README.md", "exec")
 
 
 # What distinguishes each block of Python from the others.
@@ -120,10 +121,10 @@ def test_library_example_runs_as_written(monkeypatch, capsys):
 def model(tmp_path, monkeypatch):
     """A model of the size that the examples expect, and its run in the working directory."""
     words = Vocabulary(("<eos>", "the", "company", "said"))
-    found = Model(init_params(SMALL.model, 4, key=jax.random.key(0)), SMALL, words)
+    model = Model(init_params(SMALL.model, 4, key=jax.random.key(0)), SMALL, words)
     monkeypatch.chdir(tmp_path)
-    write_model(Path("runs/small/model.safetensors"), found)
-    return found
+    write_model(Path("runs/small/model.safetensors"), model)
+    return model
 
 
 def test_example_of_a_trained_model_runs_as_written(model, capsys):
@@ -153,11 +154,11 @@ def test_example_of_an_exported_model_runs_as_written(model):
 def test_package_brings_its_types_and_notebooks_what_they_import():
     with mock.patch("setuptools.setup") as setup:
         runpy.run_path(str(ROOT / "setup.py"))
-    said = setup.call_args.kwargs
-    for package, names in said["package_data"].items():
+    kwargs = setup.call_args.kwargs
+    for package, names in kwargs["package_data"].items():
         assert all((ROOT / package / name).exists() for name in names)
-    assert said["package_data"] == {"zaremba_jax": ["py.typed"]}
-    assert set(said["extras_require"]["plots"]) < set(said["extras_require"]["notebooks"])
+    assert kwargs["package_data"] == {"zaremba_jax": ["py.typed"]}
+    assert set(kwargs["extras_require"]["plots"]) < set(kwargs["extras_require"]["notebooks"])
 
 
 def test_ci_runs_the_test_commands_as_written():
@@ -168,8 +169,8 @@ def test_ci_runs_the_test_commands_as_written():
         # As an argument it could be missing silently; as a variable it ends the script.
         (name,) = re.findall(rf"^(\w+)=\$\({re.escape(command)}\)$", ci, re.MULTILINE)
         assert f'bash -c "${name}"' in ci
-        found = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
-        assert len(found.stdout.splitlines()) == 1
+        result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+        assert len(result.stdout.splitlines()) == 1
 
 
 # Single models in the table of perplexities, and what they are compared to there.
@@ -218,16 +219,16 @@ def test_built_in_corpus_is_the_one_of_the_record():
 
 def test_table_of_the_cache_and_of_dynamic_evaluation_is_what_was_recorded():
     record = (ROOT / "experiments/results/scoring.txt").read_text(encoding="utf-8")
-    found = re.findall(
+    matches = re.findall(
         r"^\$ .*seed1'(?: (--\w+=\w+))?.*\n.* perplexity ([\d.]+),", record, re.MULTILINE
     )
     rows = [row.split("|") for row in README.splitlines()]
-    for (flag, valid), (again, test) in zip(found[::2], found[1::2], strict=True):
-        assert flag == again
+    for (flag, valid), (test_flag, test) in zip(matches[::2], matches[1::2], strict=True):
+        assert flag == test_flag
         start = f" `{flag}" if flag else " as it was trained"
         (row,) = (row for row in rows if len(row) == 5 and row[1].startswith(start))
         assert [float(cell) for cell in row[2:4]] == [round(float(x), 1) for x in (valid, test)]
-    assert len(found) == 8
+    assert len(matches) == 8
 
 
 def test_tables_of_the_ablation_are_what_was_recorded():
@@ -241,7 +242,7 @@ def test_tables_of_the_ablation_are_what_was_recorded():
     (shown,) = (line for line in lines if line.startswith("| cell | method; steps ago:"))
     kept = [header.index(name.strip()) for name in shown.strip("|").split("|")]
     for row in rows:
-        assert f"| {' | '.join(row[place] for place in kept)} |" in lines
+        assert f"| {' | '.join(row[column] for column in kept)} |" in lines
 
 
 SPEED_TABLES = [("two CPU cores", "-avx512-bfloat16"), ("one NVIDIA H100", "-h100")]

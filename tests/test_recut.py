@@ -22,10 +22,10 @@ CONFIG = override(QUICK, layers=1, hidden_size=3, batch_size=3)
 NOTHING = cast(Any, None)
 
 
-def ensemble_of(places, at_once):
-    """Three members in chunks that have `places` members in total, padding included."""
+def ensemble_of(count, at_once):
+    """Three members in chunks that have `count` members in total, padding included."""
     mesh, configs = make_mesh(jax.devices()[:1]), with_seeds(CONFIG, 3)
-    states = init_chunks(CONFIG, 7, range(places), at_once, mesh)
+    states = init_chunks(CONFIG, 7, range(count), at_once, mesh)
     return EnsembleRun(CONFIG, NOTHING, NOTHING, states, mesh=mesh, configs=configs)
 
 
@@ -55,15 +55,15 @@ def numbers(states):
 
 def test_members_saved_one_by_one_go_on_in_chunks_with_padding_and_back(tmp_path):
     single, paired = ensemble_of(3, at_once=1), ensemble_of(4, at_once=2)
-    there = through_a_checkpoint(single, paired, tmp_path / "there")
-    assert [len(state.step) for state in there] == [2, 2]
+    pairs = through_a_checkpoint(single, paired, tmp_path / "there")
+    assert [len(state.step) for state in pairs] == [2, 2]
     jax.tree.map(
-        lambda x, y: np.testing.assert_array_equal(x[:3], y), numbers(there), numbers(single.state)
+        lambda x, y: np.testing.assert_array_equal(x[:3], y), numbers(pairs), numbers(single.state)
     )
-    paired.state = there
-    back = through_a_checkpoint(paired, single, tmp_path / "back")
-    assert [len(state.step) for state in back] == [1, 1, 1]
-    jax.tree.map(np.testing.assert_array_equal, numbers(back), numbers(single.state))
+    paired.state = pairs
+    singles = through_a_checkpoint(paired, single, tmp_path / "back")
+    assert [len(state.step) for state in singles] == [1, 1, 1]
+    jax.tree.map(np.testing.assert_array_equal, numbers(singles), numbers(single.state))
 
 
 def test_streams_that_pad_the_batch_are_dropped_and_new_ones_are_zero(tmp_path):
@@ -87,7 +87,7 @@ def test_ensemble_is_evaluated_by_the_expectation_of_zoneout_and_in_its_precisio
     config = override(QUICK, **sizes, **noise, precision="bfloat16")
     mesh = make_mesh(jax.devices()[:1])
     run = new_ensemble(with_seeds(config, 2), corpus, 1, mesh, Console())
-    how = {"compute": config.compute, "masks": expected_masks(config)}
+    options = {"compute": config.compute, "masks": expected_masks(config)}
     for member, nll in enumerate(run.nll(corpus.test)):
-        expected = text_nll(run.model(member).params, corpus.test, **how)
+        expected = text_nll(run.model(member).params, corpus.test, **options)
         np.testing.assert_allclose(nll, expected, rtol=1e-5)

@@ -47,7 +47,7 @@ def masks_of(settings=None, key=0, tokens=TOKENS):
 def parts(masks):
     """Every array of the masks, by the setting that it belongs to."""
     recurrent = masks.recurrent or ()
-    found = {
+    arrays = {
         "word_dropout": [masks.words],
         "dropout": [*(masks.inputs or ()), masks.output],
         "hidden_dropout": [layer.hidden for layer in recurrent],
@@ -55,8 +55,8 @@ def parts(masks):
         "zoneout_hidden": [layer.zoneout_hidden for layer in recurrent],
         "zoneout_cell": [layer.zoneout_cell for layer in recurrent],
     }
-    found = {name: [np.asarray(x) for x in xs if x is not None] for name, xs in found.items()}
-    return {name: xs for name, xs in found.items() if xs}
+    arrays = {name: [np.asarray(x) for x in xs if x is not None] for name, xs in arrays.items()}
+    return {name: xs for name, xs in arrays.items() if xs}
 
 
 def assert_equal(actual, expected):
@@ -75,8 +75,8 @@ def test_every_rate_of_zero_is_no_mask_no_weight_dropped_and_no_penalty():
 
 @pytest.mark.parametrize("name", NOISE)
 def test_a_method_has_masks_at_its_own_sites_alone(name):
-    found = parts(masks_of({name: 0.5}))
-    assert {name: [x.shape for x in xs] for name, xs in found.items()} == {name: NOISE[name]}
+    arrays = parts(masks_of({name: 0.5}))
+    assert {name: [x.shape for x in xs] for name, xs in arrays.items()} == {name: NOISE[name]}
 
 
 @pytest.mark.parametrize("name", NOISE)
@@ -109,14 +109,14 @@ def test_a_zoneout_mask_holds_a_one_for_a_share_of_units_that_equals_the_rate(na
 
 
 def test_zoneout_at_rate_1_keeps_every_unit():
-    found = parts(masks_of({"zoneout_hidden": 1, "zoneout_cell": 1}))
-    assert all(np.all(x == 1) for x in found["zoneout_hidden"] + found["zoneout_cell"])
+    arrays = parts(masks_of({"zoneout_hidden": 1, "zoneout_cell": 1}))
+    assert all(np.all(x == 1) for x in arrays["zoneout_hidden"] + arrays["zoneout_cell"])
 
 
 def test_one_key_gives_every_mask_again_and_another_key_others():
     rates = dict.fromkeys(NOISE, 0.5)
-    first, again, other = (parts(masks_of(rates, key)) for key in (0, 0, 1))
-    assert_equal(first, again)
+    first, repeat, other = (parts(masks_of(rates, key)) for key in (0, 0, 1))
+    assert_equal(first, repeat)
     same = jax.tree.leaves(jax.tree.map(np.array_equal, first, other))
     assert len(same) == sum(map(len, NOISE.values()))
     assert not any(same)
@@ -206,10 +206,10 @@ def test_dropconnect_masks_each_recurrent_weight_and_nothing_else():
 
 def test_dropconnect_is_decided_by_its_key_and_refused_without_one():
     rates = {"dropconnect": 0.5}
-    first, again, other = (
+    first, repeat, other = (
         drop_weights(rates, PARAMS, key=jax.random.key(key)).layers for key in (0, 0, 1)
     )
-    assert_equal(first, again)
+    assert_equal(first, repeat)
     assert not np.array_equal(first[0].recurrent_weights, other[0].recurrent_weights)
     with pytest.raises(ValueError, match="dropconnect is on and has no key to draw from; give one"):
         drop_weights(rates, PARAMS, key=None)
@@ -240,10 +240,10 @@ def test_elastic_net_pulls_every_weight_by_l1_sign_and_twice_l2_and_no_bias(l1, 
 def test_elastic_net_is_the_l1_part_and_the_l2_part_over_all_weights_a_tied_one_once(tied):
     model = override(PLAIN, embedding_size=0, tie_weights=tied).model
     params = init_params(model, VOCABULARY, key=jax.random.key(0))
-    nothing = jnp.zeros((1, 1, 1))
+    outputs = jnp.zeros((1, 1, 1))
 
     def total(**rates):
-        return float(penalty(rates, params, nothing, nothing))
+        return float(penalty(rates, params, outputs, outputs))
 
     weights = np.concatenate([np.ravel(x) for x in jax.tree.leaves(params) if x.ndim == 2])
     np.testing.assert_allclose(total(l1=0.5), 0.5 * np.abs(weights).sum(), rtol=1e-6)
@@ -267,8 +267,8 @@ def test_penalties_on_activations_are_of_the_dropped_output_and_of_the_raw_outpu
 
 
 def test_a_single_time_step_has_no_change_to_penalize():
-    one = jnp.ones((1, BATCH, HIDDEN))
-    assert float(penalty({"temporal_activation_l2": 3.0}, PARAMS, one, one)) == 0
+    outputs = jnp.ones((1, BATCH, HIDDEN))
+    assert float(penalty({"temporal_activation_l2": 3.0}, PARAMS, outputs, outputs)) == 0
 
 
 STRENGTHS = [f.name for f in dataclasses.fields(RegularizerConfig) if f.name != "mask_each"]

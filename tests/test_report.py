@@ -93,8 +93,8 @@ def test_run_that_goes_on_has_its_last_estimate_and_no_test_figure(folder):
 
 
 def test_folders_of_one_name_are_told_apart_by_their_paths_and_names_are_escaped(folder):
-    for place in ("a", "<b>"):
-        shutil.copytree("quick-seed0", folder / place / "quick-seed0")
+    for parent in ("a", "<b>"):
+        shutil.copytree("quick-seed0", folder / parent / "quick-seed0")
     assert run("a/quick-seed0", "<b>/quick-seed0", "--page=page.html").status == 0
     text = (folder / "page.html").read_text(encoding="utf-8")
     names = {row[0] for row in Page(text).rows}

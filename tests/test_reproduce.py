@@ -51,8 +51,8 @@ def row(folder, averaged):
         for line in (folder / "results" / "table1.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("|")
     ]
-    (found,) = (line for line in lines if line[:2] == ["small", str(averaged)])
-    return found
+    (cells,) = (line for line in lines if line[:2] == ["small", str(averaged)])
+    return cells
 
 
 def ends_of(record):
@@ -77,23 +77,23 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     assert row(folder, 1)[4] == f"{np.mean(tests):.1f} ± {np.std(tests, ddof=1):.1f}"
     assert row(folder, 1)[3:7:2] == ["120.7", "114.5"]
     arrays = [np.load(folder / "runs" / f"small-seed{seed}" / "nll.npz") for seed in (0, 1)]
-    for single, found in zip(singles, arrays, strict=True):
+    for single, nll in zip(singles, arrays, strict=True):
         for split in ("valid", "test"):
-            assert perplexity(found[split][0]) == pytest.approx(single[f"{split}_perplexity"])
+            assert perplexity(nll[split][0]) == pytest.approx(single[f"{split}_perplexity"])
     mixed = perplexity(mixture_nll(np.concatenate([a["test"] for a in arrays])))
     assert row(folder, 2)[4] == f"{mixed:.1f}"
     assert mixed < np.mean(tests)
-    found = records.read_records(folder / "results")
-    seconds = sum(len(ends) * np.median(np.diff(ends, prepend=0)) for ends in map(ends_of, found))
+    runs = records.read_records(folder / "results")
+    seconds = sum(len(ends) * np.median(np.diff(ends, prepend=0)) for ends in map(ends_of, runs))
     assert row(folder, 2)[7:] == ["2", f"{seconds / 60:.2g} min, {singles[0]['device']}"]
     page = (folder / "results" / "table1.md").read_text(encoding="utf-8")
     assert "| large | 38 | not run | 71.9 | not run | 68.7 |" in page
     assert (folder / "results" / "table1.png").stat().st_size > 0
 
     before = content(folder / "results")
-    again = run(*FLAGS)
-    assert again.status == 0
-    assert "small-seed" not in again.out
+    rerun = run(*FLAGS)
+    assert rerun.status == 0
+    assert "small-seed" not in rerun.out
     assert content(folder / "results").keys() == before.keys()
     assert (folder / "results" / "table1.md").read_text(encoding="utf-8") == page
 
@@ -110,24 +110,24 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
 
 def test_seed_that_diverges_is_recorded_without_figures_and_the_others_go_on(folder):
     flags = (*FLAGS, "--seeds=1", "--learning_rate=1e9", "--clip_norm=1e9")
-    first, again = run(*flags), run(*flags)
-    assert (first.status, again.status) == (0, 0), first.err
+    first, rerun = run(*flags), run(*flags)
+    assert (first.status, rerun.status) == (0, 0), first.err
     assert first.out.count("left out: the loss became") == 2  # the larger of --members and --seeds
-    assert "left out" not in again.out
-    found = records.read_records(folder / "results")
-    assert [(record.seeds, record.perplexities) for record in found] == [({0}, {}), ({1}, {})]
+    assert "left out" not in rerun.out
+    runs = records.read_records(folder / "results")
+    assert [(record.seeds, record.perplexities) for record in runs] == [({0}, {}), ({1}, {})]
     page = (folder / "results" / "table1.md").read_text(encoding="utf-8")
     assert "1000000000" not in page
 
 
 def test_members_that_all_diverge_are_all_recorded(folder):
     flags = (*FLAGS, "--members_at_once=2", "--learning_rate=1e9", "--clip_norm=1e9")
-    first, again = run(*flags), run(*flags)
-    assert (first.status, again.status) == (0, 0), first.err
+    first, rerun = run(*flags), run(*flags)
+    assert (first.status, rerun.status) == (0, 0), first.err
     (record,) = records.read_records(folder / "results")
     assert (record.seeds, record.perplexities) == ({0, 1}, {})
     assert all("the loss became" in member["excluded"] for member in record.summary["members"])
-    assert "seed" not in again.out
+    assert "seed" not in rerun.out
 
 
 @pytest.mark.slow
@@ -148,8 +148,8 @@ def test_members_trained_together_are_recorded_as_those_trained_alone(folder):
         np.testing.assert_allclose(together.curves[seed], record.curves[0], rtol=1e-5)
     page = (folder / "results" / "table1.md").read_text(encoding="utf-8")
     assert "| small | 1 | not run |" in page
-    found = table1.format_mean([p[0] for p in together.perplexities.values()])
-    assert f"| small-dropout=0.5 | {found}" in page
+    mean = table1.format_mean([p[0] for p in together.perplexities.values()])
+    assert f"| small-dropout=0.5 | {mean}" in page
 
 
 def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
@@ -162,9 +162,9 @@ def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
     (folder / "results" / "small-mixtures.json").write_text("{")
     corpus = reproduce.load_corpus(TINY)
     (folder / "runs" / "small-seed7").mkdir(parents=True)
-    whole = folder / "whole.npz"
-    np.savez(whole, seeds=[7], valid=np.ones((1, 9)), test=np.ones((1, 9)))
-    for damaged in (b"PK", b"", whole.read_bytes()[:300]):
+    path = folder / "whole.npz"
+    np.savez(path, seeds=[7], valid=np.ones((1, 9)), test=np.ones((1, 9)))
+    for damaged in (b"PK", b"", path.read_bytes()[:300]):
         (folder / "runs" / "small-seed7" / "nll.npz").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"small-seed7/nll.npz: is damaged .*; remove it"):
             reproduction.mix(TINY, corpus, folder / "runs", [1])
@@ -211,7 +211,7 @@ def test_jobs_train_every_seed_that_is_missing_once_and_no_more_together_than_as
 ):
     config, nowhere = override(SMALL, seed=first), Path("nowhere")
     jobs = reproduction.remaining_jobs(config, seeds, held(*done), nowhere, at_most)
-    trained = [job.config.seed + place for job in jobs for place in range(job.count)]
+    trained = [job.config.seed + offset for job in jobs for offset in range(job.count)]
     assert trained == sorted(set(range(first, first + seeds)) - done)
     assert all(job.count <= at_most for job in jobs)
     assert len({job.name for job in jobs}) == len(jobs)
@@ -220,11 +220,11 @@ def test_jobs_train_every_seed_that_is_missing_once_and_no_more_together_than_as
 def test_what_was_begun_goes_on_first_and_together_however_many_are_trained_at_once(tmp_path):
     for name in ("small-seeds2-4", "small-seed7", "small-seeds8-12", "small-layers=1-seed0"):
         (tmp_path / name).mkdir()
-    for at_most, after in ((1, ["small-seed0", "small-seed1", "small-seed5"]), (3, None)):
+    for at_most, rest in ((1, ["small-seed0", "small-seed1", "small-seed5"]), (3, None)):
         jobs = reproduction.remaining_jobs(SMALL, 8, held(6), tmp_path, at_most)
         names = [job.name for job in jobs]
         assert names[:2] == ["small-seed7", "small-seeds2-4"]
-        assert names[2:] == (after or ["small-seeds0-1", "small-seed5"])
+        assert names[2:] == (rest or ["small-seeds0-1", "small-seed5"])
 
 
 def test_records_are_of_the_same_model_whatever_computes_it_but_not_with_other_settings():
@@ -276,29 +276,29 @@ def test_every_model_of_the_paper_has_a_line_for_each_number_averaged():
 
 def test_other_choices_are_compared_to_all_seeds_of_the_preset():
     changed = override(SMALL, constant_epochs=5)
-    found = [record for seed in (0, 1, 2) for record in held(seed, valid=120.0 + seed, test=110.0)]
-    found += held(1, config=changed, valid=123.0, test=109.0)
-    found += held(7, config=changed, valid=126.0, test=110.5)
+    runs = [record for seed in (0, 1, 2) for record in held(seed, valid=120.0 + seed, test=110.0)]
+    runs += held(1, config=changed, valid=123.0, test=109.0)
+    runs += held(7, config=changed, valid=126.0, test=110.5)
     mixture = {"seeds": [1, 7], "mixtures": [{}, {"test_perplexity": 99.96}]}
-    others = table1.other_choices(found, {"small-constant_epochs=5": mixture})
+    others = table1.other_choices(runs, {"small-constant_epochs=5": mixture})
     # Seeds vary by 1: sqrt(1/2 + 1/3) = 0.91.
     cells = ["124.5 ± 2.1", "+3.5 ± 0.9", "109.8 ± 1.1", "-0.2 ± 0.0", "2", "100.0"]
     assert others == [["small-constant_epochs=5", *cells]]
     assert f"| small-constant_epochs=5 | {' | '.join(cells)} |" in table1.page([], others)
     mixture["seeds"].remove(7)  # an average of one model is not of both
-    assert table1.other_choices(found, {"small-constant_epochs=5": mixture})[0][-1] == ""
+    assert table1.other_choices(runs, {"small-constant_epochs=5": mixture})[0][-1] == ""
 
 
 def test_other_choices_are_compared_to_the_preset_of_their_precision():
     rough = override(SMALL, precision="bfloat16")
-    found = held(0, test=110.0) + held(0, config=rough, test=112.0)
-    found += held(0, config=override(rough, second_bias=True), test=109.0)
-    lower, both = table1.other_choices(found, {})
+    runs = held(0, test=110.0) + held(0, config=rough, test=112.0)
+    runs += held(0, config=override(rough, second_bias=True), test=109.0)
+    lower, both = table1.other_choices(runs, {})
     assert (lower[0], lower[4]) == ("small-precision=bfloat16", "+2.0")
     assert (both[0], both[4]) == ("small-second_bias=True-precision=bfloat16", "-3.0")
     lost = {"members": [{"seed": 1, "excluded": "the loss became nan"}]}
     diverged = records.Record(config=override(SMALL, dropout=0.5), summary=lost, history=[])
-    assert len(table1.other_choices([*found, diverged], {})) == 2
+    assert len(table1.other_choices([*runs, diverged], {})) == 2
 
 
 def test_training_time_leaves_out_what_held_an_epoch_up():
@@ -309,18 +309,18 @@ def test_training_time_leaves_out_what_held_an_epoch_up():
 
 
 def test_model_of_two_records_counts_once():
-    found = held(0, test=100.0) + held(0, config=override(SMALL, kernel="scan"), test=110.0)
-    (line, *_) = table1.table1(found, {})
+    runs = held(0, test=100.0) + held(0, config=override(SMALL, kernel="scan"), test=110.0)
+    (line, *_) = table1.table1(runs, {})
     assert (line.test, line.models) == ("110.0", "1")
 
 
 def test_what_is_asked_is_done_as_by_the_program_of_one_model(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "experiments.figures", None)  # as without matplotlib
     flags = ("--rows=small", "--members=2", "--workdir=runs", "--results=r", "--hidden_size=6")
-    done = run(*flags, "--chunk=17", "--kernel=auto", "--sizes=2")
-    assert done.status == 0, done.err
-    assert done.out.count("no table1.png without matplotlib") == 1
-    assert "small-hidden_size=6" in done.out  # with its figures
+    outcome = run(*flags, "--chunk=17", "--kernel=auto", "--sizes=2")
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.count("no table1.png without matplotlib") == 1
+    assert "small-hidden_size=6" in outcome.out  # with its figures
     assert json.loads((folder / "runs/small-hidden_size=6-seed0/kernel.json").read_text())
     mixtures = json.loads((folder / "r" / "small-hidden_size=6-mixtures.json").read_text())
     assert [mixture["members"] for mixture in mixtures["mixtures"]] == [1, 2]

@@ -102,18 +102,18 @@ def test_terminated_run_saves_says_so_and_ends_as_one_never_interrupted(folder, 
 
 
 @pytest.mark.parametrize(
-    ("chunk", "place"),
+    ("chunk", "position"),
     [(1, "epoch 0, window 3"), (40, "epoch 1, window 0"), (43, "epoch 1, window 9")],
     ids=["first chunk", "end of an epoch", "second epoch"],
 )
-def test_ctrl_c_saves_the_chunk_that_it_hit(folder, reference, after_chunk, chunk, place):
+def test_ctrl_c_saves_the_chunk_that_it_hit(folder, reference, after_chunk, chunk, position):
     after_chunk(chunk, ctrl_c)
     stopped = run(*FLAGS, "--workdir=run")
     assert (stopped.status, stopped.err) == (128 + signal.SIGINT, "")
-    assert f"stopped by SIGINT after {place} of {WINDOWS}; saved in run" in stopped.out
+    assert f"stopped by SIGINT after {position} of {WINDOWS}; saved in run" in stopped.out
     resumed = run(*FLAGS, "--workdir=run")
     assert (resumed.status, resumed.err) == (0, "")
-    assert f"resuming run after {place}" in resumed.out
+    assert f"resuming run after {position}" in resumed.out
     assert_same_run(folder / "run", reference)
 
 
@@ -140,9 +140,9 @@ def test_run_streamed_from_disk_ends_as_one_with_its_text_on_the_device(
 @pytest.fixture
 def interruptible():
     """Handles Ctrl-C as in the foreground; a program in the background may ignore it."""
-    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, usual)
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -178,20 +178,20 @@ def test_ctrl_c_while_the_last_checkpoint_is_written_stops_before_the_evaluation
 def test_short_epochs_are_not_all_saved_and_all_have_their_metrics(
     folder, monkeypatch, seconds, saved
 ):
-    now, written = [0.0], {}
+    clock, written = [0.0], {}
     train_windows, save = run_module.train_windows, training.checkpoint.save
 
     def slow_train(config, state, windows, **more):
-        now[0] += len(windows) * seconds / WINDOWS
+        clock[0] += len(windows) * seconds / WINDOWS
         return train_windows(config, state, windows, **more)
 
     def slow_save(path, step, *what):
         save(path, step, *what)
         written[step // WINDOWS] = len(metrics(folder / "run"))
-        now[0] += 1
+        clock[0] += 1
 
     with monkeypatch.context() as slow:
-        slow.setattr(training, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+        slow.setattr(training, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
         slow.setattr(run_module, "train_windows", slow_train)
         slow.setattr(training.checkpoint, "save", slow_save)
         assert run(*FLAGS, "--workdir=run", "--epochs=5").status == 0
@@ -255,10 +255,10 @@ def damage(checkpoint):
     """Flips bits of a checkpoint's largest file, and of any other of its size."""
     sizes = {path: path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()}
     for path in (path for path, size in sizes.items() if size == max(sizes.values())):
-        whole = path.read_bytes()
-        middle = len(whole) // 2
-        flipped = bytes(255 - byte for byte in whole[middle : middle + 16])
-        path.write_bytes(whole[:middle] + flipped + whole[middle + 16 :])
+        data = path.read_bytes()
+        middle = len(data) // 2
+        flipped = bytes(255 - byte for byte in data[middle : middle + 16])
+        path.write_bytes(data[:middle] + flipped + data[middle + 16 :])
 
 
 def test_damaged_checkpoint_is_named_and_the_run_ends_the_same(folder, reference):

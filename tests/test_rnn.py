@@ -73,9 +73,9 @@ def test_layer_major_order_equals_stepping_all_layers_in_a_loop(
             x = inputs[t]
             for depth, layer in enumerate(params):
                 x = x * masks.inputs[depth][t] if masks.inputs else x
-                now = masks.recurrent[depth] if masks.recurrent else RecurrentMasks()
-                now = jax.tree.map(lambda mask, t=t: mask[t], now)
-                current[depth] = step(layer, project_inputs(layer, x), current[depth], now)
+                recurrent = masks.recurrent[depth] if masks.recurrent else RecurrentMasks()
+                recurrent = jax.tree.map(lambda mask, t=t: mask[t], recurrent)
+                current[depth] = step(layer, project_inputs(layer, x), current[depth], recurrent)
                 x = current[depth].hidden
             looped.append(x)
         assert_close(outputs, jnp.stack(looped))

@@ -72,12 +72,12 @@ def test_text_that_is_not_written_out_takes_few_bytes_a_token(tmp_path):
 
 
 def test_stream_is_the_reported_protocol_and_models_are_mixed(text):
-    one = stream_nll(MODELS[:1], text, read)
-    assert np.isnan(one[0])
-    np.testing.assert_allclose(one[1:], read(MODELS[0], text.stream), rtol=1e-6)
-    both = stream_nll(MODELS, text, read)
+    single = stream_nll(MODELS[:1], text, read)
+    assert np.isnan(single[0])
+    np.testing.assert_allclose(single[1:], read(MODELS[0], text.stream), rtol=1e-6)
+    mixed = stream_nll(MODELS, text, read)
     p, q = (np.exp(-read(model, text.stream).astype(np.float64)) for model in MODELS)
-    np.testing.assert_allclose(both[1:], -np.log((p + q) / 2), rtol=1e-6)
+    np.testing.assert_allclose(mixed[1:], -np.log((p + q) / 2), rtol=1e-6)
 
 
 def test_independent_lines_are_scored_alike_wherever_they_stand(tmp_path):
@@ -85,8 +85,8 @@ def test_independent_lines_are_scored_alike_wherever_they_stand(tmp_path):
     for name, lines in (("one", ["cat sat", "the"]), ("other", ["the", "the cat", "cat sat"])):
         (tmp_path / name).write_text("\n".join(lines))
         text = read_text(tmp_path / name, MODELS[0])
-        found = records(text, independent_nll(MODELS, text), "sentence")
-        nll[name] = {record["text"]: record["log_probability"] for record in found}
+        sentences = records(text, independent_nll(MODELS, text), "sentence")
+        nll[name] = {record["text"]: record["log_probability"] for record in sentences}
     assert nll["one"] == pytest.approx({line: nll["other"][line] for line in nll["one"]})
     text = read_text(tmp_path / "one", MODELS[0])
     ids = np.array([1, 2, 4, 1], np.int32)  # the end of another line, then the line
@@ -113,16 +113,16 @@ def test_records_of_tokens_add_up_to_those_of_sentences(text):
 
 
 def test_both_forms_of_file_hold_the_same(tmp_path, text):
-    found = records(text, stream_nll(MODELS, text, read), "token")
+    tokens = records(text, stream_nll(MODELS, text, read), "token")
     for name in ("scores.jsonl", "new/scores.tsv"):
-        write_records(tmp_path / name, found)
+        write_records(tmp_path / name, tokens)
     lines = (tmp_path / "scores.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == found
+    assert [json.loads(line) for line in lines] == tokens
     header, first, second, *rest = (tmp_path / "new/scores.tsv").read_text().splitlines()
-    assert header.split("\t") == list(found[0])
+    assert header.split("\t") == list(tokens[0])
     assert first == "1\t1\tthe\t0\t"
-    assert float(second.split("\t")[-1]) == found[1]["log_probability"]
-    assert len(rest) == len(found) - 2
+    assert float(second.split("\t")[-1]) == tokens[1]["log_probability"]
+    assert len(rest) == len(tokens) - 2
 
 
 def test_tabs_and_line_ends_do_not_break_a_table(tmp_path):
@@ -219,10 +219,10 @@ def test_text_that_cannot_be_read_is_refused(tmp_path, content, vocabulary, reas
 def perplexities(models, text):
     """Perplexities of the text, by the library, in each way that the program uses below."""
 
-    def mixed(nll, **how):
+    def mixed(nll, **options):
         def of(model):
             usual = {"compute": model.config.compute, "masks": expected_masks(model.config)}
-            return nll(model.params, text.stream, **usual, **how)
+            return nll(model.params, text.stream, **usual, **options)
 
         return perplexity(mixture_nll(np.stack([of(model) for model in models])))
 
@@ -323,17 +323,17 @@ def test_program_scores_in_every_way(scored):
     folder, models, (*outcomes, of_tokens), _ = scored
     assert of_tokens == outcomes[0]
     assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 5
-    said = [outcome.out.splitlines() for outcome in outcomes]
-    for first, second in said[:4]:
+    outputs = [outcome.out.splitlines() for outcome in outcomes]
+    for first, second in outputs[:4]:
         assert "11 tokens in 4 lines, 2 models averaged" in first
         assert second.endswith("read as <unk>: 3 tokens, 2 different: zebra (2 times), ran")
-    assert "12 tokens in 4 lines" in said[4][0]
+    assert "12 tokens in 4 lines" in outputs[4][0]
     expected = perplexities(models, read_text(folder / "text.tsv", models[0]))
-    for lines, figure in zip(said, expected, strict=True):
+    for lines, figure in zip(outputs, expected, strict=True):
         assert f"text.tsv: perplexity {figure:.2f}, {math.log(figure):.4f} nats" in lines[0]
-    assert len({lines[0] for lines in said}) == 5
-    found = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
-    total = -sum(record["log_probability"] for record in found)
+    assert len({lines[0] for lines in outputs}) == 5
+    scores = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    total = -sum(record["log_probability"] for record in scores)
     assert np.exp(total / 11) == pytest.approx(expected[0])
     tokens = [json.loads(line) for line in (folder / "tokens.jsonl").read_text().splitlines()]
     assert [record["token"] for record in tokens[:4]] == ["the", "cat", "sat", "<eos>"]

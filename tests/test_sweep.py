@@ -35,7 +35,7 @@ def run(*flags):
 @pytest.mark.slow
 def test_models_of_a_sweep_are_the_runs_of_their_settings_and_the_best_is_kept(folder):
     flags = [*SETTINGS, *GRID, "--members=2", "--clip_norm=1e9", "--workdir=sweep"]
-    swept, again, averaged = run(*flags), run(*flags), run(*flags, "--vary=l2=0")
+    swept, resumed, averaged = run(*flags), run(*flags), run(*flags, "--vary=l2=0")
     assert (swept.status, swept.err) == (0, "")
     summary = summary_of(folder / "sweep")
     lines = summary["settings"]
@@ -47,22 +47,22 @@ def test_models_of_a_sweep_are_the_runs_of_their_settings_and_the_best_is_kept(f
     assert [line["setting"]["learning_rate"] for line in diverged] == [1e9, 1e9]
     assert "--dropout=0.25 --learning_rate=1000000000.0 --seed=1: the loss became" in swept.out
 
-    for place, seed in ((1, 1), (3, 0)):
-        asked = [f"--{name}={value}" for name, value in lines[place]["setting"].items()]
+    for index, seed in ((1, 1), (3, 0)):
+        asked = [f"--{name}={value}" for name, value in lines[index]["setting"].items()]
         alone = program.run(
             *SETTINGS, *asked, f"--seed={seed}", "--clip_norm=1e9", "--workdir=alone"
         )
         assert alone.status == 0, alone.err
-        member, single = lines[place]["members"][seed], summary_of(folder / "alone")
+        member, single = lines[index]["members"][seed], summary_of(folder / "alone")
         for name in ("valid_perplexity", "test_perplexity"):
             assert member[name] == pytest.approx(single[name], rel=1e-4)
-        (folder / "alone").rename(folder / f"alone{place}")
+        (folder / "alone").rename(folder / f"alone{index}")
 
     finite = [line for line in lines if line not in diverged]
     best = min(finite, key=lambda line: sum(m["valid_perplexity"] for m in line["members"]))
     assert summary["best"] == best["setting"]
-    said = " ".join(f"--{name}={value!r}" for name, value in best["setting"].items())
-    assert f"best by validation: {said}" in swept.out
+    best_flags = " ".join(f"--{name}={value!r}" for name, value in best["setting"].items())
+    assert f"best by validation: {best_flags}" in swept.out
     for seed in (0, 1):
         model = load_model(folder / "sweep" / "members" / f"seed-{seed}.safetensors")
         assert model.config.seed == seed
@@ -70,8 +70,8 @@ def test_models_of_a_sweep_are_the_runs_of_their_settings_and_the_best_is_kept(f
         assert model.config.regularizers.dropout == best["setting"]["dropout"]
     assert (folder / "sweep" / "sweep.png").stat().st_size > 10_000
 
-    assert (again.status, again.err) == (0, "")
-    assert "resuming sweep after epoch 2, window 0" in again.out
+    assert (resumed.status, resumed.err) == (0, "")
+    assert "resuming sweep after epoch 2, window 0" in resumed.out
     assert_refused(averaged, "sweep: holds a run of another configuration: vary (")
 
 
@@ -88,5 +88,5 @@ def test_best_setting_has_the_lowest_mean_validation_perplexity():
     run.members, run.live, run.excluded = 4, [0, 1, 2, 3], {}
     run.seed = lambda member: member % 2
     valid, test = (np.log([[x] for x in xs]) for xs in ([2.0, 4.0, 2.5, 3.0], [1.0, 1.0, 9.0, 9.0]))
-    found = sweep.summarize_sweep(run, {"dropout": [0.0, 0.5]}, 2, valid, test)
-    assert (found["best"], found["best_members"]) == ({"dropout": 0.5}, [2, 3])
+    summary = sweep.summarize_sweep(run, {"dropout": [0.0, 0.5]}, 2, valid, test)
+    assert (summary["best"], summary["best_members"]) == ({"dropout": 0.5}, [2, 3])

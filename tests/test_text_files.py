@@ -80,8 +80,8 @@ def test_a_piece_is_the_bytes_from_start_to_stop(folder, content, start, length,
 
 
 @given(TEXT, st.integers(0, 100))
-def test_what_is_not_utf8_is_refused_at_its_byte(folder, text, place):
-    good = text.encode()[: place // 4 * 4]
+def test_what_is_not_utf8_is_refused_at_its_byte(folder, text, offset):
+    good = text.encode()[: offset // 4 * 4]
     good = good.decode(errors="ignore").encode()
     piece = put(folder, good + b"\xff" + text.encode())
     with pytest.raises(ValueError, match=rf"plain: not UTF-8 text at byte {len(good)}; conv"):
@@ -97,10 +97,10 @@ def test_character_that_the_end_cuts_is_refused(folder):
 @pytest.mark.parametrize("damage", ["cut", "changed"])
 def test_damaged_compressed_file_is_refused(folder, how, damage):
     piece = put(folder, bytes(range(250)) * 4, how)
-    whole = piece.path.read_bytes()
-    middle = len(whole) // 2 if damage == "cut" else 100
-    rest = b"" if damage == "cut" else bytes([255 - whole[middle]]) + whole[middle + 1 :]
-    piece.path.write_bytes(whole[:middle] + rest)
+    data = piece.path.read_bytes()
+    middle = len(data) // 2 if damage == "cut" else 100
+    rest = b"" if damage == "cut" else bytes([255 - data[middle]]) + data[middle + 1 :]
+    piece.path.write_bytes(data[:middle] + rest)
     with pytest.raises(ValueError, match=rf"{how}.*: damaged, .*; copy or download it again"):
         list(read_bytes(piece))
 

@@ -104,16 +104,16 @@ def test_whole_model_goes_to_torchs_names_and_back(changes):
     params = init_params(config.model, 7, key=jax.random.key(0))
     state = model_to_torch(params)
     assert state["decoder.weight"].shape == (7, 3)
-    again = model_from_torch(state)
-    jax.tree.map(np.testing.assert_array_equal, again, params)
-    assert infer_config(again) == config
+    restored = model_from_torch(state)
+    jax.tree.map(np.testing.assert_array_equal, restored, params)
+    assert infer_config(restored) == config
 
 
 def test_model_in_double_precision_stays_so(float64):
     params = init_params(override(QUICK, hidden_size=3).model, 7, key=jax.random.key(0))
     assert params.embedding.dtype == jnp.float64
-    again = model_from_torch(model_to_torch(params))
-    jax.tree.map(np.testing.assert_array_equal, again, params)
+    restored = model_from_torch(model_to_torch(params))
+    jax.tree.map(np.testing.assert_array_equal, restored, params)
 
 
 def test_second_bias_goes_to_torchs():
@@ -121,8 +121,8 @@ def test_second_bias_goes_to_torchs():
     layers = init_params(config.model, 3, key=jax.random.key(0)).layers
     state = lstm_to_torch(layers)
     assert state["bias_hh_l0"].any()
-    (again,) = lstm_from_torch(state)
-    np.testing.assert_allclose(again.bias, merge_biases(layers[0]).bias, rtol=1e-6)
+    (restored,) = lstm_from_torch(state)
+    np.testing.assert_allclose(restored.bias, merge_biases(layers[0]).bias, rtol=1e-6)
     assert infer_config(init_params(config.model, 3, key=jax.random.key(0))).model.second_bias
 
 

@@ -26,8 +26,8 @@ def corpus() -> Corpus:
 @pytest.fixture(scope="module")
 def source_ids(corpus) -> np.ndarray:
     """The test split in the ids of its source."""
-    places = {word: place for place, word in enumerate(toy_source().words)}
-    return np.array([places[word] for word in corpus.vocabulary.decode(corpus.test)])
+    ids = {word: i for i, word in enumerate(toy_source().words)}
+    return np.array([ids[word] for word in corpus.vocabulary.decode(corpus.test)])
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +139,12 @@ def test_nll_refuses_a_text_that_the_source_cannot_make(ids, message):
 
 def test_the_seed_decides_the_text():
     sizes = {"train_tokens": 100_000, "valid_tokens": 300, "test_tokens": 300}
-    first, again, other = (toy_corpus(seed, **sizes) for seed in (0, 0, 1))
+    first, repeat, other = (toy_corpus(seed, **sizes) for seed in (0, 0, 1))
     for split in ("train", "valid", "test"):
-        np.testing.assert_array_equal(getattr(first, split), getattr(again, split))
+        np.testing.assert_array_equal(getattr(first, split), getattr(repeat, split))
         assert not np.array_equal(getattr(first, split), getattr(other, split))
-    assert first.vocabulary == again.vocabulary
-    assert first.floor_perplexity == again.floor_perplexity != other.floor_perplexity
+    assert first.vocabulary == repeat.vocabulary
+    assert first.floor_perplexity == repeat.floor_perplexity != other.floor_perplexity
     assert set(first.vocabulary.words) == set(other.vocabulary.words)
 
 
@@ -224,24 +224,24 @@ def agree(noun: str, verb: str) -> bool:
 
 def test_verbs_agree_with_their_subjects_across_phrases_and_clauses(sentences):
     parses = [parse(sentence) for sentence in sentences]
-    for found in parses:
-        assert agree(found.subject, found.verb)
-        assert all(agree(noun, verb) for noun, verb in found.clauses)
-        if found.object is not None:
-            assert ending(NOUN, found.object)[0] == ending(VERB, found.verb)[0]
-    assert np.mean([found.nouns_before_verb > 1 for found in parses]) > 0.4
-    assert max(found.nouns_before_verb for found in parses) > 5
-    assert sum(len(found.clauses) for found in parses) > 500
-    assert sum(found.object is not None for found in parses) > 1000
+    for parsed in parses:
+        assert agree(parsed.subject, parsed.verb)
+        assert all(agree(noun, verb) for noun, verb in parsed.clauses)
+        if parsed.object is not None:
+            assert ending(NOUN, parsed.object)[0] == ending(VERB, parsed.verb)[0]
+    assert np.mean([parsed.nouns_before_verb > 1 for parsed in parses]) > 0.4
+    assert max(parsed.nouns_before_verb for parsed in parses) > 5
+    assert sum(len(parsed.clauses) for parsed in parses) > 500
+    assert sum(parsed.object is not None for parsed in parses) > 1000
 
 
 def test_some_nouns_do_not_tell_their_number(sentences):
     numbers: dict[str, set[bool]] = {}
-    for found in map(parse, sentences):
-        numbers.setdefault(found.subject, set()).add(ending(VERB, found.verb)[1])
-    both = {noun for noun, seen in numbers.items() if len(seen) == 2}
-    assert both
-    assert all(noun + "s" not in toy_source().words for noun in both)
+    for parsed in map(parse, sentences):
+        numbers.setdefault(parsed.subject, set()).add(ending(VERB, parsed.verb)[1])
+    numberless = {noun for noun, seen in numbers.items() if len(seen) == 2}
+    assert numberless
+    assert all(noun + "s" not in toy_source().words for noun in numberless)
 
 
 def test_a_sentence_mostly_keeps_the_gender_of_the_last(sentences):
@@ -292,14 +292,14 @@ def stationary(source: HiddenMarkovSource) -> np.ndarray:
 def test_the_far_past_tells_what_the_last_words_do_not(source_ids):
     source = toy_source()
     forgetful = dataclasses.replace(source, start=stationary(source))
-    places = np.arange(20, 1500)
-    full = source.token_nll(source_ids[:1500])[places - 1]
+    indices = np.arange(20, 1500)
+    full = source.token_nll(source_ids[:1500])[indices - 1]
 
     def nll_given_last(count: int) -> np.ndarray:
-        return np.array([forgetful.token_nll(source_ids[t - count : t + 1])[-1] for t in places])
+        return np.array([forgetful.token_nll(source_ids[t - count : t + 1])[-1] for t in indices])
 
     after_3, after_10 = nll_given_last(3), nll_given_last(10)
-    verbs = np.array([bool(VERB.fullmatch(source.words[word])) for word in source_ids[places]])
+    verbs = np.array([bool(VERB.fullmatch(source.words[word])) for word in source_ids[indices]])
     assert verbs.sum() > 100
     assert after_3[verbs].mean() - full[verbs].mean() > 0.6
     assert np.exp(after_3.mean()) > 1.2 * np.exp(full.mean())

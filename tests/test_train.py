@@ -87,14 +87,14 @@ def assert_close_trees(one, other):
 
 def test_chunks_of_any_length_give_the_same_run(text):
     epochs, per_epoch = jnp.concatenate([text, text]), {"windows_per_epoch": len(text)}
-    whole, nll = train_windows(CONFIG, fresh(text), epochs, **per_epoch)
+    expected, nll = train_windows(CONFIG, fresh(text), epochs, **per_epoch)
     state, parts = fresh(text), []
     for chunk in jnp.split(epochs, [1, 4]):
         state, part = train_windows(CONFIG, state, chunk, **per_epoch)
         parts.append(part)
     np.testing.assert_allclose(jnp.concatenate(parts), nll, rtol=1e-5)
-    assert_close_trees(state.params, whole.params)
-    assert int(state.step) == int(whole.step) == 2 * len(text)
+    assert_close_trees(state.params, expected.params)
+    assert int(state.step) == int(expected.step) == 2 * len(text)
 
 
 @pytest.mark.parametrize("carried", [False, True], ids=["zero", "carried"])
@@ -120,8 +120,8 @@ def test_windows_are_trained_on_in_the_order_of_the_text_and_state_starts_epochs
 
 def test_seed_decides_initial_values_and_masks(text):
     first, _ = train_windows(CONFIG, fresh(text), text)
-    again, _ = train_windows(CONFIG, fresh(text), text)
-    assert_same(first, again)
+    repeat, _ = train_windows(CONFIG, fresh(text), text)
+    assert_same(first, repeat)
     other = override(CONFIG, seed=1)
     assert not np.array_equal(fresh(text, other).params.embedding, fresh(text).params.embedding)
     same_start = dataclasses.replace(fresh(text), key=fresh(text, other).key)
@@ -204,8 +204,8 @@ def test_rate_of_no_regularizer_is_refused(text):
 def test_watching_the_gradient_changes_no_bit(text):
     config = override(CONFIG, clip_norm=0.5)  # which clips them all
     state, nll = train_windows(config, fresh(text, config), text)
-    watched, found = train_windows(config, fresh(text, config), text, record_grad_norm=True)
-    np.testing.assert_array_equal(found[:, 0], nll)
+    watched, records = train_windows(config, fresh(text, config), text, record_grad_norm=True)
+    np.testing.assert_array_equal(records[:, 0], nll)
     jax.tree.map(np.testing.assert_array_equal, watched.params, state.params)
 
 
@@ -215,9 +215,9 @@ def test_watched_norm_is_that_of_the_whole_gradient_before_clipping(text):
     gradient: Any = jax.grad(window_loss, has_aux=True)(
         state.params, window[:-1], window[1:], state.rnn_state, None
     )[0]
-    _, found = train_windows(config, state, text[:1], record_grad_norm=True)
-    assert found[0, 1] > 0.5
-    np.testing.assert_allclose(found[0, 1], optax.tree.norm(gradient), rtol=1e-5)
+    _, records = train_windows(config, state, text[:1], record_grad_norm=True)
+    assert records[0, 1] > 0.5
+    np.testing.assert_allclose(records[0, 1], optax.tree.norm(gradient), rtol=1e-5)
 
 
 def test_nothing_is_compiled_again_between_epochs(text, monkeypatch):
@@ -263,11 +263,11 @@ def test_model_learns_a_text_that_repeats():
 def test_windows_of_bytes_train_every_row_in_use(vocabulary_size):
     ids = np.random.default_rng(0).integers(0, 9, (5, 3)).astype(np.uint8)  # the first row too
     step = jax.jit(functools.partial(train_step, CONFIG, 4))
-    found, expected = (
+    actual, expected = (
         step(init_train_state(CONFIG, vocabulary_size), jnp.asarray(window))
         for window in (ids, ids.astype(np.int32))
     )
-    assert_same(found[0], expected[0])
+    assert_same(actual[0], expected[0])
 
 
 def test_what_a_seed_draws_is_what_the_records_were_made_with():

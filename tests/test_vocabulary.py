@@ -25,15 +25,15 @@ def test_decode_inverts_encode(words):
 def test_join_gives_a_text_of_the_same_tokens(text, unit):
     vocabulary = Vocabulary.from_tokens(tokenize(text, unit), unit)
     tokens = vocabulary.tokenize(text)
-    again = vocabulary.detokenize(vocabulary.encode(tokens))
-    assert vocabulary.tokenize(again) == tokens
-    assert unit == "word" or again == text
+    joined = vocabulary.detokenize(vocabulary.encode(tokens))
+    assert vocabulary.tokenize(joined) == tokens
+    assert unit == "word" or joined == text
 
 
 @given(st.lists(TEXT), UNITS)
 def test_tokens_of_lines_are_those_of_the_whole_text(lines, unit):
-    whole = "".join(f"{line}\n" for line in lines)
-    assert tokenize(whole, unit) == [
+    text = "".join(f"{line}\n" for line in lines)
+    assert tokenize(text, unit) == [
         token for line in lines for token in tokenize(f"{line}\n", unit)
     ]
 

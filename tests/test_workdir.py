@@ -43,14 +43,14 @@ def test_folder_of_other_things_can_take_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "there", ["checkpoints/1000/weights.bin", "summary.json", "model.safetensors", "curves.png"]
+    "name", ["checkpoints/1000/weights.bin", "summary.json", "model.safetensors", "curves.png"]
 )
-def test_folder_with_results_of_another_program_is_refused(tmp_path, there):
-    path = tmp_path / there
+def test_folder_with_results_of_another_program_is_refused(tmp_path, name):
+    path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{}")
-    found = there.partition("/weights")[0]
-    message = f"holds {found}, which no training run left there; name another --workdir"
+    reported = name.partition("/weights")[0]
+    message = f"holds {reported}, which no training run left there; name another --workdir"
     with pytest.raises(ValueError, match=message):
         Workdir(tmp_path).check(QUICK)
 
@@ -79,9 +79,9 @@ def test_check_names_every_differing_field_with_both_values_and_no_other(tmp_pat
 
 def test_record_from_before_a_setting_existed_means_its_default(tmp_path):
     workdir = Workdir(tmp_path)
-    there = to_dict(QUICK)
-    del there["unit"], there["cell"]
-    write_json(workdir.config, there)
+    record = to_dict(QUICK)
+    del record["unit"], record["cell"]
+    write_json(workdir.config, record)
     workdir.check(QUICK)
     with pytest.raises(ValueError, match=r"configuration: cell \(lstm there, gru here\);"):
         workdir.check(override(QUICK, cell="gru"))
@@ -89,9 +89,9 @@ def test_record_from_before_a_setting_existed_means_its_default(tmp_path):
 
 def test_check_names_a_field_that_one_of_the_two_lacks(tmp_path):
     workdir = Workdir(tmp_path)
-    there = to_dict(QUICK) | {"tied": True}
-    del there["seed"]
-    write_json(workdir.config, there)
+    record = to_dict(QUICK) | {"tied": True}
+    del record["seed"]
+    write_json(workdir.config, record)
     with pytest.raises(ValueError, match=r"seed \(None there, 0 here\), tied \(True there, None"):
         workdir.check(QUICK)
 
@@ -145,7 +145,7 @@ def test_check_refuses_a_file(tmp_path):
 def test_write_is_all_or_nothing(tmp_path, monkeypatch, write, read, before, after):
     path = tmp_path / "file"
     write(path, before)
-    whole = path.read_bytes()
+    original = path.read_bytes()
     write_text = Path.write_text
 
     def half(self, text, **encoding):
@@ -160,7 +160,7 @@ def test_write_is_all_or_nothing(tmp_path, monkeypatch, write, read, before, aft
             patch.setattr(owner, name, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 write(path, after)
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == original
     write(path, after)
     assert read(path) == after
     assert list(tmp_path.iterdir()) == [path]

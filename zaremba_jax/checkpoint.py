@@ -54,8 +54,8 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
         with _manager(directory) as manager:
             manager.save(step, args=items, force=True)
     except ValueError as error:  # how Orbax reports that a file could not be written
-        said = str(error).partition("\n")[0]
-        raise OSError(f"{directory}: takes no checkpoint ({said}); is the disk full?") from None
+        reason = str(error).partition("\n")[0]
+        raise OSError(f"{directory}: takes no checkpoint ({reason}); is the disk full?") from None
     if jax.process_index() == 0:
         folder = Path(directory, str(step))
         partial = folder / f"{CHECKSUMS_FILE}.partial"
@@ -94,9 +94,9 @@ def restore(
             raise DamagedCheckpointError(
                 f"{directory}: every checkpoint is damaged; remove the directory to start over"
             )
-        found = _read(manager, newest, make_template)
+        items = _read(manager, newest, make_template)
     damaged = finished[finished.index(newest) + 1 :]
-    return Restored(*found, damaged=tuple(str(Path(directory, str(step))) for step in damaged))
+    return Restored(*items, damaged=tuple(str(Path(directory, str(step))) for step in damaged))
 
 
 def clear_after(directory: str | Path, step: int) -> None:
@@ -147,13 +147,13 @@ def _newest_intact(directory: str | Path, steps: list[int]) -> int | None:
 
     One host checks for all: it has to read every file, the others only their own shards.
     """
-    place = -1
+    index = -1
     if jax.process_index() == 0:
         newest_first = reversed(list(enumerate(steps)))
-        place = next((n for n, step in newest_first if _is_intact(Path(directory, str(step)))), -1)
+        index = next((n for n, step in newest_first if _is_intact(Path(directory, str(step)))), -1)
     if jax.process_count() > 1:
-        place = int(multihost_utils.broadcast_one_to_all(np.int32(place)))
-    return None if place < 0 else steps[place]
+        index = int(multihost_utils.broadcast_one_to_all(np.int32(index)))
+    return None if index < 0 else steps[index]
 
 
 def _is_intact(folder: Path) -> bool:

@@ -293,8 +293,8 @@ def override(config: Config, **changes: int | float | str) -> Config:
     sections = {}
     for section, record in _SECTIONS.items():
         names = {field.name for field in dataclasses.fields(record)}
-        mine = {name: changes.pop(name) for name in names & changes.keys()}
-        sections[section] = dataclasses.replace(getattr(config, section), **mine)
+        section_changes = {name: changes.pop(name) for name in names & changes.keys()}
+        sections[section] = dataclasses.replace(getattr(config, section), **section_changes)
     return dataclasses.replace(config, **changes, **sections)
 
 

@@ -133,8 +133,8 @@ class TextWindows:
         """The size of all windows in bytes."""
         return 4 * len(self) * (self.unroll + 1) * self.batch_size
 
-    def __getitem__(self, place: slice) -> np.ndarray:
-        first, last = ends(place, len(self))
+    def __getitem__(self, index: slice) -> np.ndarray:
+        first, last = ends(index, len(self))
         columns = streams(remapped(self.ids), self.batch_size)
         tokens = columns[first * self.unroll : last * self.unroll + 1].astype(np.int32)
         starts = self.unroll * np.arange(last - first)

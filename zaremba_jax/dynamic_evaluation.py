@@ -93,9 +93,9 @@ def mean_squares(
         total = jax.tree.map(lambda t, g: t + jnp.square(g), total, gradient)
         return (total, state), None
 
-    nothing = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
     state = zero_state(params.layers, windows.shape[-1])
-    (total, _), _ = jax.lax.scan(add, (nothing, state), windows)
+    (total, _), _ = jax.lax.scan(add, (zeros, state), windows)
     return jax.tree.map(lambda t: t / len(windows), total)
 
 
@@ -132,8 +132,8 @@ def dynamic_nll(
     sizes = step_sizes(params, config, squares)
     adapted, state = jax.tree.map(jnp.copy, params), zero_state(params.layers, batch_size=1)
     results = []
-    for now in zip(inputs, targets, strict=True):
-        nll, adapted, state = _read(params, adapted, state, *now, sizes, compute, masks)
+    for chunk in zip(inputs, targets, strict=True):
+        nll, adapted, state = _read(params, adapted, state, *chunk, sizes, compute, masks)
         results.append(nll.reshape(-1))
     return np.concatenate(results)[:predictions]
 
@@ -180,10 +180,10 @@ def _read(
         return p - rate * gradient + decay * (start - p)
 
     def read(
-        carry: tuple[ModelParams, RNNState], now: tuple[Tokens, Tokens]
+        carry: tuple[ModelParams, RNNState], segment: tuple[Tokens, Tokens]
     ) -> tuple[tuple, TokenNLL]:
         adapted, state = carry
-        gradient, (nll, state) = _gradient(adapted, *now, state, masks, compute)
+        gradient, (nll, state) = _gradient(adapted, *segment, state, masks, compute)
         return (jax.tree.map(step, adapted, gradient, trained, *sizes), state), nll
 
     (adapted, state), nll = jax.lax.scan(read, (adapted, state), (inputs, targets))
@@ -201,7 +201,7 @@ def _gradient(
     """The gradient of the mean nats per token; also the nats, and the state after them."""
 
     def loss(params: ModelParams) -> tuple[Scalar, tuple[TokenNLL, RNNState]]:
-        nll, after = token_nll(params, inputs, targets, state, masks, compute)
-        return nll.mean(), (nll, after)
+        nll, new_state = token_nll(params, inputs, targets, state, masks, compute)
+        return nll.mean(), (nll, new_state)
 
     return cast(tuple[ModelParams, tuple[TokenNLL, RNNState]], jax.grad(loss, has_aux=True)(params))

@@ -44,8 +44,8 @@ def segment_sum_by_matmul(
 ) -> Rows:
     """Row i of the `words` rows is the sum of the `cotangents` whose id is i."""
     if words > len(ids):  # the product covers only the words that occur
-        there, ids = jnp.unique(ids, size=len(ids), fill_value=words, return_inverse=True)
+        unique_ids, ids = jnp.unique(ids, size=len(ids), fill_value=words, return_inverse=True)
         sums = segment_sum_by_matmul(ids, cotangents, len(ids))
-        return jnp.zeros((words, sums.shape[1]), sums.dtype).at[there].set(sums, mode="drop")
-    chosen = jax.nn.one_hot(ids, words, axis=0, dtype=cotangents.dtype)
-    return jnp.matmul(chosen, cotangents, precision="highest")  # the default may round its inputs
+        return jnp.zeros((words, sums.shape[1]), sums.dtype).at[unique_ids].set(sums, mode="drop")
+    one_hot = jax.nn.one_hot(ids, words, axis=0, dtype=cotangents.dtype)
+    return jnp.matmul(one_hot, cotangents, precision="highest")  # the default may round its inputs

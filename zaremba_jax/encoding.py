@@ -192,15 +192,15 @@ def _write_ids(
     path: Path, text: Pieces, vocabulary: Vocabulary, encoding: Encoding, dtype: np.dtype
 ) -> int:
     """Writes the ids of a text and returns how many there are."""
-    count, told = 0, False
+    count, has_text = 0, False
     line_end = vocabulary.encode([EOS])[0] if EOS in vocabulary.words else -1
     with path.open("wb") as file:
         for piece in text:
             for ids in _encode(piece, vocabulary, encoding):
                 file.write(ids.astype(dtype).tobytes())
                 count += len(ids)
-                told = told or bool((ids != line_end).any())
-    if not told:
+                has_text = has_text or bool((ids != line_end).any())
+    if not has_text:
         raise _nothing_in(text, vocabulary.unit)
     return count
 

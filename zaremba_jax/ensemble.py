@@ -59,8 +59,8 @@ def chunk_sizes(members: int, at_once: int, mesh: Mesh) -> tuple[int, ...]:
     `members`; any surplus is padding.
     """
     devices = mesh.shape[MEMBER]
-    whole, rest = divmod(-(-members // devices), at_once)
-    return (at_once * devices,) * whole + (rest * devices,) * (rest > 0)
+    full_chunks, rest = divmod(-(-members // devices), at_once)
+    return (at_once * devices,) * full_chunks + (rest * devices,) * (rest > 0)
 
 
 def members_that_fit(config: Config, vocabulary_size: int, resident: int, memory: int) -> int:
@@ -112,12 +112,12 @@ def init_chunks(
       mesh: from `make_mesh`.
     """
     return tuple(
-        init_members(config, vocabulary_size, [seeds[place] for place in places], mesh)
-        for places in chunk_members(len(seeds), chunk_sizes(len(seeds), at_once, mesh))
+        init_members(config, vocabulary_size, [seeds[member] for member in chunk], mesh)
+        for chunk in chunk_members(len(seeds), chunk_sizes(len(seeds), at_once, mesh))
     )
 
 
-def chunk_members(members: int, sizes: Sequence[int]) -> list[Int[np.ndarray, " places"]]:
+def chunk_members(members: int, sizes: Sequence[int]) -> list[Int[np.ndarray, " indices"]]:
     """The members in each chunk of the given sizes; surplus positions repeat the last member."""
     ends = np.cumsum(sizes)
     return np.split(np.minimum(np.arange(ends[-1]), members - 1), ends[:-1])
@@ -290,9 +290,9 @@ def subsets(members: int, size: int) -> list[tuple[int, ...]]:
         raise ValueError(f"a mixture of {size}: there are {members} members; take 1 to {members}")
     if math.comb(members, size) <= _DRAWS:
         return list(itertools.combinations(range(members), size))
-    source, drawn = np.random.default_rng(size), set()
+    rng, drawn = np.random.default_rng(size), set()
     while len(drawn) < _DRAWS:
-        drawn.add(tuple(sorted(source.choice(members, size, replace=False).tolist())))
+        drawn.add(tuple(sorted(rng.choice(members, size, replace=False).tolist())))
     return sorted(drawn)
 
 

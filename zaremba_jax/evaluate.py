@@ -125,8 +125,8 @@ def monte_carlo_nll(
     state = zero_state(params.layers, batch_size=1)
     states = jax.tree.map(lambda x: jnp.broadcast_to(x, (samples, *x.shape)), state)
     results = []
-    for place, window in enumerate(zip(inputs, targets, strict=True)):
-        keys = jax.random.split(jax.random.fold_in(key, place), samples)
+    for index, window in enumerate(zip(inputs, targets, strict=True)):
+        keys = jax.random.split(jax.random.fold_in(key, index), samples)
         nll, states = _sampled_window_nll(config, params, *map(_tokens, window), states, keys)
         results.append(nll)
     return np.concatenate(results)[:predictions]

@@ -246,11 +246,11 @@ def _checked_structure(
         _name(path): [f"{dtype}{list(leaf.shape)}" for dtype in ("float32", "float64")]
         for path, leaf in expected
     }
-    found = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
+    actual = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
     differing = [
-        f"{name} ({found.get(name, 'none')} there, {wanted.get(name, ['none'])[0]} expected)"
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) not in wanted.get(name, [])
+        f"{name} ({actual.get(name, 'none')} there, {wanted.get(name, ['none'])[0]} expected)"
+        for name in sorted(actual.keys() | wanted.keys())
+        if actual.get(name) not in wanted.get(name, [])
     ]
     if differing:
         raise ValueError(

@@ -49,8 +49,8 @@ class WindowFeed:
     def __len__(self) -> int:
         return len(self._text)
 
-    def __getitem__(self, place: slice) -> Windows:
-        first, last = ends(place, len(self))
+    def __getitem__(self, index: slice) -> Windows:
+        first, last = ends(index, len(self))
         self._next, self._chunk = last % len(self), max(self._chunk, last - first)
         if self._all is not None:
             return jax.lax.dynamic_slice_in_dim(self._all, first, last - first)
@@ -61,9 +61,9 @@ class WindowFeed:
 
     def prefetch(self) -> None:
         """Sends the next chunk while the device works on the last one requested."""
-        place = self._next, min(self._next + self._chunk, len(self))
+        bounds = self._next, min(self._next + self._chunk, len(self))
         if self._all is None and self._ahead is None:
-            self._ahead = place, self._send(self._text[slice(*place)])
+            self._ahead = bounds, self._send(self._text[slice(*bounds)])
 
     def _send(self, windows: np.ndarray) -> Windows:
         if self._sharding is None:

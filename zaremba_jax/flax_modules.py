@@ -136,12 +136,12 @@ class DeepRNN(nnx.Module):
           ValueError: their number, cells or shapes differ.
         """
         layers = tuple(map(merge_biases, layers))
-        there, here = (jax.tree.map(jnp.shape, params) for params in (layers, self.params))
-        if there != here:
-            raise ValueError(f"layers of the shapes {there}: this module has {here}")
-        for mine, new in zip(self.layers, layers, strict=True):
+        new_shapes, shapes = (jax.tree.map(jnp.shape, params) for params in (layers, self.params))
+        if new_shapes != shapes:
+            raise ValueError(f"layers of the shapes {new_shapes}: this module has {shapes}")
+        for layer, new in zip(self.layers, layers, strict=True):
             for name in _NAMES:
-                param = getattr(mine, name)
+                param = getattr(layer, name)
                 param[...] = getattr(new, name).astype(param[...].dtype)
 
     def __call__(

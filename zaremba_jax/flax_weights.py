@@ -81,8 +81,8 @@ def _kind_of(cell: Any) -> tuple[CellName, tuple[str, ...]]:
         raise ValueError(f"{name}: there is no such layer here; use one of {fitting}")
     usual = {"gate_fn": nnx.sigmoid, "activation_fn": nnx.tanh, "residual": False}
     for attribute, expected in usual.items():
-        if (found := getattr(cell, attribute, expected)) is not expected:
-            raise ValueError(f"{name}: its {attribute} is {found}; the layers here have {expected}")
+        if (value := getattr(cell, attribute, expected)) is not expected:
+            raise ValueError(f"{name}: its {attribute} is {value}; the layers here have {expected}")
     if cell.carry_init not in (None, nnx.initializers.zeros_init()):
         raise ValueError(
             f"{name}: starts from its own carry_init; the layers here start from zeros: use a cell"
@@ -92,8 +92,8 @@ def _kind_of(cell: Any) -> tuple[CellName, tuple[str, ...]]:
 
 
 def _affine(part: nnx.Linear) -> dict[str, jax.Array]:
-    found = {"kernel": part.kernel, "bias": part.bias}
-    return {name: x[...] for name, x in found.items() if x is not None}
+    params = {"kernel": part.kernel, "bias": part.bias}
+    return {name: x[...] for name, x in params.items() if x is not None}
 
 
 def _split(
@@ -102,7 +102,7 @@ def _split(
     """Splits a map to several gates side by side into one map per gate."""
     parts = {name: jnp.split(x, len(gates), axis=-1) for name, x in affine.items()}
     return [
-        (gate, {name: x[place] for name, x in parts.items()}) for place, gate in enumerate(gates)
+        (gate, {name: x[index] for name, x in parts.items()}) for index, gate in enumerate(gates)
     ]
 
 

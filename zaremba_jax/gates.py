@@ -31,6 +31,6 @@ def gate_values(
     """
     cell = CELLS[params.cell]
     projected = project_inputs(params, inputs, precision)
-    before = previous_states(state.hidden, outputs)
-    recurrent = matmul(before, params.recurrent_weights, precision)
+    previous_hidden = previous_states(state.hidden, outputs)
+    recurrent = matmul(previous_hidden, params.recurrent_weights, precision)
     return dict(zip(cell.gates, cell.activate(projected, recurrent), strict=True))

@@ -112,10 +112,10 @@ def _generate(
             s for _, s in results
         )
 
-    def step(carry: tuple[Scores, tuple], place: jax.Array) -> tuple[tuple, jax.Array]:
+    def step(carry: tuple[Scores, tuple], position: jax.Array) -> tuple[tuple, jax.Array]:
         scores, states = carry
-        now = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
-        tokens = jax.vmap(functools.partial(sample_token, sampling))(scores, now)
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
+        tokens = jax.vmap(functools.partial(sample_token, sampling))(scores, step_keys)
         return predict(tokens[None, :], states), tokens
 
     def for_every_sample(x: jax.Array) -> jax.Array:
@@ -141,8 +141,8 @@ def _next_scores(
 
 def mixture_log_probs(scores: Float[Array, "models samples vocabulary"]) -> Scores:
     """Logarithm of the mean of the models' probabilities, from their logits (section 4.1)."""
-    each = jax.nn.log_softmax(scores)
-    return jax.nn.logsumexp(each, axis=0) - math.log(len(scores))
+    log_probs = jax.nn.log_softmax(scores)
+    return jax.nn.logsumexp(log_probs, axis=0) - math.log(len(scores))
 
 
 def sample_token(

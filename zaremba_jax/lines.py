@@ -41,26 +41,26 @@ def lines_nll(
       ValueError: an id is not in the model's vocabulary.
     """
     check_ids(np.concatenate([[start], *lines]), len(params.embedding))
-    places = defaultdict(list)
+    groups = defaultdict(list)
     results = [np.empty(0, np.float32)] * len(lines)
-    for place, line in enumerate(lines):
+    for index, line in enumerate(lines):
         if len(line) > TOKENS_AT_ONCE:
-            alone = np.concatenate([[start], line])
-            results[place] = text_nll(params, alone, compute=compute, masks=masks)
+            ids = np.concatenate([[start], line])
+            results[index] = text_nll(params, ids, compute=compute, masks=masks)
         else:
-            places[_power_of_two(len(line))].append(place)
-    for time, alike in places.items():
-        batch = min(max(TOKENS_AT_ONCE // time, 1), _power_of_two(len(alike)))
-        for first in range(0, len(alike), batch):
-            chosen = alike[first : first + batch]
+            groups[_power_of_two(len(line))].append(index)
+    for time, group in groups.items():
+        batch = min(max(TOKENS_AT_ONCE // time, 1), _power_of_two(len(group)))
+        for first in range(0, len(group), batch):
+            chosen = group[first : first + batch]
             tokens = np.full((time + 1, batch), start, np.int32)
-            for column, place in enumerate(chosen):
-                tokens[1 : len(lines[place]) + 1, column] = lines[place]
+            for column, index in enumerate(chosen):
+                tokens[1 : len(lines[index]) + 1, column] = lines[index]
             inputs, targets = jnp.asarray(tokens[:-1]), jnp.asarray(tokens[1:])
             state = zero_state(params.layers, batch)
             nll = np.asarray(window_nll(params, inputs, targets, state, masks, compute)[0])
-            for column, place in enumerate(chosen):
-                results[place] = nll[: len(lines[place]), column]
+            for column, index in enumerate(chosen):
+                results[index] = nll[: len(lines[index]), column]
     return results
 
 

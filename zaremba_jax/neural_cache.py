@@ -131,12 +131,12 @@ def mix(
     """
     window, kept = len(memory.words), jnp.concatenate([memory.outputs, outputs])
     words = jnp.concatenate([memory.words, targets])
-    steps, places = jnp.arange(len(nll))[:, None], jnp.arange(len(words))[None, :]
+    steps, positions = jnp.arange(len(nll))[:, None], jnp.arange(len(words))[None, :]
     # Step t is at position window + t and sees the `window` positions before it.
-    found = (places >= steps) & (places < steps + window) & (words != _EMPTY)[None, :]
-    similarity = jnp.where(found, config.theta * (outputs @ kept.T), -jnp.inf)
+    visible = (positions >= steps) & (positions < steps + window) & (words != _EMPTY)[None, :]
+    similarity = jnp.where(visible, config.theta * (outputs @ kept.T), -jnp.inf)
     of_target = jnp.where(words[None, :] == targets[:, None], similarity, -jnp.inf)
     in_cache = jax.nn.logsumexp(of_target, axis=1) - jax.nn.logsumexp(similarity, axis=1)
-    both = jnp.logaddexp(math.log1p(-config.weight) - nll, math.log(config.weight) + in_cache)
-    after = Memory(outputs=kept[-window:], words=words[-window:])
-    return jnp.where(found.any(axis=1), -both, nll), after
+    log_p = jnp.logaddexp(math.log1p(-config.weight) - nll, math.log(config.weight) + in_cache)
+    new_memory = Memory(outputs=kept[-window:], words=words[-window:])
+    return jnp.where(visible.any(axis=1), -log_p, nll), new_memory

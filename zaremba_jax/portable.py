@@ -42,8 +42,8 @@ def portable_scoring(model: Model) -> bytes:
 
     def score(tokens: jax.Array, targets: jax.Array, state: PlainState) -> Any:
         named = tuple(record(*arrays) for record, arrays in zip(records, state, strict=True))
-        nll, after = token_nll(model.params, tokens, targets, named, masks, config.compute)
-        return nll, _plain(after)
+        nll, new_state = token_nll(model.params, tokens, targets, named, masks, config.compute)
+        return nll, _plain(new_state)
 
     time, batch = export.symbolic_shape("time, batch")
     tokens = jax.ShapeDtypeStruct((time, batch), jnp.int32)

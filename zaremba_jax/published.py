@@ -170,8 +170,8 @@ def load_published(
     encoding = Encoding(entry.unit, vocab_size, min_count, entry.normalize_whitespace)
     corpus = encode(entry.title, [[piece] for piece in texts], encoding, cache_dir)
     for split, piece, expected in zip(SPLITS, texts, entry.tokens, strict=True):
-        if (found := len(getattr(corpus, split))) != expected:
-            raise ValueError(f"{piece}: {found} tokens in {split}, {_unlike(f'{expected}')}")
+        if (count := len(getattr(corpus, split))) != expected:
+            raise ValueError(f"{piece}: {count} tokens in {split}, {_unlike(f'{expected}')}")
     return corpus
 
 
@@ -184,21 +184,21 @@ def _unlike(expected: str) -> str:
 
 def _find(entry: PublishedCorpus, directory: Path, variable: str) -> list[Piece]:
     """Finds the parts: in the folder, in their own folder inside it, or in the archive."""
-    found, missing = [], []
+    pieces, missing = [], []
     for part in entry.parts:
         plain = [directory / Path(part.file).name, directory / part.file]
-        places = [Piece(path, None, part.start, part.stop) for path in plain if path.is_file()]
+        candidates = [Piece(path, None, part.start, part.stop) for path in plain if path.is_file()]
         if entry.archive and (directory / entry.archive).is_file():
-            places.append(Piece(directory / entry.archive, part.file, part.start, part.stop))
-        found += places[:1]
-        missing += [] if places else [plain[0].name]
+            candidates.append(Piece(directory / entry.archive, part.file, part.start, part.stop))
+        pieces += candidates[:1]
+        missing += [] if candidates else [plain[0].name]
     if missing:
         packed = f" (or {entry.archive})" if entry.archive else ""
         raise FileNotFoundError(
             f"{directory}: lacks {', '.join(dict.fromkeys(missing))}{packed}; put the files there,"
             f" or leave out --data_dir and {variable} to download them"
         )
-    return found
+    return pieces
 
 
 def _verify(entry: PublishedCorpus, texts: Sequence[Piece]) -> None:
@@ -206,13 +206,13 @@ def _verify(entry: PublishedCorpus, texts: Sequence[Piece]) -> None:
     for path, member in dict.fromkeys((piece.path, piece.member) for piece in texts):
         if member is not None:
             _verify_member(path, member)
-        known = entry.hashes.get(path.name)
-        whole = Piece(path) if known else Piece(path, member)
-        known = known or entry.hashes.get(member or "")
-        if known:
-            algorithm, expected = known.split(":")
-            if (found := content_hash(whole, algorithm)) != expected:
-                raise ValueError(f"{whole}: {algorithm} {found} is {_unlike(expected)}")
+        known_hash = entry.hashes.get(path.name)
+        file = Piece(path) if known_hash else Piece(path, member)
+        known_hash = known_hash or entry.hashes.get(member or "")
+        if known_hash:
+            algorithm, expected = known_hash.split(":")
+            if (digest := content_hash(file, algorithm)) != expected:
+                raise ValueError(f"{file}: {algorithm} {digest} is {_unlike(expected)}")
 
 
 def _verify_member(path: Path, member: str) -> None:

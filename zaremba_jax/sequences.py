@@ -82,10 +82,10 @@ def run_sequences(
     time_axis = 0 if options.time_major else inputs.ndim - 2
     lengths = None if lengths is None else jnp.asarray(lengths)
     batch_shape = _batch_shape(layers, inputs, carry, lengths, time_axis)
-    batch, given = math.prod(batch_shape), layers[0].bias.dtype
-    dtype = at_least_float32(given)
+    batch, param_dtype = math.prod(batch_shape), layers[0].bias.dtype
+    dtype = at_least_float32(param_dtype)
     layers = jax.tree.map(lambda weights: weights.astype(dtype), layers)
-    if given == jnp.bfloat16:
+    if param_dtype == jnp.bfloat16:
         compute = dataclasses.replace(compute, precision="bfloat16")
     lengths = None if lengths is None else lengths.reshape(batch).astype(int)
 
@@ -113,7 +113,7 @@ def run_sequences(
     x = turn(x) if options.reverse and options.keep_order else x
     outputs = jnp.moveaxis(x.reshape(len(x), *batch_shape, x.shape[-1]), 0, time_axis)
     results = (tuple(ends), outputs) if options.return_carry else outputs
-    return jax.tree.map(lambda x: x.astype(given), results)
+    return jax.tree.map(lambda x: x.astype(param_dtype), results)
 
 
 def at_least_float32(dtype: DTypeLike) -> DTypeLike:
@@ -143,8 +143,8 @@ def _unroll_to_ends(
         layer = dataclasses.replace(layer, input_weights=weights)
         inputs = jnp.concatenate([inputs, ended[..., None].astype(inputs.dtype)], axis=-1)
     outputs, end = unroll_layer(layer, inputs, state, compute=compute)
-    every = jnp.concatenate([state.hidden[None], outputs])
-    return outputs, dataclasses.replace(end, hidden=every[lengths, jnp.arange(len(lengths))])
+    hiddens = jnp.concatenate([state.hidden[None], outputs])
+    return outputs, dataclasses.replace(end, hidden=hiddens[lengths, jnp.arange(len(lengths))])
 
 
 def _batch_shape(
@@ -177,12 +177,12 @@ def _state(
     layer: LayerParams, carry: Any, batch_shape: tuple[int, ...], dtype: DTypeLike
 ) -> LayerState:
     parts = [carry.cell, carry.hidden] if isinstance(carry, LSTMState) else jax.tree.leaves(carry)
-    found = [jnp.shape(part) for part in parts]
+    shapes = [jnp.shape(part) for part in parts]
     shape = (*batch_shape, len(layer.recurrent_weights))
     names = ("c", "h") if CELLS[layer.cell].state is LSTMState else ("h",)
-    if found != [shape] * len(names):
+    if shapes != [shape] * len(names):
         raise ValueError(
-            f"a carry with arrays of shapes {found} for the cell {layer.cell}: give"
+            f"a carry with arrays of shapes {shapes} for the cell {layer.cell}: give"
             f" {' and '.join(names)}, of shape {shape} each"
         )
     parts = [jnp.asarray(part, dtype).reshape(math.prod(batch_shape), shape[-1]) for part in parts]

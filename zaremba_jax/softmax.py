@@ -39,8 +39,8 @@ def softmax_nll(
     ids = jnp.where(ids < 0, params.bias.shape[0], ids)  # must not count from the end
     at_once = compute.softmax_tokens
     if at_once == 0 or at_once >= len(ids):
-        whole: jax.Array = _nll(params, flat, ids, compute.precision)
-        return whole.reshape(targets.shape)
+        nll: jax.Array = _nll(params, flat, ids, compute.precision)
+        return nll.reshape(targets.shape)
     padding = -len(ids) % at_once
     chunks = (
         jnp.pad(flat, ((0, padding), (0, 0))).reshape(-1, at_once, flat.shape[-1]),
@@ -72,8 +72,8 @@ def _nll_forward(params, hidden, targets, precision):
 
 def _nll_backward(precision, residuals, cotangent):
     params, hidden, targets, scores, log_total = residuals
-    hit = jax.nn.one_hot(targets, scores.shape[-1], dtype=scores.dtype)
-    d_scores = (jnp.exp(scores - log_total) - hit) * cotangent[:, None]
+    one_hot = jax.nn.one_hot(targets, scores.shape[-1], dtype=scores.dtype)
+    d_scores = (jnp.exp(scores - log_total) - one_hot) * cotangent[:, None]
     d_scores = operand(d_scores, precision)
     d_params = SoftmaxParams(
         weights=weight_gradient(operand(hidden, precision), d_scores),

@@ -43,7 +43,7 @@ def find_files(pattern: str | Path) -> list[Piece]:
       FileNotFoundError: a name or a glob matches no file.
       ValueError: a file is named twice.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     # Path.is_file raises an error for a name that is too long for a file.
     for part in [str(pattern)] if os.path.isfile(pattern) else str(pattern).split(","):
         matches = [part] if os.path.isfile(part) else sorted(glob.glob(part, recursive=True))
@@ -54,11 +54,11 @@ def find_files(pattern: str | Path) -> list[Piece]:
                 f"{part}: {what}; give the path of a text file, several separated by"
                 " commas, or a glob in quotes"
             )
-        found += files
-    counts = Counter(path.resolve() for path in found)
-    if twice := sorted(str(path) for path in found if counts[path.resolve()] > 1):
+        paths += files
+    counts = Counter(path.resolve() for path in paths)
+    if twice := sorted(str(path) for path in paths if counts[path.resolve()] > 1):
         raise ValueError(f"{pattern}: names {twice[0]} twice; name each file once")
-    return [Piece(path) for path in found]
+    return [Piece(path) for path in paths]
 
 
 @contextmanager
@@ -84,12 +84,12 @@ def read_bytes(piece: Piece) -> Iterator[bytes]:
     try:
         with _opened(piece) as file:
             file.seek(piece.start)
-            place = piece.start
+            offset = piece.start
             while block := file.read(
-                BLOCK if piece.stop is None else min(BLOCK, piece.stop - place)
+                BLOCK if piece.stop is None else min(BLOCK, piece.stop - offset)
             ):
                 yield block
-                place += len(block)
+                offset += len(block)
     except _DAMAGED as error:
         raise ValueError(
             f"{piece}: damaged, cannot be decompressed ({error}); copy or download it again"
@@ -110,7 +110,7 @@ def read_text(piece: Piece) -> Iterator[str]:
     Raises:
       ValueError: as for `read_bytes`, or the file is not UTF-8.
     """
-    decoder, before = codecs.getincrementaldecoder("utf-8")(), piece.start
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), piece.start
     blocks, begins = read_bytes(piece), piece.start == 0
     while True:
         block = next(blocks, b"")
@@ -119,14 +119,14 @@ def read_text(piece: Piece) -> Iterator[str]:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{piece}: not UTF-8 text at byte {before - held + error.start}; convert the file"
+                f"{piece}: not UTF-8 text at byte {offset - held + error.start}; convert the file"
                 " to UTF-8 first, or read it as bytes"
             ) from None
         yield text.removeprefix(_MARK) if begins else text
         if not block:
             return
         begins = begins and not text
-        before += len(block)
+        offset += len(block)
 
 
 def read_blocks(piece: Piece, unit: Unit, normalize_whitespace: bool = False) -> Iterator[str]:
@@ -159,11 +159,11 @@ def _line_feeds(blocks: Iterable[str]) -> Iterator[str]:
     yield newlines.decode("", final=True)
 
 
-def _cut_after(blocks: Iterable[str], places: str) -> Iterator[str]:
-    """The same text, cut only after one of the characters `places`, ending in a line end."""
+def _cut_after(blocks: Iterable[str], separators: str) -> Iterator[str]:
+    """The same text, cut only after one of the characters `separators`, ending in a line end."""
     pending, last = [""], "\n"
     for block in filter(None, blocks):
-        cut = max(map(block.rfind, places)) + 1
+        cut = max(map(block.rfind, separators)) + 1
         if cut:
             yield "".join([*pending, block[:cut]])
             pending.clear()

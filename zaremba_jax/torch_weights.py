@@ -38,29 +38,29 @@ def lstm_from_torch(state: Mapping[str, Any], prefix: str = "") -> tuple[LayerPa
     Raises:
       ValueError: it is not an LSTM, or one that is bidirectional or has projections.
     """
-    own = {
+    arrays = {
         name.removeprefix(prefix): _array(array)
         for name, array in state.items()
         if name.startswith(prefix)
     }
-    if others := [name for name in own if not _ARRAY.fullmatch(name)]:
+    if others := [name for name in arrays if not _ARRAY.fullmatch(name)]:
         raise ValueError(
             f"{', '.join(prefix + name for name in others)}: only a unidirectional torch.nn.LSTM"
             " without projections can be converted; leave out what is not part of it"
         )
-    last = max((int(name.rpartition("_l")[2]) for name in own), default=0)
-    return tuple(_layer_from_torch(own, f"l{n}", prefix) for n in range(last + 1))
+    last = max((int(name.rpartition("_l")[2]) for name in arrays), default=0)
+    return tuple(_layer_from_torch(arrays, f"l{n}", prefix) for n in range(last + 1))
 
 
-def _layer_from_torch(own: Mapping[str, np.ndarray], layer: str, prefix: str) -> LayerParams:
+def _layer_from_torch(arrays: Mapping[str, np.ndarray], layer: str, prefix: str) -> LayerParams:
     try:
-        inputs, recurrent = (own[f"weight_{kind}_{layer}"] for kind in ("ih", "hh"))
+        inputs, recurrent = (arrays[f"weight_{kind}_{layer}"] for kind in ("ih", "hh"))
     except KeyError as missing:
         raise ValueError(
             f"{prefix}{str(missing)[1:-1]}: is missing; give the state_dict of a torch.nn.LSTM"
         ) from None
     zeros = np.zeros(len(inputs), inputs.dtype)
-    of_inputs, of_past = (own.get(f"bias_{kind}_{layer}", zeros) for kind in ("ih", "hh"))
+    of_inputs, of_past = (arrays.get(f"bias_{kind}_{layer}", zeros) for kind in ("ih", "hh"))
     if len(inputs) != 4 * recurrent.shape[-1]:
         raise ValueError(
             f"{prefix}weight_ih_{layer}: has {len(inputs)} rows for {recurrent.shape[-1]} units,"
@@ -164,13 +164,13 @@ def infer_config(params: ModelParams) -> Config:
     )
 
 
-def _array(given: Any) -> np.ndarray:
+def _array(value: Any) -> np.ndarray:
     """A double-precision array as it is, any other in single precision."""
-    array = np.asarray(given)
+    array = np.asarray(value)
     return array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
 
 
 def _reordered(x: Any) -> np.ndarray:
     """Moves the four gates on the last axis from one order to the other."""
     parts = np.split(np.asarray(x), 4, axis=-1)
-    return np.concatenate([parts[place] for place in _GATE_PERMUTATION], axis=-1)
+    return np.concatenate([parts[index] for index in _GATE_PERMUTATION], axis=-1)

@@ -204,13 +204,13 @@ def padded_batch_size(batch_size: int, devices: int) -> int:
 
 def local_streams(tree: Any, data_axis: str) -> Any:
     """This device's part of arrays with the batch on axis 1, padded with zeros."""
-    devices, place = jax.lax.axis_size(data_axis), jax.lax.axis_index(data_axis)
+    devices, index = jax.lax.axis_size(data_axis), jax.lax.axis_index(data_axis)
 
     def cut(x: jax.Array) -> jax.Array:
         size = padded_batch_size(x.shape[1], devices) // devices
         padding = [(0, 0)] * x.ndim
         padding[1] = (0, size * devices - x.shape[1])
-        return jax.lax.dynamic_slice_in_dim(jnp.pad(x, padding), place * size, size, axis=1)
+        return jax.lax.dynamic_slice_in_dim(jnp.pad(x, padding), index * size, size, axis=1)
 
     return jax.tree.map(cut, tree)
 
@@ -230,10 +230,10 @@ def _words_in_use(tokens: Tokens, vocabulary_size: int) -> tuple[Int[Array, " wo
     There is room for as many words as tokens; unused entries hold an id beyond the
     vocabulary.
     """
-    words, places = jnp.unique(
+    words, indices = jnp.unique(
         tokens, size=tokens.size, fill_value=vocabulary_size, return_inverse=True
     )
-    return words, places.reshape(tokens.shape)
+    return words, indices.reshape(tokens.shape)
 
 
 @functools.partial(

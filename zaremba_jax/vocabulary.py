@@ -89,21 +89,21 @@ class Vocabulary:
                     " leave both out, or use the unit word or char"
                 )
             return cls(BYTES, unit)
-        own = sorted(counts.keys() - {EOS, UNK}, key=lambda word: (-counts[word], word))
-        kept = [word for word in own if counts[word] >= min_count]
+        words = sorted(counts.keys() - {EOS, UNK}, key=lambda word: (-counts[word], word))
+        kept = [word for word in words if counts[word] >= min_count]
         special = {word: counts[word] for word in (EOS, UNK) if word in counts}
-        if len(kept) < len(own) or 0 < size < len(own) + len(special):
+        if len(kept) < len(words) or 0 < size < len(words) + len(special):
             special.setdefault(UNK, 0)
             kept = kept[: max(size - len(special), 0)] if size else kept
-            special[UNK] += sum(counts[word] for word in own[len(kept) :])
-        if own and not kept:
+            special[UNK] += sum(counts[word] for word in words[len(kept) :])
+        if words and not kept:
             raise ValueError(
                 f"vocab_size={size}, min_count={min_count}: leaves no {UNIT_NAMES[unit]} of the"
-                f" training text, whose most frequent occurs {counts[own[0]]} times; give a lower"
+                f" training text, whose most frequent occurs {counts[words[0]]} times; give a lower"
                 f" min_count, and a vocab_size of at least {len(special) + 1}, or 0 for no limit"
             )
-        left = {word: counts[word] for word in kept} | special
-        return cls(tuple(sorted(left, key=lambda word: (-left[word], word))), unit)
+        kept_counts = {word: counts[word] for word in kept} | special
+        return cls(tuple(sorted(kept_counts, key=lambda word: (-kept_counts[word], word))), unit)
 
     def __len__(self) -> int:
         return len(self.words)

@@ -55,11 +55,11 @@ def _layer(
 def _forward(params, inputs, state, masks, precision):
     weights = operand(params.recurrent_weights, precision)
 
-    def step(state, now):
-        projected, masks = now
+    def step(state, x):
+        projected, masks = x
         recurrent = dot_few_rows(operand(drop_hidden(state, masks), precision), weights)
-        after = advance(params.cell, projected, recurrent, state, masks)
-        return after, (recurrent, state, after.hidden)
+        new_state = advance(params.cell, projected, recurrent, state, masks)
+        return new_state, (recurrent, state, new_state.hidden)
 
     projected = project_inputs(params, inputs, precision)
     final_state, (recurrent, before, outputs) = jax.lax.scan(step, state, (projected, masks))
@@ -71,8 +71,8 @@ def _backward(precision, residuals, cotangents):
     d_outputs, d_final = cotangents
     weights = operand(params.recurrent_weights, precision)
 
-    def step(d_state, now):
-        d_output, projected, recurrent, before, masks = now
+    def step(d_state, x):
+        d_output, projected, recurrent, before, masks = x
 
         def equations(projected, recurrent, before, masks):
             return advance(params.cell, projected, recurrent, before, masks)

@@ -49,8 +49,8 @@ def scan_layer(
 ) -> tuple[Outputs, LayerState]:
     """The readable reference for the others: a scan of `cells.step`, differentiated by jax."""
 
-    def readable(state, now):
-        state = step(params, now[0], state, now[1], precision)
+    def readable(state, x):
+        state = step(params, x[0], state, x[1], precision)
         return state, state.hidden
 
     projected = project_inputs(params, inputs, precision)

@@ -228,9 +228,9 @@ def _scan_forward(projected, recurrent_weights, state, *, unroll):
 def _scan_backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, unroll):
     *_, cells = jnp.split(saved, 5, axis=-1)
 
-    def step(carry, now):
+    def step(carry, x):
         d_gates, d_cell = carry
-        d_output, saved, previous_cell = now
+        d_output, saved, previous_cell = x
         d_hidden = dot_few_rows(d_gates, recurrent_weights, contract=1) + d_output
         saved_now = [*jnp.split(saved, 5, axis=-1), previous_cell]
         parts, d_cell = gate_gradients(d_hidden, d_cell, saved_now)

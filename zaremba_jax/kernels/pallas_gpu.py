@@ -131,7 +131,7 @@ def _in_place(
         kernel,
         grid=(programs,),
         out_shape=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results),
-        input_output_aliases={inputs + place: place for place in range(len(results))},
+        input_output_aliases={inputs + i: i for i in range(len(results))},
         compiler_params=triton.CompilerParams(num_warps=_WARPS, num_stages=_STAGES),
         interpret=interpret,
         name=name,
@@ -155,5 +155,5 @@ def _streams(batch: int) -> int:
 def _tile(batch: int) -> Any:
     """The streams and the units of this program."""
     streams = _streams(batch)
-    place, tiles = pl.program_id(0), batch // streams
-    return pl.ds(place % tiles * streams, streams), pl.ds(place // tiles * _UNITS, _UNITS)
+    program, tiles = pl.program_id(0), batch // streams
+    return pl.ds(program % tiles * streams, streams), pl.ds(program // tiles * _UNITS, _UNITS)

@@ -75,9 +75,9 @@ def _forward(projected, recurrent_weights, state, *, interpret):
             cell_now[...] = first_cell[...]
 
         product = dot(hidden_now[...], weights[...])
-        before = projected[...] + product
-        f, i, o = (sigmoid(before[:, gate * hidden : (gate + 1) * hidden]) for gate in range(3))
-        u = jnp.tanh(before[:, 3 * hidden :])
+        sums = projected[...] + product
+        f, i, o = (sigmoid(sums[:, gate * hidden : (gate + 1) * hidden]) for gate in range(3))
+        u = jnp.tanh(sums[:, 3 * hidden :])
         cell = f * cell_now[...] + i * u
         for index, part in enumerate((f, i, o, u, cell)):
             saved[:, index * hidden : (index + 1) * hidden] = part
@@ -113,7 +113,7 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
             d_cell[...] = d_final_cell[...]
 
         product = dot(d_gates_now[...], weights[...], contract=1)
-        saved_now = [saved[:, place * hidden : (place + 1) * hidden] for place in range(5)]
+        saved_now = [saved[:, index * hidden : (index + 1) * hidden] for index in range(5)]
         parts, d_previous = gate_gradients(
             product + d_output[...], d_cell[...], [*saved_now, previous_cell[...]]
         )
