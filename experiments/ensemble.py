@@ -34,6 +34,11 @@ from experiments.workdir import Workdir, write_json
 from zaremba_jax.config import settings
 
 DEFAULT_MEMBERS = 10
+# Flags without a meaning where nothing is trained.
+_TRAINING_FLAGS = (
+    *("members", "members_at_once", "data_parallel", "chunk", "checkpoint_minutes", "resident"),
+    "tensorboard",
+)
 
 flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(member_flags)
@@ -68,15 +73,14 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
       ValueError: the flags do not go together, or a run is missing, unfinished, or was
         trained on another text.
     """
-    refused = [
-        name
-        for name in ("config", *settings(), "members", "members_at_once", "tensorboard")
-        if _is_given(name)
-    ]
+    refused = [name for name in ("config", *settings(), *_TRAINING_FLAGS) if _is_given(name)]
     if FLAGS.coordinator_address:
         raise ValueError("--from: one process averages; leave --coordinator_address out")
     if refused:
-        raise ValueError(f"--from: the runs bring their own --{', --'.join(refused)}; leave it out")
+        raise ValueError(
+            "--from: the runs are trained, with settings of their own; leave out"
+            f" --{', --'.join(refused)}"
+        )
     folders, asked = named_runs(paths), sizes_from_flags(len(paths))
     configs = [read_run_config(folder) for folder in folders]
     workdir = default_workdir("mixture", *(folder.path.name for folder in folders))

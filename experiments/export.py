@@ -34,13 +34,14 @@ flags.DEFINE_string(
 )
 flags.DEFINE_enum("to", "folder", ["folder", "model", "torch", "stablehlo"], "what to write")
 flags.DEFINE_string("out", None, "the folder, or the file")
-flags.mark_flag_as_required("out")
 
 
 def main() -> None:
     """Reads one model and writes it in another form."""
-    out = Path(FLAGS.out)
+    out = Path(FLAGS.out or "")
     try:
+        if not FLAGS.out:
+            raise ValueError(f"--out: names no {_kind()}; give the one to write")
         if out.exists() and (FLAGS.to != "folder" or not out.is_dir()):
             raise ValueError(f"--out={out}: exists; name a new {_kind()}")
         if out.is_dir() and any(out.iterdir()) and not is_model_folder(out):

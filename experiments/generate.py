@@ -12,7 +12,7 @@ from zaremba_jax.generate import Sampling, generate
 from zaremba_jax.vocabulary import UNIT_NAMES, UNK
 
 flags.DEFINE_list(
-    "workdir", None, "finished runs, ensembles or .safetensors files; several are averaged"
+    "workdir", [], "finished runs, ensembles or .safetensors files; several are averaged"
 )
 flags.DEFINE_string("prompt", "", "how each text begins")
 flags.DEFINE_integer("length", 100, "tokens to generate after the prompt", lower_bound=1)
@@ -21,7 +21,6 @@ flags.DEFINE_integer("top_k", 0, "draw from this many most probable tokens; 0: f
 flags.DEFINE_float("top_p", 1.0, "draw from the fewest tokens with this much of the probability")
 flags.DEFINE_integer("seed", 0, "decides what is drawn", lower_bound=0, upper_bound=2**32 - 1)
 flags.DEFINE_integer("samples", 1, "number of texts, generated side by side", lower_bound=1)
-flags.mark_flag_as_required("workdir")
 
 _SEPARATOR = "---"
 

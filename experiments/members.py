@@ -321,9 +321,15 @@ def load_finished_run(workdir: Workdir, corpus: Corpus) -> Run:
     """The finished run of one model in a folder.
 
     Raises:
-      ValueError: it was trained on another text, is unfinished, or is damaged.
+      ValueError: it was trained on another text, is unfinished, or lacks intact checkpoints.
     """
-    run = resume(new_run(read_run_config(workdir), corpus), workdir, Console(quiet=True))
+    config = read_run_config(workdir)
+    if workdir.summary.exists() and not workdir.checkpoints.exists():
+        raise ValueError(
+            f"{workdir.path}: holds the record of a finished run without its checkpoints; name the"
+            " folder that it was trained in"
+        )
+    run = resume(new_run(config, corpus), workdir, Console(quiet=True))
     total = run.config.train.epochs * len(run.windows)
     if run.step < total:
         raise ValueError(

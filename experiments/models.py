@@ -44,6 +44,11 @@ def _model_files(path: Path) -> list[Path]:
         return [workdir.model]
     if members := sorted(workdir.members.glob("*.safetensors")):
         return members
+    if workdir.summary.exists():
+        raise ValueError(
+            f"{path}: holds the record of a finished run without its model; name the folder that"
+            " it was trained in"
+        )
     if workdir.config.exists():
         raise ValueError(
             f"{path}: holds a run that has written no model yet; give its command again to"

@@ -51,7 +51,7 @@ flags.DEFINE_list(
 flags.DEFINE_integer(
     "seeds",
     None,
-    "single models to take the mean over; the larger of this and --members is trained",
+    "single models to take the mean over; if --members is given too, the larger of the two counts",
     lower_bound=1,
 )
 flags.DEFINE_string(
@@ -101,6 +101,12 @@ def train_row(
             " it here",
             soft_wrap=True,
         )
+    if not jobs:
+        console.print(
+            f"{model_name(config)}: {results} has the records of all {seeds} models, so that"
+            " nothing is trained; name another folder with --results to start afresh",
+            soft_wrap=True,
+        )
     yield
     for job in jobs:
         console.print(f"{job.name}:", soft_wrap=True)
@@ -143,6 +149,11 @@ def rows_from_flags() -> list[Config]:
     changes = changes_from_flags()
     if changes.get("corpus", "ptb") != "ptb" or any(FLAGS[name].value for name in TEXT_FILES):
         raise ValueError("--corpus, --train_file: the table is the Penn Treebank's; leave them out")
+    if {"vocab_size", "min_count"} & changes.keys():
+        raise ValueError(
+            "--vocab_size, --min_count: perplexities over other vocabularies cannot be compared"
+            " with the table's; leave them out"
+        )
     names = [name for name in dict.fromkeys(FLAGS.rows) if name]
     for name in names:
         if name not in PAPER_PERPLEXITIES:

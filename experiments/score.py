@@ -44,7 +44,7 @@ _REQUIRED_FLAGS = {
 }
 
 flags.DEFINE_list(
-    "workdir", None, "finished runs, ensembles or .safetensors files; several are averaged"
+    "workdir", [], "finished runs, ensembles or .safetensors files; several are averaged"
 )
 flags.DEFINE_string("scores", None, "file for log probabilities, ending in .jsonl or .tsv")
 flags.DEFINE_enum("each", "sentence", ["sentence", "token"], "what each line of --scores holds")
@@ -62,7 +62,6 @@ flags.DEFINE_string("train_file", None, "for rms: training text, whose gradients
 flags.DEFINE_integer("cache_window", 0, "positions that a neural cache keeps; 0: no cache")
 flags.DEFINE_float("cache_theta", 0.6, "how strongly the cache prefers similar states")
 flags.DEFINE_float("cache_weight", 0.1, "share of the cache in the probability")
-flags.mark_flag_as_required("workdir")
 
 
 def main(file: str) -> None:

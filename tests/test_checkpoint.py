@@ -89,6 +89,10 @@ def test_newest_is_restored_and_the_newest_two_are_kept(tmp_path):
     assert restored is not None
     assert restored.record == {"step": 10}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "5"]
+    for step in (10, 7):
+        with pytest.raises(ValueError, match=rf"step={step}: .* has a checkpoint of step 10"):
+            save(tmp_path, step, state_at(step), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "5"]
 
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "flipped"])

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 
@@ -59,6 +60,7 @@ def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
         ("hidden_size", True, "of type int"),
         ("init_scale", 0.0, "above 0"),
         ("dropout", 1.0, "at least 0 and below 1"),
+        ("dropout", 0.99999999, "at least 0 and below 1"),  # 1 in float32
         ("dropout", -0.1, "at least 0 and below 1"),
         ("dropout", float("nan"), "at least 0 and below 1"),
         ("dropout", "half", "of type float"),
@@ -66,8 +68,10 @@ def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
         ("unroll", 0, "at least 1"),
         ("epochs", 0, "at least 1"),
         ("learning_rate", 0.0, "above 0"),
-        ("learning_rate", float("inf"), "finite and above 0"),
-        ("learning_rate", 10**400, "finite and above 0"),
+        ("learning_rate", float("inf"), "finite in float32 and above 0"),
+        ("learning_rate", 10**400, "finite in float32 and above 0"),
+        ("learning_rate", 1e39, "finite in float32 and above 0"),
+        ("learning_rate", 1e-46, "above 0"),  # 0 in float32
         ("constant_epochs", -1, "at least 0"),
         ("decay_divisor", 0.5, "at least 1"),
         ("clip_norm", 0.0, "above 0"),
@@ -87,14 +91,14 @@ def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
         ("zoneout_hidden", 1.5, "at least 0 and at most 1"),
         ("zoneout_cell", -0.5, "at least 0 and at most 1"),
         ("l1", -1.0, "at least 0"),
-        ("l2", float("inf"), "finite and at least 0"),
+        ("l2", float("inf"), "finite in float32 and at least 0"),
         ("activation_l2", -1.0, "at least 0"),
-        ("temporal_activation_l2", float("nan"), "finite and at least 0"),
+        ("temporal_activation_l2", float("nan"), "finite in float32 and at least 0"),
         ("softmax_tokens", -1, "at least 0"),
     ],
 )
 def test_value_outside_its_limits_is_refused_by_name_value_and_reason(name, value, reason):
-    with pytest.raises(ValueError, match=f"^{name}={value!r}: must be .*{reason}"):
+    with pytest.raises(ValueError, match=rf"^{name}={re.escape(repr(value))}: must be .*{reason}"):
         override(QUICK, **{name: value})
 
 

@@ -154,6 +154,10 @@ def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(
     unfinished = "seed1: has trained on 238 of 357 windows; run its command"
     assert_refused(run("--from=seed0,seed1", *TEXT), unfinished)
     config.write_text(original)
+    record = shutil.copytree(folder / "seed1", folder / "record")
+    shutil.rmtree(record / "checkpoints")
+    reason = "record: holds the record of a finished run without its checkpoints; name the folder"
+    assert_refused(run("--from=seed0,record", *TEXT), reason)
     (folder / "train.txt").write_text("a b c d e f g h\n" * 200)
     assert_refused(run("--from=seed0,seed1", *TEXT), "seed0: holds a run on another text")
     before = content(folder)
@@ -297,8 +301,11 @@ BAD_FLAGS = [
     (["--from=a,b", "--coordinator_address=cluster"], ["--from: one process averages; leave"]),
     (["--from=absent"], ["absent: holds no run of experiments.ptb", "name the --workdir of one"]),
     (["--from=a,./a"], ["--from=a,./a: a run is named twice"]),
-    (["--from=a,b", "--members=2"], ["--from: the runs bring their own --members; leave it out"]),
-    (["--from=a,b", "--config=small"], ["--from: the runs bring their own --config"]),
+    (["--from=a,b", "--members=2"], ["--from: the runs are trained", "leave out --members"]),
+    (
+        ["--from=a,b", "--config=small", "--data_parallel=2"],
+        ["leave out --config, --data_parallel"],
+    ),
     (["--from="], ["--from: names no run; give folders, separated by commas"]),
     (["--from=a,b", "--sizes=3"], ["--sizes=3: there are 2 members"]),
 ]

@@ -90,7 +90,8 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
         "--from_torch=bad.safetensors: encoder.weight": [
             *("--from_torch=bad.safetensors", "--vocabulary=words.json", "--out=x")
         ],
-        "flag --out=None: Flag --out must have a value": ["--workdir=run"],
+        "--out: names no folder; give the one to write": ["--workdir=run"],
+        "--out: names no file; give the one to write": ["--workdir=run", "--to=torch", "--out="],
     }
     results = run_elsewhere("experiments.export", *refused.values(), cwd=tmp_path)
     for reason, outcome in zip(refused, results, strict=True):

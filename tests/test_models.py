@@ -6,7 +6,7 @@ import pytest
 from program import assert_refused, run_elsewhere
 
 from experiments.models import listed, load_models, prompt_ids, unknown_tokens
-from experiments.workdir import Workdir, write_model
+from experiments.workdir import Workdir, write_json, write_model
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.exported import Model
 from zaremba_jax.generate import Sampling, generate
@@ -24,13 +24,15 @@ def make(seed=0, vocabulary=WORDS):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two runs, an ensemble, a run that is not finished, and one on another text."""
+    """Two runs, an ensemble, a run that is not finished, a record, and a run on another text."""
     folder = tmp_path_factory.mktemp("runs")
     write_model(Workdir(folder / "run").model, make())
     write_model(Workdir(folder / "dropout=0,0.5").model, make(seed=7))
     for seed in (3, 4):
         write_model(Workdir(folder / "ensemble").member(seed), make(seed))
-    Workdir(folder / "unfinished").create(QUICK)
+    for name in ("unfinished", "record"):
+        Workdir(folder / name).create(QUICK)
+    write_json(Workdir(folder / "record").summary, {})
     write_model(Workdir(folder / "other").model, make(vocabulary=Vocabulary(("a", "b"))))
     return folder
 
@@ -51,6 +53,7 @@ def test_models_are_found_in_runs_ensembles_and_files(folder):
     [
         (["absent"], "absent: holds no model; name the --workdir of a finished run"),
         (["unfinished"], "unfinished: holds a run that has written no model yet; give its command"),
+        (["record"], "record: holds the record of a finished run without its model; name the"),
         (["run", "other"], r"other/model\.safetensors: its vocabulary is not that of .*run/model"),
         ([], "--workdir: names no model"),
     ],

@@ -178,6 +178,7 @@ PAPER = "paper: {paper_valid_perplexity}, {paper_test_perplexity}"
 SINGLES = {  # the folders of each row
     "small-bfloat16-seed0 small-precision=bfloat16-seed1 small-precision=bfloat16-seed2": PAPER,
     "large-seed0": PAPER,
+    "medium-seed0": PAPER,
     "medium-precision=bfloat16-seed0": PAPER,
     "medium-second_bias=True-constant_epochs=7-precision=bfloat16-seed0": "paper: 86.2, 82.7",
     "quick-seed0": "exact floor of the source: {floor_perplexity:.1f};"

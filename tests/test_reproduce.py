@@ -94,6 +94,7 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     rerun = run(*FLAGS)
     assert rerun.status == 0
     assert "small-seed" not in rerun.out
+    assert "small: results has the records of all 2 models, so that nothing is" in rerun.out
     assert content(folder / "results").keys() == before.keys()
     assert (folder / "results" / "table1.md").read_text(encoding="utf-8") == page
 
@@ -180,6 +181,7 @@ BAD_FLAGS = [
     (["--config=small"], ["--config=small: name models of the table with --rows"]),
     (["--corpus=toy"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
     (["--valid_file=v.txt"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
+    (["--min_count=2"], ["--vocab_size, --min_count: perplexities over other vocabularies"]),
     (["--unit=char"], ["--unit=char: ptb is read by the word; leave it out"]),
 ]
 

@@ -7,9 +7,10 @@ numbers refer to Zaremba, Sutskever & Vinyals (2014), arXiv 1409.2329.
 
 import dataclasses
 import operator
-import sys
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from zaremba_jax.array_types import CellName
 from zaremba_jax.precision import Precision
@@ -21,6 +22,7 @@ CorpusName = Literal[
 ]
 KernelName = Literal["auto", "scan", "xla", "pallas"]
 
+_LARGEST = float(np.finfo(np.float32).max)
 _LIMITS = {
     "at_least": operator.ge,
     "above": operator.gt,
@@ -55,11 +57,12 @@ def _check(name: str, value: Any, kind: Any, limits: Mapping[str, float]) -> Non
         raise ValueError(f"{name}={value!r}: must be of type {kind.__name__}")
     if kind in (str, bool):
         return
-    within = abs(value) <= sys.float_info.max
-    bounds = [] if within else ["finite"]
+    within = abs(value) <= _LARGEST
+    bounds = [] if within else ["finite in float32"]
+    rounded = np.float32(value) if within and kind is float else value  # as it is computed with
     for limit, bound in limits.items():
         bounds.append(f"{limit.replace('_', ' ')} {bound}")
-        within = within and _LIMITS[limit](value, bound)
+        within = within and _LIMITS[limit](rounded, bound)
     if not within:
         raise ValueError(f"{name}={value}: must be {' and '.join(bounds)}")
 

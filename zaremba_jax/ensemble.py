@@ -216,6 +216,7 @@ def members_nll(
 ) -> MemberNLL:
     """`evaluate.text_nll` of all members together; arguments as there, with `params` stacked.
 
+    `masks` are shared: members that differ in their zoneout have to be evaluated one by one.
     Only one window's logits exist at a time; what is kept is one number per token and
     member, from which `mixture_nll` computes any mixture.
     """

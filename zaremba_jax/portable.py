@@ -25,9 +25,9 @@ def portable_scoring(model: Model) -> bytes:
 
         score(tokens, targets, state) -> nats, state
 
-    with int32 `tokens` and `targets` [time, batch], the nats of each target given the
-    tokens before it, [time, batch], and, as `state`, a tuple of arrays [batch, hidden] per
-    layer: h, and for an LSTM c too. A text begins with a state of zeros.
+    with int32 `tokens` and `targets` [time, batch], ids in the vocabulary, the nats of each
+    target given the tokens before it, [time, batch], and, as `state`, a tuple of arrays
+    [batch, hidden] per layer: h, and for an LSTM c too. A text begins with a state of zeros.
 
     Args:
       model: a trained model.

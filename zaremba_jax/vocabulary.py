@@ -50,7 +50,7 @@ def check_ids(ids: np.ndarray, size: int) -> None:
 class Vocabulary:
     """The types of a training text; a type's id is its index in `words`.
 
-    `unit` says what a type is: a word, a character or a byte, as `split` gives them.
+    `unit` says what a type is: a word, a character or a byte, as `tokenize` gives them.
     """
 
     words: tuple[str, ...]
@@ -80,7 +80,7 @@ class Vocabulary:
           min_count: types that occur fewer times than this are left out.
 
         Raises:
-          ValueError: no type is left, or bytes are to be left out.
+          ValueError: no type of a text that has some is left, or bytes are to be left out.
         """
         if unit == "byte":
             if size or min_count > 1:
@@ -121,7 +121,7 @@ class Vocabulary:
         return hashlib.sha256(listed.encode()).hexdigest()
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens of a text in this vocabulary's unit, as for `split`."""
+        """The tokens of a text in this vocabulary's unit, as the function `tokenize` gives them."""
         return tokenize(text, self.unit)
 
     def encode(self, tokens: Iterable[str], source: str = "text") -> np.ndarray:
