@@ -103,8 +103,8 @@ def train_row(
         )
     if not jobs:
         console.print(
-            f"{model_name(config)}: {results} has the records of all {seeds} models, so that"
-            " nothing is trained; name another folder with --results to start afresh",
+            f"{model_name(config)}: nothing to train, since {results} has the records; to start"
+            " afresh, name another folder with --results",
             soft_wrap=True,
         )
     yield

@@ -94,7 +94,7 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     rerun = run(*FLAGS)
     assert rerun.status == 0
     assert "small-seed" not in rerun.out
-    assert "small: results has the records of all 2 models, so that nothing is" in rerun.out
+    assert "small: nothing to train, since results has the records; to start" in rerun.out
     assert content(folder / "results").keys() == before.keys()
     assert (folder / "results" / "table1.md").read_text(encoding="utf-8") == page
 
