@@ -109,7 +109,8 @@ def apply(
 
     Args:
       params: the model.
-      tokens: ids of a window of text, in the vocabulary; jax reads any other as its last word.
+      tokens: ids of a window of text; one that is not in the vocabulary is read as some word of
+        it, unnoticed.
       state: one record per layer, from `rnn.zero_state` or from the previous window.
       masks: the window's noise; to evaluate, None or, with zoneout, those of
         `regularizers.expected_masks`.
