@@ -33,12 +33,12 @@ flags.DEFINE_string(
     "for --from_torch: JSON file of the words, in order or with their ids",
 )
 flags.DEFINE_enum("to", "folder", ["folder", "model", "torch", "stablehlo"], "what to write")
-flags.DEFINE_string("out", None, "the folder, or the file")
+flags.DEFINE_string("out", "", "the folder, or the file")
 
 
 def main() -> None:
     """Reads one model and writes it in another form."""
-    out = Path(FLAGS.out or "")
+    out = Path(FLAGS.out)
     try:
         if not FLAGS.out:
             raise ValueError(f"--out: names no {_kind()}; give the one to write")
