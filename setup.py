@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 # OWNER is a placeholder for the publisher. Badges and notebooks repeat this URL; a test compares.
 REPOSITORY = "https://github.com/OWNER/zaremba_jax"
@@ -16,7 +16,7 @@ setup(
     url=REPOSITORY,
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["zaremba_jax", "zaremba_jax.kernels", "experiments"],
+    packages=find_packages(include=["zaremba_jax*", "experiments*"]),
     package_data={"zaremba_jax": ["py.typed"]},
     install_requires=[
         "absl-py>=2.1",

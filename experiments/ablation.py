@@ -20,19 +20,20 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from experiments import ablation_language, command_line, recall
-from experiments.ablation_report import language_table, report
-from experiments.command_line import FLAGS, define_choices, fail
-from experiments.corruption import corruption_table
-from experiments.output import Terminal, draw
-from experiments.summary import cores, environment
-from experiments.workdir import write_json
+from experiments.ablations import language_modelling, memory
+from experiments.ablations.corruption import corruption_table
+from experiments.ablations.page import language_table, report
+from experiments.cli import program
+from experiments.cli.program import FLAGS, define_choices, fail
+from experiments.cli.terminal import Terminal, draw
+from experiments.reports.summary import cores, environment
+from experiments.training.run_folder import write_json
 from zaremba_jax.array_types import CellName
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import QUICK, Config, override, to_dict
-from zaremba_jax.corpus import Corpus
-from zaremba_jax.published import load_published
-from zaremba_jax.toy_corpus import toy_corpus
+from zaremba_jax.data.corpus import Corpus
+from zaremba_jax.data.published import load_published
+from zaremba_jax.data.toy_corpus import toy_corpus
 
 LAGS_COUNTED = (1, 10, 100)
 _ASKED = (
@@ -40,7 +41,7 @@ _ASKED = (
     *("epochs", "memory_steps", "memory_lags", "memory_rate"),
 )
 
-define_choices("methods", list(ablation_language.METHODS), "methods to compare")
+define_choices("methods", list(language_modelling.METHODS), "methods to compare")
 define_choices("cells", list(CELLS), "cells to compare")
 flags.DEFINE_enum("corpus", "toy", ["toy", "ptb"], "the built-in corpus, or the Penn Treebank")
 flags.DEFINE_string("data_dir", None, "folder with the three ptb.*.txt files (default: download)")
@@ -91,7 +92,7 @@ def configure() -> tuple[Config, Corpus]:
     if FLAGS.corpus == "ptb":
         corpus = load_published("ptb", FLAGS.data_dir)
     else:
-        corpus = toy_corpus(valid_tokens=ablation_language.VALIDATION_TOKENS)
+        corpus = toy_corpus(valid_tokens=language_modelling.VALIDATION_TOKENS)
     return config, dataclasses.replace(corpus, train=corpus.train[: FLAGS.train_tokens])
 
 
@@ -171,18 +172,18 @@ class Job(NamedTuple):
 def plan(config: Config, corpus: Corpus, on_progress: Callable[[str], None]) -> list[Job]:
     """All jobs, the longest first."""
     jobs = []
-    for group, cell in itertools.product(ablation_language.groups(FLAGS.methods), _cells()):
+    for group, cell in itertools.product(language_modelling.groups(FLAGS.methods), _cells()):
         run = functools.partial(
-            ablation_language.compare,
+            language_modelling.compare,
             *(config, corpus, cell, group),
             seeds=FLAGS.seeds,
             count=FLAGS.rates,
             on_progress=on_progress,
         )
         jobs.append(Job("language_modelling", cell, run))
-    for cell in recall.SETTINGS if FLAGS.memory_steps else ():
+    for cell in memory.SETTINGS if FLAGS.memory_steps else ():
         run = functools.partial(
-            recall.measure,
+            memory.measure,
             cell,
             rate=FLAGS.memory_rate,
             lags=FLAGS.memory_lags,
@@ -199,7 +200,7 @@ def work(config: Config, corpus: Corpus, console: Console) -> dict[str, dict[str
     parts: dict[str, Any] = {"language_modelling": {cell: {} for cell in _cells()}, "memory": {}}
     with ThreadPoolExecutor(cores()) as pool, JobProgress(console) as progress:
         todo = plan(config, corpus, progress.advance)
-        steps = {"language_modelling": FLAGS.epochs, "memory": recall.CHUNKS}
+        steps = {"language_modelling": FLAGS.epochs, "memory": memory.CHUNKS}
         progress.expect(sum(steps[job.part] for job in todo))
         futures = {pool.submit(job.run): job for job in todo}
         try:
@@ -211,7 +212,7 @@ def work(config: Config, corpus: Corpus, console: Console) -> dict[str, dict[str
             pool.shutdown(wait=False, cancel_futures=True)
     for cell, records in parts["language_modelling"].items():
         parts["language_modelling"][cell] = {
-            name: records[name] for name in ablation_language.METHODS if name in records
+            name: records[name] for name in language_modelling.METHODS if name in records
         }
     return parts
 
@@ -231,17 +232,17 @@ def gather(config: Config, corpus: Corpus, console: Console) -> dict[str, Any]:
         "floor_perplexity": corpus.floor_perplexity,
         "train_tokens": len(corpus.train),
         "seeds": FLAGS.seeds,
-        "learning_rates": ablation_language.LEARNING_RATES,
-        "titles": {name: method.title for name, method in ablation_language.METHODS.items()},
+        "learning_rates": language_modelling.LEARNING_RATES,
+        "titles": {name: method.title for name, method in language_modelling.METHODS.items()},
         "language_modelling": parts["language_modelling"],
         "memory": {
             "rate": FLAGS.memory_rate,
-            "steps": recall.whole_chunks(FLAGS.memory_steps),
+            "steps": memory.whole_chunks(FLAGS.memory_steps),
             "lags": FLAGS.memory_lags,
-            "symbols": recall.SYMBOLS,
-            "chance": 1 / recall.SYMBOLS,
-            "settings": recall.SETTINGS,
-            "cells": {cell: parts["memory"][cell] for cell in recall.SETTINGS if parts["memory"]},
+            "symbols": memory.SYMBOLS,
+            "chance": 1 / memory.SYMBOLS,
+            "settings": memory.SETTINGS,
+            "cells": {cell: parts["memory"][cell] for cell in memory.SETTINGS if parts["memory"]},
         },
         "corruption": {"layers": 2, "masks": corruption_table(LAGS_COUNTED, layers=2)},
         "seconds": time.monotonic() - started,
@@ -268,4 +269,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run(main)

@@ -15,10 +15,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import command_line
-from experiments.choose_kernel import local_workload, why_not_pallas
-from experiments.command_line import FLAGS, config_from_flags, fail
-from experiments.contenders import (
+from experiments.benchmarks.contenders import (
     BUILDERS,
     CHECKS,
     Run,
@@ -27,14 +24,17 @@ from experiments.contenders import (
     is_paper_model,
     sample_windows,
 )
-from experiments.floor import products, step_flops
-from experiments.output import Terminal
-from experiments.summary import environment
-from experiments.targets import PTB_VOCABULARY_SIZE
-from experiments.timing import alone, interleave, quartiles
-from experiments.workdir import write_json
+from experiments.benchmarks.step_floor import products, step_flops
+from experiments.benchmarks.timing import alone, interleave, quartiles
+from experiments.cli import program
+from experiments.cli.program import FLAGS, config_from_flags, fail
+from experiments.cli.terminal import Terminal
+from experiments.compilers.targets import PTB_VOCABULARY_SIZE
+from experiments.reports.summary import environment
+from experiments.training.kernel_choice import local_workload, why_not_pallas
+from experiments.training.run_folder import write_json
 from zaremba_jax.config import Config, override, to_dict
-from zaremba_jax.precision import Precision
+from zaremba_jax.ops.products import Precision
 
 OURS = "zaremba_jax"
 PRECISIONS = get_args(Precision)
@@ -48,7 +48,7 @@ SCALES = {
     "members": (1, 2, 4, 8),
 }
 
-command_line.define_config_flags()
+program.define_config_flags()
 flags.DEFINE_list(
     "peers",
     None,
@@ -284,7 +284,7 @@ def main() -> None:
                 others = [entrant.name for entrant in needs if entrant.members == 1][1:]
                 results["scaling"] = scaling(config, others, FLAGS.windows, FLAGS.rounds)
             write_results(results)
-            from experiments.figures import draw_scaling
+            from experiments.reports.figures import draw_scaling
 
             draw_scaling(Path(FLAGS.scaling), results)
     except (ValueError, OSError) as error:
@@ -326,4 +326,4 @@ def _environment() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run(main)

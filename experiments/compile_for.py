@@ -15,11 +15,11 @@ import jax
 from absl import flags
 from rich.table import Table
 
-from experiments import command_line
-from experiments.command_line import FLAGS, define_choices, fail
-from experiments.compiled_ensemble import report_members
-from experiments.output import Terminal
-from experiments.targets import (
+from experiments.cli import program
+from experiments.cli.program import FLAGS, define_choices, fail
+from experiments.cli.terminal import Terminal
+from experiments.compilers.ensemble_programs import report_members
+from experiments.compilers.targets import (
     TARGETS,
     MissingCompilerError,
     Target,
@@ -28,7 +28,7 @@ from experiments.targets import (
     windows_per_epoch,
 )
 from zaremba_jax.config import PRESETS, Config, override
-from zaremba_jax.precision import Precision
+from zaremba_jax.ops.products import Precision
 
 _NAMES = ("target", "config", "precision")
 _NUMBERS = ("forward", "backward", "copy kB", "mem. MB", "step ms", "epoch s", "built s")
@@ -135,4 +135,4 @@ def _ensemble_rows(config: Config, target: Target) -> Iterator[list[str]]:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run(main)

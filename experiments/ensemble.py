@@ -10,27 +10,32 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import command_line, member_flags, run_flags
-from experiments.command_line import FLAGS, fail
-from experiments.member_flags import prepare, sizes_from_flags
-from experiments.members import load_finished_run, named_runs, read_run_config, with_seeds
-from experiments.mixtures import (
-    member_record,
-    print_mixtures,
-    sizes_for,
-    summarize_members,
-    summarize_mixtures,
-)
-from experiments.output import draw
-from experiments.records import canonical_config
-from experiments.run_flags import (
+from experiments.cli import ensemble_flags, program, training_flags
+from experiments.cli.ensemble_flags import prepare, sizes_from_flags
+from experiments.cli.program import FLAGS, fail
+from experiments.cli.terminal import draw
+from experiments.cli.training_flags import (
     default_workdir,
     initialize_distributed,
     load_corpus,
     train_or_exit,
     with_text,
 )
-from experiments.workdir import Workdir, write_json
+from experiments.reports.mixtures import (
+    member_record,
+    print_mixtures,
+    sizes_for,
+    summarize_members,
+    summarize_mixtures,
+)
+from experiments.reports.records import canonical_config
+from experiments.training.ensemble_run import (
+    load_finished_run,
+    named_runs,
+    read_run_config,
+    with_seeds,
+)
+from experiments.training.run_folder import Workdir, write_json
 from zaremba_jax.config import settings
 
 DEFAULT_MEMBERS = 10
@@ -40,8 +45,8 @@ _TRAINING_FLAGS = (
     "tensorboard",
 )
 
-flags.adopt_module_key_flags(run_flags)
-flags.adopt_module_key_flags(member_flags)
+flags.adopt_module_key_flags(training_flags)
+flags.adopt_module_key_flags(ensemble_flags)
 flags.DEFINE_list("from", None, "folders of finished runs of experiments.ptb to average instead")
 
 
@@ -147,4 +152,4 @@ def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run(main)

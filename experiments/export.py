@@ -5,11 +5,11 @@ from pathlib import Path
 from absl import flags
 from safetensors.numpy import save
 
-from experiments import command_line
-from experiments.command_line import FLAGS, fail
-from experiments.models import load_models
-from experiments.workdir import write_bytes
-from zaremba_jax.exported import (
+from experiments.cli import program
+from experiments.cli.program import FLAGS, fail
+from experiments.cli.trained_models import load_models
+from experiments.training.run_folder import write_bytes
+from zaremba_jax.interop.model_file import (
     Model,
     assemble,
     is_model_folder,
@@ -19,9 +19,9 @@ from zaremba_jax.exported import (
     save_folder,
     save_model,
 )
-from zaremba_jax.portable import portable_scoring
+from zaremba_jax.interop.stablehlo import portable_scoring
+from zaremba_jax.interop.torch_weights import infer_config, model_from_torch, model_to_torch
 from zaremba_jax.regularizers import expected_masks
-from zaremba_jax.torch_weights import infer_config, model_from_torch, model_to_torch
 
 flags.DEFINE_list("workdir", None, "a finished run, a member of an ensemble or a .safetensors file")
 flags.DEFINE_string(
@@ -112,4 +112,4 @@ def _kind() -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run(main)

@@ -7,8 +7,8 @@ import jax
 import optax
 from flax import nnx
 
-from experiments import command_line
-from zaremba_jax.flax_modules import DeepRNN
+from experiments.cli import program
+from zaremba_jax.interop.flax_modules import DeepRNN
 
 LETTERS, LONGEST, BATCH = 4, 20, 64
 
@@ -72,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run(main)

@@ -5,11 +5,11 @@ import sys
 import jax
 from absl import flags
 
-from experiments import command_line
-from experiments.command_line import FLAGS, fail
-from experiments.models import listed, load_models, prompt_ids
-from zaremba_jax.generate import Sampling, generate
-from zaremba_jax.vocabulary import UNIT_NAMES, UNK
+from experiments.cli import program
+from experiments.cli.program import FLAGS, fail
+from experiments.cli.trained_models import listed, load_models, prompt_ids
+from zaremba_jax.data.vocabulary import UNIT_NAMES, UNK
+from zaremba_jax.inference.generation import Sampling, generate
 
 flags.DEFINE_list(
     "workdir", [], "finished runs, ensembles or .safetensors files; several are averaged"
@@ -44,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run(main)

@@ -3,21 +3,21 @@
 from absl import flags
 from rich.console import Console
 
-from experiments import command_line, run_flags
-from experiments.command_line import FLAGS, fail
-from experiments.output import draw
-from experiments.run import Run
-from experiments.run_flags import (
+from experiments.cli import program, training_flags
+from experiments.cli.program import FLAGS, fail
+from experiments.cli.terminal import draw
+from experiments.cli.training_flags import (
     configure,
     initialize_distributed,
     load_corpus,
     open_run,
     train_or_exit,
 )
-from experiments.summary import print_table, summarize
-from experiments.workdir import Workdir, write_json
+from experiments.reports.summary import print_table, summarize
+from experiments.training.run_folder import Workdir, write_json
+from experiments.training.single_run import Run
 
-flags.adopt_module_key_flags(run_flags)
+flags.adopt_module_key_flags(training_flags)
 flags.DEFINE_integer(
     "mc_samples", 0, "evaluate by Monte Carlo dropout too, over this many samples", lower_bound=0
 )
@@ -50,4 +50,4 @@ def report(run: Run, workdir: Workdir, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run(main)

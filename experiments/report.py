@@ -5,12 +5,12 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import command_line
-from experiments.command_line import FLAGS, fail
-from experiments.comparison import TITLE, compare, html_page, print_comparison
-from experiments.output import Terminal
-from experiments.records import read_record
-from experiments.workdir import Workdir, write_text
+from experiments.cli import program
+from experiments.cli.program import FLAGS, fail
+from experiments.cli.terminal import Terminal
+from experiments.reports.comparison import TITLE, compare, html_page, print_comparison
+from experiments.reports.records import read_record
+from experiments.training.run_folder import Workdir, write_text
 
 TAKES = "RUN..."
 
@@ -52,4 +52,4 @@ def named(runs: Sequence[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    command_line.run(main, TAKES)
+    program.run(main, TAKES)

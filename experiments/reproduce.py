@@ -9,13 +9,21 @@ from absl import flags
 from jax.sharding import Mesh
 from rich.console import Console
 
-from experiments import command_line, member_flags, run_flags
-from experiments.command_line import FLAGS, changes_from_flags, fail
-from experiments.member_flags import at_once_on, open_ensemble, sizes_from_flags
-from experiments.members import with_seeds
-from experiments.output import draw
-from experiments.records import model_name, read_records
-from experiments.reproduction import (
+from experiments.cli import ensemble_flags, program, training_flags
+from experiments.cli.ensemble_flags import at_once_on, open_ensemble, sizes_from_flags
+from experiments.cli.program import FLAGS, changes_from_flags, fail
+from experiments.cli.terminal import draw
+from experiments.cli.training_flags import (
+    TEXT_FILES,
+    default_workdir,
+    initialize_distributed,
+    load_corpus,
+    open_run,
+    train_or_raise,
+    with_text,
+)
+from experiments.reports.records import model_name, read_records
+from experiments.reports.reproduction import (
     Job,
     mix,
     read_mixtures,
@@ -25,24 +33,16 @@ from experiments.reproduction import (
     seeds_without_nll,
     write_mixtures,
 )
-from experiments.run import NonFiniteLossError, Run
-from experiments.run_flags import (
-    TEXT_FILES,
-    default_workdir,
-    initialize_distributed,
-    load_corpus,
-    open_run,
-    train_or_raise,
-    with_text,
-)
-from experiments.table1 import other_choices, page, print_page, table1
-from experiments.workdir import Workdir, write_text
+from experiments.reports.table1 import other_choices, page, print_page, table1
+from experiments.training.ensemble_run import with_seeds
+from experiments.training.run_folder import Workdir, write_text
+from experiments.training.single_run import NonFiniteLossError, Run
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
-from zaremba_jax.corpus import Corpus
+from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.ensemble import MEMBER, make_mesh
 
-flags.adopt_module_key_flags(run_flags)
-flags.adopt_module_key_flags(member_flags)
+flags.adopt_module_key_flags(training_flags)
+flags.adopt_module_key_flags(ensemble_flags)
 flags.DEFINE_list(
     "rows",
     list(PAPER_PERPLEXITIES),
@@ -191,4 +191,4 @@ def report(results: Path, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run(main)

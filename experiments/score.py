@@ -10,10 +10,10 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import command_line
-from experiments.command_line import FLAGS, fail
-from experiments.models import load_models
-from experiments.scoring import (
+from experiments.cli import program
+from experiments.cli.program import FLAGS, fail
+from experiments.cli.trained_models import load_models
+from experiments.reports.text_scores import (
     Scorer,
     Text,
     independent_nll,
@@ -23,14 +23,14 @@ from experiments.scoring import (
     stream_nll,
     write_records,
 )
-from zaremba_jax.corpus import windows
-from zaremba_jax.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares
+from zaremba_jax.data.corpus import windows
+from zaremba_jax.data.text_files import find_files
+from zaremba_jax.data.vocabulary import UNIT_NAMES, UNK
 from zaremba_jax.evaluate import perplexity, text_nll
-from zaremba_jax.exported import Model
-from zaremba_jax.neural_cache import CacheConfig, neural_cache_nll
+from zaremba_jax.inference.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares
+from zaremba_jax.inference.neural_cache import CacheConfig, neural_cache_nll
+from zaremba_jax.interop.model_file import Model
 from zaremba_jax.regularizers import expected_masks
-from zaremba_jax.text_files import find_files
-from zaremba_jax.vocabulary import UNIT_NAMES, UNK
 
 TAKES = "FILE"
 _STREAMS = 100  # of the training text, for the gradients that the rule rms needs
@@ -202,4 +202,4 @@ def report(file: str, models: list[Model], text: Text, nll: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, TAKES)
+    program.run(main, TAKES)

@@ -9,20 +9,20 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import command_line, run_flags
-from experiments.command_line import FLAGS, changes_from_flags, fail
-from experiments.member_flags import prepare
-from experiments.members import EnsembleRun, with_seeds
-from experiments.mixtures import member_records
-from experiments.output import draw
-from experiments.run_flags import train_or_exit
-from experiments.summary import environment, format_mean
-from experiments.workdir import Workdir, write_json, write_model
+from experiments.cli import program, training_flags
+from experiments.cli.ensemble_flags import prepare
+from experiments.cli.program import FLAGS, changes_from_flags, fail
+from experiments.cli.terminal import draw
+from experiments.cli.training_flags import train_or_exit
+from experiments.reports.mixtures import member_records
+from experiments.reports.summary import environment, format_mean
+from experiments.training.ensemble_run import EnsembleRun, with_seeds
+from experiments.training.run_folder import Workdir, write_json, write_model
 from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.ensemble import MemberNLL
 from zaremba_jax.train import RATES
 
-flags.adopt_module_key_flags(run_flags)
+flags.adopt_module_key_flags(training_flags)
 flags.declare_key_flag("members")
 flags.declare_key_flag("members_at_once")
 flags.DEFINE_multi_string(
@@ -174,4 +174,4 @@ def _as_flags(setting: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    program.run(main)

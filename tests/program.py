@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import command_line, ptb
+from experiments import ptb
 from zaremba_jax.array_types import TrainState
 from zaremba_jax.checkpoint import restore
 from zaremba_jax.config import QUICK, override
@@ -90,8 +90,8 @@ def run(*flags: str, program: ModuleType = ptb) -> Outcome:
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as stop,
     ):
-        command_line.run(program.main, getattr(program, "TAKES", None))
-    command_line.FLAGS.unparse_flags()
+        program.run(program.main, getattr(program, "TAKES", None))
+    program.FLAGS.unparse_flags()
     status = stop.value.code or 0
     assert isinstance(status, int)
     return Outcome(status, out.getvalue(), err.getvalue())
@@ -110,10 +110,10 @@ for flags in lines:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             with mock.patch.object(sys, "argv", [name, *flags]):
-                command_line.run(program.main, getattr(program, "TAKES", None))
+                program.run(program.main, getattr(program, "TAKES", None))
         except SystemExit as stop:
             status = stop.code or 0
-    command_line.FLAGS.unparse_flags()
+    program.FLAGS.unparse_flags()
     outcomes.append((status, out.getvalue(), err.getvalue()))
 print(json.dumps(outcomes))
 """

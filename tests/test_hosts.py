@@ -163,9 +163,9 @@ def test_one_model_with_its_batch_on_two_hosts_that_slurm_knows_is_the_same_run(
 # `experiments.reproduce` with a tiny `small` and another text as the Penn Treebank.
 REPRODUCE = """
 from experiments import command_line, reproduce
-from test_reproduce import TINY
+from tests.experiments.test_reproduce import TINY
 from zaremba_jax.config import PRESETS
-from zaremba_jax.encoding import read_corpus
+from zaremba_jax.data.encoding import read_corpus
 
 PRESETS["small"] = TINY
 reproduce.load_corpus = lambda _: read_corpus("PTB", "train.txt", "valid.txt", "test.txt")

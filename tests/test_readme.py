@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 
 import zaremba_jax.config
-from experiments.ablation_report import language_table, memory_table
-from experiments.summary import format_mean
-from experiments.workdir import write_model
+from experiments.ablations.page import language_table, memory_table
+from experiments.reports.summary import format_mean
+from experiments.training.run_folder import write_model
 from zaremba_jax.config import QUICK, SMALL, from_dict, override
-from zaremba_jax.corpus import unigram_perplexity
+from zaremba_jax.data.corpus import unigram_perplexity
+from zaremba_jax.data.toy_corpus import toy_corpus
+from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import perplexity, text_nll
-from zaremba_jax.exported import Model
+from zaremba_jax.interop.model_file import Model
+from zaremba_jax.interop.stablehlo import portable_scoring
 from zaremba_jax.model import count_params, init_params, token_nll
-from zaremba_jax.portable import portable_scoring
 from zaremba_jax.rnn import zero_state
-from zaremba_jax.toy_corpus import toy_corpus
 from zaremba_jax.train import init_train_state
-from zaremba_jax.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ from zaremba_jax.array_types import (
     RecurrentMasks,
     TwoBiasLayerParams,
 )
-from zaremba_jax.precision import Precision, matmul
+from zaremba_jax.ops.products import Precision, matmul
 
 _NO_MASKS = RecurrentMasks()
 

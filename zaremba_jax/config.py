@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from zaremba_jax.array_types import CellName
-from zaremba_jax.precision import Precision
-from zaremba_jax.vocabulary import Unit
+from zaremba_jax.data.vocabulary import Unit
+from zaremba_jax.ops.products import Precision
 
 PresetName = Literal["quick", "small", "medium", "large"]
 CorpusName = Literal[

@@ -22,12 +22,12 @@ from jaxtyping import Array, Bool, Float, Int, Shaped, UInt
 
 from zaremba_jax.array_types import Masks, ModelParams, RNNState, Tokens, TrainState, Windows
 from zaremba_jax.config import ComputeConfig, Config
+from zaremba_jax.data.vocabulary import check_ids
 from zaremba_jax.evaluate import nll_by_windows, perplexity
 from zaremba_jax.model import count_params, token_nll
 from zaremba_jax.regularizers import Rates
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import all_finite, init_train_state, padded_batch_size, train_windows
-from zaremba_jax.vocabulary import check_ids
 
 MEMBER, DATA = "member", "data"
 _EVERY_MEMBER, _REPLICATED = PartitionSpec(MEMBER), PartitionSpec()

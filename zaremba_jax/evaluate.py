@@ -9,10 +9,10 @@ import numpy as np
 
 from zaremba_jax.array_types import Key, Masks, ModelParams, RNNState, TokenNLL, Tokens
 from zaremba_jax.config import ComputeConfig, Config
+from zaremba_jax.data.vocabulary import check_ids
 from zaremba_jax.model import token_nll
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 from zaremba_jax.rnn import zero_state
-from zaremba_jax.vocabulary import check_ids
 
 TOKENS_AT_ONCE = 512
 WindowScorer = Callable[[Tokens, Tokens, RNNState], tuple[jax.Array, RNNState]]

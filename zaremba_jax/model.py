@@ -22,9 +22,9 @@ from zaremba_jax.array_types import (
 )
 from zaremba_jax.cells import CELLS, drop
 from zaremba_jax.config import ComputeConfig, ModelConfig
-from zaremba_jax.embedding import embedding_lookup
+from zaremba_jax.ops.embedding import embedding_lookup
+from zaremba_jax.ops.softmax import logits, softmax_nll
 from zaremba_jax.rnn import deep_rnn
-from zaremba_jax.softmax import logits, softmax_nll
 
 
 def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> ModelParams:

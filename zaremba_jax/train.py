@@ -22,6 +22,7 @@ from zaremba_jax.array_types import (
 )
 from zaremba_jax.config import ComputeConfig, Config, RegularizerConfig
 from zaremba_jax.model import init_params, softmax_params, unroll
+from zaremba_jax.ops.softmax import softmax_nll
 from zaremba_jax.optimizer import make_optimizer
 from zaremba_jax.regularizers import (
     Rates,
@@ -32,7 +33,6 @@ from zaremba_jax.regularizers import (
     sample_masks,
 )
 from zaremba_jax.rnn import zero_state
-from zaremba_jax.softmax import softmax_nll
 
 StreamWeights = Float[Array, " batch"]
 WindowRecord = Float[Array, "*statistics"]

@@ -131,7 +131,7 @@ len(masks.inputs) + 1, masks.inputs[0][:, 0]
 # of the output with respect to that input grows by that factor for each mask on the way.
 
 # %%
-from experiments.corruption import count_masks
+from experiments.ablations.corruption import count_masks
 
 size = {
     "cell": "tanh",
@@ -203,8 +203,8 @@ np.testing.assert_allclose(mixture_nll(-np.log(p)), -np.log(p.mean(axis=0)), rto
 # the corpus's own source.
 
 # %%
-from experiments.ablation_language import METHODS, VALIDATION_TOKENS, compare
-from zaremba_jax.toy_corpus import toy_corpus
+from experiments.ablations.language_modelling import METHODS, VALIDATION_TOKENS, compare
+from zaremba_jax.data.toy_corpus import toy_corpus
 
 corpus = toy_corpus(valid_tokens=VALIDATION_TOKENS)
 short = dataclasses.replace(corpus, train=corpus.train[:TRAIN_TOKENS])

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from zaremba_jax.kernels.lstm import TimeLoops, gate_gradients, pad_loops, scan_unroll, sigmoid
-from zaremba_jax.precision import dot
+from zaremba_jax.ops.products import dot
 
 # Per program: 1536 units make 96 programs, for 108 to 132 multiprocessors.
 _UNITS = 16

@@ -22,7 +22,7 @@ from zaremba_jax.kernels.lstm import (
     previous_states,
     sigmoid,
 )
-from zaremba_jax.precision import dot
+from zaremba_jax.ops.products import dot
 
 _STREAMS = 8  # rows of a tile in VMEM
 _MEMORY = 128 * 2**20  # VMEM of a v5e and a v6e, assumed where there is no TPU

@@ -1,0 +1,1 @@
+"""What `experiments.ablation` is made of."""

@@ -1,0 +1,223 @@
+"""The ablation's language models: every regularizer on every cell, all on the same terms.
+
+The seeds and candidates of all methods of a cell train side by side in one program, which
+has every method's settings on; a member sets the rates of the other methods to 0. Only the
+variational masks, drawn once per window, need a program of their own.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from zaremba_jax.array_types import CellName, ModelParams, Scalar, TrainState, Windows
+from zaremba_jax.config import Config, override
+from zaremba_jax.data.corpus import Corpus, windows
+from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.model import token_nll
+from zaremba_jax.regularizers import Rates
+from zaremba_jax.rnn import zero_state
+from zaremba_jax.train import init_train_state, train_windows
+
+VALIDATION_STREAMS, VALIDATION_TOKENS = 20, 2020  # 5 windows; tokens of the built-in corpus
+DROPOUT_RATES, PENALTIES = (0.3, 0.5, 0.65), (3e-4, 1e-3, 3e-3)  # candidate rates and penalties
+# For the first half of the epochs, the same for all methods; at 1.0 the tanh cell is erratic.
+LEARNING_RATES: dict[CellName, float] = {"lstm": 1.0, "gru": 0.5, "tanh": 0.2}
+
+
+class Method(NamedTuple):
+    """A regularizer: its title, and the values of its settings that are tried together."""
+
+    title: str
+    grid: Mapping[str, tuple[float, ...]]
+    mask_each: str = "step"
+
+    def candidates(self, count: int) -> list[dict[str, float]]:
+        """The first `count` candidates; a single empty one if there is nothing to choose."""
+        rows = zip(*(values[:count] for values in self.grid.values()), strict=True)
+        return [dict(zip(self.grid, row, strict=True)) for row in rows] or [{}]
+
+
+METHODS = {
+    "none": Method("no regularization", {}),
+    "l2": Method("L2", {"l2": (1e-3, 3e-3, 1e-2)}),
+    "l1": Method("L1", {"l1": PENALTIES}),
+    "elastic_net": Method("elastic net", {"l1": PENALTIES, "l2": PENALTIES}),
+    "dropconnect": Method("DropConnect", {"dropconnect": DROPOUT_RATES}),
+    "ordinary": Method(
+        "ordinary dropout", {"dropout": DROPOUT_RATES, "hidden_dropout": DROPOUT_RATES}
+    ),
+    "variational": Method(
+        "variational dropout",
+        {"dropout": DROPOUT_RATES, "hidden_dropout": DROPOUT_RATES},
+        mask_each="window",
+    ),
+    "non_recurrent": Method("non-recurrent dropout", {"dropout": DROPOUT_RATES}),
+}
+
+
+@struct.dataclass
+class Member:
+    """A model in training, and its parameters after the epoch that validated best."""
+
+    state: TrainState
+    best: ModelParams
+    best_nll: Scalar
+
+
+def groups(methods: Sequence[str]) -> list[list[str]]:
+    """The methods that can share a program: those whose masks change equally often."""
+    kinds = ("step", "window")
+    split = [
+        [name for name, method in METHODS.items() if name in methods and method.mask_each == kind]
+        for kind in kinds
+    ]
+    return [group for group in split if group]
+
+
+def compare(
+    base: Config,
+    corpus: Corpus,
+    cell: CellName,
+    group: Sequence[str],
+    *,
+    seeds: int,
+    count: int,
+    on_progress: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """Trains one of `groups` in one program, chooses by validation, and only then tests.
+
+    Args:
+      base: the configuration of all models, except cell, learning rate and regularizers.
+      corpus: the texts.
+      cell: of all models.
+      group: names of `METHODS`.
+      seeds: runs of each candidate, from `base.seed` on.
+      count: candidates of each method.
+      on_progress: called after each epoch with a line on what has been trained.
+
+    Returns:
+      The record of each method, by `choose_and_test`.
+    """
+    text = jnp.asarray(windows(corpus.train, base.train.batch_size, base.train.unroll))
+    valid = jnp.asarray(windows(corpus.valid, VALIDATION_STREAMS, base.train.unroll))
+    candidates = {name: METHODS[name].candidates(count) for name in group}
+    all_rates = [rates for method_rates in candidates.values() for rates in method_rates]
+    used = dict(setting for rates in all_rates for setting in rates.items())
+    shared = {"cell": cell, "learning_rate": LEARNING_RATES[cell]}
+    config = override(base, mask_each=METHODS[group[0]].mask_each, **(shared | used))
+    rates = {
+        setting: jnp.repeat(jnp.array([r.get(setting, 0.0) for r in all_rates]), seeds)
+        for setting in used
+    }
+    models = _init(config, len(corpus.vocabulary), seeds, copies=len(all_rates))
+    curves = []
+    for epoch in range(config.train.epochs):
+        models, nll = train_epoch(config, models, rates, text, valid)
+        curves.append(np.asarray(nll, np.float64))
+        on_progress(f"{cell}: {', '.join(group)}; epoch {epoch + 1}")
+    with np.errstate(over="ignore"):
+        curve = np.exp(np.stack(curves, axis=-1)).reshape(len(all_rates), seeds, -1)
+    best = jax.tree.map(lambda x: x.reshape(-1, seeds, *x.shape[1:]), models.best)
+    records, start = {}, 0
+    for name, method_rates in candidates.items():
+        span = slice(start, start + len(method_rates))
+        params = jax.tree.map(lambda x, span=span: x[span], best)
+        records[name] = choose_and_test(method_rates, curve[span], params, corpus.test)
+        start = span.stop
+    return records
+
+
+def _init(config: Config, vocabulary_size: int, seeds: int, copies: int) -> Member:
+    """Models of every seed, repeated for each candidate."""
+
+    def member(seed: int) -> Member:
+        state = init_train_state(override(config, seed=seed), vocabulary_size)
+        return Member(state, state.params, jnp.array(jnp.inf))
+
+    members = [member(config.seed + seed) for seed in range(seeds)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves * copies), *members)
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="members")
+def train_epoch(
+    config: Config, members: Member, rates: Rates, text: Windows, valid: Windows
+) -> tuple[Member, jax.Array]:
+    """Trains all members for one epoch, each at its own rates.
+
+    Returns:
+      The members, and the validation nats per token of each.
+    """
+
+    def train(member: Member, rates: Rates) -> tuple[Member, Scalar]:
+        state, _ = train_windows(config, member.state, text, rates)
+        nll = validation_nll(state.params, valid)
+        best = jax.tree.map(
+            lambda new, old: jnp.where(nll < member.best_nll, new, old), state.params, member.best
+        )
+        return Member(state, best, jnp.fmin(nll, member.best_nll)), nll
+
+    return jax.vmap(train)(members, rates)
+
+
+def validation_nll(params: ModelParams, text: Windows) -> Scalar:
+    """Mean nats per token, dropout off, of a text that is cut into streams and windows."""
+
+    def read(state, window):
+        nll, state = token_nll(params, window[:-1], window[1:], state)
+        return state, nll.mean()
+
+    state = zero_state(params.layers, text.shape[-1])
+    return jax.lax.scan(read, state, text)[1].mean()
+
+
+def choose(valid: np.ndarray) -> int | None:
+    """The candidate with the lowest validation perplexity, averaged over seeds' best epochs.
+
+    Args:
+      valid: perplexities, [candidates, seeds, epochs].
+
+    Returns:
+      Its index; None if every candidate has a seed that was not finite after some epoch.
+    """
+    finite = np.isfinite(valid).all(axis=(1, 2))
+    if not finite.any():
+        return None
+    return int(np.where(finite, valid.min(axis=2).mean(axis=1), np.inf).argmin())
+
+
+def choose_and_test(
+    candidates: list[dict[str, float]], valid: np.ndarray, best: Any, test: np.ndarray
+) -> dict[str, Any]:
+    """Chooses a candidate, and reads the test text with that one only.
+
+    Args:
+      candidates: the rates of each.
+      valid: perplexities, [candidates, seeds, epochs].
+      best: `ModelParams` of the epochs that validated best, leaves [candidates, seeds, ...].
+      test: the test text.
+
+    Returns:
+      `candidates` with the rates, the validation perplexity, and how many seeds
+      `diverged`; the index of the `chosen` one; its validation `curves` by seed and
+      epoch; its `test` perplexity by seed.
+    """
+    diverged = (~np.isfinite(valid)).any(axis=2).sum(axis=1).tolist()
+    lowest = valid.min(axis=2).mean(axis=1).tolist()
+    chosen, tests = choose(valid), []
+    for seed in range(0 if chosen is None else valid.shape[1]):
+        params = jax.tree.map(lambda x, seed=seed: x[chosen, seed], best)
+        tests.append(perplexity(text_nll(params, test)))
+    return {
+        "candidates": [
+            {"rates": rates, "validation": None if lost else low, "diverged": lost}
+            for rates, low, lost in zip(candidates, lowest, diverged, strict=True)
+        ],
+        "chosen": chosen,
+        "curves": [] if chosen is None else valid[chosen].round(3).tolist(),
+        "test": tests,
+    }

@@ -1,0 +1,113 @@
+"""Flags of the programs that train many models, and the ensemble that they describe."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import flags
+from jax.sharding import Mesh
+from rich.console import Console
+
+from experiments.cli.program import FLAGS
+from experiments.cli.training_flags import (
+    begin,
+    configure,
+    initialize_distributed,
+    load_corpus,
+    with_kernel,
+)
+from experiments.training.ensemble_run import EnsembleRun, default_at_once, new_ensemble
+from experiments.training.run_folder import Workdir
+from zaremba_jax.config import Config
+from zaremba_jax.data.corpus import Corpus
+from zaremba_jax.ensemble import make_mesh
+
+flags.DEFINE_integer(
+    "members",
+    None,
+    "models to train, with consecutive seeds from --seed (default: 10; for the paper's table, as"
+    " many as in the paper; in a sweep, one per combination)",
+    lower_bound=1,
+)
+flags.DEFINE_list(
+    "sizes", None, "numbers of members to average, comma-separated (default: 1,2,5,10,38 and all)"
+)
+flags.DEFINE_integer(
+    "members_at_once",
+    None,
+    "members that a device trains together (default: what its memory allows; on a CPU, one)",
+    lower_bound=1,
+)
+
+
+def sizes_from_flags(members: int) -> list[int] | None:
+    """The sizes given by `--sizes`; None if it is not given.
+
+    Raises:
+      ValueError: a size is not a number from 1 to `members`.
+    """
+    if FLAGS.sizes is None:
+        return None
+    for size in FLAGS.sizes:
+        if not size.isdecimal() or not 0 < int(size) <= members:
+            raise ValueError(
+                f"--sizes={size}: there are {members} members; give numbers from 1 up to that"
+            )
+    return [int(size) for size in FLAGS.sizes]
+
+
+def at_once_on(mesh: Mesh, config: Config, corpus: Corpus, members: int) -> int:
+    """How many of the members each device of a mesh trains together."""
+    return FLAGS.members_at_once or default_at_once(config, corpus, members, mesh)
+
+
+def prepare(
+    make_member_configs: Callable[[Config], list[Config]], **more: Any
+) -> tuple[EnsembleRun, Workdir, Console]:
+    """The ensemble that the flags describe, its folder, and the console.
+
+    Args:
+      make_member_configs: makes the configurations of all members from one.
+      more: what the folder keeps besides the configuration.
+
+    Raises:
+      ValueError: the flags conflict with each other, with the folder or with the text.
+    """
+    config, workdir = configure(**more)
+    console = initialize_distributed()
+    mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
+    run = open_ensemble(config, make_member_configs, corpus, mesh, workdir, console, **more)
+    return run, workdir, console
+
+
+def open_ensemble(
+    config: Config,
+    make_member_configs: Callable[[Config], list[Config]],
+    corpus: Corpus,
+    mesh: Mesh,
+    workdir: Workdir,
+    console: Console,
+    **more: Any,
+) -> EnsembleRun:
+    """The ensemble that the flags describe, resumed if its folder holds it.
+
+    Args:
+      config: as requested.
+      make_member_configs: makes the configurations of all members from one.
+      corpus: the texts.
+      mesh: of all devices.
+      workdir: its folder.
+      console: takes the messages.
+      more: what the folder keeps besides the configuration.
+
+    Raises:
+      ValueError: the flags conflict with each other, with the folder or with the text.
+    """
+    members = len(make_member_configs(config))
+    at_once = at_once_on(mesh, config, corpus, members)
+    resolved, kernel = with_kernel(config, corpus, workdir, console, min(at_once, members))
+    run = new_ensemble(
+        make_member_configs(resolved), corpus, at_once, mesh, console, FLAGS.resident
+    )
+    return begin(dataclasses.replace(run, kernel=kernel), workdir, config, console, **more)

@@ -1,0 +1,1 @@
+"""What `experiments.compile_for` is made of."""

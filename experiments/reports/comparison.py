@@ -1,0 +1,130 @@
+"""Runs side by side: a table, curves, and an HTML page that needs no other file."""
+
+from html import escape
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.reports.records import Record, model_name
+from zaremba_jax.config import to_dict
+
+_TITLES = (
+    "run",
+    "model",
+    "seed",
+    "epochs",
+    "training",
+    "validation",
+    "test",
+    "words/s",
+    "hours",
+    "device",
+)
+_PRINTED = ("run", "epochs", "training", "validation", "test", "words/s")
+
+TITLE = "<title>Comparison of runs</title>"
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+{title}
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; }}
+body {{ padding: 0 1rem; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: 0.9rem; }}
+th, td {{ padding: 0.3rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th:first-child, td:first-child {{ text-align: left; }}
+svg {{ max-width: 100%; height: auto; }}
+</style>
+</head>
+<body>
+<h1>Comparison of runs</h1>
+<p>Perplexity. Training is that of the last epoch, regularizers on; validation and test are the
+reported figures of a finished run (one stream, all N - 1 predictions); in brackets, the last
+estimate of an unfinished one. For an ensemble, all are means over its members.</p>
+<div class="wide">{table}</div>
+{curves}
+<h2>Settings that differ</h2>
+<div class="wide">{settings}</div>
+</body>
+</html>
+"""
+
+Line = dict[str, str]
+
+
+def compare(records: dict[str, Record]) -> list[Line]:
+    """The table's cells by column title, one line per run; `records` are by run name."""
+    return [
+        dict(zip(_TITLES, (name, *_cells(record)), strict=True)) for name, record in records.items()
+    ]
+
+
+def _cells(record: Record) -> list[str]:
+    summary, last = record.summary, record.history[-1] if record.history else {}
+    figures = list(record.perplexities.values())
+    valid, test = (
+        f"{sum(pair[split] for pair in figures) / len(figures):.2f}" if figures else ""
+        for split in (0, 1)
+    )
+    if not figures and last:
+        valid = f"({last['valid_perplexity_estimate']:.2f})"
+    return [
+        model_name(record.model),
+        ", ".join(map(str, record.perplexities)),
+        f"{len(record.history)} of {record.model.train.epochs}",
+        f"{last['train_perplexity']:.2f}" if last else "",
+        valid,
+        test,
+        f"{last['words_per_second']:,.0f}" if last else "",
+        f"{last['seconds'] / 3600:.2f}" if last else "",
+        summary.get("device", ""),
+    ]
+
+
+def print_comparison(console: Console, lines: list[Line]) -> None:
+    """Prints the columns of the table that fit on a terminal."""
+    table = Table(title="Perplexity")
+    for title in _PRINTED:
+        justify = "left" if title == "run" else "right"
+        table.add_column(title, justify=justify, overflow="fold")
+    for line in lines:
+        table.add_row(*(line[title] for title in _PRINTED))
+    console.print(table)
+
+
+def html_page(records: dict[str, Record], lines: list[Line]) -> str:
+    """The page: the table, the curves as an inline picture, and the settings that differ.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+    """
+    from experiments.reports.figures import comparison_svg
+
+    settings = {name: to_dict(record.config) for name, record in records.items()}
+    return _PAGE.format(
+        title=TITLE,
+        table=_html_table([list(_TITLES), *(list(line.values()) for line in lines)]),
+        curves=comparison_svg({name: record.history for name, record in records.items()}),
+        settings=_html_table(_differing(settings)),
+    )
+
+
+def _differing(settings: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """One row per setting that differs between the runs, one column per run."""
+    names = dict.fromkeys(name for flat in settings.values() for name in flat)
+    rows = [[name, *(str(flat[name]) for flat in settings.values())] for name in names]
+    return [["setting", *settings], *(row for row in rows if len(set(row[1:])) > 1)]
+
+
+def _html_table(rows: list[list[str]]) -> str:
+    header, *body = [
+        "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+        for row, tag in zip(rows, ["th", *["td"] * (len(rows) - 1)], strict=True)
+    ]
+    lines = "\n".join(f"<tr>{row}</tr>" for row in body)
+    return f"<table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"

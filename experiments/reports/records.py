@@ -1,0 +1,130 @@
+"""Records of runs: which model, which seeds, which results."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.training.run_folder import Workdir
+from zaremba_jax.config import PRESETS, Config, override, to_dict
+
+_NOT_OF_THE_MODEL = ("seed", "kernel", "softmax_tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """A run of one model, or of members with consecutive seeds.
+
+    Attributes:
+      config: the run's configuration.
+      summary: what the program reported at the end; empty before that.
+      history: one record per epoch.
+    """
+
+    config: Config
+    summary: dict[str, Any]
+    history: list[dict[str, Any]]
+
+    @property
+    def model(self) -> Config:
+        """The configuration as reduced by `canonical_config`."""
+        return canonical_config(self.config)
+
+    @property
+    def seeds(self) -> set[int]:
+        """The seeds of all models of a finished run."""
+        return {member["seed"] for member in self._members}
+
+    @property
+    def perplexities(self) -> dict[int, tuple[float, float]]:
+        """Validation and test perplexity by seed, for the models that did not diverge."""
+        return {
+            member["seed"]: (member["valid_perplexity"], member["test_perplexity"])
+            for member in self._members
+            if not member.get("excluded")
+        }
+
+    @property
+    def _members(self) -> list[dict[str, Any]]:
+        return self.summary.get("members", [self.summary]) if self.summary else []
+
+    @property
+    def curves(self) -> list[list[float]]:
+        """Validation estimates over the epochs, one list per model that did not diverge."""
+        if "members" not in self.summary:
+            return [[line["valid_perplexity_estimate"] for line in self.history]]
+        return [
+            [line["valid_perplexity_estimates"][index] for line in self.history]
+            for index, member in enumerate(self.summary["members"])
+            if not member.get("excluded")
+        ]
+
+    def check(self) -> None:
+        """Reads everything that is used of a record, so that what it lacks shows immediately.
+
+        Raises:
+          KeyError, TypeError, AttributeError: something is missing, or of another type.
+        """
+        if self.summary:
+            _ = self.seeds, self.perplexities, self.summary["device"]
+        for line in self.history:
+            _ = [line[name] for name in ("train_perplexity", "words_per_second", "seconds")]
+        _ = self.curves
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Every finished run in a folder, in order of name.
+
+    Raises:
+      ValueError: a record is damaged.
+    """
+    paths = [path.parent for path in sorted(folder.glob("*/summary.json"))]
+    return [read_record(Workdir(path)) for path in paths]
+
+
+def read_record(workdir: Workdir) -> Record:
+    """The run in a folder, finished or not.
+
+    Raises:
+      ValueError: there is none, or it is damaged, or it is a sweep.
+    """
+    if not workdir.config.exists():
+        raise ValueError(f"{workdir.path}: holds no run; name the --workdir of one")
+    try:
+        config, more = workdir.read_config()
+        lines = workdir.metrics.read_text().splitlines() if workdir.metrics.exists() else []
+        finished = workdir.summary.exists()
+        record = Record(
+            config=config,
+            summary=json.loads(workdir.summary.read_text()) if finished else {},
+            history=[json.loads(line) for line in lines],
+        )
+        record.check()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{workdir.path}: holds a damaged record ({error}); remove its summary.json and"
+            " give the command of that run again to rewrite it, or leave it out"
+        ) from None
+    if "vary" in more:
+        raise ValueError(
+            f"{workdir.path}: holds a sweep, whose own table compares its models; leave it out"
+        )
+    return record
+
+
+def by_seed(records: list[Record]) -> dict[int, tuple[float, float]]:
+    """Validation and test perplexity by seed, of models that differ only in their seed."""
+    return {seed: pair for record in records for seed, pair in record.perplexities.items()}
+
+
+def canonical_config(config: Config) -> Config:
+    """The configuration with fixed values for its seed and for what does not change the model."""
+    preset = to_dict(PRESETS[config.name])
+    return override(config, **{name: preset[name] for name in _NOT_OF_THE_MODEL})
+
+
+def model_name(config: Config) -> str:
+    """The preset's name, with every setting that makes it a different model."""
+    preset, settings = to_dict(PRESETS[config.name]), to_dict(canonical_config(config))
+    changed = [f"{name}={value}" for name, value in settings.items() if value != preset[name]]
+    return "-".join((config.name, *changed))

@@ -1,0 +1,219 @@
+"""The runs behind a table: what is left to train, how it is recorded, how it is averaged."""
+
+import dataclasses
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.reports.mixtures import sizes_for, summarize_members, summarize_mixtures
+from experiments.reports.records import Record, canonical_config, model_name
+from experiments.reports.summary import environment, summarize
+from experiments.training.ensemble_run import EnsembleRun
+from experiments.training.run_folder import Workdir, write_arrays, write_json, write_text
+from experiments.training.single_run import Run
+from zaremba_jax.config import Config, override
+from zaremba_jax.data.corpus import Corpus
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Models of one configuration, with consecutive seeds, that are trained together.
+
+    Attributes:
+      config: theirs, with the first seed.
+      count: the number of models.
+    """
+
+    config: Config
+    count: int
+
+    @property
+    def name(self) -> str:
+        """The name of the folder that it runs in, and of its record."""
+        first, last = self.seeds[0], self.seeds[-1]
+        seeds = f"seed{first}" if self.count == 1 else f"seeds{first}-{last}"
+        return f"{model_name(self.config)}-{seeds}"
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of its models."""
+        return range(self.config.seed, self.config.seed + self.count)
+
+
+def remaining_jobs(
+    config: Config, seeds: int, records: list[Record], folder: Path, at_most: int
+) -> list[Job]:
+    """The jobs left to train, of models with consecutive seeds from that of `config`.
+
+    Jobs already begun come first, and their models stay together.
+
+    Args:
+      config: of the models.
+      seeds: how many models.
+      records: of finished runs.
+      folder: where jobs run.
+      at_most: the most models of a new job.
+    """
+    left = set(range(config.seed, config.seed + seeds)) - recorded_seeds(config, records)
+    begun = []
+    for job in started_jobs(config, folder):
+        if left.issuperset(job.seeds):
+            begun.append(job)
+            left.difference_update(job.seeds)
+    jobs: list[Job] = []
+    for seed in sorted(left):
+        last = jobs[-1] if jobs else None
+        if last and last.count < at_most and last.seeds.stop == seed:
+            jobs[-1] = Job(last.config, last.count + 1)
+        else:
+            jobs.append(Job(override(config, seed=seed), 1))
+    return begun + jobs
+
+
+def started_jobs(config: Config, folder: Path) -> list[Job]:
+    """The jobs of a configuration, whatever its seed, that have a folder, finished or not."""
+    pattern = re.compile(rf"{re.escape(model_name(config))}-seeds?(\d+)(?:-(\d+))?")
+    matches = [pattern.fullmatch(path.name) for path in sorted(folder.glob("*"))]
+    spans = [(int(match[1]), int(match[2] or match[1])) for match in matches if match]
+    return [Job(override(config, seed=first), last - first + 1) for first, last in spans]
+
+
+def recorded_seeds(config: Config, records: list[Record]) -> set[int]:
+    """The seeds of a configuration that have records, including those that diverged."""
+    return {seed for r in records if r.model == canonical_config(config) for seed in r.seeds}
+
+
+def seeds_without_nll(config: Config, seeds: int, records: list[Record], folder: Path) -> list[int]:
+    """The seeds with recorded perplexities but without nats that `mix` could average.
+
+    Arguments as for `remaining_jobs`.
+    """
+    wanted = range(config.seed, config.seed + seeds)
+    recorded = {
+        seed for r in records if r.model == canonical_config(config) for seed in r.perplexities
+    }
+    return sorted(recorded.intersection(wanted) - read_nll(config, folder).keys())
+
+
+def record_job(run: Run, workdir: Workdir, results: Path) -> None:
+    """Evaluates a trained job and writes its record to a folder of its own in `results`.
+
+    The models, and the nats of every token for `mix`, stay in the working directory.
+    """
+    run.write_models(workdir)
+    valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
+    if isinstance(run, EnsembleRun):
+        live, seeds = run.live, [run.seed(member) for member in run.live]
+        summary = summarize_members(run, valid, test, sizes_for(None, len(live)))
+        valid, test = valid[live], test[live]
+    else:
+        seeds = [run.config.seed]
+        summary = summarize(run, valid, test)
+        valid, test = valid[None], test[None]
+    write_arrays(workdir.nll, seeds=np.array(seeds), valid=valid, test=test)
+    write_json(workdir.summary, summary)
+    _leave_record(workdir, results, summary)
+
+
+def record_diverged(run: Run, reason: str, workdir: Workdir, results: Path) -> None:
+    """Records that all models of a run diverged, without perplexities.
+
+    They would diverge again, and are not trained again.
+    """
+    if isinstance(run, EnsembleRun):
+        lost = [
+            {"seed": run.seed(member), "excluded": run.excluded[str(member)]}
+            for member in range(run.members)
+        ]
+    else:
+        lost = [{"seed": run.config.seed, "excluded": reason}]
+    _leave_record(workdir, results, {"members": lost, **environment()})
+
+
+def _leave_record(workdir: Workdir, results: Path, summary: dict[str, Any]) -> None:
+    if jax.process_index() > 0:  # of several hosts, only the first writes
+        return
+    record = Workdir(results / workdir.path.name)
+    record.path.mkdir(parents=True, exist_ok=True)
+    write_text(record.config, workdir.config.read_text())
+    write_text(record.metrics, workdir.metrics.read_text())
+    write_json(record.summary, summary)
+
+
+def read_nll(config: Config, folder: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Validation and test nats of every token, for the models of a configuration, by seed.
+
+    Args:
+      config: of the models, whatever its seed.
+      folder: holds one folder per job.
+
+    Raises:
+      ValueError: a file is damaged.
+    """
+    nll: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for path in sorted(folder.glob(f"{model_name(config)}-seed*/nll.npz")):
+        try:
+            with path.open("rb") as file, np.load(file) as arrays:
+                pairs = zip(arrays["valid"], arrays["test"], strict=True)
+                nll |= dict(zip(arrays["seeds"].tolist(), pairs, strict=True))
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path}: is damaged ({error}); remove it, and also the record of that run to"
+                " evaluate it again"
+            ) from None
+    return nll
+
+
+def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[str, Any] | None:
+    """The record of the mixtures of all models of a configuration that were run in a folder.
+
+    Args:
+      config: of the models.
+      corpus: the texts they were evaluated on.
+      folder: holds one folder per job.
+      sizes: how many to average, as far as there are that many.
+
+    Returns:
+      The record by `summarize_mixtures`, with the seeds; None if there are fewer than two models.
+
+    Raises:
+      ValueError: a file is damaged.
+    """
+    nll = read_nll(config, folder)
+    if len(nll) < 2:
+        return None
+    seeds = sorted(nll)
+    valid, test = (np.stack([nll[seed][split] for seed in seeds]) for split in (0, 1))
+    averaged = sizes_for(sizes, len(seeds))
+    summary = summarize_mixtures(canonical_config(config), corpus, valid, test, averaged)
+    return summary | {"seeds": seeds}
+
+
+def mixtures_path(results: Path, config: Config) -> Path:
+    """The path of the record of `mix`."""
+    return results / f"{model_name(config)}-mixtures.json"
+
+
+def read_mixtures(results: Path, config: Config) -> dict[str, Any] | None:
+    """The record of `mix` in a folder, if there is one.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    path = mixtures_path(results, config)
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        raise ValueError(f"{path}: is damaged ({error}); remove it to have it rewritten") from None
+
+
+def write_mixtures(results: Path, config: Config, mixtures: dict[str, Any] | None) -> None:
+    """Writes a record of `mix`, unless there is already one of more models."""
+    existing = read_mixtures(results, config)
+    if mixtures and (existing is None or len(mixtures["seeds"]) >= len(existing["seeds"])):
+        write_json(mixtures_path(results, config), mixtures)

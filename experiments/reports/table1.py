@@ -1,0 +1,226 @@
+"""The paper's table 1 as Markdown, its figures beside ours, made from records only."""
+
+import dataclasses
+import re
+import statistics
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments.reports.markdown import table
+from experiments.reports.mixtures import format_mixture
+from experiments.reports.records import Record, by_seed, model_name
+from experiments.reports.summary import format_mean
+from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
+
+# Test perplexities of single models: from the docstring of ptb_word_lm.py in TensorFlow's
+# tutorial; from pull request 2276 of tensorflow/models, which measured its block cell; and, by
+# others, from issue 1057 there, the mean of ten runs (± 0.13), and issue 2505, an older and a
+# newer version of the program.
+TENSORFLOW = {
+    "small": (115.91, 115.52),
+    "medium": (82.07, 83.47, 83.81, 84.0, 85.7),
+    "large": (78.29, 78.49),
+}
+
+Mixtures = dict[str, dict[str, Any]]
+
+_LEGEND = """\
+Perplexity. One model: mean ± standard deviation over seeds. Several: their probabilities are
+averaged for each token (section 4.1); mean ± standard deviation over sets of that many models, all
+sets or 100 drawn at random. The sets share models; sets that share none would vary more. Validation
+and test are each read as one stream, with all N - 1 predictions counted. Training time is the sum
+over all models of the line, with the evaluation after each epoch; a run counts as its number of
+epochs times the median epoch, so that interruptions do not count. TensorFlow: from the docstring of
+its tutorial's ptb_word_lm.py and pull request 2276 of tensorflow/models, and what others reached
+with its program, from issues 1057 and 2505 there."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Line:
+    """Single models, or averages of several: our figures, the paper's and TensorFlow's."""
+
+    model: str
+    averaged: int
+    valid: str = "not run"
+    paper_valid: str
+    test: str = "not run"
+    paper_test: str
+    tensorflow: str
+    models: str = ""
+    time: str = ""
+
+
+_OTHERS_TITLES = ["setting", "validation", "change", "test", "change", "models", "all averaged"]
+_OTHERS_LEGEND = """\
+Models that differ from a preset. Change: the difference between their mean and the mean of all the
+preset's seeds, ± its standard error, assuming that seeds vary as much as in the preset. They are
+compared with the preset of the same precision, unless only the precision differs. All averaged: the
+test perplexity of the average of all these models."""
+
+_TITLES = {
+    "model": "model",
+    "averaged": "averaged",
+    "valid": "validation",
+    "paper_valid": "paper",
+    "test": "test",
+    "paper_test": "paper",
+    "tensorflow": "TensorFlow",
+    "models": "models",
+    "time": "training time",
+}
+
+
+def table1(records: list[Record], mixtures: Mixtures) -> list[Line]:
+    """The lines of the table: the paper's, and what else was averaged or run in bfloat16.
+
+    Args:
+      records: of finished runs.
+      mixtures: records of `reproduction.mix`, by name of the model.
+    """
+    other_precision = [override(PRESETS[name], precision="bfloat16") for name in PAPER_PERPLEXITIES]
+    measured = [model for model in other_precision if any(r.model == model for r in records)]
+    models = [PRESETS[name] for name in PAPER_PERPLEXITIES] + measured
+    models.sort(key=lambda model: list(PAPER_PERPLEXITIES).index(model.name))
+    return [line for model in models for line in _lines(model, records, mixtures)]
+
+
+def page(lines: list[Line], others: list[list[str]]) -> str:
+    """The table, and one of choices other than the presets', as Markdown.
+
+    Args:
+      lines: by `table1`.
+      others: by `other_choices`.
+    """
+    left = [column for column, name in enumerate(_TITLES) if name in ("model", "models", "time")]
+    cells = [[str(getattr(line, name)) for name in _TITLES] for line in lines]
+    main_table = table([*_TITLES.values()], cells, left)
+    paragraphs = ["# Table 1: Penn Treebank", _LEGEND, main_table]
+    if others:
+        paragraphs += ["## Other choices", _OTHERS_LEGEND, table(_OTHERS_TITLES, others)]
+    return "\n\n".join(paragraphs)
+
+
+def print_page(console: Console, lines: list[Line], others: list[list[str]]) -> None:
+    """Prints what was run, with the paper's figures; arguments as for `page`."""
+    titles = ("model", "averaged", "validation", "paper", "test", "paper")
+    run = [
+        [x.model, str(x.averaged), x.valid, x.paper_valid, x.test, x.paper_test]
+        for x in lines
+        if x.models
+    ]
+    for title, columns, rows in (
+        ("Perplexity: Penn Treebank", titles, run),
+        ("Other choices", _OTHERS_TITLES, others),
+    ):
+        if rows:
+            printed = Table(title=title, box=None, pad_edge=False, collapse_padding=True)
+            printed.add_column(columns[0], no_wrap=True)
+            for column in columns[1:]:
+                printed.add_column(column, justify="right")
+            for model, *figures in rows:
+                narrow = [figure.replace(" ± ", "±") for figure in figures]  # for 80 columns
+                printed.add_row(re.sub(r"-(?=\w+=)", "\n", model), *narrow)
+            console.print(printed)
+
+
+def _lines(model: Config, records: list[Record], mixtures: Mixtures) -> list[Line]:
+    runs = [record for record in records if record.model == model and record.perplexities]
+    mixed = mixtures.get(model_name(model), {"mixtures": [], "seeds": []})
+    measured = {mixture["members"]: mixture for mixture in mixed["mixtures"]}
+    paper = PAPER_PERPLEXITIES[model.name]
+    expected = paper if model == PRESETS[model.name] else ()
+    others = TENSORFLOW[model.name]
+    lines = []
+    for size in sorted({1, *expected, *measured}):
+        figures = [f"{figure:.1f}" for figure in paper.get(size, ())] or ["", ""]
+        line = Line(
+            model=model_name(model),
+            averaged=size,
+            paper_valid=figures[0],
+            paper_test=figures[1],
+            tensorflow=f"{min(others):.1f} to {max(others):.1f}" if size == 1 else "",
+        )
+        fields = _single(runs) if size == 1 else _mixture(measured.get(size), mixed["seeds"], runs)
+        lines.append(dataclasses.replace(line, **fields))
+    return lines
+
+
+def _single(records: list[Record]) -> dict[str, str]:
+    figures = by_seed(records)
+    if not figures:
+        return {}
+    valid, test = (format_mean(split) for split in zip(*figures.values(), strict=True))
+    return {"valid": valid, "test": test, "models": str(len(figures)), "time": _time(records)}
+
+
+def _mixture(record: dict[str, Any] | None, seeds: list[int], runs: list[Record]) -> dict[str, str]:
+    if record is None:
+        return {}
+    valid, test = (format_mixture(record, split, digits=1) for split in ("valid", "test"))
+    models = f"{len(seeds)}" + (f", {record['subsets']} sets" if record["subsets"] > 1 else "")
+    pool = [run for run in runs if run.perplexities.keys() & set(seeds)]
+    return {"valid": valid, "test": test, "models": models, "time": _time(pool)}
+
+
+def _time(records: list[Record]) -> str:
+    """Training time by device, in the order of the records."""
+    seconds: dict[str, float] = {}
+    for record in records:
+        device = record.summary["device"]
+        seconds[device] = seconds.get(device, 0.0) + _typical_seconds(record)
+    return "; ".join(f"{_in_words(spent)}, {device}" for device, spent in seconds.items())
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds / 60:.2g} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def _typical_seconds(record: Record) -> float:
+    """The time of a run if each of its epochs had taken their median."""
+    ends = np.array([0.0, *(line["seconds"] for line in record.history)])
+    return len(record.history) * float(np.median(np.diff(ends)))
+
+
+def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
+    """Table cells of the models that differ from a preset, compared with that preset.
+
+    Arguments as for `table1`.
+    """
+    others = {
+        model_name(r.model): r.model
+        for r in records
+        if r.model.name in PAPER_PERPLEXITIES
+        and r.model != PRESETS[r.model.name]
+        and r.perplexities
+    }
+    lines = []
+    for name, model in sorted(others.items()):
+        preset = override(PRESETS[model.name], precision=model.compute.precision)
+        preset = PRESETS[model.name] if model == preset else preset
+        own, base = (
+            by_seed([record for record in records if record.model == config])
+            for config in (model, preset)
+        )
+        cells = [name]
+        for split in (0, 1):
+            figures, of_base = ([pair[split] for pair in x.values()] for x in (own, base))
+            cells += [format_mean(figures), _change(figures, of_base)]
+        mixed = mixtures.get(name, {"seeds": []})
+        complete = set(mixed["seeds"]) == own.keys()
+        averaged = f"{mixed['mixtures'][-1]['test_perplexity']:.1f}" if complete else ""
+        lines.append([*cells, str(len(own)), averaged])
+    return lines
+
+
+def _change(figures: list[float], base: list[float]) -> str:
+    """The difference of two means, with its standard error if `base` shows how seeds vary."""
+    if not base:
+        return ""
+    difference = f"{statistics.mean(figures) - statistics.mean(base):+.1f}"
+    if len(base) < 2:
+        return difference
+    error = statistics.stdev(base) * (1 / len(figures) + 1 / len(base)) ** 0.5
+    return f"{difference} ± {error:.1f}"

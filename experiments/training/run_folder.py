@@ -1,0 +1,178 @@
+"""The files that a run leaves in its working directory."""
+
+import fcntl
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from zaremba_jax.checkpoint import CHECKSUMS_FILE
+from zaremba_jax.config import Config, defaults, from_dict, settings, to_dict
+from zaremba_jax.interop.model_file import Model, save_model
+
+
+class Workdir:
+    """Paths of a run's files; nothing is created before `hold`."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.config = self.path / "config.json"
+        self.kernel = self.path / "kernel.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.summary = self.path / "summary.json"
+        self.curves = self.path / "curves.png"
+        self.model = self.path / "model.safetensors"
+        self.members = self.path / "members"
+        self.mixtures = self.path / "mixtures.png"
+        self.sweep = self.path / "sweep.png"
+        self.pictures = (self.curves, self.mixtures, self.sweep)
+        self.tensorboard = self.path / "tensorboard"
+        self.nll = self.path / "nll.npz"
+
+    def check(self, config: Config, **more: Any) -> None:
+        """Refuses a directory that cannot hold this run, before anything is written.
+
+        It may hold the same run with more or fewer epochs.
+
+        Args:
+          config: the run's configuration.
+          more: the run's settings besides it.
+
+        Raises:
+          ValueError: it holds a run of another configuration, a damaged `config.json` or
+            results that no run left, or its path is not UTF-8.
+          NotADirectoryError: the path is a file.
+        """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{self.path}: is not UTF-8, which checkpoints need; name another --workdir"
+            ) from None
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"{self.path}: is a file; name a folder with --workdir")
+        if not self.config.exists():
+            return self._check_without_config()
+        try:
+            saved = defaults() | dict(json.loads(self.config.read_text()))
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"{self.config}: is damaged; remove it if the run in {self.path} is this one,"
+                " or name another --workdir"
+            ) from None
+        wanted = to_dict(config) | more
+        differing = [
+            f"{name} ({saved.get(name)} there, {wanted.get(name)} here)"
+            for name in sorted(saved.keys() | wanted.keys())
+            if name != "epochs" and saved.get(name) != wanted.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"{self.path}: holds a run of another configuration: {', '.join(differing)};"
+                " name another --workdir, or give the same flags again to resume it"
+            )
+
+    def _check_without_config(self) -> None:
+        results = (self.summary, self.metrics, self.model, self.members, *self.pictures)
+        paths = [path for path in (*results, *self.checkpoints.glob("*")) if path.exists()]
+        if paths and not any(self.checkpoints.glob(f"*/{CHECKSUMS_FILE}")):
+            raise ValueError(
+                f"{self.path}: holds {paths[0].relative_to(self.path)}, which no training run left"
+                " there; name another --workdir"
+            )
+
+    def read_config(self) -> tuple[Config, dict[str, Any]]:
+        """What `create` wrote: the configuration, and the settings besides it.
+
+        Raises:
+          OSError, ValueError, TypeError: the file is missing or is not what `create` wrote.
+        """
+        flat = dict(json.loads(self.config.read_text()))
+        more = {name: flat.pop(name) for name in flat.keys() - settings().keys()}
+        return from_dict(flat), more
+
+    def hold(self) -> None:
+        """Creates the directory and locks it for this process until the process ends.
+
+        Raises:
+          ValueError: another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:  # on behalf of all hosts
+            _lock(self.path.resolve())
+
+    def create(self, config: Config, **more: Any) -> None:
+        """Locks the directory and writes `config.json`; arguments as for `check`."""
+        self.hold()
+        write_json(self.config, to_dict(config) | more)
+
+    def member(self, seed: int) -> Path:
+        """Path of the model of an ensemble's member, or of a sweep's best setting."""
+        return self.members / f"seed-{seed}.safetensors"
+
+
+@functools.cache  # a process locks a directory once
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(
+            f"{path}: another process trains there; wait for it to end, or name another --workdir"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    return descriptor
+
+
+def write_model(path: Path, model: Model) -> None:
+    """Writes a trained model, atomically."""
+    if jax.process_index() > 0:  # with several hosts, only the first writes
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_model(path, model)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file, atomically."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """Writes a file with one JSON record per line, atomically."""
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, atomically."""
+    _write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a binary file, atomically."""
+    _write(path, lambda partial: partial.write_bytes(content))
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes named arrays in NumPy's format, atomically."""
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    _write(path, write)
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    if jax.process_index() > 0:  # with several hosts, only the first writes
+        return
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    os.replace(partial, path)

@@ -1,0 +1,350 @@
+import functools
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from layer_examples import equations
+from program import ROOT, Outcome, assert_refused, run_elsewhere
+
+from experiments.benchmarks import contenders, timing, torch_contender
+from experiments.benchmarks.contenders import is_paper_model
+from experiments.benchmarks.step_floor import products, step_flops
+from experiments.compilers.targets import PTB_VOCABULARY_SIZE
+from zaremba_jax.array_types import ModelParams, SoftmaxParams
+from zaremba_jax.config import MEDIUM, QUICK, override
+from zaremba_jax.interop.flax_weights import linen_layer, nnx_layer
+from zaremba_jax.interop.torch_weights import model_to_torch
+from zaremba_jax.rnn import zero_state
+from zaremba_jax.train import init_train_state, train_windows, window_loss
+
+SIZES = {"hidden_size": 4, "batch_size": 2, "unroll": 3}
+TINY = override(QUICK, **SIZES)
+FLAGS = (*(f"--{name}={value}" for name, value in SIZES.items()), "--rounds=3", "--windows=2")
+
+
+def benchmark(*flags: str) -> Outcome:
+    completed = subprocess.run(
+        [sys.executable, "-m", "experiments.benchmark", *FLAGS, *flags],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    return Outcome(completed.returncode, completed.stdout, completed.stderr)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """What a benchmark of every contender that any machine can run prints and writes."""
+    path = tmp_path_factory.mktemp("benchmark") / "results.json"
+    outcome = benchmark(
+        "--peers=scan,zaremba_jax:bfloat16,flax,nnx", "--members=2", f"--json={path}"
+    )
+    assert outcome.status == 0, outcome.err
+    return outcome.out, json.loads(path.read_text())
+
+
+@pytest.mark.slow
+def test_every_contender_has_a_row_and_a_record(measured):
+    out, results = measured
+    names = [record["contender"] for record in results["contenders"]]
+    ours = "zaremba_jax:float32"
+    ensembles = [f"{ours} × 2, {at_once} at once" for at_once in (1, 2)]
+    others = ["scan:float32", "zaremba_jax:bfloat16", "flax:float32", "nnx:float32"]
+    assert names == [ours, *ensembles, *others]
+    for name, line in zip(names, out.splitlines()[1 : 1 + len(names)], strict=True):
+        assert line.startswith(f"{name} ")
+
+
+@pytest.mark.slow
+def test_record_agrees_with_itself(measured):
+    _, results = measured
+    tokens = SIZES["batch_size"] * SIZES["unroll"]
+    for record in results["contenders"]:
+        lower, median, upper = record["ratio"]
+        assert 0 < lower <= median <= upper
+        assert record["tokens_per_second"][1] == pytest.approx(
+            1e3 * tokens * record["members"] / record["step_ms"][1]
+        )
+        assert 0 < record["of_floor"][1] < 1
+        assert record["first_seconds"] > record["step_ms"][1] / 1e3
+        assert record["peak_bytes"] > 0
+    assert results["contenders"][0]["ratio"] == [1, 1, 1]
+    members = [(record["members"], record["members_at_once"]) for record in results["contenders"]]
+    assert members == [(1, 1), (2, 1), (2, 2), *[(1, 1)] * 4]
+    assert results["versions"].keys() >= {"python", "jax", "flax"}
+    assert results["config"]["hidden_size"] == SIZES["hidden_size"]
+
+
+REFUSED = {
+    "--peers=abacus": ("abacus", "flax"),
+    "--peers=flax:float64": ("float64", "bfloat16"),
+    "--peers=flax,flax:float32": ("flax:float32", "twice"),
+    "--peers=cudnn": ("cudnn", "NVIDIA"),
+    "--peers=pallas": ("pallas", "needs a TPU or an NVIDIA GPU", "leave it out"),
+    **({} if importlib.util.find_spec("torch") else {"--peers=torch": ("torch", "pip install")}),
+    "--peers=flax --cell=gru": ("flax", "leave it out"),
+    "--dropout=2": ("dropout=2",),
+    "--rounds=1": ("rounds=1: 1 is not integer >= 2",),
+    "--vocab_size=50": ("--vocab_size", "random tokens of 10,000 words", "leave it out"),
+    "--corpus=ptb --unit=char --min_count=2": ("--corpus, --min_count, --unit", "leave it out"),
+    "--json=absent/results.json": ("--json=absent/results.json", "folder"),
+    "--scaling=scaling.txt": ("--scaling=scaling.txt", "is not a picture", ".png"),
+    "--scaling=absent/scaling.png": ("--scaling=absent/scaling.png", "folder"),
+    "--json=tests": ("--json=tests", "file"),
+}
+
+
+def test_what_cannot_be_measured_is_refused_in_one_line():
+    lines = [[*FLAGS, *flag.split()] for flag in REFUSED]
+    outcomes = run_elsewhere("experiments.benchmark", *lines, cwd=ROOT)
+    for outcome, telling in zip(outcomes, REFUSED.values(), strict=True):
+        assert_refused(outcome, *telling)
+
+
+def test_picture_is_refused_before_the_measurements_where_it_cannot_be_drawn(tmp_path):
+    line, before = ["--scaling=scaling.png"], "sys.modules['matplotlib'] = None"
+    (outcome,) = run_elsewhere("experiments.benchmark", line, cwd=tmp_path, before=before)
+    assert_refused(outcome, "--scaling=scaling.png", "matplotlib", "pip install", "leave it out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fails", ["benchmark.scaling", "figures.draw_scaling"])
+def test_results_are_written_before_more_is_measured_or_drawn(tmp_path, fails):
+    before = f"""
+from experiments import benchmark, figures, timing
+benchmark.alone = lambda *_: timing.Alone(1.0, 1)
+benchmark.scaling = lambda *_: "tokens per second"
+def fail(*_): raise ValueError("not done")
+{fails} = fail
+"""
+    line = [*FLAGS, "--peers=", "--json=results.json", "--scaling=scaling.png"]
+    (outcome,) = run_elsewhere("experiments.benchmark", line, cwd=tmp_path, before=before)
+    assert_refused(outcome, "not done")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["contenders"]
+    assert results.get("scaling") == ("tokens per second" if "draw" in fails else None)
+
+
+def test_contender_whose_process_was_killed_is_an_error():
+    with pytest.raises(ValueError, match="its process was killed, perhaps for lack of memory"):
+        timing.alone(killed)
+
+
+def test_contender_that_a_device_refuses_is_an_error_in_one_line():
+    with pytest.raises(ValueError, match=r"^cannot run here \(RuntimeError: no such algorithm\)$"):
+        timing.alone(refused)
+
+
+def refused() -> Any:
+    """A contender that the device's library does not support."""
+    raise RuntimeError("no such algorithm\nin a file that is of no interest")
+
+
+def killed() -> Any:
+    """A contender that the system kills, as if memory had run out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ["flax", "nnx"])
+def test_peers_on_jax_train_the_same_network_as_ours(name, monkeypatch):
+    config = override(TINY, dropout=0.0)
+    text = contenders.sample_windows(config, 1)
+    monkeypatch.setattr(contenders, "_run_optax", lambda *built: built)
+    built: Any = contenders.BUILDERS[name](config, text)
+    _, _, params, carries, loss = built
+    window, key = jnp.asarray(text[0]), jax.random.key(0)
+    actual = loss_and_norm(lambda params: loss(params, window, carries, key)[0], params)
+
+    def ours(params, kernel):
+        state = zero_state(params.layers, config.train.batch_size)
+        compute = override(config, kernel=kernel).compute
+        return window_loss(params, window[:-1], window[1:], state, None, compute)[0]
+
+    for kernel in ("xla", "scan"):
+        desired = loss_and_norm(lambda params, kernel=kernel: ours(params, kernel), as_ours(params))
+        np.testing.assert_allclose(actual, desired, rtol=1e-5)
+
+
+def test_torch_trains_the_same_network_as_ours(monkeypatch):
+    torch = pytest.importorskip("torch")
+    config = override(TINY, dropout=0.0, second_bias=True, clip_norm=1.0)  # which clips
+    text = contenders.sample_windows(config, 2)
+    state = init_train_state(config, PTB_VOCABULARY_SIZE)
+    model = torch_contender.build_model(config, PTB_VOCABULARY_SIZE)
+    weights = model_to_torch(state.params)
+    model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+    loss, _ = model(torch.tensor(text[0], dtype=torch.long), None)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), np.inf)
+    monkeypatch.setattr(torch_contender, "build_model", lambda *_: model)
+    torch_contender.build_torch(config, text, PTB_VOCABULARY_SIZE)()
+    new_state, statistics = train_windows(config, state, jnp.asarray(text), record_grad_norm=True)
+    nats, grad_norm = np.asarray(statistics)[0]
+    np.testing.assert_allclose(loss.item(), nats * config.train.unroll, rtol=1e-5)
+    np.testing.assert_allclose(norm.item(), grad_norm, rtol=1e-5)
+    for name, array in model_to_torch(new_state.params).items():
+        np.testing.assert_allclose(model.state_dict()[name], array, rtol=1e-5, atol=1e-7)
+
+
+def loss_and_norm(loss, params):
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    return value, optax.tree.norm(gradient)
+
+
+def as_ours(params):
+    """The weights of `contenders.LinenModel` or `NnxModel` as those of this library."""
+    if isinstance(params, nnx.State):
+        model = contenders.NnxModel(TINY, nnx.Rngs(0))
+        nnx.update(model, params)
+        layers = tuple(nnx_layer(layer.cell) for layer in model.layers)
+        dense: Any = model.dense
+        softmax = SoftmaxParams(dense.kernel[...], dense.bias[...])
+        return ModelParams(model.embed.embedding[...], layers, softmax)
+    weights = params["params"]
+    cell = nn.OptimizedLSTMCell(TINY.model.hidden_size)
+    layers = tuple(linen_layer(cell, weights[name]) for name in sorted(weights) if "Cell" in name)
+    softmax = SoftmaxParams(weights["Dense_0"]["kernel"], weights["Dense_0"]["bias"])
+    return ModelParams(weights["Embed_0"]["embedding"], layers, softmax)
+
+
+@pytest.mark.slow
+def test_members_are_timed_as_an_ensemble_trains_them_chunk_after_chunk(monkeypatch):
+    chunks, train_members = [], contenders.train_members
+
+    def counted(config, states, *rest):
+        chunks.append(len(states.step))
+        return train_members(config, states, *rest)
+
+    monkeypatch.setattr(contenders, "train_members", counted)
+    run = contenders.build_members(TINY, contenders.sample_windows(TINY, 2), members=3, at_once=2)
+    run()
+    run()
+    assert chunks == [2, 1, 2, 1]
+
+
+def test_members_at_once_double_up_to_all():
+    sizes = [contenders.doublings(members) for members in (1, 2, 4, 5)]
+    assert sizes == [[1], [1, 2], [1, 2, 4], [1, 2, 4, 5]]
+
+
+@pytest.mark.parametrize("changes", [{"cell": "tanh"}, {"l2": 0.1}, {"tie_weights": True}])
+def test_peers_have_the_paper_s_model_of_any_size_and_no_other(changes):
+    sized = override(QUICK, hidden_size=7, dropout=0.3, unroll=2)
+    assert is_paper_model(sized)
+    assert not is_paper_model(override(sized, **changes))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch")
+def test_torch_is_measured_in_every_precision_that_it_has_here(tmp_path):
+    outcome = benchmark(f"--json={tmp_path / 'results.json'}")
+    assert outcome.status == 0, outcome.err
+    results = json.loads((tmp_path / "results.json").read_text())
+    names = {record["contender"] for record in results["contenders"]}
+    assert "torch:float32" in names
+    left_out = "torch:bfloat16 is left out" in outcome.out
+    assert left_out != ("torch:bfloat16" in names)
+    if left_out:
+        assert_refused(benchmark("--peers=torch:bfloat16"), "torch:bfloat16", "leave it out")
+    assert "torch" in results["versions"]
+
+
+def test_floor_counts_two_operations_a_weight_forward_and_four_backward():
+    weights = 2 * 8 * 650**2 + 650 * 10_000
+    assert step_flops(MEDIUM) == 6 * weights * 35 * 20
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "tanh"])
+def test_floor_counts_the_weights_that_the_model_multiplies_by(cell):
+    config = override(MEDIUM, cell=cell, layers=3, embedding_size=70)
+    params = jax.eval_shape(lambda: init_train_state(config, 10_000)).params
+    products = [w for p in params.layers for w in (p.input_weights, p.recurrent_weights)]
+    weights = sum(w.size for w in (*products, params.softmax.weights))
+    assert step_flops(config) == 6 * weights * 35 * 20
+
+
+def test_products_are_those_of_the_softmax_layer():
+    matmuls = products(TINY)
+    assert matmuls["outputs"].flops == matmuls["gradient"].flops == 4 * 2 * 6 * 4 * 10_000
+    for product in matmuls.values():
+        product.run()
+
+
+def test_contenders_take_turns_and_every_other_round_goes_backwards():
+    order = []
+    runs = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    seconds = timing.interleave(runs, rounds=3)
+    assert "".join(order) == "abc" + "abc" + "cba" + "abc"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_turns_are_timed_one_by_one(monkeypatch):
+    clock = [0.0]
+
+    def run(seconds):
+        clock[0] += seconds
+
+    monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    runs = {name: functools.partial(run, took) for name, took in (("long", 5.0), ("short", 1.0))}
+    seconds = timing.interleave(runs, 3)
+    assert {name: x.tolist() for name, x in seconds.items()} == {"long": [5] * 3, "short": [1] * 3}
+
+
+def test_quartiles_of_a_known_sample():
+    assert timing.quartiles([5, 1, 2, 4, 3]) == (2, 3, 4)
+
+
+def test_memory_of_a_process_of_its_own_counts_what_it_held():
+    alone = timing.alone(hold, 300)
+    assert 290e6 < alone.peak_bytes < 400e6  # it may reuse what start-up has freed
+    assert alone.first_seconds > 0
+
+
+def hold(megabytes):
+    """A contender that needs that much memory."""
+    return lambda: np.ones(megabytes * 1_000_000, np.int8).sum()
+
+
+@pytest.mark.slow
+def test_ratio_is_time_per_token_over_that_of_ours(tmp_path):
+    before = """
+import numpy as np
+from experiments import benchmark, timing
+benchmark.alone = lambda *_: timing.Alone(1.0, 1)
+benchmark.interleave = lambda runs, rounds: {
+    name: np.full(rounds, 2.0 if name.startswith("scan") else 1.0) for name in runs
+}
+"""
+    line = [*FLAGS, "--peers=scan", "--members=2", "--json=results.json"]
+    (outcome,) = run_elsewhere("experiments.benchmark", line, cwd=tmp_path, before=before)
+    assert outcome.status == 0, outcome.err
+    records = json.loads((tmp_path / "results.json").read_text())["contenders"]
+    assert [record["ratio"] for record in records] == [[x] * 3 for x in (1, 0.5, 0.5, 2)]
+
+
+@pytest.mark.parametrize("name", ["flax", "nnx"])
+def test_peers_drop_at_all_the_paper_s_sites(name, monkeypatch):
+    config = override(TINY, layers=3, dropout=0.5)
+    monkeypatch.setattr(contenders, "_run_optax", lambda *built: built)
+    built: Any = contenders.BUILDERS[name](config, contenders.sample_windows(config, 1))
+    _, _, params, carries, loss = built
+    window = jnp.asarray(contenders.sample_windows(config, 1)[0])
+    program = jax.make_jaxpr(lambda params, key: loss(params, window, carries, key)[0])(
+        params, jax.random.key(0)
+    )
+    sites = [x.outvars[0].aval.shape for x in equations(program.jaxpr, "random_bits")]
+    assert sites == [(config.train.unroll, config.train.batch_size, config.model.hidden_size)] * 4

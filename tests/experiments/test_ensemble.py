@@ -1,0 +1,337 @@
+"""The ensemble program: members, mixtures, resumption, divergence, mistakes."""
+
+import dataclasses
+import itertools
+import json
+import shutil
+import signal
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import program
+import pytest
+from program import (
+    CHUNK,
+    MEMBERS,
+    SINGLE,
+    TEXT,
+    WINDOWS,
+    assert_refused,
+    content,
+    metrics,
+    stored,
+    summary_of,
+    untimed,
+    write_texts,
+)
+
+from experiments import ensemble
+from experiments.training import ensemble_run
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.data.toy_corpus import toy_corpus
+from zaremba_jax.ensemble import MEMBER, members_that_fit
+from zaremba_jax.interop.model_file import load_model
+
+
+def run(*flags):
+    return program.run(*flags, program=ensemble)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder and the outcome of an ensemble that was never interrupted."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_texts(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        outcome = run(*MEMBERS, "--workdir=run")
+    assert outcome.status == 0, outcome.err
+    return folder, outcome
+
+
+@pytest.fixture
+def after_chunk(monkeypatch):
+    """A function that changes the states and losses of a call to train, counted from 1."""
+    todo = {}
+    train_members, calls = ensemble_run.train_members, itertools.count(1)
+
+    def changed(*args, **kwargs):
+        states, nll = train_members(*args, **kwargs)
+        change = todo.get(next(calls), lambda *result: result)
+        return change(states, nll)
+
+    monkeypatch.setattr(ensemble_run, "train_members", changed)
+    return todo.__setitem__
+
+
+def exported(workdir):
+    """The names of the members that were written."""
+    return sorted(path.stem for path in (workdir / "members").glob("*.safetensors"))
+
+
+def assert_same_ensemble(workdir, other):
+    jax.tree.map(np.testing.assert_array_equal, stored(workdir), stored(other))
+    assert untimed(metrics(workdir)) == untimed(metrics(other))
+    actual, expected = summary_of(workdir), summary_of(other)
+    assert actual["mixtures"] == expected["mixtures"]
+    assert actual["members"] == expected["members"]
+
+
+def test_ensemble_leaves_all_its_files_and_a_line_an_epoch(finished):
+    folder, outcome = finished
+    assert {path.name for path in (folder / "run").iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "mixtures.png",
+        "members",
+        "checkpoints",
+    }
+    assert exported(folder / "run") == ["seed-0", "seed-1", "seed-2"]
+    config = json.loads((folder / "run" / "config.json").read_text())
+    assert (config["members"], config["seed"]) == (3, 0)
+    for epoch, line in enumerate(metrics(folder / "run"), 1):
+        estimates = line["valid_perplexity_estimates"]
+        assert len(estimates) == 3
+        assert line["valid_perplexity_best"] == min(estimates) < max(estimates)
+        assert line["valid_perplexity_worst"] == max(estimates)
+        assert line["valid_perplexity_estimate"] == pytest.approx(np.mean(estimates))
+        printed = outcome.out.splitlines()[epoch - 1]
+        assert printed.startswith(f"epoch  {epoch}/2")
+        assert f"best {min(estimates):8.2f}  worst {max(estimates):8.2f}" in printed
+
+
+def test_mixtures_of_one_are_the_mean_of_singles_and_more_members_are_better(finished):
+    folder, outcome = finished
+    summary = summary_of(folder / "run")
+    rows, records = summary["mixtures"], summary["members"]
+    assert [row["members"] for row in rows] == [1, 2, 3]
+    assert [row["subsets"] for row in rows] == [3, 3, 1]
+    for name in ("valid_perplexity", "test_perplexity"):
+        singles = [member[name] for member in records]
+        assert rows[0][name] == pytest.approx(np.mean(singles))
+        assert rows[0][name] > rows[1][name] > rows[2][name] > 1
+    assert f"{rows[1]['test_perplexity']:.2f} ± {rows[1]['test_spread']:.2f}" in outcome.out
+    assert outcome.out.splitlines()[-1] == "all results are in run"
+
+
+def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(
+    finished, folder, monkeypatch
+):
+    summary = summary_of(finished[0] / "run")
+    for seed in (0, 1):
+        assert program.run(*SINGLE, f"--seed={seed}", f"--workdir=seed{seed}").status == 0
+        alone = summary_of(folder / f"seed{seed}")
+        member = summary["members"][seed]
+        assert member["seed"] == seed
+        for name in ("valid_perplexity", "test_perplexity"):
+            assert member[name] == pytest.approx(alone[name], rel=1e-5)
+        models = [
+            load_model(path)
+            for path in (
+                folder / f"seed{seed}" / "model.safetensors",
+                finished[0] / "run" / "members" / f"seed-{seed}.safetensors",
+            )
+        ]
+        assert models[0].config == models[1].config
+        jax.tree.map(np.testing.assert_array_equal, models[0].params, models[1].params)
+    pair = run("--from=seed0,seed1", *TEXT, "--workdir=pair")
+    assert pair.status == 0, pair.err
+    mixture = summary_of(folder / "pair")
+    assert [row["members"] for row in mixture["mixtures"]] == [1, 2]
+    assert [member["run"] for member in mixture["members"]] == ["../seed0", "../seed1"]
+    # The same from an ensemble of two members.
+    outcome = run(*SINGLE, "--members=2", "--workdir=two")
+    assert outcome.status == 0
+    for name in ("valid_perplexity", "test_perplexity"):
+        expected = [row[name] for row in summary_of(folder / "two")["mixtures"]]
+        assert [row[name] for row in mixture["mixtures"]] == pytest.approx(expected, rel=1e-5)
+    config = folder / "seed1" / "config.json"
+    original = config.read_text()
+    config.write_text(original.replace('"epochs": 2', '"epochs": 3'))
+    unfinished = "seed1: has trained on 238 of 357 windows; run its command"
+    assert_refused(run("--from=seed0,seed1", *TEXT), unfinished)
+    config.write_text(original)
+    record = shutil.copytree(folder / "seed1", folder / "record")
+    shutil.rmtree(record / "checkpoints")
+    reason = "record: holds the record of a finished run without its checkpoints; name the folder"
+    assert_refused(run("--from=seed0,record", *TEXT), reason)
+    (folder / "train.txt").write_text("a b c d e f g h\n" * 200)
+    assert_refused(run("--from=seed0,seed1", *TEXT), "seed0: holds a run on another text")
+    before = content(folder)
+    refused = run("--from=seed1", *TEXT, "--workdir=pair")
+    assert_refused(refused, "--workdir=pair: holds a run or an average of other models, whose")
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    for seed in (0, 1):  # runs of the same names
+        shutil.copytree(folder / f"seed{seed}", elsewhere / f"seed{seed}")
+    monkeypatch.chdir(elsewhere)
+    refused = run("--from=seed0,seed1", *TEXT, "--workdir=../pair")
+    assert_refused(refused, "--workdir=../pair: holds a run or an average of other models")
+    shutil.rmtree(elsewhere)
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_interrupted_ensemble_ends_as_one_never_interrupted_whatever_is_trained_at_once(
+    finished, folder, after_chunk, at_once
+):
+    def ctrl_c(states, nll):
+        signal.raise_signal(signal.SIGINT)
+        return states, nll
+
+    after_chunk(3 * 2 + 2, ctrl_c)  # the second member of the third chunk
+    stopped = run(*MEMBERS, "--workdir=run")
+    assert stopped.status == 128 + signal.SIGINT
+    assert f"window {3 * CHUNK} of {WINDOWS}; saved in run" in stopped.out
+    flags = (f"--members_at_once={at_once}", "--resident=false")  # its text is now on disk
+    resumed = run(*MEMBERS, *flags, "--workdir=run")
+    assert (resumed.status, resumed.err) == (0, "")
+    assert f"resuming run after epoch 0, window {3 * CHUNK}" in resumed.out
+    if at_once == 1:
+        return assert_same_ensemble(folder / "run", finished[0] / "run")
+    actual, expected = (summary_of(path / "run")["mixtures"] for path in (folder, finished[0]))
+    for row, other in zip(actual, expected, strict=True):
+        assert row["test_perplexity"] == pytest.approx(other["test_perplexity"], rel=1e-5)
+
+
+def test_member_that_diverges_is_said_and_excluded_and_stays_so(finished, folder, after_chunk):
+    after_chunk(3 * 8 + 2, lambda states, nll: (states, nll.at[0, 4].set(jnp.nan)))
+    outcome = run(*MEMBERS, "--workdir=run")
+    assert outcome.status == 0
+    reason = f"the loss became nan at step {WINDOWS + CHUNK + 5} (epoch 2, window {CHUNK + 5})"
+    assert f"member 1 (seed 1): {reason}; excluded from here on" in outcome.out
+    assert f"without seed 1: {reason}" in outcome.out
+    first, second = metrics(folder / "run")
+    assert None not in first["valid_perplexity_estimates"]
+    assert second["valid_perplexity_estimates"][1] is second["train_perplexities"][1] is None
+    expected, summary = summary_of(finished[0] / "run"), summary_of(folder / "run")
+    assert [row["members"] for row in summary["mixtures"]] == [1, 2]
+    assert summary["members"][1] == {"seed": 1, "excluded": reason}
+    assert exported(folder / "run") == ["seed-0", "seed-2"]
+    for member in (0, 2):
+        assert summary["members"][member] == expected["members"][member]
+    before = content(folder)
+    assert run(*MEMBERS, "--workdir=run").status == 0
+    assert content(folder) == before
+
+
+def test_member_that_diverges_in_further_epochs_leaves_no_model_of_fewer(
+    finished, folder, after_chunk
+):
+    shutil.copytree(finished[0] / "run", folder / "run")
+    after_chunk(2, lambda states, nll: (states, nll.at[0, 4].set(jnp.nan)))
+    outcome = run(*MEMBERS, "--epochs=3", "--workdir=run")
+    assert outcome.status == 0
+    assert "without seed 1: the loss became nan" in outcome.out
+    assert exported(folder / "run") == ["seed-0", "seed-2"]
+
+
+def test_member_whose_validation_perplexity_is_infinite_is_excluded(folder, monkeypatch):
+    nll = ensemble_run.EnsembleRun.nll
+
+    def of_first_epoch(run, ids, streams=1):
+        member_nll = nll(run, ids, streams)
+        if not run.history:
+            member_nll[2] = 800
+        return member_nll
+
+    monkeypatch.setattr(ensemble_run.EnsembleRun, "nll", of_first_epoch)
+    outcome = run(*MEMBERS, "--workdir=run")
+    assert "member 2 (seed 2): the validation perplexity became inf; excluded" in outcome.out
+    for line in metrics(folder / "run"):
+        assert line["valid_perplexity_estimates"][2] is None
+        assert np.isfinite(line["valid_perplexity_estimate"])
+
+
+def test_member_whose_parameters_diverge_at_the_very_end_is_not_exported(folder, after_chunk):
+    def break_it(states, nll):
+        bias = states.params.softmax.bias.at[0, 0].set(jnp.inf)
+        softmax = dataclasses.replace(states.params.softmax, bias=bias)
+        params = dataclasses.replace(states.params, softmax=softmax)
+        return dataclasses.replace(states, params=params), nll
+
+    after_chunk(3 * (2 * WINDOWS // CHUNK - 1) + 2, break_it)
+    assert run(*MEMBERS, "--workdir=run").status == 0
+    reason = f"a parameter became infinite or NaN at step {2 * WINDOWS} (epoch 2, "
+    assert summary_of(folder / "run")["members"][1]["excluded"].startswith(reason)
+    assert exported(folder / "run") == ["seed-0", "seed-2"]
+
+
+def test_ensemble_whose_members_all_diverge_fails_and_keeps_its_last_checkpoint(folder):
+    flags = ("--learning_rate=1e30", "--clip_norm=1e30", "--workdir=run")
+    outcome = run(*MEMBERS, *flags)
+    assert_refused(outcome, "the last of 3 members", "try a lower --learning_rate", status=1)
+    assert "member 0 (seed 0): the loss became" in outcome.out
+    assert not (folder / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("share", [4, 5], ids=["too long to lie there", "on the device"])
+def test_members_at_once_leave_room_for_the_text(share):
+    corpus, config = toy_corpus(), override(QUICK, hidden_size=1, unroll=1, batch_size=1)
+    text = ensemble_run.training_windows(config, corpus).nbytes
+    memory = share * text - (share == 4)
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": memory})
+    mesh: Any = SimpleNamespace(local_devices=[device], shape={MEMBER: 1})
+    words = len(corpus.vocabulary)
+    fitting = [members_that_fit(config, words, 250, budget) for budget in (memory, memory - text)]
+    assert ensemble_run.default_at_once(config, corpus, 250, mesh) == fitting[share == 5]
+    assert 1 < fitting[1] < fitting[0] < 250
+
+
+BAD_FLAGS = [
+    (["--members=0"], ["members=0", "see --help"]),
+    (["--members_at_once=0"], ["members_at_once=0", "see --help"]),
+    (["--members=3", "--sizes=1,4"], ["--sizes=4: there are 3 members; give numbers from 1 up"]),
+    (["--sizes=two"], ["--sizes=two", "give numbers"]),
+    (["--seed=4294967295", "--members=2"], ["seed=4294967296", "below 4294967296"]),
+    (["--data_parallel=7"], ["data_parallel=7: does not divide the 1 devices"]),
+    (["--process_id=0"], ["--num_processes, --process_id: give --coordinator_address"]),
+    (["--coordinator_address=a:1"], ["--coordinator_address=a:1: needs --num_processes and"]),
+    (
+        ["--coordinator_address=host.invalid:1", "--num_processes=2", "--process_id=1"],
+        [
+            "--coordinator_address=host.invalid:1: ",
+            "give the host of process 0 and a free port on it",
+        ],
+    ),
+    (["--coordinator_address=a"], ["--coordinator_address=a: must be HOST:PORT, or cluster"]),
+    (["--from=a,b", "--coordinator_address=cluster"], ["--from: one process averages; leave"]),
+    (["--from=absent"], ["absent: holds no run of experiments.ptb", "name the --workdir of one"]),
+    (["--from=a,./a"], ["--from=a,./a: a run is named twice"]),
+    (["--from=a,b", "--members=2"], ["--from: the runs are trained", "leave out --members"]),
+    (
+        ["--from=a,b", "--config=small", "--data_parallel=2"],
+        ["leave out --config, --data_parallel"],
+    ),
+    (["--from="], ["--from: names no run; give folders, separated by commas"]),
+    (["--from=a,b", "--sizes=3"], ["--sizes=3: there are 2 members"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "telling"), BAD_FLAGS, ids=[" ".join(flags) for flags, _ in BAD_FLAGS]
+)
+def test_bad_flag_is_refused_and_nothing_is_written(folder, flags, telling):
+    before = content(folder)
+    assert_refused(run(*flags), *telling)
+    assert content(folder) == before
+
+
+def test_folder_of_other_members_is_refused_naming_both_values(finished, folder):
+    shutil.copytree(finished[0] / "run", "run")
+    (folder / "a").mkdir()
+    shutil.copy(program.ROOT / "experiments/results/quick-seed0/config.json", "a")
+    before = content(folder)
+    outcome = run(*SINGLE, "--members=4", "--workdir=run")
+    assert_refused(outcome, "members (3 there, 4 here);")
+    assert_refused(run("--from=run", *TEXT), "run: holds no run of experiments.ptb")
+    refused = run("--from=a", "--workdir=run")
+    assert_refused(refused, "--workdir=run: holds a run or an average of other models")
+    refused = run("--from=a", *TEXT)
+    assert_refused(refused, "--train_file: is your own text, but this run reads toy; leave out")
+    assert_refused(run("--from=a", "--data_dir=b"), "--data_dir=b: holds a published corpus")
+    assert content(folder) == before

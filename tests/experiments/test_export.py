@@ -1,0 +1,99 @@
+"""The program that exports models to other formats and imports them from torch's."""
+
+import dataclasses
+import json
+
+import jax
+import jax.export
+import numpy as np
+from program import assert_refused, content, run_elsewhere
+from safetensors.numpy import load, save
+
+from experiments.cli.trained_models import load_models
+from experiments.training.run_folder import Workdir, write_model
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.data.vocabulary import Vocabulary
+from zaremba_jax.evaluate import text_nll
+from zaremba_jax.interop.model_file import Model
+from zaremba_jax.interop.torch_weights import model_to_torch
+from zaremba_jax.model import init_params
+
+WORDS = Vocabulary(("the", "<eos>", "cat"))
+CONFIG = override(QUICK, layers=1, hidden_size=2)
+MODEL = Model(init_params(CONFIG.model, 3, key=jax.random.key(0)), CONFIG, WORDS)
+
+
+def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_path):
+    write_model(Workdir(tmp_path / "run").model, MODEL)
+    for seed in (0, 1):
+        write_model(Workdir(tmp_path / "ensemble").member(seed), MODEL)
+    (tmp_path / "words.json").write_text(json.dumps(WORDS.words))
+    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "bad.safetensors").write_bytes(save({"x": np.zeros(1)}))
+    import_flags = ["--from_torch=torch.safetensors", "--vocabulary=words.json", "--to=model"]
+    outcomes = run_elsewhere(
+        "experiments.export",
+        ["--workdir=run", "--out=folder"],
+        ["--workdir=run", "--out=folder"],
+        ["--workdir=folder", "--to=torch", "--out=torch.safetensors"],
+        [*import_flags, "--out=new/model.safetensors"],
+        ["--workdir=new/model.safetensors", "--to=stablehlo", "--out=scoring.stablehlo"],
+        cwd=tmp_path,
+    )
+    assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 5
+    assert outcomes[0].out == "folder written: folder\n"
+    arrays = load((tmp_path / "torch.safetensors").read_bytes())
+    jax.tree.map(np.testing.assert_array_equal, arrays, model_to_torch(MODEL.params))
+    for path in ("folder", "new/model.safetensors"):
+        (model,) = load_models([str(tmp_path / path)])
+        assert model.vocabulary == WORDS
+        jax.tree.map(np.testing.assert_array_equal, model.params, MODEL.params)
+    score = jax.export.deserialize(bytearray((tmp_path / "scoring.stablehlo").read_bytes())).call
+    ids, state = np.array([[1], [0], [2], [1]], np.int32), ((np.zeros((1, 2), np.float32),) * 2,)
+    nats, _ = score(ids[:-1], ids[1:], state)
+    np.testing.assert_allclose(nats[:, 0], text_nll(MODEL.params, ids[:, 0]), rtol=1e-5)
+    zoneout = override(CONFIG, zoneout_hidden=0.5)
+    write_model(Workdir(tmp_path / "zoneout").model, dataclasses.replace(MODEL, config=zoneout))
+    gru = override(CONFIG, cell="gru")
+    params = init_params(gru.model, 3, key=jax.random.key(0))
+    write_model(Workdir(tmp_path / "gru").model, Model(params, gru, WORDS))
+    (tmp_path / "hub").mkdir()  # another program's, with files of the same names
+    (tmp_path / "hub" / "config.json").write_text('{"model_type": "gpt2"}')
+    for name in ("vocab.json", "model.safetensors"):
+        (tmp_path / "hub" / name).write_text("theirs")
+    flat = {name: np.zeros(3, np.float32) for name in model_to_torch(MODEL.params)}
+    (tmp_path / "flat.safetensors").write_bytes(save(flat))
+    before = content(tmp_path)
+    refused = {
+        "--out=run: exists; name a new file": ["--workdir=run", "--to=torch", "--out=run"],
+        "--out=run/model.safetensors: exists; name a new file": [
+            *("--workdir=run", "--to=torch", "--out=run/model.safetensors")
+        ],
+        "--out=words.json: exists; name a new folder": ["--workdir=run", "--out=words.json"],
+        "--to=torch: torch.nn.LSTM has no zoneout": [
+            *("--workdir=zoneout", "--to=torch", "--out=made/x")
+        ],
+        "cell=gru: only LSTM layers convert to torch.nn.LSTM": [
+            *("--workdir=gru", "--to=torch", "--out=made/x")
+        ],
+        "--from_torch=flat.safetensors: ": [
+            *("--from_torch=flat.safetensors", "--vocabulary=words.json", "--out=x")
+        ],
+        "--out=run: holds something other than an export": ["--workdir=run", "--out=run"],
+        "--out=hub: holds something other than an export": ["--workdir=run", "--out=hub"],
+        "error: bad.json: is not a vocabulary": [
+            *("--from_torch=torch.safetensors", "--vocabulary=bad.json", "--out=x")
+        ],
+        "--workdir, --from_torch: give one of the two": ["--out=x"],
+        "--workdir=ensemble: has 2 models; name one file": ["--workdir=ensemble", "--out=x"],
+        "--vocabulary: goes with --from_torch": ["--from_torch=bad.safetensors", "--out=x"],
+        "--from_torch=bad.safetensors: encoder.weight": [
+            *("--from_torch=bad.safetensors", "--vocabulary=words.json", "--out=x")
+        ],
+        "--out: names no folder; give the one to write": ["--workdir=run"],
+        "--out: names no file; give the one to write": ["--workdir=run", "--to=torch", "--out="],
+    }
+    results = run_elsewhere("experiments.export", *refused.values(), cwd=tmp_path)
+    for reason, outcome in zip(refused, results, strict=True):
+        assert_refused(outcome, reason)
+    assert content(tmp_path) == before

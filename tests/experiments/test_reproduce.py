@@ -1,0 +1,329 @@
+"""The paper's table: what is trained, recorded, skipped, averaged and shown."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import program
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from program import assert_refused, content
+from rich.console import Console
+
+from experiments import reproduce
+from experiments.reports import records, reproduction, table1
+from zaremba_jax.config import MEDIUM, PAPER_PERPLEXITIES, PRESETS, SMALL, override
+from zaremba_jax.data.encoding import read_corpus
+from zaremba_jax.ensemble import mixture_nll
+from zaremba_jax.evaluate import perplexity
+from zaremba_jax.interop.model_file import load_model
+
+TINY = override(SMALL, **program.SETTINGS)
+FLAGS = (
+    "--rows=small",
+    "--members=2",
+    "--sizes=1,2",
+    "--chunk=17",
+    "--workdir=runs",
+    "--results=results",
+)
+
+
+@pytest.fixture
+def folder(folder, monkeypatch):
+    """The working directory, in which `small` is tiny and the Penn Treebank is another text."""
+    monkeypatch.setitem(PRESETS, "small", TINY)
+    texts = [folder / f"{split}.txt" for split in ("train", "valid", "test")]
+    monkeypatch.setattr(reproduce, "load_corpus", lambda config: read_corpus("PTB", *texts))
+    return folder
+
+
+def run(*flags):
+    return program.run(*flags, program=reproduce)
+
+
+def row(folder, averaged):
+    """The cells of the table's row for `small` with that many models averaged."""
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (folder / "results" / "table1.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    (cells,) = (line for line in lines if line[:2] == ["small", str(averaged)])
+    return cells
+
+
+def ends_of(record):
+    """Seconds of a run at the end of each epoch."""
+    return [line["seconds"] for line in record.history]
+
+
+def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
+    first = run(*FLAGS)
+    assert first.status == 0, first.err
+    names = ["config.json", "metrics.jsonl", "summary.json"]
+    for seed in (0, 1):
+        record = folder / "results" / f"small-seed{seed}"
+        assert sorted(path.name for path in record.iterdir()) == names
+        model = load_model(folder / "runs" / f"small-seed{seed}" / "model.safetensors")
+        assert model.config == override(TINY, seed=seed)
+    singles = [
+        json.loads((folder / "results" / f"small-seed{seed}" / "summary.json").read_text())
+        for seed in (0, 1)
+    ]
+    tests = [single["test_perplexity"] for single in singles]
+    assert row(folder, 1)[4] == f"{np.mean(tests):.1f} ± {np.std(tests, ddof=1):.1f}"
+    assert row(folder, 1)[3:7:2] == ["120.7", "114.5"]
+    arrays = [np.load(folder / "runs" / f"small-seed{seed}" / "nll.npz") for seed in (0, 1)]
+    for single, nll in zip(singles, arrays, strict=True):
+        for split in ("valid", "test"):
+            assert perplexity(nll[split][0]) == pytest.approx(single[f"{split}_perplexity"])
+    mixed = perplexity(mixture_nll(np.concatenate([a["test"] for a in arrays])))
+    assert row(folder, 2)[4] == f"{mixed:.1f}"
+    assert mixed < np.mean(tests)
+    runs = records.read_records(folder / "results")
+    seconds = sum(len(ends) * np.median(np.diff(ends, prepend=0)) for ends in map(ends_of, runs))
+    assert row(folder, 2)[7:] == ["2", f"{seconds / 60:.2g} min, {singles[0]['device']}"]
+    page = (folder / "results" / "table1.md").read_text(encoding="utf-8")
+    assert "| large | 38 | not run | 71.9 | not run | 68.7 |" in page
+    assert (folder / "results" / "table1.png").stat().st_size > 0
+
+    before = content(folder / "results")
+    rerun = run(*FLAGS)
+    assert rerun.status == 0
+    assert "small-seed" not in rerun.out
+    assert "small: nothing to train, since results has the records; to start" in rerun.out
+    assert content(folder / "results").keys() == before.keys()
+    assert (folder / "results" / "table1.md").read_text(encoding="utf-8") == page
+
+    more = run(*FLAGS, "--seeds=3")  # a third model, for the mean and for more sets of two
+    assert "small-seed2:" in more.out
+    assert row(folder, 2)[7] == "3, 3 sets"
+    assert row(folder, 3)[3:6:2] == ["", ""]
+
+    shutil.rmtree(folder / "runs" / "small-seed1")  # as for a record that came from elsewhere
+    last = run(*FLAGS, "--seeds=4")
+    assert "small: no average will include seed 1: recorded, but its nats" in last.out
+    assert row(folder, 2)[7] == "3, 3 sets"
+
+
+def test_seed_that_diverges_is_recorded_without_figures_and_the_others_go_on(folder):
+    flags = (*FLAGS, "--seeds=1", "--learning_rate=1e9", "--clip_norm=1e9")
+    first, rerun = run(*flags), run(*flags)
+    assert (first.status, rerun.status) == (0, 0), first.err
+    assert first.out.count("left out: the loss became") == 2  # the larger of --members and --seeds
+    assert "left out" not in rerun.out
+    runs = records.read_records(folder / "results")
+    assert [(record.seeds, record.perplexities) for record in runs] == [({0}, {}), ({1}, {})]
+    page = (folder / "results" / "table1.md").read_text(encoding="utf-8")
+    assert "1000000000" not in page
+
+
+def test_members_that_all_diverge_are_all_recorded(folder):
+    flags = (*FLAGS, "--members_at_once=2", "--learning_rate=1e9", "--clip_norm=1e9")
+    first, rerun = run(*flags), run(*flags)
+    assert (first.status, rerun.status) == (0, 0), first.err
+    (record,) = records.read_records(folder / "results")
+    assert (record.seeds, record.perplexities) == ({0, 1}, {})
+    assert all("the loss became" in member["excluded"] for member in record.summary["members"])
+    assert "seed" not in rerun.out
+
+
+@pytest.mark.slow
+def test_members_trained_together_are_recorded_as_those_trained_alone(folder):
+    assert run(*FLAGS, "--members_at_once=2", "--dropout=0.5").status == 0
+    assert run(*FLAGS, "--dropout=0.5", "--results=alone", "--workdir=others").status == 0
+    (members,) = folder.glob("runs/*/members")
+    assert sorted(path.name for path in members.iterdir()) == [
+        "seed-0.safetensors",
+        "seed-1.safetensors",
+    ]
+    together, *rest = records.read_records(folder / "results")
+    assert not rest
+    alone = records.read_records(folder / "alone")
+    for seed, record in enumerate(alone):
+        assert record.model == together.model
+        assert together.perplexities[seed] == pytest.approx(record.perplexities[seed], rel=1e-5)
+        np.testing.assert_allclose(together.curves[seed], record.curves[0], rtol=1e-5)
+    page = (folder / "results" / "table1.md").read_text(encoding="utf-8")
+    assert "| small | 1 | not run |" in page
+    mean = table1.format_mean([p[0] for p in together.perplexities.values()])
+    assert f"| small-dropout=0.5 | {mean}" in page
+
+
+def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
+    record = folder / "results" / "small-seed0"
+    record.mkdir(parents=True)
+    for name in ("config.json", "summary.json"):
+        (record / name).write_text("{}")
+    assert_refused(run(*FLAGS), "results/small-seed0: holds a damaged record", "remove its summary")
+    (record / "summary.json").unlink()
+    (folder / "results" / "small-mixtures.json").write_text("{")
+    corpus = reproduce.load_corpus(TINY)
+    (folder / "runs" / "small-seed7").mkdir(parents=True)
+    path = folder / "whole.npz"
+    np.savez(path, seeds=[7], valid=np.ones((1, 9)), test=np.ones((1, 9)))
+    for damaged in (b"PK", b"", path.read_bytes()[:300]):
+        (folder / "runs" / "small-seed7" / "nll.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"small-seed7/nll.npz: is damaged .*; remove it"):
+            reproduction.mix(TINY, corpus, folder / "runs", [1])
+    with pytest.raises(ValueError, match=r"small-mixtures.json: is damaged"):
+        reproduction.read_mixtures(folder / "results", TINY)
+
+
+BAD_FLAGS = [
+    (["--rows=tiny"], ["--rows=tiny: give some of small,medium,large"]),
+    (["--sizes=1,two"], ["--sizes=two: there are 10 members; give numbers from 1 up"]),
+    (["--rows=large", "--members=2", "--sizes=5"], ["--sizes=5: there are 2 members"]),
+    (["--seeds=0"], ["seeds=0", "see --help"]),
+    (["--config=small"], ["--config=small: name models of the table with --rows"]),
+    (["--corpus=toy"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
+    (["--valid_file=v.txt"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
+    (["--min_count=2"], ["--vocab_size, --min_count: perplexities over other vocabularies"]),
+    (["--unit=char"], ["--unit=char: ptb is read by the word; leave it out"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "telling"), BAD_FLAGS, ids=[" ".join(f) for f, _ in BAD_FLAGS])
+def test_bad_flag_is_refused_and_nothing_is_written(folder, flags, telling):
+    before = content(folder)
+    assert_refused(run(*flags), *telling)
+    assert content(folder) == before
+
+
+def held(*seeds, config=SMALL, valid=2.0, test=1.0):
+    """Records of runs of one model."""
+    figures = {"valid_perplexity": valid, "test_perplexity": test, "device": "one", "seconds": 1}
+    return [
+        records.Record(config=config, summary={"seed": seed, **figures}, history=[{"seconds": 1}])
+        for seed in seeds
+    ]
+
+
+@given(
+    first=st.integers(0, 3),
+    seeds=st.integers(1, 12),
+    done=st.sets(st.integers(0, 15)),
+    at_most=st.integers(1, 5),
+)
+def test_jobs_train_every_seed_that_is_missing_once_and_no_more_together_than_asked(
+    first, seeds, done, at_most
+):
+    config, nowhere = override(SMALL, seed=first), Path("nowhere")
+    jobs = reproduction.remaining_jobs(config, seeds, held(*done), nowhere, at_most)
+    trained = [job.config.seed + offset for job in jobs for offset in range(job.count)]
+    assert trained == sorted(set(range(first, first + seeds)) - done)
+    assert all(job.count <= at_most for job in jobs)
+    assert len({job.name for job in jobs}) == len(jobs)
+
+
+def test_what_was_begun_goes_on_first_and_together_however_many_are_trained_at_once(tmp_path):
+    for name in ("small-seeds2-4", "small-seed7", "small-seeds8-12", "small-layers=1-seed0"):
+        (tmp_path / name).mkdir()
+    for at_most, rest in ((1, ["small-seed0", "small-seed1", "small-seed5"]), (3, None)):
+        jobs = reproduction.remaining_jobs(SMALL, 8, held(6), tmp_path, at_most)
+        names = [job.name for job in jobs]
+        assert names[:2] == ["small-seed7", "small-seeds2-4"]
+        assert names[2:] == (rest or ["small-seeds0-1", "small-seed5"])
+
+
+def test_records_are_of_the_same_model_whatever_computes_it_but_not_with_other_settings():
+    (record,) = held(0, config=override(SMALL, kernel="scan", softmax_tokens=7))
+    assert record.model == SMALL
+    assert reproduction.recorded_seeds(override(SMALL, seed=9), [record]) == {0}
+    for changes in ({"precision": "bfloat16"}, {"constant_epochs": 5}):
+        assert not reproduction.recorded_seeds(override(SMALL, **changes), [record])
+    changed = override(SMALL, seed=3, constant_epochs=5, kernel="scan")
+    assert reproduction.Job(changed, 1).name == "small-constant_epochs=5-seed3"
+    assert reproduction.Job(override(MEDIUM, seed=2), 4).name == "medium-seeds2-5"
+
+
+def test_member_that_diverged_is_in_no_figure_and_no_curve():
+    members = [
+        {"seed": 4, "excluded": None, "valid_perplexity": 2.0, "test_perplexity": 3.0},
+        {"seed": 5, "excluded": "the loss became nan"},
+    ]
+    history = [{"valid_perplexity_estimates": [9.0, None]}]
+    record = records.Record(config=SMALL, summary={"members": members}, history=history)
+    assert record.perplexities == {4: (2.0, 3.0)}
+    assert record.curves == [[9.0]]
+    assert reproduction.recorded_seeds(SMALL, [record]) == {4, 5}  # it would diverge again
+
+
+def test_mixtures_of_fewer_models_leave_those_of_more(tmp_path):
+    more, fewer = {"seeds": [0, 1, 2]}, {"seeds": [0, 1]}
+    for mixtures in (more, fewer, None):
+        reproduction.write_mixtures(tmp_path, SMALL, mixtures)
+        assert reproduction.read_mixtures(tmp_path, SMALL) == more
+
+
+def test_page_is_that_of_the_records_beside_it(tmp_path):
+    results = Path(reproduce.__file__).parent / "results"
+    shutil.copytree(results, tmp_path / "results")
+    (tmp_path / "results" / "table1.md").unlink()
+    reproduce.report(tmp_path / "results", Console(quiet=True))
+    assert (tmp_path / "results" / "table1.md").read_text(encoding="utf-8") == (
+        results / "table1.md"
+    ).read_text(encoding="utf-8")
+
+
+def test_every_model_of_the_paper_has_a_line_for_each_number_averaged():
+    page = table1.page(table1.table1([], {}), table1.other_choices([], {}))
+    for name, paper in PAPER_PERPLEXITIES.items():
+        for members, (valid, test) in paper.items():
+            assert f"| {name} | {members} | not run | {valid} | not run | {test} |" in page
+
+
+def test_other_choices_are_compared_to_all_seeds_of_the_preset():
+    changed = override(SMALL, constant_epochs=5)
+    runs = [record for seed in (0, 1, 2) for record in held(seed, valid=120.0 + seed, test=110.0)]
+    runs += held(1, config=changed, valid=123.0, test=109.0)
+    runs += held(7, config=changed, valid=126.0, test=110.5)
+    mixture = {"seeds": [1, 7], "mixtures": [{}, {"test_perplexity": 99.96}]}
+    others = table1.other_choices(runs, {"small-constant_epochs=5": mixture})
+    # Seeds vary by 1: sqrt(1/2 + 1/3) = 0.91.
+    cells = ["124.5 ± 2.1", "+3.5 ± 0.9", "109.8 ± 1.1", "-0.2 ± 0.0", "2", "100.0"]
+    assert others == [["small-constant_epochs=5", *cells]]
+    assert f"| small-constant_epochs=5 | {' | '.join(cells)} |" in table1.page([], others)
+    mixture["seeds"].remove(7)  # an average of one model is not of both
+    assert table1.other_choices(runs, {"small-constant_epochs=5": mixture})[0][-1] == ""
+
+
+def test_other_choices_are_compared_to_the_preset_of_their_precision():
+    rough = override(SMALL, precision="bfloat16")
+    runs = held(0, test=110.0) + held(0, config=rough, test=112.0)
+    runs += held(0, config=override(rough, second_bias=True), test=109.0)
+    lower, both = table1.other_choices(runs, {})
+    assert (lower[0], lower[4]) == ("small-precision=bfloat16", "+2.0")
+    assert (both[0], both[4]) == ("small-second_bias=True-precision=bfloat16", "-3.0")
+    lost = {"members": [{"seed": 1, "excluded": "the loss became nan"}]}
+    diverged = records.Record(config=override(SMALL, dropout=0.5), summary=lost, history=[])
+    assert len(table1.other_choices([*runs, diverged], {})) == 2
+
+
+def test_training_time_leaves_out_what_held_an_epoch_up():
+    ends = [{"seconds": end} for end in (3600, 7200, 18000, 21600)]
+    summary = held(0)[0].summary
+    (line, *_) = table1.table1([records.Record(config=SMALL, summary=summary, history=ends)], {})
+    assert line.time == "4.0 h, one"
+
+
+def test_model_of_two_records_counts_once():
+    runs = held(0, test=100.0) + held(0, config=override(SMALL, kernel="scan"), test=110.0)
+    (line, *_) = table1.table1(runs, {})
+    assert (line.test, line.models) == ("110.0", "1")
+
+
+def test_what_is_asked_is_done_as_by_the_program_of_one_model(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "experiments.reports.figures", None)  # as without matplotlib
+    flags = ("--rows=small", "--members=2", "--workdir=runs", "--results=r", "--hidden_size=6")
+    outcome = run(*flags, "--chunk=17", "--kernel=auto", "--sizes=2")
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.count("no table1.png without matplotlib") == 1
+    assert "small-hidden_size=6" in outcome.out  # with its figures
+    assert json.loads((folder / "runs/small-hidden_size=6-seed0/kernel.json").read_text())
+    mixtures = json.loads((folder / "r" / "small-hidden_size=6-mixtures.json").read_text())
+    assert [mixture["members"] for mixture in mixtures["mixtures"]] == [1, 2]

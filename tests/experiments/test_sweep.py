@@ -1,0 +1,92 @@
+"""The sweep program: models of different rates side by side, each as it would be alone."""
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import program
+import pytest
+from program import SINGLE, TEXT, assert_refused, content, summary_of
+
+from experiments import sweep
+from zaremba_jax.config import QUICK
+from zaremba_jax.interop.model_file import load_model
+
+SETTINGS = [flag for flag in SINGLE if not flag.startswith("--dropout")]
+GRID = ("--vary=dropout=0,0.25", "--vary=learning_rate=0.5,1,1e9")
+BAD_FLAGS = [
+    ([], ["--vary: nothing to try; give --vary=dropout=0.3,0.5"]),
+    (["--vary=hidden_size=2,3"], ["--vary=hidden_size=2,3: give one of learning_rate, dropout"]),
+    (["--vary=zoneout_cell=0.1"], ["--vary=zoneout_cell=0.1: give one of"]),
+    (["--vary=dropout=a"], ["--vary=dropout=a: give numbers, separated by commas"]),
+    (["--vary=dropout=0,0.0"], ["--vary=dropout=0,0.0: a value is given twice; give each once"]),
+    (["--vary=dropout=0", "--vary=dropout=1"], ["--vary=dropout=1: dropout is given twice"]),
+    (["--vary=dropout=0.1", "--dropout=0.5"], ["--vary=dropout=0.1: dropout is given twice"]),
+    (["--vary=dropout=1.5"], ["dropout=1.5: must be"]),
+    (["--vary=dropout=0.1", "--sizes=1"], ["--sizes: a sweep averages no models"]),
+]
+
+
+def run(*flags):
+    return program.run(*flags, program=sweep)
+
+
+@pytest.mark.slow
+def test_models_of_a_sweep_are_the_runs_of_their_settings_and_the_best_is_kept(folder):
+    flags = [*SETTINGS, *GRID, "--members=2", "--clip_norm=1e9", "--workdir=sweep"]
+    swept, resumed, averaged = run(*flags), run(*flags), run(*flags, "--vary=l2=0")
+    assert (swept.status, swept.err) == (0, "")
+    summary = summary_of(folder / "sweep")
+    lines = summary["settings"]
+    assert [tuple(line["setting"].values()) for line in lines] == list(
+        itertools.product((0, 0.25), (0.5, 1, 1e9))
+    )
+    assert [member["seed"] for line in lines for member in line["members"]] == [0, 1] * 6
+    diverged = [line for line in lines if any(member["excluded"] for member in line["members"])]
+    assert [line["setting"]["learning_rate"] for line in diverged] == [1e9, 1e9]
+    assert "--dropout=0.25 --learning_rate=1000000000.0 --seed=1: the loss became" in swept.out
+
+    for index, seed in ((1, 1), (3, 0)):
+        asked = [f"--{name}={value}" for name, value in lines[index]["setting"].items()]
+        alone = program.run(
+            *SETTINGS, *asked, f"--seed={seed}", "--clip_norm=1e9", "--workdir=alone"
+        )
+        assert alone.status == 0, alone.err
+        member, single = lines[index]["members"][seed], summary_of(folder / "alone")
+        for name in ("valid_perplexity", "test_perplexity"):
+            assert member[name] == pytest.approx(single[name], rel=1e-4)
+        (folder / "alone").rename(folder / f"alone{index}")
+
+    finite = [line for line in lines if line not in diverged]
+    best = min(finite, key=lambda line: sum(m["valid_perplexity"] for m in line["members"]))
+    assert summary["best"] == best["setting"]
+    best_flags = " ".join(f"--{name}={value!r}" for name, value in best["setting"].items())
+    assert f"best by validation: {best_flags}" in swept.out
+    for seed in (0, 1):
+        model = load_model(folder / "sweep" / "members" / f"seed-{seed}.safetensors")
+        assert model.config.seed == seed
+        assert model.config.train.learning_rate == best["setting"]["learning_rate"]
+        assert model.config.regularizers.dropout == best["setting"]["dropout"]
+    assert (folder / "sweep" / "sweep.png").stat().st_size > 10_000
+
+    assert (resumed.status, resumed.err) == (0, "")
+    assert "resuming sweep after epoch 2, window 0" in resumed.out
+    assert_refused(averaged, "sweep: holds a run of another configuration: vary (")
+
+
+def test_bad_flags_are_refused_and_nothing_is_written(folder):
+    before = content(folder)
+    for flags, telling in BAD_FLAGS:
+        assert_refused(run(*TEXT, *flags), *telling)
+    assert content(folder) == before
+
+
+def test_best_setting_has_the_lowest_mean_validation_perplexity():
+    corpus = SimpleNamespace(name="ours")
+    run: Any = SimpleNamespace(config=QUICK, corpus=corpus, kernel={}, seconds=1.0)
+    run.members, run.live, run.excluded = 4, [0, 1, 2, 3], {}
+    run.seed = lambda member: member % 2
+    valid, test = (np.log([[x] for x in xs]) for xs in ([2.0, 4.0, 2.5, 3.0], [1.0, 1.0, 9.0, 9.0]))
+    summary = sweep.summarize_sweep(run, {"dropout": [0.0, 0.5]}, 2, valid, test)
+    assert (summary["best"], summary["best_members"]) == ({"dropout": 0.5}, [2, 3])

@@ -1,0 +1,327 @@
+"""A run that was killed, stopped or damaged ends like an uninterrupted one."""
+
+import itertools
+import math
+import shutil
+import signal
+import time
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from program import (
+    CONFIG,
+    FLAGS,
+    WINDOWS,
+    assert_refused,
+    assert_same_run,
+    content,
+    last_state,
+    metrics,
+    run,
+    start,
+    write_texts,
+)
+
+from experiments.training import loop
+from experiments.training import single_run as run_module
+
+OFTEN = "--checkpoint_minutes=0"
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The workdir of a run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("reference")
+    write_texts(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        assert run(*FLAGS, "--workdir=run").status == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def after_chunk(monkeypatch):
+    """A function that changes a chunk's state and losses, chunks counted from 1."""
+    todo = {}
+    train_windows, chunks = run_module.train_windows, itertools.count(1)
+
+    def changed(*args, **kwargs):
+        state, nll = train_windows(*args, **kwargs)
+        change = todo.pop(next(chunks), lambda *result: result)
+        return change(state, nll)
+
+    monkeypatch.setattr(run_module, "train_windows", changed)
+    return todo.__setitem__
+
+
+def ctrl_c(state, nll):
+    signal.raise_signal(signal.SIGINT)  # immediately; os.kill leaves the time to the system
+    return state, nll
+
+
+def steps(folder):
+    """The steps of the checkpoints so far."""
+    return sorted(int(p.name) for p in folder.glob("run/checkpoints/*") if p.name.isdecimal())
+
+
+def interrupted(number, folder):
+    """Outcome of a process that got a signal within its first epoch, after some checkpoints."""
+    with start(*FLAGS, "--workdir=run", OFTEN, cwd=folder) as process:
+        deadline = time.monotonic() + 200
+        while not steps(folder) or steps(folder)[-1] < 6:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=100)
+    return process.returncode, out, err
+
+
+def test_run_killed_within_an_epoch_ends_as_one_never_interrupted(folder, reference):
+    status, out, err = interrupted(signal.SIGKILL, folder)
+    assert (status, out) == (-signal.SIGKILL, ""), err
+    assert 0 < steps(folder)[-1] < WINDOWS
+    resumed = run(*FLAGS, "--workdir=run")
+    assert resumed.status == 0
+    assert "resuming run after epoch 0, window " in resumed.out
+    assert_same_run(folder / "run", reference)
+
+
+def test_terminated_run_saves_says_so_and_ends_as_one_never_interrupted(folder, reference):
+    status, out, err = interrupted(signal.SIGTERM, folder)
+    assert status == 128 + signal.SIGTERM, err
+    assert out == (
+        f"stopped by SIGTERM after epoch 0, window {steps(folder)[-1]} of {WINDOWS};"
+        " saved in run, give the same command to resume\n"
+    )
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert_same_run(folder / "run", reference)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "position"),
+    [(1, "epoch 0, window 3"), (40, "epoch 1, window 0"), (43, "epoch 1, window 9")],
+    ids=["first chunk", "end of an epoch", "second epoch"],
+)
+def test_ctrl_c_saves_the_chunk_that_it_hit(folder, reference, after_chunk, chunk, position):
+    after_chunk(chunk, ctrl_c)
+    stopped = run(*FLAGS, "--workdir=run")
+    assert (stopped.status, stopped.err) == (128 + signal.SIGINT, "")
+    assert f"stopped by SIGINT after {position} of {WINDOWS}; saved in run" in stopped.out
+    resumed = run(*FLAGS, "--workdir=run")
+    assert (resumed.status, resumed.err) == (0, "")
+    assert f"resuming run after {position}" in resumed.out
+    assert_same_run(folder / "run", reference)
+
+
+@pytest.mark.parametrize("chunk", [2, 40, 43], ids=["first epoch", "its end", "second epoch"])
+def test_run_streamed_from_disk_ends_as_one_with_its_text_on_the_device(
+    folder, reference, after_chunk, chunk, monkeypatch
+):
+    """Bit for bit, also when interrupted and when resumed with the text on the device."""
+    asked, feed = [], run_module.WindowFeed
+
+    def observed(*text, resident):
+        asked.append(resident)
+        return feed(*text, resident=resident)
+
+    monkeypatch.setattr(run_module, "WindowFeed", observed)
+    after_chunk(chunk, ctrl_c)
+    assert run(*FLAGS, "--workdir=run", "--noresident").status == 128 + signal.SIGINT
+    way = "--resident" if chunk == 40 else "--noresident"
+    assert run(*FLAGS, "--workdir=run", way).status == 0
+    assert_same_run(folder / "run", reference)
+    assert asked == [False, way == "--resident"]
+
+
+@pytest.fixture
+def interruptible():
+    """Handles Ctrl-C as in the foreground; a program in the background may ignore it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_second_ctrl_c_stops_at_once_and_keeps_what_was_saved(folder, reference, after_chunk):
+    after_chunk(50, lambda *result: ctrl_c(*ctrl_c(*result)))
+    assert_refused(run(*FLAGS, "--workdir=run"), "interrupted", status=128 + signal.SIGINT)
+    assert steps(folder) == [WINDOWS]
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert_same_run(folder / "run", reference)
+
+
+def test_ctrl_c_while_the_last_checkpoint_is_written_stops_before_the_evaluation(
+    folder, reference, monkeypatch
+):
+    epochs, save = len(metrics(reference)), loop.checkpoint.save
+
+    def hit(path, step, *what):
+        save(path, step, *what)
+        if step == epochs * WINDOWS:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as hitting:
+        hitting.setattr(loop.checkpoint, "save", hit)
+        stopped = run(*FLAGS, "--workdir=run")
+    assert stopped.status == 128 + signal.SIGINT
+    assert f"stopped by SIGINT after epoch {epochs}, window 0" in stopped.out
+    assert not (folder / "run" / "summary.json").exists()
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert_same_run(folder / "run", reference)
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(8, [1, 4, 5]), (25, [1, 2, 3, 4, 5])])
+def test_short_epochs_are_not_all_saved_and_all_have_their_metrics(
+    folder, monkeypatch, seconds, saved
+):
+    clock, written = [0.0], {}
+    train_windows, save = run_module.train_windows, loop.checkpoint.save
+
+    def slow_train(config, state, windows, **more):
+        clock[0] += len(windows) * seconds / WINDOWS
+        return train_windows(config, state, windows, **more)
+
+    def slow_save(path, step, *what):
+        save(path, step, *what)
+        written[step // WINDOWS] = len(metrics(folder / "run"))
+        clock[0] += 1
+
+    with monkeypatch.context() as slow:
+        slow.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+        slow.setattr(run_module, "train_windows", slow_train)
+        slow.setattr(loop.checkpoint, "save", slow_save)
+        assert run(*FLAGS, "--workdir=run", "--epochs=5").status == 0
+    assert written == {epoch: epoch for epoch in saved}
+    words = WINDOWS * CONFIG.train.batch_size * CONFIG.train.unroll
+    for epoch, line in enumerate(metrics(folder / "run"), 1):
+        assert line["words_per_second"] == pytest.approx(words / seconds)
+        assert line["seconds"] == pytest.approx(epoch * seconds)
+
+
+def test_metrics_lost_in_a_kill_come_back_from_the_checkpoint(folder, reference):
+    shutil.copytree(reference, "run")
+    (folder / "run" / "metrics.jsonl").write_text("")
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert metrics(folder / "run") == metrics(reference)
+
+
+def test_checkpoints_are_of_their_configuration_though_its_record_is_lost(folder, reference):
+    shutil.copytree(reference, "run")
+    (folder / "run" / "config.json").unlink()
+    before = content(folder)
+    for other in ("--dropout=0.5", "--hidden_size=9"):
+        outcome = run(*FLAGS, other, "--workdir=run")
+        assert_refused(outcome, "run: has checkpoints of another configuration; give the flags of")
+        assert content(folder) == before
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert_same_run(folder / "run", reference)
+
+
+def test_run_goes_on_to_more_epochs_than_it_was_begun_with_and_not_back_to_fewer(folder, reference):
+    assert run(*FLAGS, "--epochs=1", "--workdir=run").status == 0
+    first = (folder / "run" / "summary.json").read_bytes()
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert_same_run(folder / "run", reference)
+    assert (folder / "run" / "summary.json").read_bytes() != first
+    before, epochs = content(folder), len(metrics(reference))
+    fewer = run(*FLAGS, "--epochs=1", "--workdir=run")
+    assert_refused(fewer, f"run: has trained for {epochs} epochs and 0 windows; give --epochs=")
+    assert content(folder) == before
+
+
+def test_run_that_is_told_of_more_epochs_has_no_figures_before_their_end(
+    folder, reference, after_chunk
+):
+    shutil.copytree(reference, "run")
+    after_chunk(1, ctrl_c)
+    assert run(*FLAGS, "--epochs=9", "--workdir=run").status == 128 + signal.SIGINT
+    assert not (folder / "run" / "summary.json").exists()
+
+
+def test_finished_run_whose_checkpoints_are_gone_is_not_trained_again(folder, reference):
+    shutil.copytree(reference, "run")
+    shutil.rmtree(folder / "run" / "checkpoints")
+    before = content(folder)
+    refused = run(*FLAGS, "--workdir=run")
+    assert_refused(refused, "run: holds a finished run whose checkpoints are gone; remove its")
+    assert content(folder) == before
+
+
+def damage(checkpoint):
+    """Flips bits of a checkpoint's largest file, and of any other of its size."""
+    sizes = {path: path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()}
+    for path in (path for path, size in sizes.items() if size == max(sizes.values())):
+        data = path.read_bytes()
+        middle = len(data) // 2
+        flipped = bytes(255 - byte for byte in data[middle : middle + 16])
+        path.write_bytes(data[:middle] + flipped + data[middle + 16 :])
+
+
+def test_damaged_checkpoint_is_named_and_the_run_ends_the_same(folder, reference):
+    shutil.copytree(reference, "run")
+    damage(folder / "run" / "checkpoints" / str(2 * WINDOWS))
+    outcome = run(*FLAGS, "--workdir=run")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert f"run/checkpoints/{2 * WINDOWS} was damaged: continuing from the one bef" in outcome.out
+    assert "resuming run after epoch 1, window 0" in outcome.out
+    assert_same_run(folder / "run", reference)
+
+
+def test_when_every_checkpoint_is_damaged_one_line_says_so_and_all_is_kept(folder, reference):
+    shutil.copytree(reference, "run")
+    for step in steps(folder):
+        damage(folder / "run" / "checkpoints" / str(step))
+    before = content(folder)
+    outcome = run(*FLAGS, "--workdir=run")
+    assert_refused(outcome, "run/checkpoints: every checkpoint is damaged", "remove the directory")
+    assert content(folder) == before
+
+
+def assert_diverged(outcome, folder, *telling):
+    """Asserts an end with status 1 before any non-finite figure was written."""
+    assert_refused(outcome, *telling, "try a lower --learning_rate or --clip_norm", status=1)
+    for line in metrics(folder / "run"):
+        assert all(math.isfinite(figure) for figure in line.values())
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    folder, reference, after_chunk
+):
+    after_chunk(42, lambda state, nll: (state, nll.at[1].set(jnp.nan)))
+    outcome = run(*FLAGS, "--workdir=run", OFTEN)
+    assert_diverged(outcome, folder, "the loss became nan at step 124 (epoch 2, window 5);")
+    assert steps(folder)[-1] == WINDOWS + 3
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert_same_run(folder / "run", reference)
+
+
+def test_parameters_that_are_not_finite_are_never_saved(folder, after_chunk):
+    def overflow(state, nll):
+        bias = jnp.full_like(state.params.softmax.bias, jnp.inf)
+        softmax = state.params.softmax.replace(bias=bias)
+        return state.replace(params=state.params.replace(softmax=softmax)), nll
+
+    after_chunk(3, overflow)
+    outcome = run(*FLAGS, "--workdir=run", OFTEN)
+    assert_diverged(outcome, folder, "a parameter became infinite or NaN at step 9 (epoch 1")
+    assert steps(folder) == [3, 6]
+
+
+def test_rate_out_of_all_proportion_stops_the_run_at_its_second_step(folder):
+    flags = ("--learning_rate=1e30", "--clip_norm=1e30", "--chunk=1", OFTEN)
+    outcome = run(*FLAGS, *flags, "--workdir=run")
+    assert_diverged(outcome, folder, "the loss became ", " at step 2 (epoch 1, window 2);")
+    params = last_state(folder / "run").params
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_validation_perplexity_that_is_infinite_stops_the_run(folder, monkeypatch):
+    monkeypatch.setattr(
+        run_module.Run, "nll", lambda run, ids, streams=1: np.full(len(ids) - 1, 800.0)
+    )
+    outcome = run(*FLAGS, "--workdir=run")
+    assert_diverged(outcome, folder, "the validation perplexity became inf after epoch 1;")

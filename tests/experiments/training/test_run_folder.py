@@ -1,0 +1,166 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import program
+import pytest
+from program import content
+
+from experiments.training.run_folder import Workdir, write_json, write_json_lines
+from zaremba_jax.checkpoint import CHECKSUMS_FILE
+from zaremba_jax.config import QUICK, override, to_dict
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def read_json_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_create_makes_the_folder_and_its_parents_and_writes_every_setting(tmp_path):
+    workdir = Workdir(tmp_path / "runs" / "one")
+    workdir.create(QUICK)
+    assert read_json(workdir.config) == to_dict(QUICK)
+    assert list(content(tmp_path / "runs" / "one")) == ["config.json"]
+    workdir.create(QUICK)
+    workdir.check(QUICK)
+
+
+def test_nothing_is_made_before_create(tmp_path):
+    Workdir(tmp_path / "absent").check(QUICK)
+    assert not (tmp_path / "absent").exists()
+
+
+def test_folder_of_other_things_can_take_a_run(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    Workdir(tmp_path).check(QUICK)
+    Workdir(tmp_path).create(QUICK)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints/1000/weights.bin", "summary.json", "model.safetensors", "curves.png"]
+)
+def test_folder_with_results_of_another_program_is_refused(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    reported = name.partition("/weights")[0]
+    message = f"holds {reported}, which no training run left there; name another --workdir"
+    with pytest.raises(ValueError, match=message):
+        Workdir(tmp_path).check(QUICK)
+
+
+def test_folder_whose_name_is_no_text_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is not UTF-8, which checkpoints need; name another"):
+        Workdir(tmp_path / "caf\udce9").check(QUICK)
+
+
+def test_same_run_may_have_more_epochs_or_fewer(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.create(QUICK)
+    workdir.check(override(QUICK, epochs=99))
+
+
+def test_check_names_every_differing_field_with_both_values_and_no_other(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.create(override(QUICK, dropout=0.5, layers=3))
+    with pytest.raises(ValueError, match="holds a run of another configuration") as error:
+        workdir.check(QUICK)
+    assert (
+        "configuration: dropout (0.5 there, 0.1 here), layers (3 there, 2 here); name another"
+        in str(error.value)
+    )
+
+
+def test_record_from_before_a_setting_existed_means_its_default(tmp_path):
+    workdir = Workdir(tmp_path)
+    record = to_dict(QUICK)
+    del record["unit"], record["cell"]
+    write_json(workdir.config, record)
+    workdir.check(QUICK)
+    with pytest.raises(ValueError, match=r"configuration: cell \(lstm there, gru here\);"):
+        workdir.check(override(QUICK, cell="gru"))
+
+
+def test_check_names_a_field_that_one_of_the_two_lacks(tmp_path):
+    workdir = Workdir(tmp_path)
+    record = to_dict(QUICK) | {"tied": True}
+    del record["seed"]
+    write_json(workdir.config, record)
+    with pytest.raises(ValueError, match=r"seed \(None there, 0 here\), tied \(True there, None"):
+        workdir.check(QUICK)
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"name": "qui', b"\xff\xfe", b"[1, 2]", b"3"])
+def test_check_refuses_a_damaged_configuration(tmp_path, damage):
+    (tmp_path / "config.json").write_bytes(damage)
+    with pytest.raises(ValueError, match=r"config\.json: is damaged; remove it if"):
+        Workdir(tmp_path).check(QUICK)
+
+
+def test_folder_that_another_process_trains_in_is_refused_until_that_ends(folder):
+    hold = "Workdir('run').hold(); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"from experiments.training.run_folder import Workdir; {hold}"],
+        env=os.environ | {"PYTHONPATH": str(program.ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        for step in ("8", "9"):
+            (folder / "run" / "checkpoints" / step).mkdir(parents=True)
+        (
+            folder / "run" / "checkpoints" / "8" / CHECKSUMS_FILE
+        ).touch()  # 9 is what a start would clear
+        before = content(folder)
+        refused = program.run(*program.FLAGS, "--workdir=run")
+        program.assert_refused(refused, "run: another process trains there; wait for it to end")
+        assert content(folder) == before
+        other.kill()
+    Workdir(folder / "run").hold()
+    Workdir(folder / "run").hold()
+
+
+def test_check_refuses_a_file(tmp_path):
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(NotADirectoryError, match="file: is a file; name a folder with --workdir"):
+        Workdir(tmp_path / "file").check(QUICK)
+
+
+@pytest.mark.parametrize(
+    ("write", "read", "before", "after"),
+    [
+        (write_json, read_json, {"epochs": 1}, {"epochs": 2, "floor": None}),
+        (write_json_lines, read_json_lines, [{"epoch": 1}], [{"epoch": 1}, {"epoch": 2}]),
+    ],
+    ids=["JSON", "JSON lines"],
+)
+def test_write_is_all_or_nothing(tmp_path, monkeypatch, write, read, before, after):
+    path = tmp_path / "file"
+    write(path, before)
+    original = path.read_bytes()
+    write_text = Path.write_text
+
+    def half(self, text, **encoding):
+        write_text(self, text[: len(text) // 2], **encoding)
+        raise KeyboardInterrupt
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for owner, name, interrupted in ((Path, "write_text", half), (os, "replace", stop)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                write(path, after)
+        assert path.read_bytes() == original
+    write(path, after)
+    assert read(path) == after
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,189 @@
+"""What `--tensorboard` writes, read back from its files."""
+
+import contextlib
+import struct
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import program
+import pytest
+from program import FLAGS, WINDOWS, assert_refused, assert_same_run, metrics, run
+from tensorboardX.proto import event_pb2
+
+from experiments import ensemble
+from experiments.training.tensorboard import Board, gate_activations
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.model import init_params, unroll
+from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.rnn import zero_state
+
+TIMED = "words_per_second"
+PROTO: Any = event_pb2  # whose names are made at import
+
+
+def events(path):
+    """Every event of a file: a length and its checksum, that many bytes and their checksum."""
+    content, offset = path.read_bytes(), 0
+    while offset < len(content):
+        (length,) = struct.unpack_from("<Q", content, offset)
+        yield PROTO.Event.FromString(content[offset + 12 : offset + 12 + length])
+        offset += length + 16
+
+
+def points(folder):
+    """What TensorBoard shows, by tag: each step with its value or histogram, repeats included."""
+    by_tag = {}
+    for path in sorted(folder.iterdir()):
+        for event in events(path):
+            if event.session_log.status == PROTO.SessionLog.START:
+                by_tag = {
+                    tag: [point for point in series if point[0] < event.step]
+                    for tag, series in by_tag.items()
+                }
+            for value in event.summary.value:
+                content = value.histo if value.HasField("histo") else value.simple_value
+                by_tag.setdefault(value.tag, []).append((event.step, content))
+    return by_tag
+
+
+def scalars(folder):
+    return {tag: series for tag, series in points(folder).items() if "gates/" not in tag}
+
+
+@pytest.mark.slow
+def test_points_are_those_of_the_run_and_watching_changes_no_bit(folder):
+    assert run(*FLAGS, "--workdir=plain").status == 0
+    assert run(*FLAGS, "--workdir=run", "--tensorboard").status == 0
+    assert_same_run(folder / "run", folder / "plain")
+    by_tag = points(folder / "run" / "tensorboard")
+    chunks = [step for epoch in (0, WINDOWS) for step in (*range(epoch + 3, epoch + 118, 3),)]
+    every = sorted({*chunks, WINDOWS, 2 * WINDOWS})
+    for tag in ("train/nats", "train/gradient_norm", "learning_rate", TIMED):
+        assert [step for step, _ in by_tag[tag]] == every
+    record = metrics(folder / "run")
+    ends = [WINDOWS, 2 * WINDOWS]
+    for tag, name in (
+        ("valid/perplexity_estimate", "valid_perplexity_estimate"),
+        ("learning_rate", "learning_rate"),
+        ("train/perplexity_of_epoch_so_far", "train_perplexity"),
+    ):
+        values = dict(by_tag[tag])
+        np.testing.assert_allclose([values[s] for s in ends], [r[name] for r in record], rtol=1e-6)
+    pairs = zip(by_tag["train/gradient_norm"], by_tag["train/gradient_norm_largest"], strict=True)
+    assert all(0 < mean[1] <= largest[1] for mean, largest in pairs)
+
+
+@pytest.fixture
+def left_open():
+    """Closes, after the test, what a killed process would leave open."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch, left_open, killed):
+    assert run(*FLAGS, "--workdir=whole", "--tensorboard").status == 0
+    windows, close, calls = Board.windows, Board.__exit__, []
+
+    def leave_open(board, *_):
+        left_open.callback(close, board)
+
+    def cut_off(*args):
+        windows(*args)
+        calls.append(args)
+        if len(calls) == 45:  # five chunks after the only checkpoint
+            sys.exit(137)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Board, "windows", cut_off)
+        if killed:  # without time to write what is not yet on disk
+            patch.setattr(Board, "__exit__", leave_open)
+        assert run(*FLAGS, "--workdir=cut", "--tensorboard").status == 137
+    resumed = run(*FLAGS, "--workdir=cut", "--tensorboard")
+    assert "after epoch 1, window 0" in resumed.out
+    whole, cut = (scalars(folder / name / "tensorboard") for name in ("whole", "cut"))
+    assert [step for step, _ in cut.pop(TIMED)] == [step for step, _ in whole.pop(TIMED)]
+    assert cut == whole
+    steps = [
+        event.step
+        for path in (folder / "cut" / "tensorboard").iterdir()
+        for event in events(path)
+        for value in event.summary.value
+        if value.tag == "learning_rate"
+    ]
+    taken_back = 0 if killed else 5  # by the resumed run
+    assert len(steps) == len(set(steps)) + taken_back
+
+
+def test_what_was_flushed_is_on_the_disk(tmp_path):
+    steps = list(range(1, 100))
+    with Board(tmp_path / "board", 0) as board:
+        for step in steps:
+            board.windows(step, {}, {"train_perplexity": 1.0, "learning_rate": 1.0, TIMED: 1.0})
+        board.flush()
+        assert [step for step, _ in points(tmp_path / "board")[TIMED]] == steps
+
+
+@pytest.mark.parametrize(("cell", "letters"), [("lstm", "fiou"), ("gru", "rzn"), ("tanh", "h")])
+def test_gates_have_histograms_over_their_whole_range(folder, cell, letters):
+    config = override(QUICK, hidden_size=8, cell=cell)
+    params = init_params(config.model, 9, key=jax.random.key(0))
+    gates = gate_activations(params, np.arange(60, dtype=np.int32) % 9, 4, 5)
+    with Board(folder / "board", 0) as board:
+        board.epoch(7, {}, gates)
+    by_tag = points(folder / "board")
+    assert by_tag.keys() == {f"gates/layer_{depth}_{gate}" for depth in (1, 2) for gate in letters}
+    for tag, ((step, histogram),) in by_tag.items():
+        assert step == 7
+        assert sum(histogram.bucket) == histogram.num == 4 * 5 * 8
+        lowest = -1 if tag[-1] in "unh" else 0
+        assert lowest <= histogram.min <= histogram.max <= max(histogram.bucket_limit) <= 1
+
+
+def test_gates_of_the_upper_layer_give_the_models_outputs():
+    noise = {"zoneout_hidden": 0.4, "zoneout_cell": 0.3}
+    config = override(QUICK, hidden_size=4, init_scale=0.5, **noise)
+    params, masks = init_params(config.model, 9, key=jax.random.key(0)), expected_masks(config)
+    ids = np.arange(30, dtype=np.int32) * 7 % 9
+    _, gates = gate_activations(params, ids, streams=3, steps=5, masks=masks)
+    hidden = cell = jnp.zeros((3, 4))
+    tokens, state = jnp.asarray(ids[:15].reshape(3, 5).T), zero_state(params.layers, 3)
+    for t, expected in enumerate(unroll(params, tokens, state, masks).outputs):
+        new = gates["f"][t] * cell + gates["i"][t] * gates["u"][t]
+        hidden = 0.4 * hidden + 0.6 * gates["o"][t] * jnp.tanh(new)
+        cell = 0.3 * cell + 0.7 * new
+        np.testing.assert_allclose(hidden, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "shape"), [(2, (1, 2, 4)), (7, (2, 3, 4)), (60, (5, 3, 4))])
+def test_a_short_text_fills_as_much_as_it_can(tokens, shape):
+    params = init_params(override(QUICK, hidden_size=4).model, 9, key=jax.random.key(0))
+    gates = gate_activations(params, np.zeros(tokens, np.int32), streams=3, steps=5)
+    assert gates[0]["f"].shape == shape
+
+
+def test_an_ensemble_shows_the_means_of_its_members(folder):
+    outcome = program.run(
+        *FLAGS, "--chunk=17", "--members=2", "--workdir=run", "--tensorboard", program=ensemble
+    )
+    assert outcome.status == 0
+    by_tag = points(folder / "run" / "tensorboard")
+    record = metrics(folder / "run")[-1]
+    for name in ("perplexity_estimate", "perplexity_best", "perplexity_worst"):
+        assert by_tag[f"valid/{name}"][-1] == (2 * WINDOWS, np.float32(record[f"valid_{name}"]))
+    assert len(by_tag["train/gradient_norm"]) == 2 * WINDOWS // 17
+    nats = [value for step, value in by_tag["train/nats"] if step > WINDOWS]  # of equal chunks
+    means = np.log(record["train_perplexities"])
+    assert np.mean(nats) == pytest.approx(np.mean(means), rel=1e-5)
+    assert len(by_tag["gates/layer_1_f"]) == 2
+
+
+def test_without_its_package_the_flag_is_refused(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    refused = run(*FLAGS, "--workdir=run", "--tensorboard")
+    assert_refused(refused, "--tensorboard", "pip install 'zaremba-jax[tensorboard]'")
+    assert not (folder / "run").exists()

@@ -1,0 +1,216 @@
+"""Encoding in blocks gives the same ids as the vocabulary does, and the cache returns them."""
+
+import gzip
+import itertools
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zaremba_jax.data import encoding as encoding_module
+from zaremba_jax.data import text_files
+from zaremba_jax.data.encoding import SPLITS, Encoding, read_corpus
+from zaremba_jax.data.vocabulary import EOS, Vocabulary, tokenize
+
+LINES = st.lists(
+    st.text(st.sampled_from("aabñ😀 "), min_size=1, max_size=8), min_size=1, max_size=8
+)
+UNITS = st.sampled_from(["word", "char", "byte"])
+
+
+@pytest.fixture(autouse=True)
+def block(monkeypatch):
+    monkeypatch.setattr(text_files, "BLOCK", 5)
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Three texts of one file each."""
+    for name, text in (("train", "a b b\nc\n"), ("valid", "b\n"), ("test", "a a\n")):
+        (tmp_path / name).write_text(text)
+    return [tmp_path / name for name in SPLITS]
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The calls that encoded texts instead of taking them from the cache."""
+    calls, write = [], encoding_module._write
+    monkeypatch.setattr(encoding_module, "_write", lambda *args: (calls.append(args), write(*args)))
+    return calls
+
+
+def cached(folder):
+    return sorted(path.name for path in (folder / "encoded").iterdir())
+
+
+@given(LINES, UNITS, st.integers(0, 6), st.integers(1, 2))
+def test_ids_are_those_of_the_vocabulary_of_the_training_text(
+    tmp_path_factory, lines, unit, size, min_count
+):
+    folder = tmp_path_factory.mktemp("text")
+    text = "".join(f"{line} x\n" for line in lines)
+    (folder / "text").write_bytes(text.encode())
+    try:
+        expected = Vocabulary.from_tokens(tokenize(text, unit), unit, size, min_count)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=str(error)[:30]):
+            read_corpus(
+                "c",
+                *[folder / "text"] * 3,
+                encoding=Encoding(unit, size, min_count),
+                cache_dir=folder,
+            )
+        return
+    corpus = read_corpus(
+        "c", *[folder / "text"] * 3, encoding=Encoding(unit, size, min_count), cache_dir=folder
+    )
+    assert corpus.vocabulary == expected
+    for ids in (corpus.train, corpus.valid, corpus.test):
+        np.testing.assert_array_equal(ids, expected.encode(tokenize(text, unit)))
+
+
+def test_corpus_of_files_encodes_all_with_the_training_vocabulary(texts, tmp_path):
+    corpus = read_corpus("mine", *texts, cache_dir=tmp_path)
+    assert corpus.name == "mine"
+    assert corpus.vocabulary.words == (EOS, "b", "a", "c")
+    assert corpus.valid.tolist() == [1, 0]
+    assert corpus.test.tolist() == [2, 2, 0]
+
+
+def test_many_files_packed_or_not_are_one_text_in_the_order_named(texts, tmp_path):
+    (tmp_path / "2").write_bytes(gzip.compress(b"c\n"))
+    (tmp_path / "1").write_text("a b b")  # its last line has no line end
+    whole = read_corpus("c", *texts, cache_dir=tmp_path)
+    parts = read_corpus("c", f"{tmp_path}/1,{tmp_path}/2", *texts[1:], cache_dir=tmp_path)
+    globbed = read_corpus("c", f"{tmp_path}/[12]", *texts[1:], cache_dir=tmp_path)
+    turned = read_corpus("c", f"{tmp_path}/2,{tmp_path}/1", *texts[1:], cache_dir=tmp_path)
+    assert parts.fingerprint == globbed.fingerprint == whole.fingerprint
+    assert turned.train.tolist() == [3, 0, 2, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("types", "dtype"), [(256, "u1"), (257, "u2"), (65536, "u2"), (65537, "i4")]
+)
+def test_ids_are_mapped_in_the_smallest_type_that_holds_them(tmp_path, types, dtype, monkeypatch):
+    monkeypatch.setattr(text_files, "BLOCK", 2**20)
+    words = " ".join(map(str, range(types - 1)))
+    (tmp_path / "text").write_text(f"{words}\n")
+    corpus = read_corpus("c", *[tmp_path / "text"] * 3, cache_dir=tmp_path)
+    assert isinstance(corpus.train, np.memmap)
+    assert corpus.train.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(np.sort(corpus.train), np.arange(types))
+
+
+def test_cache_is_keyed_by_content_and_encoding(texts, tmp_path, written):
+    first = read_corpus("c", *texts, cache_dir=tmp_path)
+    copies = [path.rename(path.with_suffix(".txt")) for path in texts]
+    assert read_corpus("c", *copies, cache_dir=tmp_path).fingerprint == first.fingerprint
+    assert len(written) == 1
+    encodings = [Encoding("char"), Encoding("byte"), Encoding(vocab_size=3), Encoding(min_count=2)]
+    for count, encoding in enumerate([*encodings, Encoding("char", normalize_whitespace=True)], 2):
+        read_corpus("c", *copies, encoding=encoding, cache_dir=tmp_path)
+        assert len(written) == count
+    for path in copies:
+        path.write_text("a b b\nc\nb\n")
+        read_corpus("c", *copies, cache_dir=tmp_path)
+    assert len(written) == 9
+    assert len(cached(tmp_path)) == 9
+
+
+@pytest.mark.parametrize("name", ["record.json", *SPLITS])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_damaged_cache_is_written_again(texts, tmp_path, written, name, damage):
+    fingerprint = read_corpus("c", *texts, cache_dir=tmp_path).fingerprint
+    (folder,) = (tmp_path / "encoded").iterdir()
+    if damage == "missing":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+    assert read_corpus("c", *texts, cache_dir=tmp_path).fingerprint == fingerprint
+    assert len(written) == 2
+    assert cached(tmp_path) == [folder.name]
+
+
+def test_of_two_processes_that_encode_at_once_the_first_is_kept(texts, tmp_path, monkeypatch):
+    count, kept = encoding_module._count, []
+
+    def entry():
+        (folder,) = (tmp_path / "encoded").glob("[!p]*")  # not partial
+        return folder.stat().st_ino
+
+    def overtaken(*args):
+        monkeypatch.setattr(encoding_module, "_count", count)
+        read_corpus("c", *texts, cache_dir=tmp_path)
+        kept.append(entry())
+        return count(*args)
+
+    monkeypatch.setattr(encoding_module, "_count", overtaken)
+    assert read_corpus("c", *texts, cache_dir=tmp_path).valid.tolist() == [1, 0]
+    assert kept == [entry()]
+    assert len(cached(tmp_path)) == 1
+
+
+def test_cache_can_be_read_by_whom_the_umask_lets(texts, tmp_path):
+    before = os.umask(0o022)
+    try:
+        read_corpus("c", *texts, cache_dir=tmp_path)
+    finally:
+        os.umask(before)
+    (folder,) = (tmp_path / "encoded").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+BAD = [
+    ("train", b"", {}, "train: holds no words; give a text"),
+    ("train", b" \n\n", {}, "train: holds no words; give a text"),
+    ("test", b"\n", {}, "test: holds no words; give"),
+    ("valid", b"", {"unit": "char"}, "valid: holds no characters; give"),
+    ("valid", b"", {"unit": "byte"}, "valid: holds no bytes; give"),
+    ("valid", b"caf\xe9\n", {}, "valid: not UTF-8 text at byte 3; convert"),
+    ("test", b"a zebra\n", {}, "test: the word 'zebra' is not in .*min_count=2"),
+    ("test", b"a z\n", {"unit": "char"}, "test: the character 'z' is not in "),
+    ("train", b"a b\n", {"min_count": 2}, "min_count=2: leaves no word .* occurs 1 times"),
+    ("train", b"a b\n", {"vocab_size": 2}, "vocab_size=2, .*leaves no word .*at least 3"),
+    ("train", b"a b\n", {"unit": "byte", "vocab_size": 2}, "a vocabulary of bytes has all 256"),
+]
+
+
+@pytest.mark.parametrize(("split", "content", "options", "message"), BAD)
+def test_bad_text_is_refused_and_leaves_nothing_in_the_cache(
+    texts, tmp_path, split, content, options, message
+):
+    (tmp_path / split).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_corpus("c", *texts, encoding=Encoding(**options), cache_dir=tmp_path)
+    assert "\n" not in str(error.value)
+    assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"unit": "words"}, "unit='words': must be one of word, char, byte"),
+        ({"vocab_size": -1}, "vocab_size=-1: must be at least 0"),
+        ({"min_count": 0}, "min_count=0: must be at least 1"),
+    ],
+    ids=str,
+)
+def test_encoding_outside_its_limits_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Encoding(**options)
+
+
+def test_cache_that_cannot_be_written_is_an_error_of_the_system(texts, tmp_path):
+    (tmp_path / "encoded").write_text("a file in its way")
+    with pytest.raises(OSError, match="encoded"):
+        read_corpus("c", *texts, cache_dir=tmp_path)
+
+
+def test_every_byte_can_be_read_that_is_no_text(tmp_path):
+    (tmp_path / "bytes").write_bytes(bytes(itertools.chain(range(255, -1, -1))))
+    corpus = read_corpus(
+        "c", *[tmp_path / "bytes"] * 3, encoding=Encoding("byte"), cache_dir=tmp_path
+    )
+    assert corpus.train.tolist() == list(range(255, -1, -1))

@@ -1,0 +1,146 @@
+"""Files of any size: tiny blocks stand in for large files."""
+
+import gzip
+import hashlib
+import zipfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zaremba_jax.data import text_files
+from zaremba_jax.data.text_files import Piece, content_hash, find_files, read_blocks, read_bytes
+from zaremba_jax.data.vocabulary import EOS, tokenize
+
+TEXT = st.text(st.sampled_from("ab ñ€😀\n\r\t\u2028"), max_size=40)
+
+
+@pytest.fixture(autouse=True)
+def block(monkeypatch):
+    """Blocks of three bytes, so that words, characters and line ends are cut everywhere."""
+    monkeypatch.setattr(text_files, "BLOCK", 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("texts")
+
+
+def put(folder, content, how="plain"):
+    """Writes the bytes to a file; `how` is plain, gzip or zip."""
+    path = folder / how
+    if how == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("in/side", content)
+        return Piece(path, "in/side")
+    path.write_bytes(gzip.compress(content) if how == "gzip" else content)
+    return Piece(path)
+
+
+def words(text):
+    """The plain definition: lines with any ending, their words, and `<eos>` for each line."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+    return [word for line in lines for word in (*line.split(), EOS)] if text else []
+
+
+@given(TEXT, st.sampled_from(["plain", "gzip", "zip"]))
+def test_blocks_have_the_words_of_the_text(folder, text, how):
+    blocks = read_blocks(put(folder, text.encode(), how), "word")
+    assert [token for block in blocks for token in tokenize(block)] == words(text)
+
+
+@given(TEXT)
+def test_blocks_by_character_are_the_text_as_it_is(folder, text):
+    assert "".join(read_blocks(put(folder, text.encode()), "char")) == text
+
+
+@given(TEXT)
+def test_byte_order_mark_at_the_start_of_a_file_is_no_text(folder, text):
+    content = text.encode()
+    assert "".join(read_blocks(put(folder, b"\xef\xbb\xbf" + content), "char")) == text
+    inside = Piece(put(folder, b"ab\n\xef\xbb\xbf" + content).path, start=3)
+    assert "".join(read_blocks(inside, "char")) == "\ufeff" + text
+
+
+@given(TEXT)
+def test_plain_lines_have_words_with_one_space_between(folder, text):
+    plain = "".join(read_blocks(put(folder, text.encode()), "char", normalize_whitespace=True))
+    assert tokenize(plain) == words(text)
+    assert "  " not in plain
+    assert all(line == line.strip() for line in plain.split("\n"))
+
+
+@given(st.binary(max_size=40), st.integers(0, 40), st.integers(0, 40), st.booleans())
+def test_a_piece_is_the_bytes_from_start_to_stop(folder, content, start, length, packed):
+    content = b"plain" + content  # does not begin as a gzip file does
+    file = put(folder, content, "gzip" if packed else "plain")
+    piece = Piece(file.path, None, start, start + length)
+    assert b"".join(read_bytes(piece)) == content[start : start + length]
+    assert content_hash(file) == hashlib.sha256(content).hexdigest()
+
+
+@given(TEXT, st.integers(0, 100))
+def test_what_is_not_utf8_is_refused_at_its_byte(folder, text, offset):
+    good = text.encode()[: offset // 4 * 4]
+    good = good.decode(errors="ignore").encode()
+    piece = put(folder, good + b"\xff" + text.encode())
+    with pytest.raises(ValueError, match=rf"plain: not UTF-8 text at byte {len(good)}; conv"):
+        list(read_blocks(piece, "char"))
+
+
+def test_character_that_the_end_cuts_is_refused(folder):
+    with pytest.raises(ValueError, match="not UTF-8 text at byte 4; convert"):
+        list(read_blocks(put(folder, "aaaañ".encode()[:-1]), "word"))
+
+
+@pytest.mark.parametrize("how", ["gzip", "zip"])
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_damaged_compressed_file_is_refused(folder, how, damage):
+    piece = put(folder, bytes(range(250)) * 4, how)
+    data = piece.path.read_bytes()
+    middle = len(data) // 2 if damage == "cut" else 100
+    rest = b"" if damage == "cut" else bytes([255 - data[middle]]) + data[middle + 1 :]
+    piece.path.write_bytes(data[:middle] + rest)
+    with pytest.raises(ValueError, match=rf"{how}.*: damaged, .*; copy or download it again"):
+        list(read_bytes(piece))
+
+
+def test_files_are_named_alone_with_commas_or_by_globs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.txt", "a.txt", "c,d.txt", "e[1].txt"):
+        (tmp_path / name).write_text("text")
+    (tmp_path / "folder.txt").mkdir()
+
+    def names(pattern):
+        return [str(piece) for piece in find_files(pattern)]
+
+    assert names("a.txt") == ["a.txt"]
+    assert names("b.txt,a.txt") == ["b.txt", "a.txt"]
+    assert names("?.txt") == ["a.txt", "b.txt"]
+    assert names("c,d.txt") == ["c,d.txt"]
+    assert names("e[1].txt") == ["e[1].txt"]
+    assert len(names(tmp_path / "*.txt")) == 4
+    many = [f"{'x' * 50}{n}" for n in range(100)]  # together longer than a path may be
+    for name in many:
+        (tmp_path / name).write_text("text")
+    assert names(",".join(many)) == many
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("absent.txt", r"^absent\.txt: no such file; give .* a glob in quotes"),
+        ("a.txt,*.gz", r"^\*\.gz: no such file; give"),
+        ("..", r"^\.\.: is not a regular file; give"),
+        ("x" * 300, "^x{300}: no such file; give"),
+        ("a.txt,../{folder}/a.txt", r"names \.\./.*/a\.txt twice; name each file once"),
+        ("a.txt,*.txt", r"^a\.txt,\*\.txt: names a\.txt twice; name each file once"),
+    ],
+)
+def test_names_without_a_file_or_with_one_twice_are_refused(
+    tmp_path, monkeypatch, pattern, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        find_files(pattern.format(folder=tmp_path.name))

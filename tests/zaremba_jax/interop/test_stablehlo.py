@@ -1,0 +1,73 @@
+"""The scoring function outside this package."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax import export
+
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.data.vocabulary import Vocabulary
+from zaremba_jax.evaluate import text_nll
+from zaremba_jax.interop.model_file import Model
+from zaremba_jax.interop.stablehlo import PLATFORMS, portable_scoring
+from zaremba_jax.model import init_params
+from zaremba_jax.regularizers import expected_masks
+
+WORDS = Vocabulary(tuple("abcde"))
+IDS = np.random.default_rng(0).integers(0, 5, 12).astype(np.int32)
+# A stranger's program: two texts side by side, in two windows of different lengths.
+STRANGER = """
+import sys
+import jax, numpy as np
+assert not [name for name in sys.modules if name.startswith(("flax", "zaremba_jax"))]
+score = jax.export.deserialize(bytearray(open("scoring.stablehlo", "rb").read())).call
+ids = np.load("ids.npy")
+state = tuple((np.zeros((2, 3), np.float32),) * 2 for _ in range(2))
+nats = []
+for first, last in ((0, 7), (7, 11)):
+    window = np.stack([ids, ids[::-1]], axis=1)[first : last + 1]
+    part, state = score(window[:-1], window[1:], state)
+    nats.append(part)
+np.save("nats.npy", np.concatenate(nats))
+"""
+
+
+def make(**changes):
+    config = override(QUICK, layers=2, hidden_size=3, init_scale=1.0, **changes)
+    params = init_params(config.model, len(WORDS), key=jax.random.key(0))
+    return Model(params, config, WORDS)
+
+
+def test_function_runs_with_jax_and_numpy_alone_on_windows_of_any_size(tmp_path):
+    model = make(softmax_tokens=2)
+    (tmp_path / "scoring.stablehlo").write_bytes(portable_scoring(model))
+    np.save(tmp_path / "ids.npy", IDS)
+    code = "import jax.export\n" + STRANGER
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    nats = np.load(tmp_path / "nats.npy")
+    for column, ids in enumerate((IDS, IDS[::-1])):
+        np.testing.assert_allclose(nats[:, column], text_nll(model.params, ids), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"cell": "gru", "precision": "bfloat16"}, {"zoneout_cell": 0.5}, {"kernel": "pallas"}],
+    ids=str,
+)
+def test_every_cell_precision_and_noise_goes_along_for_every_platform(changes):
+    model = make(**changes)
+    exported = export.deserialize(bytearray(portable_scoring(model)))
+    assert exported.platforms == PLATFORMS
+    parts = 1 if model.config.model.cell == "gru" else 2
+    state = tuple((np.zeros((1, 3), np.float32),) * parts for _ in range(2))
+    nats, new_state = exported.call(IDS[:-1, None], IDS[1:, None], state)
+    config = model.config
+    expected = text_nll(model.params, IDS, compute=config.compute, masks=expected_masks(config))
+    np.testing.assert_allclose(nats[:, 0], expected, rtol=1e-5)
+    assert jax.tree.structure(new_state) == jax.tree.structure(state)

@@ -1,0 +1,201 @@
+import dataclasses
+import resource
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from program import run_on_devices
+
+from zaremba_jax.checkpoint import (
+    CHECKSUMS_FILE,
+    DamagedCheckpointError,
+    clear_after,
+    restore,
+    save,
+)
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.train import init_train_state
+
+CONFIG = override(QUICK, hidden_size=4)
+
+
+def state_at(step, seed=0):
+    state = init_train_state(override(CONFIG, seed=seed), 11)
+    filled = jax.tree.map(
+        lambda x: x + jnp.asarray(step, x.dtype), (state.params, state.opt_state, state.rnn_state)
+    )
+    params, opt_state, rnn_state = filled
+    return dataclasses.replace(
+        state,
+        params=params,
+        opt_state=opt_state,
+        rnn_state=rnn_state,
+        step=jnp.asarray(step, jnp.int32),
+    )
+
+
+def make_template(record):
+    """The shapes of a run that accepts any checkpoint."""
+    return state_at(0)
+
+
+def assert_same(one, other):
+    def plain(state):
+        return jax.tree.map(
+            np.array, dataclasses.replace(state, key=jax.random.key_data(state.key))
+        )
+
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, plain(one), plain(other))
+
+
+def damage(folder, how):
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    if how == "missing":
+        largest.unlink()
+    elif how == "truncated":
+        largest.write_bytes(content[: len(content) // 2])
+    else:
+        middle = len(content) // 2
+        content[middle : middle + 8] = bytes(255 - byte for byte in content[middle : middle + 8])
+        largest.write_bytes(content)
+
+
+def test_restore_inverts_save_to_the_bit(tmp_path):
+    record = {"history": [{"epoch": 1, "nll": 0.1 + 0.2}], "seconds": 1e-17}
+    save(tmp_path / "checkpoints", 3, state_at(3, seed=7), record)
+    restored = restore(tmp_path / "checkpoints", make_template)
+    assert restored is not None
+    assert_same(restored.state, state_at(3, seed=7))
+    assert restored.record == record
+    assert restored.damaged == ()
+
+
+def test_kind_of_its_keys_is_restored_whatever_jax_s_default_is(tmp_path):
+    saved = state_at(3)
+    save(tmp_path / "run", 3, saved, {})
+    with jax.default_prng_impl("rbg"):
+        restored = restore(tmp_path / "run", make_template)
+    assert restored is not None
+    assert_same(restored.state, saved)
+
+
+def test_newest_is_restored_and_the_newest_two_are_kept(tmp_path):
+    for step in (1, 5, 10):
+        save(tmp_path, step, state_at(step), {"step": step})
+    restored = restore(tmp_path, make_template)
+    assert restored is not None
+    assert restored.record == {"step": 10}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "5"]
+    for step in (10, 7):
+        with pytest.raises(ValueError, match=rf"step={step}: .* has a checkpoint of step 10"):
+            save(tmp_path, step, state_at(step), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "5"]
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "flipped"])
+def test_damaged_checkpoint_falls_back_to_the_one_before_and_makes_room_for_a_new_one(
+    tmp_path, how
+):
+    for step in (1, 2):
+        save(tmp_path, step, state_at(step), {"step": step})
+    damage(tmp_path / "2", how)
+    restored = restore(tmp_path, make_template)
+    assert restored is not None
+    assert_same(restored.state, state_at(1))
+    assert restored.damaged == (str(tmp_path / "2"),)
+    clear_after(tmp_path, 1)
+    save(tmp_path, 2, state_at(2), {"step": 2})
+    newest = restore(tmp_path, make_template)
+    assert newest is not None
+    assert_same(newest.state, state_at(2))
+
+
+def test_when_all_are_damaged_the_error_says_so_and_nothing_is_removed(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step, state_at(step), {"step": step})
+        damage(tmp_path / str(step), "flipped")
+    with pytest.raises(DamagedCheckpointError, match="every checkpoint is damaged; remove"):
+        restore(tmp_path, make_template)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_no_checkpoint_is_none_and_makes_no_directory(tmp_path):
+    assert restore(tmp_path / "absent", make_template) is None
+    assert not (tmp_path / "absent").exists()
+    assert restore(tmp_path, make_template) is None
+
+
+def test_checkpoint_of_another_run_is_refused_before_its_state_is_read(tmp_path):
+    save(tmp_path, 1, state_at(1), {"text": "theirs"})
+
+    def refuse(record):
+        raise LookupError(record["text"])
+
+    with pytest.raises(LookupError, match="theirs"):
+        restore(tmp_path, refuse)
+    assert (tmp_path / "1").exists()
+
+
+def test_checkpoint_cut_off_before_its_end_is_passed_over_and_makes_room(tmp_path):
+    save(tmp_path, 1, state_at(1), {})
+    (tmp_path / "1" / CHECKSUMS_FILE).unlink()
+    assert restore(tmp_path, make_template) is None
+    clear_after(tmp_path, 0)
+    save(tmp_path, 1, state_at(1), {})
+    save(tmp_path, 2, state_at(2), {})
+    (tmp_path / "2" / CHECKSUMS_FILE).unlink()
+    restored = restore(tmp_path, make_template)
+    assert restored is not None
+    assert int(restored.state.step) == 1
+    assert restored.damaged == ()
+    clear_after(tmp_path, 1)
+    save(tmp_path, 2, state_at(2), {})
+
+
+def test_reading_leaves_a_checkpoint_that_is_being_written(tmp_path):
+    save(tmp_path, 1, state_at(1), {})
+    save(tmp_path, 2, state_at(2), {})
+    (tmp_path / "2" / CHECKSUMS_FILE).unlink()
+    (tmp_path / "3.orbax-checkpoint-tmp").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    restore(tmp_path, make_template)
+    assert sorted(tmp_path.rglob("*")) == before
+    clear_after(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_file_that_a_file_manager_adds_does_no_harm(tmp_path):
+    save(tmp_path, 1, state_at(1), {})
+    (tmp_path / "1" / ".DS_Store").write_bytes(b"Bud1")
+    assert restore(tmp_path, make_template) is not None
+
+
+def assert_full_disk_is_said_and_harmless(folder):
+    """Runs in the process of the test below; limits files to 1,000 bytes."""
+    save(folder, 1, state_at(1), {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    with pytest.raises(OSError, match=r"takes no checkpoint .* is the disk full"):
+        save(folder, 2, state_at(2), {"step": 2})
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    restored = restore(folder, make_template)
+    assert restored is not None
+    assert restored.record == {"step": 1}
+
+
+def test_disk_that_is_full_is_said_and_leaves_what_was_saved(tmp_path):
+    # In another process: Orbax's threads fail afterwards, which would be blamed on other tests.
+    call = f"test.assert_full_disk_is_said_and_harmless({str(tmp_path)!r})"
+    run_on_devices(1, f"from tests.zaremba_jax import test_checkpoint as test; {call}")
+
+
+def test_checkpoints_without_checksums_that_were_not_cut_off_are_kept_and_named_damaged(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step, state_at(step), {})
+        (tmp_path / str(step) / CHECKSUMS_FILE).unlink()
+    with pytest.raises(DamagedCheckpointError):
+        restore(tmp_path, make_template)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]

@@ -1,0 +1,283 @@
+"""A member of an ensemble equals the same model alone; a mixture averages probabilities."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from program import run_on_devices
+
+from experiments.compilers import hlo
+from zaremba_jax.config import QUICK, ComputeConfig, override
+from zaremba_jax.data.corpus import windows
+from zaremba_jax.ensemble import (
+    chunk_members,
+    chunk_sizes,
+    finite_members,
+    init_chunks,
+    init_data_parallel,
+    init_members,
+    make_mesh,
+    members_nll,
+    members_that_fit,
+    mixture_nll,
+    mixture_perplexities,
+    subsets,
+    train_data_parallel,
+    train_members,
+)
+from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.train import init_train_state, train_windows
+
+VOCABULARY = 7
+CONFIG = override(QUICK, layers=1, hidden_size=6, batch_size=3, unroll=4, epochs=9, dropout=0.5)
+SEEDS = (4, 5, 2**32 - 1)
+MESH = make_mesh(jax.devices()[:1])
+IDS = np.random.default_rng(0).integers(0, VOCABULARY, 3 * 4 * 5 + 3).astype(np.int32)
+TEXT = jnp.asarray(windows(IDS, CONFIG.train.batch_size, CONFIG.train.unroll))
+PAST_AN_EPOCH = jnp.concatenate([TEXT, TEXT[:2]])
+
+
+def alone(seed, config=CONFIG):
+    state = init_train_state(config, VOCABULARY, jnp.asarray(seed, jnp.uint32))
+    return train_windows(config, state, PAST_AN_EPOCH, windows_per_epoch=len(TEXT))
+
+
+def together(seeds, config=CONFIG, rates=None, mesh=MESH):
+    states = init_members(config, VOCABULARY, seeds, mesh)
+    return train_members(config, states, PAST_AN_EPOCH, mesh, rates, windows_per_epoch=len(TEXT))
+
+
+def member(states, index):
+    return jax.tree.map(lambda x: x[index], states)
+
+
+def numbers(state):
+    return dataclasses.replace(state, key=jax.random.key_data(state.key))
+
+
+def assert_close(one, other, rtol=1e-4):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), one, other)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return together(SEEDS)
+
+
+def test_members_start_as_their_seeds_do_to_the_bit():
+    states = init_members(CONFIG, VOCABULARY, SEEDS, MESH)
+    for index, seed in enumerate(SEEDS):
+        expected = init_train_state(override(CONFIG, seed=seed), VOCABULARY)
+        jax.tree.map(
+            np.testing.assert_array_equal, numbers(member(states, index)), numbers(expected)
+        )
+
+
+def test_members_have_their_own_masks_whatever_kind_of_key_is_jax_s_default():
+    with jax.default_prng_impl("rbg"):  # whose keys draw other numbers in a batch
+        test_members_start_as_their_seeds_do_to_the_bit()
+    states = init_members(CONFIG, VOCABULARY, SEEDS, MESH)
+    assert states.key.dtype == jax.random.key(0, impl="threefry2x32").dtype
+
+
+def test_chunks_have_the_members_one_after_another_and_the_last_one_pads():
+    chunks = init_chunks(CONFIG, VOCABULARY, SEEDS, 2, MESH)
+    assert [len(states.step) for states in chunks] == [2, 1]
+    expected = init_members(CONFIG, VOCABULARY, SEEDS, MESH)
+    together = jax.tree.map(lambda *parts: np.concatenate(parts), *map(numbers, chunks))
+    jax.tree.map(np.testing.assert_array_equal, together, numbers(expected))
+    padded = [indices.tolist() for indices in chunk_members(3, (2, 2))]
+    assert padded == [[0, 1], [2, 2]]
+
+
+def test_member_of_an_ensemble_is_the_same_run_as_that_member_alone(trained):
+    states, nll = trained
+    for index, seed in enumerate(SEEDS):
+        state, expected = alone(seed)
+        np.testing.assert_allclose(nll[index], expected, rtol=1e-5)
+        assert_close(member(states, index).params, state.params)
+    # Other members differ.
+    assert not np.allclose(nll[0], nll[1], rtol=1e-3)
+
+
+def test_ensemble_of_one_is_the_single_run_to_the_bit():
+    states, nll = together(SEEDS[:1])
+    state, expected = alone(SEEDS[0])
+    np.testing.assert_array_equal(nll[0], expected)
+    jax.tree.map(np.testing.assert_array_equal, numbers(member(states, 0)), numbers(state))
+
+
+def test_permuting_members_permutes_the_results_and_changes_nothing_else(trained):
+    states, nll = together(SEEDS[::-1])
+    np.testing.assert_allclose(nll[::-1], trained[1], rtol=1e-6)
+    assert_close(jax.tree.map(lambda x: x[::-1], states.params), trained[0].params, rtol=1e-5)
+
+
+def test_members_can_differ_in_rates_so_that_a_sweep_is_an_ensemble():
+    members = [
+        {"dropout": 0.5, "l2": 1e-3, "learning_rate": 1.0},
+        {"dropout": 0.8, "l2": 1e-2, "learning_rate": 0.25},
+    ]
+    rates = {name: jnp.array([settings[name] for settings in members]) for name in members[0]}
+    states, nll = together((3, 3), override(CONFIG, **members[0]), rates)
+    for index, settings in enumerate(members):
+        state, expected = alone(3, override(CONFIG, **settings))
+        np.testing.assert_allclose(nll[index], expected, rtol=1e-5)
+        assert_close(member(states, index).params, state.params)
+
+
+@pytest.mark.parametrize("streams", [1, 4])
+def test_every_member_is_evaluated_as_it_is_alone(trained, streams):
+    params = trained[0].params
+    masks = expected_masks(override(CONFIG, zoneout_hidden=0.25, zoneout_cell=0.5))
+    nll = members_nll(params, IDS, streams, ComputeConfig(), masks, MESH)
+    assert nll.shape == (len(SEEDS), len(IDS) - 1)
+    for index in range(len(SEEDS)):
+        expected = text_nll(member(params, index), IDS, streams, masks=masks)
+        np.testing.assert_allclose(nll[index], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="encode the text with the model's own vocabulary"):
+        members_nll(params, IDS + 1, streams, ComputeConfig(), masks, MESH)
+
+
+def test_mixture_averages_probabilities_and_neither_logits_nor_logarithms():
+    probabilities = np.array([[0.5, 0.1, 1e-30], [0.25, 0.9, 0.5]])
+    mixture = mixture_nll(-np.log(probabilities))
+    np.testing.assert_allclose(mixture, -np.log(probabilities.mean(axis=0)), rtol=1e-12)
+    far = np.array([[2000.0, 1.0], [2001.0, 1.0]])  # probabilities that underflow
+    expected = [2000 - np.log((1 + np.exp(-1)) / 2), 1.0]
+    np.testing.assert_allclose(mixture_nll(far), expected, rtol=1e-12)
+
+
+NLL = st.tuples(st.integers(1, 6), st.integers(1, 8)).flatmap(
+    lambda shape: arrays(np.float32, shape, elements=st.floats(0, 500, width=32))
+)
+
+
+@given(NLL)
+def test_mixture_s_cross_entropy_is_never_above_the_mean_of_its_members(nll):
+    bound = nll.mean(dtype=np.float64)
+    assert mixture_nll(nll).mean() <= bound + 1e-9 * (1 + bound)
+    assert (mixture_nll(nll) >= nll.min(axis=0) - 1e-9).all()
+    np.testing.assert_allclose(mixture_nll(nll[::-1]), mixture_nll(nll), rtol=1e-12)
+
+
+def test_mixtures_of_one_are_the_singles_and_of_all_the_mixture(trained):
+    nll = members_nll(trained[0].params, IDS, 1, ComputeConfig(), None, MESH)
+    singles = [perplexity(text_nll(member(trained[0].params, i), IDS)) for i in range(3)]
+    np.testing.assert_allclose(mixture_perplexities(nll, 1), singles, rtol=1e-5)
+    (mixture,) = mixture_perplexities(nll, 3)
+    assert mixture == perplexity(mixture_nll(nll)) < np.mean(singles)
+
+
+def test_subsets_are_all_there_are_or_so_many_different_ones():
+    assert subsets(4, 2) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    drawn = subsets(38, 10)
+    assert len(set(drawn)) == len(drawn) == 100
+    assert all(len(set(subset)) == 10 for subset in drawn)
+    assert {index for subset in drawn for index in subset} == set(range(38))
+    assert subsets(38, 10) == drawn
+
+
+@pytest.mark.parametrize("size", [0, 4])
+def test_mixture_of_more_members_than_there_are_is_refused(size):
+    with pytest.raises(ValueError, match=f"a mixture of {size}: there are 3 members; take 1 to 3"):
+        subsets(3, size)
+
+
+def test_member_with_a_number_that_is_not_finite_is_found(trained):
+    params = trained[0].params
+    broken = params.softmax.replace(bias=params.softmax.bias.at[1, 2].set(jnp.nan))
+    assert finite_members(params).tolist() == [True] * 3
+    assert finite_members(params.replace(softmax=broken)).tolist() == [True, False, True]
+
+
+def test_chunks_hold_all_members_and_as_many_on_every_device():
+    assert chunk_sizes(10, 4, MESH) == (4, 4, 2)
+    assert chunk_sizes(2, 4, MESH) == (2,)
+    assert chunk_sizes(3, 1, MESH) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(("hidden_size", "words"), [(64, 1000), (4, 20_000)])
+def test_members_that_fit_leave_room_for_what_training_one_needs(hidden_size, words):
+    config = override(CONFIG, hidden_size=hidden_size, batch_size=20, unroll=20)
+    text = jnp.zeros((3, 21, 20), jnp.int32)
+    state = jax.eval_shape(lambda: init_train_state(config, words))
+    memory = train_windows.lower(config, state, text).compile().memory_analysis()
+    assert memory is not None
+    needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    assert members_that_fit(config, words, 8, needed // 2) == 1
+    for bytes_there in (4 * needed, 8 * needed):
+        assert 2 <= members_that_fit(config, words, 8, bytes_there) <= bytes_there / needed
+    assert members_that_fit(config, words, 8, 10**12) == 8
+    if words == 20_000:  # whose logits are most of what it needs
+        few, more = (override(config, softmax_tokens=tokens) for tokens in (0, 10))
+        budget = 4 * needed
+        assert members_that_fit(few, words, 8, budget) < members_that_fit(more, words, 8, budget)
+
+
+EVERYTHING = {
+    "batch_size": 3,
+    "word_dropout": 0.1,
+    "dropconnect": 0.2,
+    "hidden_dropout": 0.1,
+    "zoneout_hidden": 0.1,
+    "activation_l2": 0.5,
+    "temporal_activation_l2": 0.5,
+    "l1": 0.01,
+    "l2": 0.01,
+    "clip_norm": 0.5,  # below the gradient norms here
+}
+
+
+def spread(mesh, config):
+    """Members 4 and 5, padded, on a mesh after an epoch, and the compiled program."""
+    seeds = range(4, 4 + sum(chunk_sizes(2, 1, mesh)))
+    states = init_members(config, VOCABULARY, seeds, mesh)
+    compiled = train_members.lower(config, states, TEXT, mesh).compile()
+    states, nll = train_members(config, states, TEXT, mesh)
+    loss = members_nll(states.params, IDS, 1, ComputeConfig(), None, mesh)
+    return nll[:2], states, loss[:2], str(compiled.as_text())
+
+
+def on_eight_devices():
+    """What `test_spread_…` runs in a process with eight devices."""
+    config = override(CONFIG, **EVERYTHING)
+    expected = []
+    for seed in (4, 5):
+        state = init_train_state(config, VOCABULARY, jnp.asarray(seed, jnp.uint32))
+        expected.append(train_windows(config, state, TEXT))
+    # Eight members, six of them padding; or four on two devices each, where the three streams are
+    # padded to four.
+    for data, allowed in ((1, ()), (2, ("all-reduce",))):
+        nll, states, loss, program = spread(make_mesh(jax.devices(), data), config)
+        assert hlo.parse(program).collectives().keys() == set(allowed)
+        for index, (state, alone_nll) in enumerate(expected):
+            np.testing.assert_allclose(nll[index], alone_nll, rtol=1e-5)
+            assert_close(member(states, index).params, state.params)
+            alone_loss = text_nll(state.params, IDS)
+            np.testing.assert_allclose(loss[index], alone_loss, rtol=1e-4)
+    mesh = make_mesh(jax.devices()[:2], 2)
+    state = init_data_parallel(override(config, seed=5), VOCABULARY, mesh)
+    state, nll = train_data_parallel(override(config, seed=5), state, TEXT, mesh)
+    np.testing.assert_allclose(nll, expected[1][1], rtol=1e-5)
+    assert_close(state.params, expected[1][0].params)
+
+
+@pytest.mark.slow
+def test_spread_over_devices_is_as_on_one_and_only_a_gradient_is_ever_reduced():
+    run_on_devices(
+        8, "from tests.zaremba_jax.test_ensemble import on_eight_devices as check; check()"
+    )
+
+
+def test_devices_that_cannot_be_divided_are_refused():
+    with pytest.raises(ValueError, match="data_parallel=2: does not divide the 1 devices; give a"):
+        make_mesh(jax.devices()[:1], 2)
+    with pytest.raises(ValueError, match="data_parallel=0: does not divide the 1 devices; give a"):
+        make_mesh(jax.devices()[:1], 0)

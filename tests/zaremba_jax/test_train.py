@@ -1,0 +1,293 @@
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from zaremba_jax import train
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.data.corpus import windows
+from zaremba_jax.interop.model_file import named_arrays
+from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
+from zaremba_jax.rnn import zero_state
+from zaremba_jax.train import init_train_state, train_step, train_windows, window_loss
+
+VOCABULARY = 7
+CONFIG = override(QUICK, layers=2, hidden_size=6, batch_size=3, unroll=4, epochs=9, dropout=0.5)
+NOISE = {
+    "dropout": 0.5,
+    "hidden_dropout": 0.5,
+    "update_dropout": 0.5,
+    "word_dropout": 0.5,
+    "zoneout_hidden": 0.5,
+    "zoneout_cell": 0.5,
+    "dropconnect": 0.5,
+}
+PENALTIES = {"l1": 1e-3, "l2": 1e-2, "activation_l2": 1.0, "temporal_activation_l2": 1.0}
+
+
+@pytest.fixture(scope="module")
+def text():
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, 3 * 4 * 5 + 3).astype(np.int32)
+    return jnp.asarray(windows(ids, CONFIG.train.batch_size, CONFIG.train.unroll))
+
+
+def fresh(text, config=CONFIG):
+    return init_train_state(config, VOCABULARY)
+
+
+def values(state):
+    """All of a state as NumPy arrays, the key as numbers."""
+    return jax.tree.map(np.array, dataclasses.replace(state, key=jax.random.key_data(state.key)))
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, values(one), values(other))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dropout": 0.5},
+        NOISE | PENALTIES,
+        {"dropout": 0.5, "mask_each": "window", "cell": "gru", "tie_weights": True},
+    ],
+    ids=["dropout", "everything", "tied"],
+)
+def test_step_subtracts_the_clipped_gradient_times_the_rate(text, settings):
+    config = override(CONFIG, clip_norm=0.1, learning_rate=0.5, **settings)
+    before = fresh(text, config)
+    after, nll = jax.jit(functools.partial(train_step, config, len(text)))(before, text[0])
+    rates = active_rates(config.regularizers)
+    mask_key, weight_key = jax.random.split(jax.random.fold_in(before.key, 0))
+    masks = sample_masks(config, rates, text[0][:-1], VOCABULARY, key=mask_key)
+    loss = functools.partial(window_loss, rates=rates)
+    gradient, (expected_nll, rnn_state) = jax.jit(jax.grad(loss, has_aux=True))(
+        *(before.params, text[0][:-1], text[0][1:], before.rnn_state, masks), weight_key=weight_key
+    )
+    scale = 0.5 * 0.1 / optax.tree.norm(gradient)
+    jax.tree.map(
+        lambda new, old, g: np.testing.assert_allclose(new, old - scale * g, rtol=1e-4, atol=1e-7),
+        after.params,
+        before.params,
+        gradient,
+    )
+    np.testing.assert_allclose(nll, expected_nll, rtol=1e-6)
+    assert_close_trees(after.rnn_state, rnn_state)
+    assert int(after.step) == 1
+
+
+def assert_close_trees(one, other):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, other)
+
+
+def test_chunks_of_any_length_give_the_same_run(text):
+    epochs, per_epoch = jnp.concatenate([text, text]), {"windows_per_epoch": len(text)}
+    expected, nll = train_windows(CONFIG, fresh(text), epochs, **per_epoch)
+    state, parts = fresh(text), []
+    for chunk in jnp.split(epochs, [1, 4]):
+        state, part = train_windows(CONFIG, state, chunk, **per_epoch)
+        parts.append(part)
+    np.testing.assert_allclose(jnp.concatenate(parts), nll, rtol=1e-5)
+    assert_close_trees(state.params, expected.params)
+    assert int(state.step) == int(expected.step) == 2 * len(text)
+
+
+@pytest.mark.parametrize("carried", [False, True], ids=["zero", "carried"])
+def test_windows_are_trained_on_in_the_order_of_the_text_and_state_starts_epochs_as_asked(
+    text, carried
+):
+    still = {"learning_rate": 1e-30, "dropout": 0.0}  # parameters stay as they are
+    config = override(CONFIG, carry_over_epochs=carried, **still)
+    state = fresh(text, config)
+    params = jax.tree.map(jnp.copy, state.params)
+    first, nll = train_windows(config, state, text)
+    nll = np.concatenate([nll, train_windows(config, first, text)[1]])
+    evaluated, expected = jax.jit(window_loss), []
+    zeros = rnn_state = zero_state(params.layers, config.train.batch_size)
+    for _ in range(2):
+        rnn_state = rnn_state if carried else zeros
+        for window in text:
+            _, (mean, rnn_state) = evaluated(params, window[:-1], window[1:], rnn_state, None)
+            expected.append(mean)
+    np.testing.assert_allclose(nll, expected, rtol=1e-5)
+    assert len(set(np.asarray(nll[: len(text)]).tolist())) == len(text)
+
+
+def test_seed_decides_initial_values_and_masks(text):
+    first, _ = train_windows(CONFIG, fresh(text), text)
+    repeat, _ = train_windows(CONFIG, fresh(text), text)
+    assert_same(first, repeat)
+    other = override(CONFIG, seed=1)
+    assert not np.array_equal(fresh(text, other).params.embedding, fresh(text).params.embedding)
+    same_start = dataclasses.replace(fresh(text), key=fresh(text, other).key)
+    different_masks, _ = train_windows(CONFIG, same_start, text)
+    assert not np.array_equal(different_masks.params.embedding, first.params.embedding)
+
+
+@pytest.fixture(scope="module")
+def noisy_nll(text):
+    """Nats of one window, the first of any epoch, under any rates; and those without noise."""
+    config = override(CONFIG, **NOISE)
+    state = fresh(text, config)
+    jitted = jax.jit(functools.partial(train_step, config, len(text)))
+
+    def nll(epoch, **rates):
+        step = jnp.asarray(epoch * len(text), jnp.int32)
+        at = dataclasses.replace(state, step=step)
+        return float(jitted(at, text[0], dict.fromkeys(NOISE, 0.0) | rates)[1])
+
+    rnn_state = zero_state(state.params.layers, 3)
+    plain = window_loss(state.params, text[0][:-1], text[0][1:], rnn_state, None)[1][0]
+    return nll, float(plain)
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_each_step_has_noise_of_its_own(noisy_nll, name):
+    nll, plain = noisy_nll
+    rates = {name: NOISE[name]}
+    assert nll(0, **rates) == nll(0, **rates)
+    assert len({nll(0, **rates), nll(1, **rates), nll(2, **rates), plain}) == 4
+
+
+def test_a_traced_rate_of_zero_is_no_noise(noisy_nll):
+    nll, plain = noisy_nll
+    np.testing.assert_allclose(nll(0), plain, rtol=1e-6)
+
+
+def test_penalty_moves_words_that_a_window_lacks_and_is_in_no_reported_nats(text):
+    rates = {"l1": 0.01, "l2": 0.1}
+    config = override(CONFIG, dropout=0.0, clip_norm=1e6, learning_rate=0.5, **rates)
+    window = text[0] % 3  # words 3 to 6 are absent
+    before = fresh(text, config)
+    penalized = jax.jit(functools.partial(train_step, config, len(text)))
+    after, nll = penalized(before, window)
+    absent = np.asarray(before.params.embedding[3:])
+    pull = 0.01 * np.sign(absent) + 2 * 0.1 * absent
+    np.testing.assert_allclose(after.params.embedding[3:], absent - 0.5 * pull, rtol=1e-4)
+    free = override(config, l1=0.0, l2=0.0)
+    plain, plain_nll = jax.jit(functools.partial(train_step, free, len(text)))(before, window)
+    np.testing.assert_array_equal(plain.params.embedding[3:], absent)
+    np.testing.assert_allclose(nll, plain_nll, rtol=1e-6)
+    # Here all rows of the embedding are trained, there only those in use.
+    all_rows, _ = penalized(before, window, {"l1": 0.0, "l2": 0.0})
+    assert_close_trees(all_rows.params, plain.params)
+
+
+def test_dropped_weights_are_the_same_at_every_time_step_and_in_every_stream(text):
+    config = override(CONFIG, dropout=0.0, dropconnect=0.5)
+    state = fresh(text, config)
+    step = jax.jit(functools.partial(train_step, config, len(text)))
+    _, nll = step(state, text[0])
+    _, weight_key = jax.random.split(jax.random.fold_in(state.key, 0))
+    noisy = drop_weights({"dropconnect": 0.5}, state.params, key=weight_key)
+    # One time step and one stream after another, all with these weights.
+    column, total = jax.jit(window_loss), 0.0
+    for stream in range(3):
+        rnn_state = zero_state(noisy.layers, 1)
+        for t in range(4):
+            tokens, targets = (text[0][k : k + 1, stream : stream + 1] for k in (t, t + 1))
+            _, (mean, rnn_state) = column(noisy, tokens, targets, rnn_state, None)
+            total += float(mean)
+    np.testing.assert_allclose(nll, total / 12, rtol=1e-5)
+
+
+def test_rate_of_no_regularizer_is_refused(text):
+    with pytest.raises(ValueError, match="rates of droput: choose from activation_l2, "):
+        train_windows(CONFIG, fresh(text), text, {"droput": 0.5})
+
+
+def test_watching_the_gradient_changes_no_bit(text):
+    config = override(CONFIG, clip_norm=0.5)  # which clips them all
+    state, nll = train_windows(config, fresh(text, config), text)
+    watched, records = train_windows(config, fresh(text, config), text, record_grad_norm=True)
+    np.testing.assert_array_equal(records[:, 0], nll)
+    jax.tree.map(np.testing.assert_array_equal, watched.params, state.params)
+
+
+def test_watched_norm_is_that_of_the_whole_gradient_before_clipping(text):
+    config = override(CONFIG, dropout=0.0, clip_norm=0.5)
+    state, window = fresh(text, config), text[0]
+    gradient: Any = jax.grad(window_loss, has_aux=True)(
+        state.params, window[:-1], window[1:], state.rnn_state, None
+    )[0]
+    _, records = train_windows(config, state, text[:1], record_grad_norm=True)
+    assert records[0, 1] > 0.5
+    np.testing.assert_allclose(records[0, 1], optax.tree.norm(gradient), rtol=1e-5)
+
+
+def test_nothing_is_compiled_again_between_epochs(text, monkeypatch):
+    traced = []
+
+    def counting(*args, **rates):
+        traced.append(args)
+        return train_step(*args, **rates)
+
+    monkeypatch.setattr(train, "train_step", counting)
+    config = override(CONFIG, seed=123)  # not compiled by another test
+    state = fresh(text, config)
+    for _ in range(3):
+        for chunk in jnp.split(text, [2, 4]):
+            state, _ = train_windows(config, state, chunk, windows_per_epoch=len(text))
+    assert len(traced) == 2  # a full chunk, and the last of an epoch
+
+
+def test_state_s_buffers_are_given_up_to_the_result(text):
+    state = fresh(text)
+    train_windows(CONFIG, state, text)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_compiled_epoch_has_no_host_round_trip_and_no_float64(text):
+    compiled = str(train_windows.lower(CONFIG, fresh(text), text).compile().as_text())
+    assert "while" in compiled
+    for forbidden in ("infeed", "outfeed", "send(", "recv(", "callback", "f64["):
+        assert forbidden not in compiled
+
+
+def test_model_learns_a_text_that_repeats():
+    ids = np.tile(np.arange(VOCABULARY), 60).astype(np.int32)
+    text = jnp.asarray(windows(ids, 3, 4))
+    config = override(CONFIG, dropout=0.0, hidden_size=16, epochs=40, constant_epochs=40)
+    epochs = jnp.tile(text, (40, 1, 1))
+    _, nll = train_windows(config, fresh(text, config), epochs, windows_per_epoch=len(text))
+    assert abs(float(nll[0]) - np.log(VOCABULARY)) < 0.2
+    assert float(nll[-5:].mean()) < 0.05
+
+
+@pytest.mark.parametrize("vocabulary_size", [200, 256])
+def test_windows_of_bytes_train_every_row_in_use(vocabulary_size):
+    ids = np.random.default_rng(0).integers(0, 9, (5, 3)).astype(np.uint8)  # the first row too
+    step = jax.jit(functools.partial(train_step, CONFIG, 4))
+    actual, expected = (
+        step(init_train_state(CONFIG, vocabulary_size), jnp.asarray(window))
+        for window in (ids, ids.astype(np.int32))
+    )
+    assert_same(actual[0], expected[0])
+
+
+def test_what_a_seed_draws_is_what_the_records_were_made_with():
+    config = override(QUICK, hidden_size=3, dropout=0.5)
+    state = init_train_state(config, 5)
+    first = {name: float(np.ravel(x)[0]) for name, x in named_arrays(state.params).items()}
+    expected = {
+        "embedding": -0.043456,
+        "layers.0.input_weights": -0.079142,
+        "layers.0.recurrent_weights": -0.054303,
+        "layers.0.bias": 0.026608,
+        "layers.1.input_weights": 0.079288,
+        "layers.1.recurrent_weights": 0.070773,
+        "layers.1.bias": -0.050929,
+        "softmax.weights": -0.072872,
+        "softmax.bias": -0.037273,
+    }
+    assert first == pytest.approx(expected, abs=1e-6)
+    rates, key = active_rates(config.regularizers), jax.random.fold_in(state.key, 0)
+    masks = sample_masks(config, rates, jnp.zeros((2, 2), jnp.int32), 5, key=key)
+    assert masks.inputs is not None
+    sites = [np.packbits(np.asarray(mask) != 0).tolist() for mask in (*masks.inputs, masks.output)]
+    assert sites == [[125, 128], [30, 48], [82, 32]]

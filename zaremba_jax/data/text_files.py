@@ -1,0 +1,178 @@
+"""Text files of any size, block by block: plain, gzip, or inside a zip archive."""
+
+import codecs
+import dataclasses
+import glob
+import gzip
+import hashlib
+import io
+import os
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from zaremba_jax.data.vocabulary import Unit
+
+BLOCK = 2**20  # bytes in memory at a time
+_GZIP = b"\x1f\x8b"  # the first bytes of such a file, whatever its name
+_MARK = "\ufeff"  # the byte-order mark that some programs put first
+_DAMAGED = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A text file, or its bytes from `start` to `stop`; `member` names it inside an archive."""
+
+    path: Path
+    member: str | None = None
+    start: int = 0
+    stop: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}/{self.member}"
+
+
+def find_files(pattern: str | Path) -> list[Piece]:
+    """The files that a pattern names: one file, or several separated by commas, or globs.
+
+    Raises:
+      FileNotFoundError: a name or a glob matches no file.
+      ValueError: a file is named twice.
+    """
+    paths: list[Path] = []
+    # Path.is_file raises an error for a name that is too long for a file.
+    for part in [str(pattern)] if os.path.isfile(pattern) else str(pattern).split(","):
+        matches = [part] if os.path.isfile(part) else sorted(glob.glob(part, recursive=True))
+        files = [Path(match) for match in matches if os.path.isfile(match)]
+        if not files:
+            what = "is not a regular file" if os.path.exists(part) else "no such file"
+            raise FileNotFoundError(
+                f"{part}: {what}; give the path of a text file, several separated by"
+                " commas, or a glob in quotes"
+            )
+        paths += files
+    counts = Counter(path.resolve() for path in paths)
+    if twice := sorted(str(path) for path in paths if counts[path.resolve()] > 1):
+        raise ValueError(f"{pattern}: names {twice[0]} twice; name each file once")
+    return [Piece(path) for path in paths]
+
+
+@contextmanager
+def _opened(piece: Piece) -> Iterator[BinaryIO]:
+    with ExitStack() as stack:
+        if piece.member is not None:
+            archive = stack.enter_context(zipfile.ZipFile(piece.path))
+            yield cast(BinaryIO, stack.enter_context(archive.open(piece.member)))
+            return
+        file = stack.enter_context(piece.path.open("rb"))
+        if file.peek(2)[:2] == _GZIP:
+            yield cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=file)))
+        else:
+            yield file
+
+
+def read_bytes(piece: Piece) -> Iterator[bytes]:
+    """Yields the bytes of a file, decompressed.
+
+    Raises:
+      ValueError: a compressed file is damaged.
+    """
+    try:
+        with _opened(piece) as file:
+            file.seek(piece.start)
+            offset = piece.start
+            while block := file.read(
+                BLOCK if piece.stop is None else min(BLOCK, piece.stop - offset)
+            ):
+                yield block
+                offset += len(block)
+    except _DAMAGED as error:
+        raise ValueError(
+            f"{piece}: damaged, cannot be decompressed ({error}); copy or download it again"
+        ) from None
+
+
+def content_hash(piece: Piece, algorithm: str = "sha256") -> str:
+    """A hash of the decompressed bytes; errors as for `read_bytes`."""
+    digest = hashlib.new(algorithm)
+    for block in read_bytes(piece):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def read_text(piece: Piece) -> Iterator[str]:
+    """Yields the characters of a UTF-8 file, without a leading byte-order mark.
+
+    Raises:
+      ValueError: as for `read_bytes`, or the file is not UTF-8.
+    """
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), piece.start
+    blocks, begins = read_bytes(piece), piece.start == 0
+    while True:
+        block = next(blocks, b"")
+        held = len(decoder.getstate()[0])  # bytes of a character that the last block cut
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{piece}: not UTF-8 text at byte {offset - held + error.start}; convert the file"
+                " to UTF-8 first, or read it as bytes"
+            ) from None
+        yield text.removeprefix(_MARK) if begins else text
+        if not block:
+            return
+        begins = begins and not text
+        offset += len(block)
+
+
+def read_blocks(piece: Piece, unit: Unit, normalize_whitespace: bool = False) -> Iterator[str]:
+    """Yields a text in blocks that hold only whole words or characters.
+
+    By words or with `normalize_whitespace`, any line end becomes a line feed, and the last line has
+    one too.
+
+    Args:
+      piece: the file.
+      unit: "word" or "char".
+      normalize_whitespace: drop white space at both ends of lines, and all but one space between
+        words.
+
+    Raises:
+      ValueError: as for `read_text`.
+    """
+    text = read_text(piece)
+    if unit == "char" and not normalize_whitespace:
+        return text
+    if not normalize_whitespace:
+        return _cut_after(_line_feeds(text), "\n ")
+    return map(_plain, _cut_after(_line_feeds(text), "\n"))
+
+
+def _line_feeds(blocks: Iterable[str]) -> Iterator[str]:
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    for block in blocks:
+        yield newlines.decode(block)
+    yield newlines.decode("", final=True)
+
+
+def _cut_after(blocks: Iterable[str], separators: str) -> Iterator[str]:
+    """The same text, cut only after one of the characters `separators`, ending in a line end."""
+    pending, last = [""], "\n"
+    for block in filter(None, blocks):
+        cut = max(map(block.rfind, separators)) + 1
+        if cut:
+            yield "".join([*pending, block[:cut]])
+            pending.clear()
+        pending.append(block[cut:])
+        last = block[-1]
+    rest = "".join(pending) + ("" if last == "\n" else "\n")
+    if rest:
+        yield rest
+
+
+def _plain(lines: str) -> str:
+    return "".join(" ".join(line.split()) + "\n" for line in lines.removesuffix("\n").split("\n"))

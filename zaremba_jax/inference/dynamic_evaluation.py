@@ -1,0 +1,207 @@
+"""A model that keeps learning while it is evaluated, and is pulled back to its trained values.
+
+Krause, Kahembwe, Murray & Renals (2018), *Dynamic Evaluation of Neural Sequence Models*,
+section 3. A text is read in segments; each is predicted first, and then the parameters
+take one step on its loss L, the mean nats per token:
+
+    sgd: p <- p - rate * grad L + decay * (trained - p)
+    rms: p <- p - rate * grad L / (rms + epsilon) + decay * norm * (trained - p)
+
+`rms` is the root of the mean square of each parameter's gradient over the training text,
+`norm` is rms divided by its mean over all parameters, at most 1 / decay.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Literal, cast, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zaremba_jax.array_types import (
+    Masks,
+    ModelParams,
+    RNNState,
+    Scalar,
+    TokenNLL,
+    Tokens,
+    Window,
+    Windows,
+)
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.data.vocabulary import check_ids
+from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
+from zaremba_jax.model import token_nll
+from zaremba_jax.rnn import zero_state
+
+Rule = Literal["sgd", "rms"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DynamicConfig:
+    """How a model adapts.
+
+    Raises:
+      ValueError: a value is outside its limits.
+    """
+
+    rule: Rule
+    rate: float
+    decay: float
+    segment: int = 5  # tokens between two steps
+    epsilon: float = 4e-4  # for rms: bounds the steps of parameters with hardly any gradient
+
+    def __post_init__(self):
+        if self.rule not in get_args(Rule):
+            rules = ", ".join(get_args(Rule))
+            raise ValueError(f"dynamic_rule={self.rule!r}: must be one of {rules}")
+        for name, least, most in (("rate", 0, math.inf), ("decay", 0, 1), ("epsilon", 0, math.inf)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and least <= value <= most):
+                limits = "at least 0" + (" and at most 1" if most == 1 else "")
+                raise ValueError(f"dynamic_{name}={value}: must be finite, {limits}")
+        if self.rule == "rms" and self.epsilon == 0:  # words that never occurred have no gradient
+            raise ValueError(f"dynamic_epsilon={self.epsilon}: must be above 0 for the rule rms")
+        if self.segment < 1:
+            raise ValueError(f"dynamic_segment={self.segment}: must be at least 1")
+
+
+@functools.partial(jax.jit, static_argnames="compute")
+def mean_squares(
+    params: ModelParams,
+    windows: Windows,
+    compute: ComputeConfig = ComputeConfig(),
+    masks: Masks | None = None,
+) -> ModelParams:
+    """The mean square of each parameter's gradient over windows of text, noise off.
+
+    The gradient is that of the mean over all streams of a window, so more streams give
+    smaller squares; the default epsilon of `DynamicConfig` was found with 100.
+
+    Args:
+      params: the trained model.
+      windows: of the training text, from `corpus.windows`, each as long as a segment.
+      compute: precision and kernel.
+      masks: from `regularizers.expected_masks`, for a model trained with zoneout.
+    """
+
+    def add(carry: tuple[ModelParams, RNNState], window: Window) -> tuple[tuple, None]:
+        total, state = carry
+        gradient, (_, state) = _gradient(params, window[:-1], window[1:], state, masks, compute)
+        total = jax.tree.map(lambda t, g: t + jnp.square(g), total, gradient)
+        return (total, state), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    state = zero_state(params.layers, windows.shape[-1])
+    (total, _), _ = jax.lax.scan(add, (zeros, state), windows)
+    return jax.tree.map(lambda t: t / len(windows), total)
+
+
+def dynamic_nll(
+    params: ModelParams,
+    ids: np.ndarray,
+    config: DynamicConfig,
+    squares: ModelParams | None = None,
+    compute: ComputeConfig = ComputeConfig(),
+    masks: Masks | None = None,
+) -> np.ndarray:
+    """`evaluate.text_nll` with one stream, for a model that adapts to what it has read.
+
+    Args:
+      params: the trained model, which is not modified.
+      ids: the text, [N] with N at least 2.
+      config: how to adapt.
+      squares: from `mean_squares`; the rule rms needs them.
+      compute: precision and kernel.
+      masks: as for `text_nll`.
+
+    Raises:
+      ValueError: the text has no token to predict or an id that is not in the model's
+        vocabulary, or the rule is rms and there are no squares.
+    """
+    check_ids(ids, len(params.embedding))
+    predictions, segment = count_predictions(ids), config.segment
+    at_once = min(max(TOKENS_AT_ONCE // segment, 1), -(-predictions // segment))
+    padded = np.pad(ids, (0, -predictions % (at_once * segment)))
+    inputs, targets = (
+        jnp.asarray(tokens.reshape(-1, at_once, segment, 1), jnp.int32)
+        for tokens in (padded[:-1], padded[1:])
+    )
+    sizes = step_sizes(params, config, squares)
+    adapted, state = jax.tree.map(jnp.copy, params), zero_state(params.layers, batch_size=1)
+    results = []
+    for chunk in zip(inputs, targets, strict=True):
+        nll, adapted, state = _read(params, adapted, state, *chunk, sizes, compute, masks)
+        results.append(nll.reshape(-1))
+    return np.concatenate(results)[:predictions]
+
+
+def step_sizes(
+    params: ModelParams, config: DynamicConfig, squares: ModelParams | None
+) -> tuple[ModelParams, ModelParams]:
+    """The factors of each parameter's gradient and of its distance to the trained value.
+
+    Arguments as for `dynamic_nll`.
+
+    Raises:
+      ValueError: the rule is rms and there are no squares.
+    """
+    if config.rule == "sgd":
+        numbers = (config.rate, config.decay)
+        rate, decay = (jax.tree.map(lambda _, x=x: jnp.asarray(x), params) for x in numbers)
+        return rate, decay
+    if squares is None:
+        raise ValueError("the rule rms needs the mean squares of gradients; give them, or use sgd")
+    rms = jax.tree.map(jnp.sqrt, squares)
+    leaves = jax.tree.leaves(rms)
+    mean = sum(leaf.sum() for leaf in leaves) / sum(leaf.size for leaf in leaves)
+    return (
+        jax.tree.map(lambda x: config.rate / (x + config.epsilon), rms),
+        jax.tree.map(lambda x: jnp.minimum(config.decay * x / mean, 1), rms),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="compute", donate_argnames="adapted")
+def _read(
+    trained: ModelParams,
+    adapted: ModelParams,
+    state: RNNState,
+    inputs: jax.Array,
+    targets: jax.Array,
+    sizes: tuple[ModelParams, ModelParams],
+    compute: ComputeConfig,
+    masks: Masks | None,
+) -> tuple[jax.Array, ModelParams, RNNState]:
+    """Predicts segments [segments, time, 1] and learns from each before the next."""
+
+    def step(p, gradient, start, rate, decay):
+        return p - rate * gradient + decay * (start - p)
+
+    def read(
+        carry: tuple[ModelParams, RNNState], segment: tuple[Tokens, Tokens]
+    ) -> tuple[tuple, TokenNLL]:
+        adapted, state = carry
+        gradient, (nll, state) = _gradient(adapted, *segment, state, masks, compute)
+        return (jax.tree.map(step, adapted, gradient, trained, *sizes), state), nll
+
+    (adapted, state), nll = jax.lax.scan(read, (adapted, state), (inputs, targets))
+    return nll, adapted, state
+
+
+def _gradient(
+    params: ModelParams,
+    inputs: Tokens,
+    targets: Tokens,
+    state: RNNState,
+    masks: Masks | None,
+    compute: ComputeConfig,
+) -> tuple[ModelParams, tuple[TokenNLL, RNNState]]:
+    """The gradient of the mean nats per token; also the nats, and the state after them."""
+
+    def loss(params: ModelParams) -> tuple[Scalar, tuple[TokenNLL, RNNState]]:
+        nll, new_state = token_nll(params, inputs, targets, state, masks, compute)
+        return nll.mean(), (nll, new_state)
+
+    return cast(tuple[ModelParams, tuple[TokenNLL, RNNState]], jax.grad(loss, has_aux=True)(params))

@@ -1,0 +1,177 @@
+"""Text from a model or a mixture of models, drawn token by token on the device."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from zaremba_jax.array_types import Key, Masks, ModelParams, RNNState, Tokens
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.data.vocabulary import check_ids
+from zaremba_jax.interop.model_file import Model
+from zaremba_jax.model import softmax_params, unroll
+from zaremba_jax.ops.softmax import logits
+from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.rnn import zero_state
+
+Scores = Float[Array, "samples vocabulary"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is drawn from the predicted probabilities; by default, they are not changed.
+
+    `temperature` divides the log-probabilities; 0 takes the most probable token. Then
+    `top_k` keeps that many of the most probable tokens (Fan et al. 2018), 0 all of them;
+    of these, `top_p` keeps the fewest whose probabilities add up to at least this
+    (Holtzman et al. 2020).
+
+    Raises:
+      ValueError: a value is outside its limits.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature={self.temperature}: must be finite and at least 0")
+        if self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k}: must be at least 1, or 0 for no limit")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}: must be above 0 and at most 1")
+
+
+def generate(
+    models: Sequence[Model],
+    prompt: Int[np.ndarray, " prompt"],
+    length: int,
+    samples: int = 1,
+    sampling: Sampling = Sampling(),
+    *,
+    key: Key,
+) -> Int[np.ndarray, "samples length"]:
+    """Continues a prompt, drawing several samples side by side.
+
+    At each step the models' probabilities are averaged (Zaremba et al. 2014, section 4.1),
+    and every model reads the token drawn. Recompiled for every prompt length.
+
+    Args:
+      models: with one vocabulary; their sizes and cells may differ.
+      prompt: ids that are read first, from the zero state; start with `<eos>` to begin a line.
+      length: how many tokens to draw, across line ends.
+      samples: how many texts; a text does not depend on how many others there are.
+      sampling: how to draw; static.
+      key: determines everything that is drawn.
+
+    Raises:
+      ValueError: there is no model, no token in the prompt or nothing to draw, the models
+        have different vocabularies, or an id is not in their vocabulary.
+    """
+    if not len(models) or not len(prompt) or length < 1 or samples < 1:
+        raise ValueError(
+            f"{samples} samples of {length} tokens after a prompt of {len(prompt)} from"
+            f" {len(models)} models: give at least one of each"
+        )
+    if len({model.vocabulary.fingerprint for model in models}) > 1:
+        raise ValueError("models with different vocabularies: use models trained on one corpus")
+    check_ids(prompt, len(models[0].vocabulary))
+    drawn = _generate(
+        tuple(model.params for model in models),
+        tuple(expected_masks(model.config) for model in models),
+        jnp.asarray(prompt)[:, None],
+        key,
+        tuple(model.config.compute for model in models),
+        length,
+        samples,
+        sampling,
+    )
+    return np.asarray(drawn).T
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _generate(
+    params: tuple[ModelParams, ...],
+    masks: tuple[Masks | None, ...],
+    prompt: Tokens,
+    key: Key,
+    computes: tuple[ComputeConfig, ...],
+    length: int,
+    samples: int,
+    sampling: Sampling,
+) -> Int[Array, "length samples"]:
+    def predict(tokens: Tokens, states: tuple[RNNState, ...]) -> tuple[Scores, tuple]:
+        results = list(map(_next_scores, params, masks, computes, states, (tokens,) * len(params)))
+        return mixture_log_probs(jnp.stack([scores for scores, _ in results])), tuple(
+            s for _, s in results
+        )
+
+    def step(carry: tuple[Scores, tuple], position: jax.Array) -> tuple[tuple, jax.Array]:
+        scores, states = carry
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
+        tokens = jax.vmap(functools.partial(sample_token, sampling))(scores, step_keys)
+        return predict(tokens[None, :], states), tokens
+
+    def for_every_sample(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(x, (samples, *x.shape[1:]))
+
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(samples))
+    read = predict(prompt, tuple(zero_state(p.layers, batch_size=1) for p in params))
+    _, drawn = jax.lax.scan(step, jax.tree.map(for_every_sample, read), jnp.arange(length))
+    return drawn
+
+
+def _next_scores(
+    params: ModelParams,
+    masks: Masks | None,
+    compute: ComputeConfig,
+    state: RNNState,
+    tokens: Tokens,
+) -> tuple[Scores, RNNState]:
+    """The logits of the token after the last one, and the state there."""
+    unrolled = unroll(params, tokens, state, masks, compute)
+    return logits(softmax_params(params), unrolled.dropped[-1:], compute)[0], unrolled.state
+
+
+def mixture_log_probs(scores: Float[Array, "models samples vocabulary"]) -> Scores:
+    """Logarithm of the mean of the models' probabilities, from their logits (section 4.1)."""
+    log_probs = jax.nn.log_softmax(scores)
+    return jax.nn.logsumexp(log_probs, axis=0) - math.log(len(scores))
+
+
+def sample_token(
+    sampling: Sampling, scores: Float[Array, " vocabulary"], key: Key
+) -> Int[Array, ""]:
+    """Draws a token from logits or log-probabilities."""
+    if sampling.temperature < jnp.finfo(scores.dtype).tiny:  # which some devices flush to 0
+        return scores.argmax()
+    return jax.random.categorical(key, filter_logits(sampling, scores))
+
+
+def filter_logits(
+    sampling: Sampling, scores: Float[Array, " vocabulary"]
+) -> Float[Array, " vocabulary"]:
+    """The logits to draw from: -inf for tokens that the sampling leaves out.
+
+    Tokens as probable as the last one kept are kept too. The temperature must be above 0.
+    """
+    scores = (scores - scores.max()) / sampling.temperature  # the largest stays finite
+    if 0 < sampling.top_k < len(scores):
+        scores = _at_least(scores, jax.lax.top_k(scores, sampling.top_k)[0][-1])
+    if sampling.top_p < 1:
+        ordered = jnp.flip(jnp.sort(scores))
+        probabilities = jax.nn.softmax(ordered)
+        more_probable = jnp.cumsum(probabilities) - probabilities
+        kept = jnp.where(more_probable < sampling.top_p, ordered, jnp.inf)
+        scores = _at_least(scores, kept.min())
+    return scores
+
+
+def _at_least(scores: Float[Array, " vocabulary"], least: jax.Array) -> jax.Array:
+    return jnp.where(scores >= least, scores, -jnp.inf)

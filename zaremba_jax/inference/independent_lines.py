@@ -1,0 +1,69 @@
+"""Nats of unrelated lines, such as the hypotheses of an n-best list."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from zaremba_jax.array_types import Masks, ModelParams
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.data.vocabulary import check_ids
+from zaremba_jax.evaluate import text_nll, window_nll
+from zaremba_jax.rnn import zero_state
+
+TOKENS_AT_ONCE = 4096
+
+
+def lines_nll(
+    params: ModelParams,
+    lines: Sequence[np.ndarray],
+    start: int,
+    compute: ComputeConfig = ComputeConfig(),
+    masks: Masks | None = None,
+) -> list[np.ndarray]:
+    """Nats of every token of each line, read after `start` from the zero state.
+
+    Lines of similar length are read side by side, so that few programs are compiled; a line
+    longer than `TOKENS_AT_ONCE` is read on its own, window by window.
+
+    Args:
+      params: the model.
+      lines: the ids of each, at least one, including the token that ends it.
+      start: the token before a line's first, the one that ends a line.
+      compute: precision and kernel.
+      masks: from `regularizers.expected_masks`, for a model trained with zoneout.
+
+    Returns:
+      float32 [tokens of the line] for each, in the order of the lines.
+
+    Raises:
+      ValueError: an id is not in the model's vocabulary.
+    """
+    check_ids(np.concatenate([[start], *lines]), len(params.embedding))
+    groups = defaultdict(list)
+    results = [np.empty(0, np.float32)] * len(lines)
+    for index, line in enumerate(lines):
+        if len(line) > TOKENS_AT_ONCE:
+            ids = np.concatenate([[start], line])
+            results[index] = text_nll(params, ids, compute=compute, masks=masks)
+        else:
+            groups[_power_of_two(len(line))].append(index)
+    for time, group in groups.items():
+        batch = min(max(TOKENS_AT_ONCE // time, 1), _power_of_two(len(group)))
+        for first in range(0, len(group), batch):
+            chosen = group[first : first + batch]
+            tokens = np.full((time + 1, batch), start, np.int32)
+            for column, index in enumerate(chosen):
+                tokens[1 : len(lines[index]) + 1, column] = lines[index]
+            inputs, targets = jnp.asarray(tokens[:-1]), jnp.asarray(tokens[1:])
+            state = zero_state(params.layers, batch)
+            nll = np.asarray(window_nll(params, inputs, targets, state, masks, compute)[0])
+            for column, index in enumerate(chosen):
+                results[index] = nll[: len(lines[index]), column]
+    return results
+
+
+def _power_of_two(size: int) -> int:
+    """The least power of two that is at least `size`."""
+    return 1 << (size - 1).bit_length()

@@ -1,0 +1,142 @@
+"""A continuous cache: words that followed states like the present one become more probable.
+
+Grave, Joulin & Usunier (2017), *Improving Neural Language Models with a Continuous
+Cache*, section 3. The last `window` outputs h[i] of the last layer are kept with the
+words x[i + 1] that came after them, and
+
+    p_cache(w) ∝ sum over i < t of [w = x[i+1]] exp(theta * h[t] . h[i])
+    p(w) = (1 - weight) * p_model(w) + weight * p_cache(w)
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from zaremba_jax.array_types import Masks, ModelParams, RNNState, TokenNLL, Tokens
+from zaremba_jax.config import ComputeConfig
+from zaremba_jax.data.vocabulary import check_ids
+from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
+from zaremba_jax.model import softmax_params, unroll
+from zaremba_jax.ops.softmax import softmax_nll
+from zaremba_jax.rnn import zero_state
+
+_EMPTY = -1  # stands for a word until the memory is full
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """How much the cache keeps and how much it counts.
+
+    Raises:
+      ValueError: a value is outside its limits.
+    """
+
+    window: int  # number of positions kept
+    theta: float  # how strongly similarity counts
+    weight: float  # of the cache in the mixture
+
+    def __post_init__(self):
+        if self.window < 1:
+            raise ValueError(f"cache_window={self.window}: must be at least 1")
+        if not (math.isfinite(self.theta) and self.theta >= 0):
+            raise ValueError(f"cache_theta={self.theta}: must be finite and at least 0")
+        if not 0 < self.weight < 1:
+            raise ValueError(f"cache_weight={self.weight}: must be above 0 and below 1")
+
+
+@struct.dataclass
+class Memory:
+    """The contents of the cache, oldest first."""
+
+    outputs: Float[Array, "window hidden"]
+    words: Int[Array, " window"]
+
+
+def neural_cache_nll(
+    params: ModelParams,
+    ids: np.ndarray,
+    config: CacheConfig,
+    compute: ComputeConfig = ComputeConfig(),
+    masks: Masks | None = None,
+) -> np.ndarray:
+    """`evaluate.text_nll` with one stream and a cache that starts out empty.
+
+    While it is empty, the model's probability is used on its own.
+
+    Raises:
+      ValueError: the text has no token to predict, or an id that is not in the model's
+        vocabulary.
+    """
+    check_ids(ids, len(params.embedding))
+    predictions = count_predictions(ids)
+    kept = min(config.window, predictions)
+    time = min(TOKENS_AT_ONCE, predictions)
+    padded = np.pad(ids, (0, -predictions % time))
+    hidden = params.layers[-1].recurrent_weights.shape[0]
+    memory = Memory(
+        outputs=jnp.zeros((kept, hidden), params.embedding.dtype),
+        words=jnp.full(kept, _EMPTY, jnp.int32),
+    )
+    state, results = zero_state(params.layers, batch_size=1), []
+    for first in range(0, predictions, time):
+        window = jnp.asarray(padded[first : first + time + 1], jnp.int32)[:, None]
+        nll, state, memory = _window_nll(
+            params, window[:-1], window[1:], state, memory, config, compute, masks
+        )
+        results.append(nll[:, 0])
+    return np.concatenate(results)[:predictions]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "compute"))
+def _window_nll(
+    params: ModelParams,
+    inputs: Tokens,
+    targets: Tokens,
+    state: RNNState,
+    memory: Memory,
+    config: CacheConfig,
+    compute: ComputeConfig,
+    masks: Masks | None,
+) -> tuple[TokenNLL, RNNState, Memory]:
+    unrolled = unroll(params, inputs, state, masks, compute)
+    nll = softmax_nll(softmax_params(params), unrolled.dropped, targets, compute)
+    mixed, memory = mix(nll[:, 0], unrolled.outputs[:, 0], targets[:, 0], memory, config)
+    return mixed[:, None], unrolled.state, memory
+
+
+def mix(
+    nll: Float[Array, " time"],
+    outputs: Float[Array, "time hidden"],
+    targets: Int[Array, " time"],
+    memory: Memory,
+    config: CacheConfig,
+) -> tuple[Float[Array, " time"], Memory]:
+    """The nats of a stretch of text under model and cache, from those under the model.
+
+    Args:
+      nll: the nats of each target under the model.
+      outputs: h[t] of the last layer, from which each was predicted.
+      targets: the words.
+      memory: the memory before the stretch; its size stays the same.
+      config: theta and weight of the cache.
+
+    Returns:
+      The nats, and the memory after the stretch.
+    """
+    window, kept = len(memory.words), jnp.concatenate([memory.outputs, outputs])
+    words = jnp.concatenate([memory.words, targets])
+    steps, positions = jnp.arange(len(nll))[:, None], jnp.arange(len(words))[None, :]
+    # Step t is at position window + t and sees the `window` positions before it.
+    visible = (positions >= steps) & (positions < steps + window) & (words != _EMPTY)[None, :]
+    similarity = jnp.where(visible, config.theta * (outputs @ kept.T), -jnp.inf)
+    of_target = jnp.where(words[None, :] == targets[:, None], similarity, -jnp.inf)
+    in_cache = jax.nn.logsumexp(of_target, axis=1) - jax.nn.logsumexp(similarity, axis=1)
+    log_p = jnp.logaddexp(math.log1p(-config.weight) - nll, math.log(config.weight) + in_cache)
+    new_memory = Memory(outputs=kept[-window:], words=words[-window:])
+    return jnp.where(visible.any(axis=1), -log_p, nll), new_memory

@@ -1,0 +1,264 @@
+"""A trained model in one file: safetensors, with its configuration and vocabulary inside.
+
+Reading a file executes nothing: it holds only arrays and JSON.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from zaremba_jax.array_types import ModelParams
+from zaremba_jax.config import Config, from_dict, to_dict
+from zaremba_jax.data.vocabulary import Unit, Vocabulary, check_unit
+from zaremba_jax.model import init_params
+
+# A single entry, since safetensors writes several in no fixed order.
+ENTRY = "zaremba_jax"
+VERSION = 1
+FOLDER_MODEL, FOLDER_CONFIG = "model.safetensors", "config.json"
+FOLDER_VOCABULARY = "vocab.json"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model with everything needed to use it."""
+
+    params: ModelParams
+    config: Config
+    vocabulary: Vocabulary
+
+
+def save_model(path: str | Path, model: Model) -> None:
+    """Writes a model as one safetensors file, all of it or nothing.
+
+    The arrays are named by their paths in `ModelParams`, such as `layers.0.bias`. The
+    file's metadata has one entry, `zaremba_jax`: JSON with the format version, the
+    configuration as in `config.json`, and the vocabulary.
+
+    Raises:
+      ValueError: the arrays do not match the configuration and the vocabulary.
+    """
+    arrays = named_arrays(model.params)
+    _checked_structure(path, arrays, model.config, model.vocabulary)
+    record = {
+        "version": VERSION,
+        "config": to_dict(model.config),
+        "vocabulary": dataclasses.asdict(model.vocabulary),
+    }
+    content = save(arrays, metadata={ENTRY: json.dumps(record)})
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def load_model(path: str | Path) -> Model:
+    """Reads what `save_model` wrote.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is not a complete safetensors file, comes from another program or
+        format version, or its arrays do not match its configuration and vocabulary.
+    """
+    arrays, metadata = read_safetensors(path)
+    if ENTRY not in metadata:
+        raise ValueError(
+            f"{path}: holds no model of zaremba_jax; name a file that experiments.ptb or"
+            " experiments.export wrote"
+        )
+    try:
+        record = dict(json.loads(metadata[ENTRY]))
+        version = record["version"]
+        if version != VERSION:
+            raise ValueError(f"format version {version}, but only {VERSION} is supported")
+        config, vocabulary = from_dict(record["config"]), vocabulary_from_dict(record["vocabulary"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: its description cannot be read ({error}); export the model again with this"
+            " version of zaremba_jax"
+        ) from None
+    return assemble(path, arrays, config, vocabulary)
+
+
+def save_folder(path: str | Path, model: Model) -> None:
+    """Writes a model as a folder in the layout of the Hugging Face Hub.
+
+    `config.json` has the sizes and, under `settings`, the configuration; `vocab.json` maps
+    each word to its id; `model.safetensors` is the file that `save_model` writes.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder / FOLDER_MODEL, model)
+    words, described = model.vocabulary.words, model.config.model
+    config = {
+        "model_type": ENTRY,
+        "format_version": VERSION,
+        "vocab_size": len(words),
+        "hidden_size": described.hidden_size,
+        "num_hidden_layers": described.layers,
+        "tie_word_embeddings": described.tie_weights,
+        "unit": model.vocabulary.unit,
+        "settings": to_dict(model.config),
+    }
+    for name, content in (
+        (FOLDER_CONFIG, json.dumps(config, indent=2)),
+        (FOLDER_VOCABULARY, json.dumps(dict(zip(words, range(len(words)), strict=True)))),
+    ):
+        (folder / name).write_text(content + "\n", encoding="utf-8")
+
+
+def load_folder(path: str | Path) -> Model:
+    """Reads what `save_folder` wrote; of `model.safetensors`, only the arrays.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: a file cannot be read, or the files do not match.
+    """
+    folder = Path(path)
+    try:
+        record = _folder_record(folder)
+        if record["format_version"] != VERSION:
+            raise ValueError(f"format_version={record['format_version']}: must be {VERSION}")
+        config = from_dict(record["settings"])
+        vocabulary = read_vocabulary(folder / FOLDER_VOCABULARY, record["unit"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder}: cannot be read as a model folder ({error}); export the model again"
+        ) from None
+    arrays, _ = read_safetensors(folder / FOLDER_MODEL)
+    return assemble(folder / FOLDER_MODEL, arrays, config, vocabulary)
+
+
+def is_model_folder(path: str | Path) -> bool:
+    """Whether `save_folder` wrote the folder, in this format version or another."""
+    try:
+        return bool(_folder_record(Path(path)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _folder_record(folder: Path) -> dict[str, Any]:
+    record = dict(json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8")))
+    if record["model_type"] != ENTRY:
+        raise ValueError(f"model_type={record['model_type']}: is not {ENTRY}")
+    return record
+
+
+def read_vocabulary(path: str | Path, unit: Unit = "word") -> Vocabulary:
+    """Reads a `vocab.json`: words with their ids, or a list of words in the order of their ids.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is neither, or the ids of its N words are not 0 to N - 1.
+    """
+    try:
+        words = json.loads(Path(path).read_text(encoding="utf-8"))
+        if isinstance(words, dict):
+            if sorted(words.values()) != list(range(len(words))):
+                raise ValueError(f"its ids are not 0 to {len(words) - 1}, each once")
+            words = sorted(words, key=words.__getitem__)
+        return vocabulary_from_dict({"words": words, "unit": unit})
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}: is not a vocabulary ({error}); give JSON of distinct words, with their ids"
+            " or in the order of their ids"
+        ) from None
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of any safetensors file by name, and its metadata.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is not a safetensors file, is truncated, or has a type that NumPy lacks.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the path of a .safetensors file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: is not a whole safetensors file ({error}); name another, copy it again, or"
+            " save its numbers as float32"
+        ) from None
+
+
+def vocabulary_from_dict(record: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary that a record describes.
+
+    Raises:
+      ValueError: its words are not a list of distinct words, or there is no such unit.
+    """
+    words, unit = record["words"], record["unit"]
+    check_unit(unit)
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError("the vocabulary is not a list of words")
+    if not words or len(set(words)) < len(words):
+        raise ValueError("the vocabulary is empty or has a word twice")
+    return Vocabulary(tuple(words), unit)
+
+
+def named_arrays(params: ModelParams) -> dict[str, np.ndarray]:
+    """Every trained array by its path, such as `layers.0.bias`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {_name(path): np.ascontiguousarray(leaf) for path, leaf in leaves}
+
+
+def assemble(
+    source: str | Path, arrays: Mapping[str, np.ndarray], config: Config, vocabulary: Vocabulary
+) -> Model:
+    """Makes the model of a configuration from its arrays by name.
+
+    Raises:
+      ValueError: an array is missing, unexpected, of another shape, or neither float32 nor
+        float64; the message starts with `source`.
+    """
+    like = _checked_structure(source, arrays, config, vocabulary)
+
+    def read(path: Any, _: Any) -> jax.Array:
+        array = arrays[_name(path)]
+        return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
+
+    return Model(jax.tree_util.tree_map_with_path(read, like), config, vocabulary)
+
+
+def _checked_structure(
+    source: str | Path, arrays: Mapping[str, np.ndarray], config: Config, vocabulary: Vocabulary
+) -> ModelParams:
+    """The parameters' shapes; arguments and errors as for `assemble`."""
+    make = functools.partial(init_params, config.model, len(vocabulary))
+    like = jax.eval_shape(lambda: make(key=jax.random.key(0)))
+    expected, _ = jax.tree_util.tree_flatten_with_path(like)
+    wanted = {
+        _name(path): [f"{dtype}{list(leaf.shape)}" for dtype in ("float32", "float64")]
+        for path, leaf in expected
+    }
+    actual = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
+    differing = [
+        f"{name} ({actual.get(name, 'none')} there, {wanted.get(name, ['none'])[0]} expected)"
+        for name in sorted(actual.keys() | wanted.keys())
+        if actual.get(name) not in wanted.get(name, [])
+    ]
+    if differing:
+        raise ValueError(
+            f"{source}: its arrays do not match its configuration and {len(vocabulary)} words:"
+            f" {', '.join(differing)}; save the model with the ones it was made with"
+        )
+    return like
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

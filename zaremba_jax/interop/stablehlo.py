@@ -1,0 +1,60 @@
+"""The scoring function of a model as StableHLO, which runs without this package."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from zaremba_jax.array_types import RNNState
+from zaremba_jax.cells import CELLS
+from zaremba_jax.config import override
+from zaremba_jax.interop.model_file import Model
+from zaremba_jax.model import token_nll
+from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.rnn import zero_state
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+PlainState = tuple[tuple[jax.Array, ...], ...]
+
+
+def portable_scoring(model: Model) -> bytes:
+    """A program with the weights inside, for `PLATFORMS` and texts of any size.
+
+    In a process that has only jax, `jax.export.deserialize(...).call` is then
+
+        score(tokens, targets, state) -> nats, state
+
+    with int32 `tokens` and `targets` [time, batch], ids in the vocabulary, the nats of each
+    target given the tokens before it, [time, batch], and, as `state`, a tuple of arrays
+    [batch, hidden] per layer: h, and for an LSTM c too. A text begins with a state of zeros.
+
+    Args:
+      model: a trained model.
+
+    Returns:
+      What `jax.export.Exported.serialize` returns.
+    """
+    # Symbolic sizes leave no choice of kernel and cannot be chunked.
+    config = override(model.config, kernel="xla", softmax_tokens=0)
+    masks = expected_masks(config)
+    records = [CELLS[layer.cell].state for layer in model.params.layers]
+
+    def score(tokens: jax.Array, targets: jax.Array, state: PlainState) -> Any:
+        named = tuple(record(*arrays) for record, arrays in zip(records, state, strict=True))
+        nll, new_state = token_nll(model.params, tokens, targets, named, masks, config.compute)
+        return nll, _plain(new_state)
+
+    time, batch = export.symbolic_shape("time, batch")
+    tokens = jax.ShapeDtypeStruct((time, batch), jnp.int32)
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((batch, x.shape[1]), x.dtype),
+        _plain(zero_state(model.params.layers, batch_size=1)),
+    )
+    exported = export.export(jax.jit(score), platforms=PLATFORMS)(tokens, tokens, state)
+    return bytes(exported.serialize())
+
+
+def _plain(state: RNNState) -> PlainState:
+    """The state as tuples, which need no class of this package."""
+    return tuple(tuple(vars(layer).values()) for layer in state)

@@ -1,0 +1,1 @@
+"""Products in a precision, the embedding, and the softmax with its loss."""
