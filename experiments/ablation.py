@@ -24,7 +24,7 @@ from experiments.ablations import language_modelling, memory
 from experiments.ablations.corruption import corruption_table
 from experiments.ablations.page import language_table, report
 from experiments.cli import program
-from experiments.cli.program import FLAGS, define_choices, fail
+from experiments.cli.program import FLAGS, define_choices
 from experiments.cli.terminal import Terminal, draw
 from experiments.reports.summary import cores, environment
 from experiments.training.run_folder import write_json
@@ -34,6 +34,7 @@ from zaremba_jax.config import QUICK, Config, override, to_dict
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.published import load_published
 from zaremba_jax.data.toy_corpus import toy_corpus
+from zaremba_jax.errors import InputError
 
 LAGS_COUNTED = (1, 10, 100)
 _ASKED = (
@@ -63,11 +64,11 @@ def configure() -> tuple[Config, Corpus]:
     """The configuration that all language models share, and their texts.
 
     Raises:
-      ValueError: the flags do not go together.
+      InputError: the flags do not go together.
       OSError: the corpus or the working directory cannot be used.
     """
     if FLAGS.data_dir and FLAGS.corpus != "ptb":
-        raise ValueError(
+        raise InputError(
             f"--data_dir={FLAGS.data_dir}: holds the Penn Treebank, but this run reads the"
             " built-in corpus; add --corpus=ptb or leave it out"
         )
@@ -84,7 +85,7 @@ def configure() -> tuple[Config, Corpus]:
     )
     needed = config.train.batch_size * (config.train.unroll + 1)
     if FLAGS.train_tokens < needed:
-        raise ValueError(
+        raise InputError(
             f"--train_tokens={FLAGS.train_tokens}: cannot fill {config.train.batch_size} streams"
             f" of {config.train.unroll} + 1; give at least {needed}"
         )
@@ -104,7 +105,7 @@ def _check_folder(folder: Path) -> None:
     """Creates the folder of the report.
 
     Raises:
-      ValueError: it holds a report of other settings, or a damaged one.
+      InputError: it holds a report of other settings, or a damaged one.
       OSError: it cannot be created.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,7 @@ def _check_folder(folder: Path) -> None:
     except (ValueError, TypeError):
         recorded = None
     if recorded != _asked():
-        raise ValueError(
+        raise InputError(
             f"--workdir={folder}: holds a report of other settings, or a damaged one; name another,"
             " or remove it"
         )
@@ -254,13 +255,10 @@ def main() -> None:
     """Measures, and writes the report."""
     console = Terminal()
     folder = Path(FLAGS.workdir)
-    try:
-        config, corpus = configure()
-        results = gather(config, corpus, console)
-        write_json(folder / "results.json", results)
-        (folder / "report.md").write_text(report(results), encoding="utf-8")
-    except (ValueError, OSError) as error:
-        fail(error)
+    config, corpus = configure()
+    results = gather(config, corpus, console)
+    write_json(folder / "results.json", results)
+    (folder / "report.md").write_text(report(results), encoding="utf-8")
     draw(console, folder / "language_modelling.png", "draw_language_modelling", results)
     if results["memory"]["cells"]:
         draw(console, folder / "memory.png", "draw_memory", results)

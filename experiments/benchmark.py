@@ -27,13 +27,14 @@ from experiments.benchmarks.contenders import (
 from experiments.benchmarks.step_floor import products, step_flops
 from experiments.benchmarks.timing import alone, interleave, quartiles
 from experiments.cli import program
-from experiments.cli.program import FLAGS, config_from_flags, fail
+from experiments.cli.program import FLAGS, config_from_flags
 from experiments.cli.terminal import Terminal
 from experiments.compilers.targets import PTB_VOCABULARY_SIZE
 from experiments.reports.summary import environment
 from experiments.training.kernel_choice import local_workload, why_not_pallas
 from experiments.training.run_folder import write_json
 from zaremba_jax.config import Config, override, to_dict
+from zaremba_jax.errors import InputError
 from zaremba_jax.ops.products import Precision
 
 OURS = "zaremba_jax"
@@ -90,7 +91,7 @@ def contenders(config: Config, peers: list[str], members: int = 1) -> list[Conte
     """Ours first, then its ensembles if there are several members, then the peers.
 
     Raises:
-      ValueError: a peer or its precision is unknown or cannot run here, or one is named
+      InputError: a peer or its precision is unknown or cannot run here, or one is named
         twice.
     """
     entrants = [Contender(OURS, config)]
@@ -100,9 +101,9 @@ def contenders(config: Config, peers: list[str], members: int = 1) -> list[Conte
         builder, _, precision = peer.partition(":")
         for value, choices in ((builder, tuple(BUILDERS)), (precision or "float32", PRECISIONS)):
             if value not in choices:
-                raise ValueError(f"--peers={peer}: {value!r} is not one of {', '.join(choices)}")
+                raise InputError(f"--peers={peer}: {value!r} is not one of {', '.join(choices)}")
         if builder not in (OURS, "scan") and not is_paper_model(config):
-            raise ValueError(
+            raise InputError(
                 f"--peers={peer}: has only the paper's model, LSTMs with dropout; leave it out,"
                 f" or the flags of other cells and regularizers"
             )
@@ -112,7 +113,7 @@ def contenders(config: Config, peers: list[str], members: int = 1) -> list[Conte
         entrants.append(Contender(builder, peer_config))
     names = [contender.name for contender in entrants]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"--peers: {', '.join(twice)} is named twice; name each once")
+        raise InputError(f"--peers: {', '.join(twice)} is named twice; name each once")
     return entrants
 
 
@@ -233,25 +234,25 @@ def configure() -> Config:
     """The configuration to time; refuses what would fail only after the measurements.
 
     Raises:
-      ValueError: a flag has no meaning here, or its file cannot be written.
+      InputError: a flag has no meaning here, or its file cannot be written.
     """
     config, changes = config_from_flags()
     if unread := sorted(changes.keys() & TEXT_SETTINGS):
-        raise ValueError(
+        raise InputError(
             f"--{', --'.join(unread)}: random tokens of {PTB_VOCABULARY_SIZE:,} words are timed;"
             " leave it out"
         )
     for name in ("json", "scaling"):
         path = FLAGS[name].value
         if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-            raise ValueError(f"--{name}={path}: is not a file in an existing folder; name one")
+            raise InputError(f"--{name}={path}: is not a file in an existing folder; name one")
     if FLAGS.scaling and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError(
+        raise InputError(
             f"--scaling={FLAGS.scaling}: needs matplotlib;"
             " pip install 'zaremba-jax[plots]', or leave it out"
         )
     if FLAGS.scaling and Path(FLAGS.scaling).suffix not in _FIGURE_SUFFIXES:
-        raise ValueError(
+        raise InputError(
             f"--scaling={FLAGS.scaling}: is not a picture; end its name in"
             f" {', '.join(_FIGURE_SUFFIXES)}"
         )
@@ -261,41 +262,37 @@ def configure() -> Config:
 def main() -> None:
     """Measures what the flags request, and prints and writes the results."""
     console = Terminal()
-    try:
-        config = configure()
-        peers = default_peers(config) if FLAGS.peers is None else FLAGS.peers
-        needs = needs_of(contenders(config, peers, FLAGS.members), console)
-        with console.status("all in turn"):
-            results = measure(list(needs), FLAGS.windows, FLAGS.rounds)
-        results["contenders"] = [
-            record | need
-            for record, need in zip(results["contenders"], needs.values(), strict=True)
-        ]
-        results |= {
-            "config": to_dict(config),
-            "windows": FLAGS.windows,
-            "rounds": FLAGS.rounds,
-            **_environment(),
-        }
-        print_results(console, results)
+    config = configure()
+    peers = default_peers(config) if FLAGS.peers is None else FLAGS.peers
+    needs = needs_of(contenders(config, peers, FLAGS.members), console)
+    with console.status("all in turn"):
+        results = measure(list(needs), FLAGS.windows, FLAGS.rounds)
+    results["contenders"] = [
+        record | need for record, need in zip(results["contenders"], needs.values(), strict=True)
+    ]
+    results |= {
+        "config": to_dict(config),
+        "windows": FLAGS.windows,
+        "rounds": FLAGS.rounds,
+        **_environment(),
+    }
+    print_results(console, results)
+    write_results(results)
+    if FLAGS.scaling:
+        with console.status("scaling"):
+            others = [entrant.name for entrant in needs if entrant.members == 1][1:]
+            results["scaling"] = scaling(config, others, FLAGS.windows, FLAGS.rounds)
         write_results(results)
-        if FLAGS.scaling:
-            with console.status("scaling"):
-                others = [entrant.name for entrant in needs if entrant.members == 1][1:]
-                results["scaling"] = scaling(config, others, FLAGS.windows, FLAGS.rounds)
-            write_results(results)
-            from experiments.reports.figures import draw_scaling
+        from experiments.reports.figures import draw_scaling
 
-            draw_scaling(Path(FLAGS.scaling), results)
-    except (ValueError, OSError) as error:
-        fail(error)
+        draw_scaling(Path(FLAGS.scaling), results)
 
 
 def needs_of(entrants: list[Contender], console: Console) -> dict[Contender, dict[str, Any]]:
     """What each contender needs on its own; those that cannot run are left out unless named.
 
     Raises:
-      ValueError: ours cannot run here, or a peer that `--peers` names.
+      InputError: ours cannot run here, or a peer that `--peers` names.
     """
     needs: dict[Contender, dict[str, Any]] = {}
     for entrant in entrants:
@@ -304,9 +301,9 @@ def needs_of(entrants: list[Contender], console: Console) -> dict[Contender, dic
                 needs[entrant] = alone(entrant.build, FLAGS.windows)._asdict()
             except ValueError as error:
                 if not needs:  # all are compared to the first
-                    raise ValueError(f"{entrant.name}: {error}") from None
+                    raise InputError(f"{entrant.name}: {error}") from None
                 if FLAGS.peers is not None:
-                    raise ValueError(f"{entrant.name}: {error}; leave it out") from None
+                    raise InputError(f"{entrant.name}: {error}; leave it out") from None
                 console.print(f"{entrant.name} is left out: {error}", soft_wrap=True)
     return needs
 

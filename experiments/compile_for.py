@@ -16,18 +16,18 @@ from absl import flags
 from rich.table import Table
 
 from experiments.cli import program
-from experiments.cli.program import FLAGS, define_choices, fail
+from experiments.cli.program import FLAGS, define_choices
 from experiments.cli.terminal import Terminal
 from experiments.compilers.ensemble_programs import report_members
 from experiments.compilers.targets import (
     TARGETS,
-    MissingCompilerError,
     Target,
     compile_epoch,
     report,
     windows_per_epoch,
 )
 from zaremba_jax.config import PRESETS, Config, override
+from zaremba_jax.errors import InputError
 from zaremba_jax.ops.products import Precision
 
 _NAMES = ("target", "config", "precision")
@@ -77,7 +77,7 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     console = Terminal()
     if not FLAGS.members and (FLAGS["devices"].present or FLAGS.members_at_once):
-        fail("--devices, --members_at_once: apply to an ensemble; give --members too")
+        raise InputError("--devices, --members_at_once: apply to an ensemble; give --members too")
     numbers, note = _NUMBERS, _KERNELS_NOTE
     if FLAGS.members:
         numbers, note = _ENSEMBLE_NUMBERS, _ENSEMBLE_NOTE
@@ -93,10 +93,10 @@ def main() -> None:
                 rows = _ensemble_rows if FLAGS.members else _kernels_rows
                 for row in rows(config, TARGETS[target]):
                     table.add_row(target, name, precision, *row)
-            except (MissingCompilerError, ValueError) as error:
+            except InputError:
                 if table.rows:
                     console.print(table)
-                fail(error)
+                raise
     console.print(table)
     console.print(note)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from experiments.cli import ensemble_flags, program, training_flags
 from experiments.cli.ensemble_flags import prepare, sizes_from_flags
-from experiments.cli.program import FLAGS, fail
+from experiments.cli.program import FLAGS
 from experiments.cli.terminal import draw
 from experiments.cli.training_flags import (
     default_workdir,
@@ -37,6 +37,7 @@ from experiments.training.ensemble_run import (
 )
 from experiments.training.run_folder import Workdir, write_json
 from zaremba_jax.config import settings
+from zaremba_jax.errors import InputError
 
 DEFAULT_MEMBERS = 10
 # Flags without a meaning where nothing is trained.
@@ -52,16 +53,11 @@ flags.DEFINE_list("from", None, "folders of finished runs of experiments.ptb to 
 
 def main() -> None:
     """Trains an ensemble, or takes finished runs, and reports the perplexities of averages."""
-    try:
-        if FLAGS["from"].value is not None:
-            return report(*average_runs(FLAGS["from"].value))
-        members = FLAGS.members or DEFAULT_MEMBERS
-        sizes_from_flags(members)
-        run, workdir, console = prepare(
-            functools.partial(with_seeds, count=members), members=members
-        )
-    except (ValueError, OSError) as error:
-        fail(error)
+    if FLAGS["from"].value is not None:
+        return report(*average_runs(FLAGS["from"].value))
+    members = FLAGS.members or DEFAULT_MEMBERS
+    sizes_from_flags(members)
+    run, workdir, console = prepare(functools.partial(with_seeds, count=members), members=members)
     train_or_exit(run, workdir, console)
     run.write_models(workdir)
     with console.status("evaluating"):
@@ -75,14 +71,14 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
     """Evaluates the mixtures of finished runs, one model in memory at a time.
 
     Raises:
-      ValueError: the flags do not go together, or a run is missing, unfinished, or was
+      InputError: the flags do not go together, or a run is missing, unfinished, or was
         trained on another text.
     """
     refused = [name for name in ("config", *settings(), *_TRAINING_FLAGS) if _is_given(name)]
     if FLAGS.coordinator_address:
-        raise ValueError("--from: one process averages; leave --coordinator_address out")
+        raise InputError("--from: one process averages; leave --coordinator_address out")
     if refused:
-        raise ValueError(
+        raise InputError(
             "--from: the runs are trained, with settings of their own; leave out"
             f" --{', --'.join(refused)}"
         )
@@ -90,7 +86,7 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
     configs = [read_run_config(folder) for folder in folders]
     workdir = default_workdir("mixture", *(folder.path.name for folder in folders))
     if workdir.config.exists() or _averaged(workdir) not in (None, _resolved(folders)):
-        raise ValueError(
+        raise InputError(
             f"--workdir={workdir.path}: holds a run or an average of other models, whose summary"
             " would be lost; name another"
         )

@@ -6,9 +6,10 @@ from absl import flags
 from safetensors.numpy import save
 
 from experiments.cli import program
-from experiments.cli.program import FLAGS, fail
+from experiments.cli.program import FLAGS
 from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import write_bytes
+from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import (
     Model,
     assemble,
@@ -39,18 +40,13 @@ flags.DEFINE_string("out", "", "the folder, or the file")
 def main() -> None:
     """Reads one model and writes it in another form."""
     out = Path(FLAGS.out)
-    try:
-        if not FLAGS.out:
-            raise ValueError(f"--out: names no {_kind()}; give the one to write")
-        if out.exists() and (FLAGS.to != "folder" or not out.is_dir()):
-            raise ValueError(f"--out={out}: exists; name a new {_kind()}")
-        if out.is_dir() and any(out.iterdir()) and not is_model_folder(out):
-            raise ValueError(
-                f"--out={out}: holds something other than an export; name a new folder"
-            )
-        write(out, read())
-    except (ValueError, OSError) as error:
-        fail(error)
+    if not FLAGS.out:
+        raise InputError(f"--out: names no {_kind()}; give the one to write")
+    if out.exists() and (FLAGS.to != "folder" or not out.is_dir()):
+        raise InputError(f"--out={out}: exists; name a new {_kind()}")
+    if out.is_dir() and any(out.iterdir()) and not is_model_folder(out):
+        raise InputError(f"--out={out}: holds something other than an export; name a new folder")
+    write(out, read())
     print(f"{_kind()} written: {out}")
 
 
@@ -58,17 +54,17 @@ def read() -> Model:
     """The model that the flags name.
 
     Raises:
-      ValueError: they name none or several, or something that is not a model.
-      FileNotFoundError: it does not exist.
+      InputError: they name none or several, or something that is not a model.
+      MissingFileError: it does not exist.
     """
     if (FLAGS.workdir is None) == (FLAGS.from_torch is None):
-        raise ValueError("--workdir, --from_torch: give one of the two")
+        raise InputError("--workdir, --from_torch: give one of the two")
     if (FLAGS.from_torch is None) != (FLAGS.vocabulary is None):
-        raise ValueError("--vocabulary: goes with --from_torch, which has no words of its own")
+        raise InputError("--vocabulary: goes with --from_torch, which has no words of its own")
     if FLAGS.from_torch is None:
         models = load_models(FLAGS.workdir)
         if len(models) > 1:
-            raise ValueError(
+            raise InputError(
                 f"--workdir={','.join(FLAGS.workdir)}: has {len(models)} models; name one file of"
                 " members/"
             )
@@ -78,7 +74,7 @@ def read() -> Model:
     try:
         params = model_from_torch(arrays)
     except (ValueError, TypeError, IndexError) as error:
-        raise ValueError(f"--from_torch={FLAGS.from_torch}: {error}") from None
+        raise InputError(f"--from_torch={FLAGS.from_torch}: {error}") from None
     return assemble(FLAGS.from_torch, named_arrays(params), infer_config(params), vocabulary)
 
 
@@ -86,7 +82,7 @@ def write(out: Path, model: Model) -> None:
     """Writes the model in the form that `--to` names.
 
     Raises:
-      ValueError: the model has no such form.
+      InputError: the model has no such form.
     """
     if FLAGS.to == "folder":
         return save_folder(out, model)
@@ -100,7 +96,7 @@ def write(out: Path, model: Model) -> None:
 
 def _torch_file(model: Model) -> bytes:
     if expected_masks(model.config) is not None:
-        raise ValueError(
+        raise InputError(
             "--to=torch: torch.nn.LSTM has no zoneout, by whose expectation this model predicts;"
             " take another form"
         )

@@ -6,7 +6,7 @@ import jax
 from absl import flags
 
 from experiments.cli import program
-from experiments.cli.program import FLAGS, fail
+from experiments.cli.program import FLAGS
 from experiments.cli.trained_models import listed, load_models, prompt_ids
 from zaremba_jax.data.vocabulary import UNIT_NAMES, UNK
 from zaremba_jax.inference.generation import Sampling, generate
@@ -27,13 +27,10 @@ _SEPARATOR = "---"
 
 def main() -> None:
     """Generates texts and prints them with a line of dashes between them."""
-    try:
-        sampling = Sampling(temperature=FLAGS.temperature, top_k=FLAGS.top_k, top_p=FLAGS.top_p)
-        models = load_models(FLAGS.workdir)
-        vocabulary = models[0].vocabulary
-        context, unknown = prompt_ids(vocabulary, FLAGS.prompt)
-    except (ValueError, OSError) as error:
-        fail(error)
+    sampling = Sampling(temperature=FLAGS.temperature, top_k=FLAGS.top_k, top_p=FLAGS.top_p)
+    models = load_models(FLAGS.workdir)
+    vocabulary = models[0].vocabulary
+    context, unknown = prompt_ids(vocabulary, FLAGS.prompt)
     if unknown:
         noun = UNIT_NAMES[vocabulary.unit]
         print(f"{noun}s unknown to the model, read as {UNK}: {listed(unknown)}", file=sys.stderr)

@@ -4,7 +4,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments.cli import program, training_flags
-from experiments.cli.program import FLAGS, fail
+from experiments.cli.program import FLAGS
 from experiments.cli.terminal import draw
 from experiments.cli.training_flags import (
     configure,
@@ -25,14 +25,11 @@ flags.DEFINE_integer(
 
 def main() -> None:
     """Trains the model, or resumes a stopped run, and reports its perplexities."""
-    try:
-        config, workdir = configure()
-        console = initialize_distributed()
-        with console.status("reading the text"):
-            corpus = load_corpus(config)
-        run = open_run(config, corpus, workdir, console)
-    except (ValueError, OSError) as error:
-        fail(error)
+    config, workdir = configure()
+    console = initialize_distributed()
+    with console.status("reading the text"):
+        corpus = load_corpus(config)
+    run = open_run(config, corpus, workdir, console)
     train_or_exit(run, workdir, console)
     run.write_models(workdir)
     report(run, workdir, console)

@@ -6,11 +6,12 @@ from pathlib import Path
 from absl import flags
 
 from experiments.cli import program
-from experiments.cli.program import FLAGS, fail
+from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.reports.comparison import TITLE, compare, html_page, print_comparison
 from experiments.reports.records import read_record
 from experiments.training.run_folder import Workdir, write_text
+from zaremba_jax.errors import InputError
 
 TAKES = "RUN..."
 
@@ -19,15 +20,10 @@ flags.DEFINE_string("page", "report.html", "HTML file for the comparison, figure
 
 def main(*runs: str) -> None:
     """Writes the page and prints its table."""
-    try:
-        check_page(Path(FLAGS.page))
-        records = {name: read_record(Workdir(path)) for name, path in named(runs).items()}
-        lines = compare(records)
-        write_text(Path(FLAGS.page), html_page(records, lines))
-    except (ValueError, OSError) as error:
-        fail(error)
-    except ImportError:
-        fail("the page's figures need matplotlib: pip install 'zaremba-jax[plots]'")
+    check_page(Path(FLAGS.page))
+    records = {name: read_record(Workdir(path)) for name, path in named(runs).items()}
+    lines = compare(records)
+    write_text(Path(FLAGS.page), html_page(records, lines))
     console = Terminal()
     print_comparison(console, lines)
     console.print(f"the page is {FLAGS.page}", soft_wrap=True)
@@ -37,11 +33,11 @@ def check_page(page: Path) -> None:
     """Refuses to overwrite a file that is not a page of this program.
 
     Raises:
-      ValueError: the file exists and is something else.
+      InputError: the file exists and is something else.
       OSError: it cannot be read, or is a folder.
     """
     if page.exists() and TITLE not in page.read_text(encoding="utf-8", errors="replace"):
-        raise ValueError(f"--page={page}: exists and is not a page of this program; name another")
+        raise InputError(f"--page={page}: exists and is not a page of this program; name another")
 
 
 def named(runs: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from experiments.cli import ensemble_flags, program, training_flags
 from experiments.cli.ensemble_flags import at_once_on, open_ensemble, sizes_from_flags
-from experiments.cli.program import FLAGS, changes_from_flags, fail
+from experiments.cli.program import FLAGS, changes_from_flags
 from experiments.cli.terminal import draw
 from experiments.cli.training_flags import (
     TEXT_FILES,
@@ -40,6 +40,7 @@ from experiments.training.single_run import NonFiniteLossError, Run
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.ensemble import MEMBER, make_mesh
+from zaremba_jax.errors import InputError
 
 flags.adopt_module_key_flags(training_flags)
 flags.adopt_module_key_flags(ensemble_flags)
@@ -61,21 +62,18 @@ flags.DEFINE_string(
 
 def main() -> None:
     """Trains what the records lack, averages the models there are, and updates the table."""
-    try:
-        rows = rows_from_flags()
-        sizes = [mixture_sizes(config) for config in rows]
-        results, folder = Path(FLAGS.results), default_workdir("reproduce").path
-        console = initialize_distributed()
-        mesh = make_mesh(jax.devices(), FLAGS.data_parallel)
-        results.mkdir(parents=True, exist_ok=True)
-        for config, averaged in zip(rows, sizes, strict=True):
-            corpus = load_corpus(config)
-            for _ in train_row(config, corpus, mesh, folder, results, console):
-                write_mixtures(results, config, mix(config, corpus, folder, averaged))
-                report(results, Console(quiet=True))  # printed once, at the end
-        report(results, console)
-    except (ValueError, OSError) as error:
-        fail(error)
+    rows = rows_from_flags()
+    sizes = [mixture_sizes(config) for config in rows]
+    results, folder = Path(FLAGS.results), default_workdir("reproduce").path
+    console = initialize_distributed()
+    mesh = make_mesh(jax.devices(), FLAGS.data_parallel)
+    results.mkdir(parents=True, exist_ok=True)
+    for config, averaged in zip(rows, sizes, strict=True):
+        corpus = load_corpus(config)
+        for _ in train_row(config, corpus, mesh, folder, results, console):
+            write_mixtures(results, config, mix(config, corpus, folder, averaged))
+            report(results, Console(quiet=True))  # printed once, at the end
+    report(results, console)
     console.print(f"all results are in {results}", soft_wrap=True)
 
 
@@ -127,7 +125,7 @@ def open_job(job: Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Co
     """The run of a job, resumed if its folder holds it.
 
     Raises:
-      ValueError: the folder holds another run, or its checkpoints are damaged.
+      InputError: the folder holds another run, or its checkpoints are damaged.
     """
     # A run of one model uses one process's devices; an ensemble of one uses those of all.
     more = {"members": job.count} if job.count > 1 or jax.process_count() > 1 else {}
@@ -142,22 +140,22 @@ def rows_from_flags() -> list[Config]:
     """The configurations named by `--rows`, with the changes of the other flags.
 
     Raises:
-      ValueError: the flags do not go together.
+      InputError: the flags do not go together.
     """
     if FLAGS["config"].present:
-        raise ValueError(f"--config={FLAGS.config}: name models of the table with --rows")
+        raise InputError(f"--config={FLAGS.config}: name models of the table with --rows")
     changes = changes_from_flags()
     if changes.get("corpus", "ptb") != "ptb" or any(FLAGS[name].value for name in TEXT_FILES):
-        raise ValueError("--corpus, --train_file: the table is the Penn Treebank's; leave them out")
+        raise InputError("--corpus, --train_file: the table is the Penn Treebank's; leave them out")
     if {"vocab_size", "min_count"} & changes.keys():
-        raise ValueError(
+        raise InputError(
             "--vocab_size, --min_count: perplexities over other vocabularies cannot be compared"
             " with the table's; leave them out"
         )
     names = [name for name in dict.fromkeys(FLAGS.rows) if name]
     for name in names:
         if name not in PAPER_PERPLEXITIES:
-            raise ValueError(f"--rows={name}: give some of {','.join(PAPER_PERPLEXITIES)}")
+            raise InputError(f"--rows={name}: give some of {','.join(PAPER_PERPLEXITIES)}")
     return [with_text(override(PRESETS[name], **changes), changes) for name in names]
 
 
@@ -171,7 +169,7 @@ def mixture_sizes(config: Config) -> list[int]:
     """The numbers of models to average: the paper's for a configuration, and those requested.
 
     Raises:
-      ValueError: the flags do not go together.
+      InputError: the flags do not go together.
     """
     asked = sizes_from_flags(num_models_from_flags(config)) or []
     return sorted({*PAPER_PERPLEXITIES[config.name], *asked})

@@ -11,7 +11,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments.cli import program
-from experiments.cli.program import FLAGS, fail
+from experiments.cli.program import FLAGS
 from experiments.cli.trained_models import load_models
 from experiments.reports.text_scores import (
     Scorer,
@@ -26,6 +26,7 @@ from experiments.reports.text_scores import (
 from zaremba_jax.data.corpus import windows
 from zaremba_jax.data.text_files import find_files
 from zaremba_jax.data.vocabulary import UNIT_NAMES, UNK
+from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares
 from zaremba_jax.inference.neural_cache import CacheConfig, neural_cache_nll
@@ -66,42 +67,39 @@ flags.DEFINE_float("cache_weight", 0.1, "share of the cache in the probability")
 
 def main(file: str) -> None:
     """Scores a text with the models, prints its perplexity, and writes the scores of its parts."""
-    try:
-        scores = scores_path(file)
-        score = scorer_from_flags()
-        models = load_models(FLAGS.workdir)
-        text = read_text(file, models[0], whole_lines=FLAGS.independent)
-        with Console(stderr=True).status(f"reading {file}"):
-            if FLAGS.independent:
-                nll = independent_nll(models, text)
-            else:
-                nll = stream_nll(models, text, score)
-        check_scores(file, nll if FLAGS.independent else nll[1:])
-        report(file, models, text, nll)
-        if scores is not None:
-            write_records(scores, records(text, nll, FLAGS.each))
-    except (ValueError, OSError) as error:
-        fail(error)
+    scores = scores_path(file)
+    score = scorer_from_flags()
+    models = load_models(FLAGS.workdir)
+    text = read_text(file, models[0], whole_lines=FLAGS.independent)
+    with Console(stderr=True).status(f"reading {file}"):
+        if FLAGS.independent:
+            nll = independent_nll(models, text)
+        else:
+            nll = stream_nll(models, text, score)
+    check_scores(file, nll if FLAGS.independent else nll[1:])
+    report(file, models, text, nll)
+    if scores is not None:
+        write_records(scores, records(text, nll, FLAGS.each))
 
 
 def scores_path(file: str) -> Path | None:
     """The path for `--scores`, if it is given.
 
     Raises:
-      ValueError: the name has another ending, or is that of a folder or of a text that is read.
-      FileNotFoundError: such a text does not exist.
+      InputError: the name has another ending, or is that of a folder or of a text that is read.
+      MissingFileError: such a text does not exist.
     """
     if FLAGS.scores is None:
         return None
     path = Path(FLAGS.scores)
     if path.suffix not in (".jsonl", ".tsv"):
-        raise ValueError(f"--scores={path}: end the name in .jsonl or .tsv")
+        raise InputError(f"--scores={path}: end the name in .jsonl or .tsv")
     if path.is_dir():
-        raise ValueError(f"--scores={path}: is a folder; name a file")
+        raise InputError(f"--scores={path}: is a folder; name a file")
     for text in (file, FLAGS.train_file):
         pieces = [] if text is None else find_files(text)
         if path.resolve() in {piece.path.resolve() for piece in pieces}:
-            raise ValueError(f"--scores={path}: would replace {text}, which is read; name another")
+            raise InputError(f"--scores={path}: would replace {text}, which is read; name another")
     return path
 
 
@@ -109,18 +107,18 @@ def scorer_from_flags() -> Scorer:
     """The function that reads a text by one of the models.
 
     Raises:
-      ValueError: the flags do not go together, or a value is outside its limits.
+      InputError: the flags do not go together, or a value is outside its limits.
     """
     for name, other in _REQUIRED_FLAGS.items():
         if FLAGS[name].present and not FLAGS[other].value:
-            raise ValueError(f"--{name}: has no effect without --{other}; give that too")
+            raise InputError(f"--{name}: has no effect without --{other}; give that too")
     for name in _RMS_FLAGS:
         if FLAGS[name].present and FLAGS.dynamic != "rms":
-            raise ValueError(f"--{name}: has no effect without --dynamic=rms; give that too")
+            raise InputError(f"--{name}: has no effect without --dynamic=rms; give that too")
     if FLAGS.dynamic is not None and FLAGS.cache_window:
-        raise ValueError("--dynamic, --cache_window: give one of the two")
+        raise InputError("--dynamic, --cache_window: give one of the two")
     if FLAGS.independent and (FLAGS.dynamic is not None or FLAGS.cache_window):
-        raise ValueError(
+        raise InputError(
             "--independent: lines have no past, which --dynamic and --cache_window need; leave it"
             " or them out"
         )
@@ -140,7 +138,7 @@ def scorer_from_flags() -> Scorer:
         epsilon=FLAGS.dynamic_epsilon,
     )
     if dynamic.rule == "rms" and FLAGS.train_file is None:
-        raise ValueError("--dynamic=rms: give the training text with --train_file, or use sgd")
+        raise InputError("--dynamic=rms: give the training text with --train_file, or use sgd")
     return functools.partial(score_dynamically, dynamic)
 
 
@@ -148,14 +146,14 @@ def score_dynamically(dynamic: DynamicConfig, model: Model, ids: np.ndarray) -> 
     """Dynamic evaluation; the rule rms takes the gradients of `--train_file`.
 
     Raises:
-      ValueError: that file is too short, or cannot be read.
+      InputError: that file is too short, or cannot be read.
     """
     compute, masks, squares = model.config.compute, expected_masks(model.config), None
     if dynamic.rule == "rms":
         train = read_text(FLAGS.train_file, model).stream
         streams = min(_STREAMS, len(train) // (dynamic.segment + 1))
         if streams < 1:
-            raise ValueError(
+            raise InputError(
                 f"--train_file={FLAGS.train_file}: {len(train)} tokens are fewer than the"
                 f" {dynamic.segment} + 1 of a step; give more, or a lower --dynamic_segment"
             )
@@ -172,7 +170,7 @@ def check_scores(file: str, nll: np.ndarray) -> None:
     """Refuses the scores of a broken model, such as one that learned too fast.
 
     Raises:
-      ValueError: a score, or the perplexity, is not finite.
+      InputError: a score, or the perplexity, is not finite.
     """
     figure = perplexity(nll)
     if not math.isfinite(figure):
@@ -181,7 +179,7 @@ def check_scores(file: str, nll: np.ndarray) -> None:
             if FLAGS.dynamic is None
             else "try a lower --dynamic_rate or, for rms, a higher --dynamic_epsilon"
         )
-        raise ValueError(f"{file}: a perplexity of {figure}, the scores are not finite; {remedy}")
+        raise InputError(f"{file}: a perplexity of {figure}, the scores are not finite; {remedy}")
 
 
 def report(file: str, models: list[Model], text: Text, nll: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from experiments.cli import program, training_flags
 from experiments.cli.ensemble_flags import prepare
-from experiments.cli.program import FLAGS, changes_from_flags, fail
+from experiments.cli.program import FLAGS, changes_from_flags
 from experiments.cli.terminal import draw
 from experiments.cli.training_flags import train_or_exit
 from experiments.reports.mixtures import member_records
@@ -20,6 +20,7 @@ from experiments.training.ensemble_run import EnsembleRun, with_seeds
 from experiments.training.run_folder import Workdir, write_json, write_model
 from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.ensemble import MemberNLL
+from zaremba_jax.errors import InputError
 from zaremba_jax.train import RATES
 
 flags.adopt_module_key_flags(training_flags)
@@ -34,15 +35,12 @@ Grid = dict[str, list[float]]
 
 def main() -> None:
     """Trains all models side by side, and reports which setting validates best."""
-    try:
-        if FLAGS.sizes:
-            raise ValueError("--sizes: a sweep averages no models; leave it out")
-        grid, seeds = grid_from_flags(FLAGS.vary or []), FLAGS.members or 1
-        vary = "+".join(f"{name}={'_'.join(map(str, grid[name]))}" for name in grid)
-        make_member_configs = functools.partial(configs_of_grid, grid=grid, seeds=seeds)
-        run, workdir, console = prepare(make_member_configs, vary=vary, members=seeds)
-    except (ValueError, OSError) as error:
-        fail(error)
+    if FLAGS.sizes:
+        raise InputError("--sizes: a sweep averages no models; leave it out")
+    grid, seeds = grid_from_flags(FLAGS.vary or []), FLAGS.members or 1
+    vary = "+".join(f"{name}={'_'.join(map(str, grid[name]))}" for name in grid)
+    make_member_configs = functools.partial(configs_of_grid, grid=grid, seeds=seeds)
+    run, workdir, console = prepare(make_member_configs, vary=vary, members=seeds)
     train_or_exit(run, workdir, console)
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
@@ -56,26 +54,26 @@ def grid_from_flags(asked: list[str]) -> Grid:
     """The values given by `--vary`, by name of the setting.
 
     Raises:
-      ValueError: none are given, they are malformed, or a setting is given twice or is one in
+      InputError: none are given, they are malformed, or a setting is given twice or is one in
         which members of one program cannot differ.
     """
     if not asked:
-        raise ValueError("--vary: nothing to try; give --vary=dropout=0.3,0.5 or the like")
+        raise InputError("--vary: nothing to try; give --vary=dropout=0.3,0.5 or the like")
     # Not zoneout, whose masks for evaluation are shared by all members.
     grid: Grid = {}
     names = [name for name in RATES if not name.startswith("zoneout")]
     for item in asked:
         name, _, values = item.partition("=")
         if name not in names:
-            raise ValueError(f"--vary={item}: give one of {', '.join(names)}, and its values")
+            raise InputError(f"--vary={item}: give one of {', '.join(names)}, and its values")
         if name in grid or name in changes_from_flags():
-            raise ValueError(f"--vary={item}: {name} is given twice; give all its values at once")
+            raise InputError(f"--vary={item}: {name} is given twice; give all its values at once")
         try:
             grid[name] = [float(value) for value in values.split(",")]
         except ValueError:
-            raise ValueError(f"--vary={item}: give numbers, separated by commas") from None
+            raise InputError(f"--vary={item}: give numbers, separated by commas") from None
         if len(set(grid[name])) < len(grid[name]):
-            raise ValueError(f"--vary={item}: a value is given twice; give each once")
+            raise InputError(f"--vary={item}: a value is given twice; give each once")
     return grid
 
 
@@ -83,7 +81,7 @@ def configs_of_grid(config: Config, grid: Grid, seeds: int) -> list[Config]:
     """One member per combination and seed; the seeds of a combination are consecutive.
 
     Raises:
-      ValueError: a value is outside its limits, or a seed would exceed the largest one.
+      InputError: a value is outside its limits, or a seed would exceed the largest one.
     """
     return [
         member

@@ -14,13 +14,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from zaremba_jax.errors import InputError
+
 # One model's, or one per chunk of an ensemble.
 State = Any
 MAX_TO_KEEP = 2  # the newest, and one to fall back on
 CHECKSUMS_FILE = "checksums.json"  # written last: without it, the newest checkpoint was cut off
 
 
-class DamagedCheckpointError(ValueError):
+class DamagedCheckpointError(InputError):
     """There are checkpoints, but none of them can be read."""
 
 

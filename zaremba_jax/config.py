@@ -14,6 +14,7 @@ import numpy as np
 
 from zaremba_jax.array_types import CellName
 from zaremba_jax.data.vocabulary import Unit
+from zaremba_jax.errors import InputError
 from zaremba_jax.ops.products import Precision
 
 PresetName = Literal["quick", "small", "medium", "large"]
@@ -50,11 +51,11 @@ class _Validated:
 def _check(name: str, value: Any, kind: Any, limits: Mapping[str, float]) -> None:
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise ValueError(f"{name}={value!r}: must be one of {', '.join(get_args(kind))}")
+            raise InputError(f"{name}={value!r}: must be one of {', '.join(get_args(kind))}")
         return
     accepted = (int, float) if kind is float else (kind,)
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
-        raise ValueError(f"{name}={value!r}: must be of type {kind.__name__}")
+        raise InputError(f"{name}={value!r}: must be of type {kind.__name__}")
     if kind in (str, bool):
         return
     within = abs(value) <= _LARGEST
@@ -64,7 +65,7 @@ def _check(name: str, value: Any, kind: Any, limits: Mapping[str, float]) -> Non
         bounds.append(f"{limit.replace('_', ' ')} {bound}")
         within = within and _LIMITS[limit](rounded, bound)
     if not within:
-        raise ValueError(f"{name}={value}: must be {' and '.join(bounds)}")
+        raise InputError(f"{name}={value}: must be {' and '.join(bounds)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class ModelConfig(_Validated):
     def __post_init__(self):
         super().__post_init__()
         if self.tie_weights and self.features != self.hidden_size:
-            raise ValueError(
+            raise InputError(
                 f"embedding_size={self.embedding_size}: must equal hidden_size="
                 f"{self.hidden_size} for tied weights; set it to 0 or turn off tie_weights"
             )
@@ -219,12 +220,12 @@ class Config(_Validated):
         super().__post_init__()
         cell, regularizers = self.model.cell, self.regularizers
         if regularizers.update_dropout and cell == "tanh":
-            raise ValueError(
+            raise InputError(
                 f"update_dropout={regularizers.update_dropout}: the tanh cell writes no update;"
                 " set it to 0, or use the lstm or gru cell"
             )
         if regularizers.zoneout_cell and cell != "lstm":
-            raise ValueError(
+            raise InputError(
                 f"zoneout_cell={regularizers.zoneout_cell}: the {cell} cell has no cell state"
                 " c; use zoneout_hidden, or the lstm cell"
             )
@@ -275,13 +276,13 @@ def from_dict(flat: Mapping[str, int | float | str]) -> Config:
     """The configuration that `to_dict` described; missing settings are the preset's.
 
     Raises:
-      ValueError: there is no such preset or setting, or a value is outside its limits.
+      InputError: there is no such preset or setting, or a value is outside its limits.
     """
     changes = dict(flat)
     name = changes.pop("name", None)
     preset = PRESETS.get(str(name))
     if preset is None:
-        raise ValueError(f"name={name!r}: must be one of {', '.join(PRESETS)}")
+        raise InputError(f"name={name!r}: must be one of {', '.join(PRESETS)}")
     return override(preset, **changes)
 
 
@@ -289,10 +290,10 @@ def override(config: Config, **changes: int | float | str) -> Config:
     """The same configuration with some settings changed, validated again.
 
     Raises:
-      ValueError: there is no such setting, or a value is outside its limits.
+      InputError: there is no such setting, or a value is outside its limits.
     """
     if unknown := changes.keys() - settings().keys():
-        raise ValueError(f"{', '.join(sorted(unknown))}: no such setting in the configuration")
+        raise InputError(f"{', '.join(sorted(unknown))}: no such setting in the configuration")
     sections = {}
     for section, record in _SECTIONS.items():
         names = {field.name for field in dataclasses.fields(record)}

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped, UInt
 from zaremba_jax.array_types import Masks, ModelParams, RNNState, Tokens, TrainState, Windows
 from zaremba_jax.config import ComputeConfig, Config
 from zaremba_jax.data.vocabulary import check_ids
+from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import nll_by_windows, perplexity
 from zaremba_jax.model import count_params, token_nll
 from zaremba_jax.regularizers import Rates
@@ -41,10 +42,10 @@ def make_mesh(devices: Sequence[Any], data_parallel: int = 1) -> Mesh:
     """A mesh of all the given devices, `data_parallel` of them sharing each member's batch.
 
     Raises:
-      ValueError: `data_parallel` does not divide the number of devices.
+      InputError: `data_parallel` does not divide the number of devices.
     """
     if data_parallel < 1 or len(devices) % data_parallel:
-        raise ValueError(
+        raise InputError(
             f"data_parallel={data_parallel}: does not divide the {len(devices)} devices; give a"
             " divisor"
         )
@@ -285,10 +286,10 @@ def subsets(members: int, size: int) -> list[tuple[int, ...]]:
     """Distinct subsets of `size` members: all, or 100 drawn at random if there are more.
 
     Raises:
-      ValueError: `size` is below 1 or above `members`.
+      InputError: `size` is below 1 or above `members`.
     """
     if not 0 < size <= members:
-        raise ValueError(f"a mixture of {size}: there are {members} members; take 1 to {members}")
+        raise InputError(f"a mixture of {size}: there are {members} members; take 1 to {members}")
     if math.comb(members, size) <= _DRAWS:
         return list(itertools.combinations(range(members), size))
     rng, drawn = np.random.default_rng(size), set()

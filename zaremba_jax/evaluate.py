@@ -10,6 +10,7 @@ import numpy as np
 from zaremba_jax.array_types import Key, Masks, ModelParams, RNNState, TokenNLL, Tokens
 from zaremba_jax.config import ComputeConfig, Config
 from zaremba_jax.data.vocabulary import check_ids
+from zaremba_jax.errors import InputError
 from zaremba_jax.model import token_nll
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 from zaremba_jax.rnn import zero_state
@@ -44,7 +45,7 @@ def text_nll(
       float32 [N - 1], in the order of the text.
 
     Raises:
-      ValueError: the text has no token to predict or an id that is not in the model's
+      InputError: the text has no token to predict or an id that is not in the model's
         vocabulary, or `streams` is below 1.
     """
     check_ids(ids, len(params.embedding))
@@ -68,10 +69,10 @@ def nll_by_windows(
       float32 [..., N - 1].
 
     Raises:
-      ValueError: the text has no token to predict, or `streams` is below 1.
+      InputError: the text has no token to predict, or `streams` is below 1.
     """
     if streams < 1:
-        raise ValueError(f"streams={streams}: must be at least 1")
+        raise InputError(f"streams={streams}: must be at least 1")
     predictions = count_predictions(ids)
     unroll = max(TOKENS_AT_ONCE // streams, 1)
     length = -(-predictions // streams)  # of a stretch, rounded up
@@ -111,11 +112,11 @@ def monte_carlo_nll(
       float32 [N - 1], in the order of the text.
 
     Raises:
-      ValueError: the text has no token to predict or an id that is not in the model's
+      InputError: the text has no token to predict or an id that is not in the model's
         vocabulary, or `samples` is below 1.
     """
     if samples < 1:
-        raise ValueError(f"samples={samples}: nothing to average over; take at least 1")
+        raise InputError(f"samples={samples}: nothing to average over; take at least 1")
     check_ids(ids, len(params.embedding))
     predictions, unroll = count_predictions(ids), config.train.unroll
     padding = (0, -predictions % unroll)
@@ -163,10 +164,10 @@ def count_predictions(ids: np.ndarray) -> int:
     """The number of predicted tokens of a text: all but the first.
 
     Raises:
-      ValueError: there are none.
+      InputError: there are none.
     """
     if len(ids) < 2:
-        raise ValueError(f"a text of {len(ids)} tokens has nothing to predict; give at least 2")
+        raise InputError(f"a text of {len(ids)} tokens has nothing to predict; give at least 2")
     return len(ids) - 1
 
 

@@ -23,6 +23,7 @@ from experiments.training.kernel_choice import local_workload, why_not_pallas
 from zaremba_jax.cells import drop
 from zaremba_jax.config import Config, ModelConfig, RegularizerConfig, override
 from zaremba_jax.ensemble import init_chunks, make_mesh, train_members
+from zaremba_jax.errors import InputError
 from zaremba_jax.optimizer import make_optimizer
 from zaremba_jax.regularizers import active_rates, sample_masks
 from zaremba_jax.train import init_train_state, train_windows
@@ -85,10 +86,10 @@ def check_pallas(config: Config) -> None:
     """Refuses what `build_pallas` would run without the Pallas kernels.
 
     Raises:
-      ValueError: the kernels do not support this configuration here.
+      InputError: the kernels do not support this configuration here.
     """
     if reason := why_not_pallas(local_workload(config, PTB_VOCABULARY_SIZE)):
-        raise ValueError(f"--peers=pallas: {reason}; leave it out here")
+        raise InputError(f"--peers=pallas: {reason}; leave it out here")
 
 
 def build_pallas(config: Config, windows: np.ndarray) -> Run:
@@ -169,12 +170,12 @@ def check_cudnn(config: Config) -> None:
     """Refuses what `build_cudnn` cannot build.
 
     Raises:
-      ValueError: there is no NVIDIA GPU, or the precision is not float32.
+      InputError: there is no NVIDIA GPU, or the precision is not float32.
     """
     if jax.default_backend() != "gpu":
-        raise ValueError("--peers=cudnn: needs an NVIDIA GPU; leave it out here")
+        raise InputError("--peers=cudnn: needs an NVIDIA GPU; leave it out here")
     if config.compute.precision != "float32":
-        raise ValueError("--peers=cudnn: supports float32 only; name cudnn:float32")
+        raise InputError("--peers=cudnn: supports float32 only; name cudnn:float32")
 
 
 def build_cudnn(config: Config, windows: np.ndarray) -> Run:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from zaremba_jax.errors import InputError
+
 
 class Quartiles(NamedTuple):
     """A median and the spread around it."""
@@ -61,7 +63,7 @@ def alone(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:
     of the device's on an accelerator.
 
     Raises:
-      ValueError: the contender cannot run here, or its process was killed.
+      InputError: the contender cannot run here, or its process was killed.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # A `multiprocessing.Pool` would wait forever for a process that was killed.
@@ -69,10 +71,10 @@ def alone(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:
         try:
             return pool.submit(_measure, build, *arguments).result()
         except BrokenProcessPool:
-            raise ValueError("its process was killed, perhaps for lack of memory") from None
+            raise InputError("its process was killed, perhaps for lack of memory") from None
         except RuntimeError as error:  # how jax and torch report what a device refuses
             message = str(error).strip().partition("\n")[0][:200]
-            raise ValueError(f"cannot run here ({type(error).__name__}: {message})") from None
+            raise InputError(f"cannot run here ({type(error).__name__}: {message})") from None
 
 
 def _measure(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from zaremba_jax.config import Config
+from zaremba_jax.errors import InputError
 
 
 def check_torch(_: Config) -> None:
     """Checks that torch is installed.
 
     Raises:
-      ValueError: it is not.
+      InputError: it is not.
     """
     if importlib.util.find_spec("torch") is None:
-        raise ValueError(
+        raise InputError(
             "--peers=torch: torch is not installed; pip install torch, or leave it out"
         )
 
@@ -71,7 +72,7 @@ def build_torch(
       A function that trains on all windows once.
 
     Raises:
-      ValueError: torch cannot run this here.
+      InputError: torch cannot run this here.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -93,7 +94,7 @@ def build_torch(
     try:
         loss_of(text[0], state)
     except RuntimeError as error:  # for instance a CPU for which torch has no LSTM in bfloat16
-        raise ValueError(f"torch cannot run this here ({str(error).splitlines()[0]})") from None
+        raise InputError(f"torch cannot run this here ({str(error).splitlines()[0]})") from None
 
     def run() -> None:
         nonlocal state

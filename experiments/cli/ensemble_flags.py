@@ -22,6 +22,7 @@ from experiments.training.run_folder import Workdir
 from zaremba_jax.config import Config
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.ensemble import make_mesh
+from zaremba_jax.errors import InputError
 
 flags.DEFINE_integer(
     "members",
@@ -45,13 +46,13 @@ def sizes_from_flags(members: int) -> list[int] | None:
     """The sizes given by `--sizes`; None if it is not given.
 
     Raises:
-      ValueError: a size is not a number from 1 to `members`.
+      InputError: a size is not a number from 1 to `members`.
     """
     if FLAGS.sizes is None:
         return None
     for size in FLAGS.sizes:
         if not size.isdecimal() or not 0 < int(size) <= members:
-            raise ValueError(
+            raise InputError(
                 f"--sizes={size}: there are {members} members; give numbers from 1 up to that"
             )
     return [int(size) for size in FLAGS.sizes]
@@ -72,7 +73,7 @@ def prepare(
       more: what the folder keeps besides the configuration.
 
     Raises:
-      ValueError: the flags conflict with each other, with the folder or with the text.
+      InputError: the flags conflict with each other, with the folder or with the text.
     """
     config, workdir = configure(**more)
     console = initialize_distributed()
@@ -102,7 +103,7 @@ def open_ensemble(
       more: what the folder keeps besides the configuration.
 
     Raises:
-      ValueError: the flags conflict with each other, with the folder or with the text.
+      InputError: the flags conflict with each other, with the folder or with the text.
     """
     members = len(make_member_configs(config))
     at_once = at_once_on(mesh, config, corpus, members)

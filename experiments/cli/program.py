@@ -12,6 +12,7 @@ import jax
 from absl import app, flags, logging
 
 from zaremba_jax.config import PRESETS, Config, override, settings
+from zaremba_jax.errors import InputError
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # --help lists them among the flags of the program
@@ -97,10 +98,11 @@ def _about_file(error: OSError) -> str:
 
 
 def run(main: Callable[..., None], takes: str | None = None) -> None:
-    """Parses the command line and runs `main`; a mistake in it ends in one line, status 2.
+    """Parses the command line and runs `main`; what the user can mend ends in one line.
 
-    A file that cannot be written, or too little memory on the device or the host, also ends in
-    one line, with status 1.
+    The status is 2 for a mistake in what was asked for, 1 for what this machine refuses: a full
+    disk, or too little memory on the device or the host. Anything else is a fault of the program
+    and keeps its traceback.
 
     Args:
       main: the program; gets the arguments that are not flags.
@@ -113,8 +115,10 @@ def run(main: Callable[..., None], takes: str | None = None) -> None:
         app.run(lambda argv: main(*argv[1:]), flags_parser=functools.partial(_parse, takes))
     except KeyboardInterrupt:
         fail("interrupted", status=130)
+    except InputError as error:
+        fail(error)
     except OSError as error:
-        fail(error, status=1)
+        fail(error, status=2 if isinstance(error, _PATH_ERRORS) else 1)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         message = str(error).partition("\n")[0]
         if not (isinstance(error, MemoryError) or _NO_MEMORY_LEFT.search(message)):

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.training.run_folder import Workdir
 from zaremba_jax.data.vocabulary import EOS, UNIT_NAMES, UNK, Vocabulary
+from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.interop.model_file import FOLDER_VOCABULARY, Model, load_folder, load_model
 
 
@@ -16,20 +17,20 @@ def load_models(paths: list[str]) -> list[Model]:
     """The models in folders and files; for an ensemble's folder, all its members.
 
     Raises:
-      ValueError: no path is given, a run has written no model yet, a file is no model, or the
+      InputError: no path is given, a run has written no model yet, a file is no model, or the
         vocabularies differ.
-      FileNotFoundError: a path holds no model.
+      MissingFileError: a path holds no model.
     """
     joined = ",".join(paths)  # if it is one path with commas in its name
     paths = [joined] if os.path.exists(joined) else paths
     files = [file for path in paths for file in _model_files(Path(path))]
     if not files:
-        raise ValueError("--workdir: names no model; give the folder of a finished run")
+        raise InputError("--workdir: names no model; give the folder of a finished run")
     models = [load_model(file) if file.is_file() else load_folder(file) for file in files]
     first = models[0].vocabulary
     for file, model in zip(files, models, strict=True):
         if model.vocabulary != first:
-            raise ValueError(
+            raise InputError(
                 f"{file}: its vocabulary is not that of {files[0]}; name models that were trained"
                 " on the same text"
             )
@@ -45,16 +46,16 @@ def _model_files(path: Path) -> list[Path]:
     if members := sorted(workdir.members.glob("*.safetensors")):
         return members
     if workdir.summary.exists():
-        raise ValueError(
+        raise InputError(
             f"{path}: holds the record of a finished run without its model; name the folder that"
             " it was trained in"
         )
     if workdir.config.exists():
-        raise ValueError(
+        raise InputError(
             f"{path}: holds a run that has written no model yet; give its command again to"
             " finish it"
         )
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"{path}: holds no model; name the --workdir of a finished run of experiments.ptb or"
         " experiments.ensemble, or a .safetensors file"
     )
@@ -79,18 +80,18 @@ def prompt_ids(vocabulary: Vocabulary, prompt: str) -> tuple[np.ndarray, dict[st
     ends.
 
     Raises:
-      ValueError: a token is unknown and the vocabulary has no `<unk>`, or there is nothing
+      InputError: a token is unknown and the vocabulary has no `<unk>`, or there is nothing
         to read.
     """
     end, tokens = line_end(vocabulary), vocabulary.tokenize(prompt)
     unknown, noun = unknown_tokens(vocabulary, tokens), UNIT_NAMES[vocabulary.unit]
     if unknown and UNK not in vocabulary.words:
-        raise ValueError(
+        raise InputError(
             f"--prompt={prompt}: not among the {len(vocabulary)} {noun}s of the model:"
             f" {listed(unknown)}; leave them out"
         )
     if end is None and not tokens:
-        raise ValueError(f"--prompt: the vocabulary has no line ends to begin at; give a {noun}")
+        raise InputError(f"--prompt: the vocabulary has no line ends to begin at; give a {noun}")
     context = tokens if end is None else [end, *tokens]
     return vocabulary.encode(context, "--prompt"), unknown
 

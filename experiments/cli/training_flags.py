@@ -26,6 +26,7 @@ from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.encoding import Encoding, read_corpus
 from zaremba_jax.data.published import PUBLISHED, load_published
 from zaremba_jax.data.toy_corpus import toy_corpus
+from zaremba_jax.errors import InputError
 
 _LONGEST_NAME = 200  # of a workdir; file systems allow 255 bytes
 TEXT_FILES = ("train_file", "valid_file", "test_file")
@@ -66,31 +67,31 @@ def initialize_distributed() -> Console:
       The console, which is silent except on process 0.
 
     Raises:
-      ValueError: the flags do not go together.
+      InputError: the flags do not go together.
     """
     address, numbers = FLAGS.coordinator_address, (FLAGS.num_processes, FLAGS.process_id)
     if address is None and numbers != (None, None):
-        raise ValueError("--num_processes, --process_id: give --coordinator_address=HOST:PORT too")
+        raise InputError("--num_processes, --process_id: give --coordinator_address=HOST:PORT too")
     if address == _CLUSTER:
         if numbers != (None, None):
-            raise ValueError(
+            raise InputError(
                 f"--coordinator_address={_CLUSTER}: the cluster numbers the processes; leave out"
                 " --num_processes and --process_id"
             )
         try:
             jax.distributed.initialize()
         except ValueError:
-            raise ValueError(
+            raise InputError(
                 f"--coordinator_address={_CLUSTER}: no cluster known to jax started this"
                 " process; give HOST:PORT, --num_processes and --process_id"
             ) from None
     elif address is not None:
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal():
-            raise ValueError(f"--coordinator_address={address}: must be HOST:PORT, or {_CLUSTER}")
+            raise InputError(f"--coordinator_address={address}: must be HOST:PORT, or {_CLUSTER}")
         count, process_id = numbers
         if count is None or process_id is None or process_id >= count:
-            raise ValueError(
+            raise InputError(
                 f"--coordinator_address={address}: needs --num_processes and a lower --process_id"
             )
         _check_address(host, int(port), process_id)
@@ -102,14 +103,14 @@ def _check_address(host: str, port: int, process_id: int) -> None:
     """Refuses an address that would crash jax, or that it would only reject after minutes.
 
     Raises:
-      ValueError: the host is unknown or, on process 0, the port is not free.
+      InputError: the host is unknown or, on process 0, the port is not free.
     """
     try:
         socket.getaddrinfo(host.strip("[]"), port)
         if process_id == 0:
             socket.create_server(("", port)).close()
     except (OSError, OverflowError) as error:
-        raise ValueError(
+        raise InputError(
             f"--coordinator_address={host}:{port}: {error}; give the host of process 0 and a free"
             " port on it"
         ) from None
@@ -123,8 +124,8 @@ def configure(**more: object) -> tuple[Config, Workdir]:
         named after them too.
 
     Raises:
-      ValueError: the flags do not go together, or the directory holds another run.
-      NotADirectoryError: as for `Workdir.check`.
+      InputError: the flags do not go together, or the directory holds another run.
+      InputError: as for `Workdir.check`.
     """
     config, changes = config_from_flags()
     config = with_text(config, changes)
@@ -144,24 +145,24 @@ def with_text(config: Config, changes: dict[str, int | float | str]) -> Config:
       changes: those settings.
 
     Raises:
-      ValueError: the flags do not go together.
+      InputError: the flags do not go together.
     """
     if FLAGS.tensorboard:
         check_installed()
     own_text = [FLAGS[name].value for name in TEXT_FILES]
     if any(own_text):
         if not all(own_text):
-            raise ValueError("--train_file, --valid_file and --test_file go together: give all")
+            raise InputError("--train_file, --valid_file and --test_file go together: give all")
         if changes.get("corpus", "files") != "files":
-            raise ValueError(
+            raise InputError(
                 f"--train_file: is your own text, but this run reads {config.corpus}; leave out"
                 " --train_file or --corpus"
             )
         config = override(config, corpus="files")
     elif config.corpus == "files":
-        raise ValueError("--corpus=files: give --train_file, --valid_file and --test_file")
+        raise InputError("--corpus=files: give --train_file, --valid_file and --test_file")
     if FLAGS.data_dir and config.corpus not in PUBLISHED:
-        raise ValueError(
+        raise InputError(
             f"--data_dir={FLAGS.data_dir}: holds a published corpus, but this run reads"
             f" {config.corpus}; leave it out, or choose the corpus, as in --corpus=ptb"
         )
@@ -172,18 +173,18 @@ def _with_own_unit(config: Config, changes: dict[str, int | float | str]) -> Con
     """The configuration with the unit of its corpus; a published one is read in one unit only.
 
     Raises:
-      ValueError: the flags request what the corpus does not have.
+      InputError: the flags request what the corpus does not have.
     """
     if config.corpus == "files":
         return config
     unit = PUBLISHED[config.corpus].unit if config.corpus in PUBLISHED else "word"
     if changes.get("unit", unit) != unit:
-        raise ValueError(
+        raise InputError(
             f"--unit={config.unit}: {config.corpus} is read by the {unit}; leave it out"
         )
     for name in ("vocab_size", "min_count"):
         if config.corpus == "toy" and name in changes:
-            raise ValueError(
+            raise InputError(
                 f"--{name}={changes[name]}: the built-in corpus has its own vocabulary; leave it"
                 " out"
             )
@@ -239,7 +240,7 @@ def open_run(config: Config, corpus: Corpus, workdir: Workdir, console: Console)
     """The run of one model that the flags specify, resumed if its folder holds it.
 
     Raises:
-      ValueError: the flags do not go together, or do not fit the folder or the text.
+      InputError: the flags do not go together, or do not fit the folder or the text.
     """
     resolved, kernel = with_kernel(config, corpus, workdir, console)
     run = new_run(resolved, corpus, FLAGS.data_parallel, FLAGS.resident)
@@ -257,7 +258,7 @@ def begin(run: RunT, workdir: Workdir, config: Config, console: Console, **more:
       more: what the folder keeps besides the configuration.
 
     Raises:
-      ValueError: another process holds the folder, or its checkpoints are damaged or of
+      InputError: another process holds the folder, or its checkpoints are damaged or of
         another run.
     """
     workdir.hold()

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from experiments.compilers import hlo
 from zaremba_jax.config import Config
+from zaremba_jax.errors import InputError
 from zaremba_jax.train import init_train_state, train_windows
 
 PTB_VOCABULARY_SIZE = 10_000
@@ -54,7 +55,7 @@ device_description_str: "NVIDIA H200"
 """
 
 
-class MissingCompilerError(RuntimeError):
+class MissingCompilerError(InputError):
     """The compiler for a target is not installed."""
 
 
@@ -107,7 +108,7 @@ _V5E_SLICES |= {256: "16x16"}
 def _v5e(count: int) -> list[Any]:
     if count not in _V5E_SLICES:
         sizes = ", ".join(map(str, _V5E_SLICES))
-        raise ValueError(f"devices={count}: slices of v5e have {sizes} chips; give one of those")
+        raise InputError(f"devices={count}: slices of v5e have {sizes} chips; give one of those")
     topology = topologies.get_topology_desc(
         platform="tpu", topology_name=f"v5e:{_V5E_SLICES[count]}"
     )
@@ -169,7 +170,7 @@ def devices_of(target: Target, count: int = 1) -> list[Any]:
 
     Raises:
       MissingCompilerError: its compiler is not installed.
-      ValueError: there is no slice of that size.
+      InputError: there is no slice of that size.
     """
     if not target.installed:
         raise MissingCompilerError(
@@ -252,7 +253,7 @@ def memory_of(compiled: jax.stages.Compiled) -> Any:
     """The compiler's `CompiledMemoryStats` of a program.
 
     Raises:
-      ValueError: the compiler does not report them.
+      InputError: the compiler does not report them.
     """
     memory = compiled.memory_analysis()
     if memory is None:

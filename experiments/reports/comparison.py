@@ -8,6 +8,7 @@ from rich.table import Table
 
 from experiments.reports.records import Record, model_name
 from zaremba_jax.config import to_dict
+from zaremba_jax.errors import InputError
 
 _TITLES = (
     "run",
@@ -103,7 +104,12 @@ def html_page(records: dict[str, Record], lines: list[Line]) -> str:
     Raises:
       ImportError: matplotlib is not installed.
     """
-    from experiments.reports.figures import comparison_svg
+    try:
+        from experiments.reports.figures import comparison_svg
+    except ImportError:
+        raise InputError(
+            "the page's figures need matplotlib: pip install 'zaremba-jax[plots]'"
+        ) from None
 
     settings = {name: to_dict(record.config) for name, record in records.items()}
     return _PAGE.format(

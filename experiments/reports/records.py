@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import PRESETS, Config, override, to_dict
+from zaremba_jax.errors import InputError
 
 _NOT_OF_THE_MODEL = ("seed", "kernel", "softmax_tokens")
 
@@ -76,7 +77,7 @@ def read_records(folder: Path) -> list[Record]:
     """Every finished run in a folder, in order of name.
 
     Raises:
-      ValueError: a record is damaged.
+      InputError: a record is damaged.
     """
     paths = [path.parent for path in sorted(folder.glob("*/summary.json"))]
     return [read_record(Workdir(path)) for path in paths]
@@ -86,10 +87,10 @@ def read_record(workdir: Workdir) -> Record:
     """The run in a folder, finished or not.
 
     Raises:
-      ValueError: there is none, or it is damaged, or it is a sweep.
+      InputError: there is none, or it is damaged, or it is a sweep.
     """
     if not workdir.config.exists():
-        raise ValueError(f"{workdir.path}: holds no run; name the --workdir of one")
+        raise InputError(f"{workdir.path}: holds no run; name the --workdir of one")
     try:
         config, more = workdir.read_config()
         lines = workdir.metrics.read_text().splitlines() if workdir.metrics.exists() else []
@@ -101,12 +102,12 @@ def read_record(workdir: Workdir) -> Record:
         )
         record.check()
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{workdir.path}: holds a damaged record ({error}); remove its summary.json and"
             " give the command of that run again to rewrite it, or leave it out"
         ) from None
     if "vary" in more:
-        raise ValueError(
+        raise InputError(
             f"{workdir.path}: holds a sweep, whose own table compares its models; leave it out"
         )
     return record

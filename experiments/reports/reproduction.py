@@ -18,6 +18,7 @@ from experiments.training.run_folder import Workdir, write_arrays, write_json, w
 from experiments.training.single_run import Run
 from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
+from zaremba_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +154,7 @@ def read_nll(config: Config, folder: Path) -> dict[int, tuple[np.ndarray, np.nda
       folder: holds one folder per job.
 
     Raises:
-      ValueError: a file is damaged.
+      InputError: a file is damaged.
     """
     nll: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for path in sorted(folder.glob(f"{model_name(config)}-seed*/nll.npz")):
@@ -162,7 +163,7 @@ def read_nll(config: Config, folder: Path) -> dict[int, tuple[np.ndarray, np.nda
                 pairs = zip(arrays["valid"], arrays["test"], strict=True)
                 nll |= dict(zip(arrays["seeds"].tolist(), pairs, strict=True))
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(
+            raise InputError(
                 f"{path}: is damaged ({error}); remove it, and also the record of that run to"
                 " evaluate it again"
             ) from None
@@ -182,7 +183,7 @@ def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[
       The record by `summarize_mixtures`, with the seeds; None if there are fewer than two models.
 
     Raises:
-      ValueError: a file is damaged.
+      InputError: a file is damaged.
     """
     nll = read_nll(config, folder)
     if len(nll) < 2:
@@ -203,13 +204,13 @@ def read_mixtures(results: Path, config: Config) -> dict[str, Any] | None:
     """The record of `mix` in a folder, if there is one.
 
     Raises:
-      ValueError: it is damaged.
+      InputError: it is damaged.
     """
     path = mixtures_path(results, config)
     try:
         return json.loads(path.read_text()) if path.exists() else None
     except ValueError as error:
-        raise ValueError(f"{path}: is damaged ({error}); remove it to have it rewritten") from None
+        raise InputError(f"{path}: is damaged ({error}); remove it to have it rewritten") from None
 
 
 def write_mixtures(results: Path, config: Config, mixtures: dict[str, Any] | None) -> None:

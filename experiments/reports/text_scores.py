@@ -17,6 +17,7 @@ from zaremba_jax.data.published import PUBLISHED
 from zaremba_jax.data.text_files import find_files, read_blocks, read_bytes
 from zaremba_jax.data.vocabulary import UNIT_NAMES, UNK, Vocabulary, tokenize
 from zaremba_jax.ensemble import mixture_nll
+from zaremba_jax.errors import InputError
 from zaremba_jax.inference.independent_lines import lines_nll
 from zaremba_jax.interop.model_file import Model
 from zaremba_jax.regularizers import expected_masks
@@ -81,14 +82,14 @@ def read_text(path: str | Path, model: Model, whole_lines: bool = False) -> Text
       whole_lines: end the last line as the others, whether or not the file does.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is empty, or is not UTF-8 (unless read by bytes), or has tokens that are
+      MissingFileError: there is no such file.
+      InputError: it is empty, or is not UTF-8 (unless read by bytes), or has tokens that are
         not in the vocabulary, which has no `<unk>`.
     """
     vocabulary = model.vocabulary
     content, noun = _content(path, model), UNIT_NAMES[vocabulary.unit]
     if not (content.strip() if noun == "word" else content):
-        raise ValueError(f"{path}: holds no {noun}s; give a text with one sentence per line")
+        raise InputError(f"{path}: holds no {noun}s; give a text with one sentence per line")
     lines = re.findall("[^\n]*\n|[^\n]+", content)
     if whole_lines:
         lines[-1] = lines[-1].removesuffix("\n") + "\n"
@@ -96,7 +97,7 @@ def read_text(path: str | Path, model: Model, whole_lines: bool = False) -> Text
         lines = [line.removesuffix("\n") for line in lines]
     text = Text(lines, vocabulary)
     if text.unknown and UNK not in vocabulary.words:
-        raise ValueError(
+        raise InputError(
             f"{path}: {len(text.unknown)} {noun}s are not in the model's vocabulary, which has no"
             f" {UNK}: {named(text.unknown)}; replace them"
         )
@@ -138,11 +139,11 @@ def independent_nll(models: list[Model], text: Text) -> np.ndarray:
     """The same, with each line read on its own, after the end of another.
 
     Raises:
-      ValueError: the vocabulary has no line ends to begin after.
+      InputError: the vocabulary has no line ends to begin after.
     """
     end = line_end(models[0].vocabulary)
     if end is None:
-        raise ValueError("--independent: the model's text had no line ends; leave it out")
+        raise InputError("--independent: the model's text had no line ends; leave it out")
     (start,) = models[0].vocabulary.encode([end]).tolist()
     nll = [
         np.concatenate(

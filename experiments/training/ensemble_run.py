@@ -40,6 +40,7 @@ from zaremba_jax.ensemble import (
     members_that_fit,
     train_members,
 )
+from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity
 from zaremba_jax.interop.model_file import Model
 from zaremba_jax.optimizer import learning_rate
@@ -244,7 +245,7 @@ def default_at_once(config: Config, corpus: Corpus, members: int, mesh: Mesh) ->
     Members have separate weights, so a CPU that one keeps busy gains nothing from more.
 
     Raises:
-      ValueError: the text is too short.
+      InputError: the text is too short.
     """
     device = mesh.local_devices[0]
     memory = (device.memory_stats() or {}).get("bytes_limit")
@@ -260,7 +261,7 @@ def with_seeds(config: Config, count: int) -> list[Config]:
     """Copies of a configuration with `count` consecutive seeds, its own first.
 
     Raises:
-      ValueError: a seed would exceed the largest one.
+      InputError: a seed would exceed the largest one.
     """
     return [override(config, seed=config.seed + offset) for offset in range(count)]
 
@@ -284,7 +285,7 @@ def new_ensemble(
       resident: as for `WindowFeed`.
 
     Raises:
-      ValueError: the text is too short.
+      InputError: the text is too short.
     """
     config = configs[0]
     text = training_windows(config, corpus)
@@ -305,15 +306,15 @@ def read_run_config(workdir: Workdir) -> Config:
     """The configuration of the run of one model in a folder.
 
     Raises:
-      ValueError: the folder holds no such run.
+      InputError: the folder holds no such run.
     """
     try:
         config, more = workdir.read_config()
         if more:
-            raise ValueError(f"it has {', '.join(more)}, unlike a run of one model")
+            raise InputError(f"it has {', '.join(more)}, unlike a run of one model")
         return config
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{workdir.path}: holds no run of experiments.ptb ({error}); name the --workdir of one"
         ) from None
 
@@ -322,18 +323,18 @@ def load_finished_run(workdir: Workdir, corpus: Corpus) -> Run:
     """The finished run of one model in a folder.
 
     Raises:
-      ValueError: it was trained on another text, is unfinished, or lacks intact checkpoints.
+      InputError: it was trained on another text, is unfinished, or lacks intact checkpoints.
     """
     config = read_run_config(workdir)
     if workdir.summary.exists() and not workdir.checkpoints.exists():
-        raise ValueError(
+        raise InputError(
             f"{workdir.path}: holds the record of a finished run without its checkpoints; name the"
             " folder that it was trained in"
         )
     run = resume(new_run(config, corpus), workdir, Console(quiet=True))
     total = run.config.train.epochs * len(run.windows)
     if run.step < total:
-        raise ValueError(
+        raise InputError(
             f"{workdir.path}: has trained on {run.step} of {total} windows; run its command"
             " again to finish it, or leave it out"
         )
@@ -344,11 +345,11 @@ def named_runs(paths: list[str]) -> list[Workdir]:
     """The folders named by `--from`.
 
     Raises:
-      ValueError: none is named, or one is named twice.
+      InputError: none is named, or one is named twice.
     """
     if not paths:
-        raise ValueError("--from: names no run; give folders, separated by commas")
+        raise InputError("--from: names no run; give folders, separated by commas")
     resolved = [Path(path).resolve() for path in paths]
     if len(set(resolved)) < len(resolved):
-        raise ValueError(f"--from={','.join(paths)}: a run is named twice; name each once")
+        raise InputError(f"--from={','.join(paths)}: a run is named twice; name each once")
     return [Workdir(path) for path in paths]

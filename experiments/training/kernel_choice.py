@@ -20,6 +20,7 @@ from rich.console import Console
 
 from experiments.benchmarks.timing import interleave
 from zaremba_jax.config import Config, override
+from zaremba_jax.errors import InputError
 from zaremba_jax.kernels import pallas_tpu
 from zaremba_jax.model import init_params
 from zaremba_jax.regularizers import active_rates, sample_masks
@@ -72,7 +73,7 @@ def choose_kernel(workload: Workload, record: Path, console: Console) -> dict[st
       console: gets a line for what was measured or left out.
 
     Raises:
-      ValueError: the record is damaged.
+      InputError: the record is damaged.
     """
     asked, reason = workload.config.compute.kernel, why_not_pallas(workload)
     if asked == "pallas" and reason:
@@ -252,4 +253,4 @@ def _read(path: Path) -> dict[str, Any]:
             return choice
     except (ValueError, TypeError, KeyError):
         pass
-    raise ValueError(f"{path}: is damaged; remove it to have the kernels measured again")
+    raise InputError(f"{path}: is damaged; remove it to have the kernels measured again")

@@ -18,6 +18,7 @@ from experiments.training.single_run import Run
 from experiments.training.tensorboard import Board
 from zaremba_jax import checkpoint
 from zaremba_jax.config import defaults, to_dict
+from zaremba_jax.errors import InputError
 
 
 class InterruptedRunError(Exception):
@@ -44,18 +45,18 @@ def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
     """The run as of the newest intact checkpoint in the working directory, if there is one.
 
     Raises:
-      ValueError: the checkpoint is of another configuration or text, or of more epochs than
+      InputError: the checkpoint is of another configuration or text, or of more epochs than
         requested; every checkpoint is damaged; or the run is finished and has none.
     """
 
     def make_template(record: dict[str, Any]) -> Any:
         if [defaults() | flat | _MAY_CHANGE for flat in record["configs"]] != _configs(run):
-            raise ValueError(
+            raise InputError(
                 f"{workdir.path}: has checkpoints of another configuration; give the flags of that"
                 " run, or name another --workdir"
             )
         if record["corpus_sha256"] != run.corpus.fingerprint:
-            raise ValueError(
+            raise InputError(
                 f"{workdir.path}: holds a run on another text; name another --workdir, or give"
                 " the text of that run"
             )
@@ -67,7 +68,7 @@ def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
     restored = checkpoint.restore(workdir.checkpoints, make_template)
     if restored is None:
         if workdir.summary.exists():
-            raise ValueError(
+            raise InputError(
                 f"{workdir.path}: holds a finished run whose checkpoints are gone; remove its"
                 " summary.json to train it again, or leave it as it is"
             )
@@ -80,7 +81,7 @@ def resume(run: RunT, workdir: Workdir, console: Console) -> RunT:
     run = dataclasses.replace(run, state=state, **kept)
     epoch, window = run.position
     if (epoch, window) > (run.config.train.epochs, 0):
-        raise ValueError(
+        raise InputError(
             f"{workdir.path}: has trained for {epoch} epochs and {window} windows; give"
             f" --epochs={epoch + (window > 0)} or more, or name another --workdir"
         )

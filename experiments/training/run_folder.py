@@ -13,6 +13,7 @@ import numpy as np
 
 from zaremba_jax.checkpoint import CHECKSUMS_FILE
 from zaremba_jax.config import Config, defaults, from_dict, settings, to_dict
+from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import Model, save_model
 
 
@@ -45,24 +46,24 @@ class Workdir:
           more: the run's settings besides it.
 
         Raises:
-          ValueError: it holds a run of another configuration, a damaged `config.json` or
+          InputError: it holds a run of another configuration, a damaged `config.json` or
             results that no run left, or its path is not UTF-8.
-          NotADirectoryError: the path is a file.
+          InputError: the path is a file.
         """
         try:
             str(self.path).encode()
         except UnicodeEncodeError:
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: is not UTF-8, which checkpoints need; name another --workdir"
             ) from None
         if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(f"{self.path}: is a file; name a folder with --workdir")
+            raise InputError(f"{self.path}: is a file; name a folder with --workdir")
         if not self.config.exists():
             return self._check_without_config()
         try:
             saved = defaults() | dict(json.loads(self.config.read_text()))
         except (ValueError, TypeError):
-            raise ValueError(
+            raise InputError(
                 f"{self.config}: is damaged; remove it if the run in {self.path} is this one,"
                 " or name another --workdir"
             ) from None
@@ -73,7 +74,7 @@ class Workdir:
             if name != "epochs" and saved.get(name) != wanted.get(name)
         ]
         if differing:
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: holds a run of another configuration: {', '.join(differing)};"
                 " name another --workdir, or give the same flags again to resume it"
             )
@@ -82,7 +83,7 @@ class Workdir:
         results = (self.summary, self.metrics, self.model, self.members, *self.pictures)
         paths = [path for path in (*results, *self.checkpoints.glob("*")) if path.exists()]
         if paths and not any(self.checkpoints.glob(f"*/{CHECKSUMS_FILE}")):
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: holds {paths[0].relative_to(self.path)}, which no training run left"
                 " there; name another --workdir"
             )
@@ -101,7 +102,7 @@ class Workdir:
         """Creates the directory and locks it for this process until the process ends.
 
         Raises:
-          ValueError: another process holds it.
+          InputError: another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:  # on behalf of all hosts
@@ -124,7 +125,7 @@ def _lock(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise ValueError(
+        raise InputError(
             f"{path}: another process trains there; wait for it to end, or name another --workdir"
         ) from None
     except OSError:

@@ -16,6 +16,7 @@ from zaremba_jax.config import Config
 from zaremba_jax.data.corpus import Corpus, TextWindows
 from zaremba_jax.data.loader import WindowFeed
 from zaremba_jax.ensemble import fetch, init_data_parallel, make_mesh, train_data_parallel
+from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import count_predictions, perplexity, text_nll
 from zaremba_jax.interop.model_file import Model
 from zaremba_jax.optimizer import learning_rate
@@ -184,18 +185,18 @@ def new_run(
     `resident` is as for `WindowFeed`.
 
     Raises:
-      ValueError: the text is too short, or there are fewer devices than that, or some process
+      InputError: the text is too short, or there are fewer devices than that, or some process
         would have none of them.
     """
     text = training_windows(config, corpus)
     devices = jax.devices()[:data_parallel]
     if data_parallel > len(devices):
-        raise ValueError(
+        raise InputError(
             f"data_parallel={data_parallel}: there are {len(devices)} devices; give that or fewer"
         )
     processes = jax.process_count()
     if idle := processes - len({device.process_index for device in devices}):
-        raise ValueError(
+        raise InputError(
             f"data_parallel={data_parallel}: leaves {idle} of {processes} processes without a"
             f" device; give {len(jax.devices())}, or start fewer"
         )
@@ -212,7 +213,7 @@ def training_windows(config: Config, corpus: Corpus) -> TextWindows:
     """The windows of the training text, once the other texts are known to be long enough.
 
     Raises:
-      ValueError: a text is too short.
+      InputError: a text is too short.
     """
     for ids in (corpus.valid, corpus.test):
         count_predictions(ids)

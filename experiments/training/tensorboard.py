@@ -11,6 +11,7 @@ import numpy as np
 
 from zaremba_jax.array_types import Masks, ModelParams, Outputs, Tokens
 from zaremba_jax.config import ComputeConfig
+from zaremba_jax.errors import InputError
 from zaremba_jax.inference.gates import gate_values
 from zaremba_jax.rnn import unroll_layer, zero_state
 
@@ -24,12 +25,12 @@ def check_installed() -> None:
     """Checks that the package that writes the files is installed.
 
     Raises:
-      ValueError: it is not.
+      InputError: it is not.
     """
     try:
         import tensorboardX  # noqa: F401
     except ImportError:
-        raise ValueError(
+        raise InputError(
             "--tensorboard: needs tensorboardX, which is not installed; leave it out, or"
             " pip install 'zaremba-jax[tensorboard]'"
         ) from None

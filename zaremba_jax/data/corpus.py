@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from zaremba_jax.data.vocabulary import Vocabulary
+from zaremba_jax.errors import InputError
 
 _BLOCK = 2**20  # ids in memory at a time
 
@@ -67,7 +68,7 @@ def make_corpus(
     """Encodes three lists of tokens with the vocabulary of the first.
 
     Raises:
-      ValueError: as for `Vocabulary.encode`.
+      InputError: as for `Vocabulary.encode`.
     """
     vocabulary = Vocabulary.from_tokens(train)
     return Corpus(
@@ -107,7 +108,7 @@ class TextWindows:
     appears exactly once. A short last window is dropped.
 
     Raises:
-      ValueError: a size is below 1, or the ids do not fill one window.
+      InputError: a size is below 1, or the ids do not fill one window.
     """
 
     ids: np.ndarray
@@ -117,9 +118,9 @@ class TextWindows:
     def __post_init__(self):
         for name in ("batch_size", "unroll"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+                raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
         if len(self) < 1:
-            raise ValueError(
+            raise InputError(
                 f"{len(self.ids)} training tokens cannot fill {self.batch_size} streams of"
                 f" {self.unroll} + 1; give at least {self.batch_size * (self.unroll + 1)} tokens,"
                 " or lower batch_size or unroll"

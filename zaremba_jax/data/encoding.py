@@ -19,6 +19,7 @@ import pooch
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.text_files import Piece, content_hash, find_files, read_blocks, read_bytes
 from zaremba_jax.data.vocabulary import EOS, UNIT_NAMES, UNK, Unit, Vocabulary, check_unit, tokenize
+from zaremba_jax.errors import InputError
 
 SPLITS = ("train", "valid", "test")
 _VERSION = 2  # of the cache format
@@ -36,7 +37,7 @@ class Encoding:
     `text_files.read_blocks`.
 
     Raises:
-      ValueError: there is no such unit, or a number is outside its limits.
+      InputError: there is no such unit, or a number is outside its limits.
     """
 
     unit: Unit = "word"
@@ -48,7 +49,7 @@ class Encoding:
         check_unit(self.unit)
         for name, least in (("vocab_size", 0), ("min_count", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
+                raise InputError(f"{name}={getattr(self, name)}: must be at least {least}")
 
 
 def default_cache_dir() -> Path:
@@ -67,8 +68,8 @@ def read_corpus(
     """Reads three texts, each in one or more files, as for `text_files.find_files`.
 
     Raises:
-      FileNotFoundError: a file is missing.
-      ValueError: a file is named twice, damaged or not UTF-8, or a text is empty or has
+      MissingFileError: a file is missing.
+      InputError: a file is named twice, damaged or not UTF-8, or a text is empty or has
         tokens outside a vocabulary without `<unk>`.
       OSError: the cache cannot be written.
     """
@@ -90,7 +91,7 @@ def encode(
         the next time; None: the user's.
 
     Raises:
-      ValueError, OSError: as for `read_corpus`.
+      InputError, OSError: as for `read_corpus`.
     """
     folder = Path(cache_dir or default_cache_dir()) / "encoded" / _key(texts, encoding)
     corpus = _load(name, folder)
@@ -238,6 +239,6 @@ def _codes(text: str) -> np.ndarray:
 
 def _nothing_in(text: Pieces, unit: Unit) -> ValueError:
     more = f" and {len(text) - 1} more" if len(text) > 1 else ""
-    return ValueError(
+    return InputError(
         f"{text[0]}{more}: holds no {UNIT_NAMES[unit]}s; give a text with one sentence per line"
     )

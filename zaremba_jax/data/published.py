@@ -19,6 +19,7 @@ from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.encoding import SPLITS, Encoding, default_cache_dir, encode
 from zaremba_jax.data.text_files import Piece, content_hash
 from zaremba_jax.data.vocabulary import Unit
+from zaremba_jax.errors import DownloadError, InputError, MissingFileError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,13 +154,13 @@ def load_published(
       cache_dir: a folder for downloaded and encoded files; None: the user's.
 
     Raises:
-      FileNotFoundError: the folder lacks a file.
-      ValueError: there is no such corpus, or a file is not the published one.
-      ConnectionError: no address could be reached.
+      MissingFileError: the folder lacks a file.
+      InputError: there is no such corpus, or a file is not the published one.
+      DownloadError: no address could be reached.
       OSError: `cache_dir` cannot be written to.
     """
     if name not in PUBLISHED:
-        raise ValueError(f"{name}: no such corpus; take one of {', '.join(PUBLISHED)}")
+        raise InputError(f"{name}: no such corpus; take one of {', '.join(PUBLISHED)}")
     entry = PUBLISHED[name]
     data_dir = data_dir or os.environ.get(data_dir_variable(name))
     if data_dir:
@@ -171,7 +172,7 @@ def load_published(
     corpus = encode(entry.title, [[piece] for piece in texts], encoding, cache_dir)
     for split, piece, expected in zip(SPLITS, texts, entry.tokens, strict=True):
         if (count := len(getattr(corpus, split))) != expected:
-            raise ValueError(f"{piece}: {count} tokens in {split}, {_unlike(f'{expected}')}")
+            raise InputError(f"{piece}: {count} tokens in {split}, {_unlike(f'{expected}')}")
     return corpus
 
 
@@ -194,7 +195,7 @@ def _find(entry: PublishedCorpus, directory: Path, variable: str) -> list[Piece]
         missing += [] if candidates else [plain[0].name]
     if missing:
         packed = f" (or {entry.archive})" if entry.archive else ""
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{directory}: lacks {', '.join(dict.fromkeys(missing))}{packed}; put the files there,"
             f" or leave out --data_dir and {variable} to download them"
         )
@@ -212,7 +213,7 @@ def _verify(entry: PublishedCorpus, texts: Sequence[Piece]) -> None:
         if known_hash:
             algorithm, expected = known_hash.split(":")
             if (digest := content_hash(file, algorithm)) != expected:
-                raise ValueError(f"{file}: {algorithm} {digest} is {_unlike(expected)}")
+                raise InputError(f"{file}: {algorithm} {digest} is {_unlike(expected)}")
 
 
 def _verify_member(path: Path, member: str) -> None:
@@ -220,9 +221,9 @@ def _verify_member(path: Path, member: str) -> None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile:
-        raise ValueError(f"{path}: is not a zip archive; replace the file") from None
+        raise InputError(f"{path}: is not a zip archive; replace the file") from None
     if member not in names:
-        raise ValueError(f"{path}: holds no {member}; replace the file")
+        raise InputError(f"{path}: holds no {member}; replace the file")
 
 
 def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
@@ -240,7 +241,7 @@ def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
             packed = paths[entry.archive]
             return [Piece(packed, part.file, part.start, part.stop) for part in entry.parts]
         return [Piece(paths[part.file]) for part in entry.parts]
-    raise ConnectionError(
+    raise DownloadError(
         f"{entry.title} could not be downloaded from {' or '.join(problems)}; put"
         f" {', '.join(entry.files)} into {cache_dir} or any folder named by --data_dir, or train on"
         " the built-in corpus with --config=quick, which needs no download"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from zaremba_jax.data.vocabulary import Unit
+from zaremba_jax.errors import InputError, MissingFileError
 
 BLOCK = 2**20  # bytes in memory at a time
 _GZIP = b"\x1f\x8b"  # the first bytes of such a file, whatever its name
@@ -40,8 +41,8 @@ def find_files(pattern: str | Path) -> list[Piece]:
     """The files that a pattern names: one file, or several separated by commas, or globs.
 
     Raises:
-      FileNotFoundError: a name or a glob matches no file.
-      ValueError: a file is named twice.
+      MissingFileError: a name or a glob matches no file.
+      InputError: a file is named twice.
     """
     paths: list[Path] = []
     # Path.is_file raises an error for a name that is too long for a file.
@@ -50,14 +51,14 @@ def find_files(pattern: str | Path) -> list[Piece]:
         files = [Path(match) for match in matches if os.path.isfile(match)]
         if not files:
             what = "is not a regular file" if os.path.exists(part) else "no such file"
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{part}: {what}; give the path of a text file, several separated by"
                 " commas, or a glob in quotes"
             )
         paths += files
     counts = Counter(path.resolve() for path in paths)
     if twice := sorted(str(path) for path in paths if counts[path.resolve()] > 1):
-        raise ValueError(f"{pattern}: names {twice[0]} twice; name each file once")
+        raise InputError(f"{pattern}: names {twice[0]} twice; name each file once")
     return [Piece(path) for path in paths]
 
 
@@ -79,7 +80,7 @@ def read_bytes(piece: Piece) -> Iterator[bytes]:
     """Yields the bytes of a file, decompressed.
 
     Raises:
-      ValueError: a compressed file is damaged.
+      InputError: a compressed file is damaged.
     """
     try:
         with _opened(piece) as file:
@@ -91,7 +92,7 @@ def read_bytes(piece: Piece) -> Iterator[bytes]:
                 yield block
                 offset += len(block)
     except _DAMAGED as error:
-        raise ValueError(
+        raise InputError(
             f"{piece}: damaged, cannot be decompressed ({error}); copy or download it again"
         ) from None
 
@@ -108,7 +109,7 @@ def read_text(piece: Piece) -> Iterator[str]:
     """Yields the characters of a UTF-8 file, without a leading byte-order mark.
 
     Raises:
-      ValueError: as for `read_bytes`, or the file is not UTF-8.
+      InputError: as for `read_bytes`, or the file is not UTF-8.
     """
     decoder, offset = codecs.getincrementaldecoder("utf-8")(), piece.start
     blocks, begins = read_bytes(piece), piece.start == 0
@@ -118,7 +119,7 @@ def read_text(piece: Piece) -> Iterator[str]:
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            raise ValueError(
+            raise InputError(
                 f"{piece}: not UTF-8 text at byte {offset - held + error.start}; convert the file"
                 " to UTF-8 first, or read it as bytes"
             ) from None
@@ -142,7 +143,7 @@ def read_blocks(piece: Piece, unit: Unit, normalize_whitespace: bool = False) ->
         words.
 
     Raises:
-      ValueError: as for `read_text`.
+      InputError: as for `read_text`.
     """
     text = read_text(piece)
     if unit == "char" and not normalize_whitespace:

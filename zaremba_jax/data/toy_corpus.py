@@ -28,6 +28,7 @@ import numpy as np
 
 from zaremba_jax.data.corpus import Corpus, make_corpus
 from zaremba_jax.data.vocabulary import EOS
+from zaremba_jax.errors import InputError
 
 DETERMINERS = ("la", "un", "tiu", "mia", "via", "nia", "lia", "kia")
 PREPOSITIONS = ("de", "en", "al", "sur", "kun", "per", "el", "sub", "por", "tra", "sen", "pri")
@@ -230,16 +231,16 @@ def toy_corpus(
         word of the language does not occur in the training split.
     """
     if seed < 0:
-        raise ValueError(f"seed={seed}: a random seed cannot be negative; give 0 or more")
+        raise InputError(f"seed={seed}: a random seed cannot be negative; give 0 or more")
     sizes = {"train": train_tokens, "valid": valid_tokens, "test": test_tokens}
     for split, size in sizes.items():
         if size < 2:
-            raise ValueError(f"{split}_tokens={size}: leaves nothing to predict; give at least 2")
+            raise InputError(f"{split}_tokens={size}: leaves nothing to predict; give at least 2")
     source = toy_source()
     rngs = np.random.default_rng(seed).spawn(len(sizes))
     train, valid, test = map(source.sample, rngs, sizes.values())
     if missing := len(source.words) - len(np.unique(train)):
-        raise ValueError(
+        raise InputError(
             f"train_tokens={train_tokens}: {missing} of the language's {len(source.words)} words"
             " do not occur in the training split; raise train_tokens to about 200000"
         )

@@ -10,6 +10,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from zaremba_jax.errors import InputError
+
 EOS = "<eos>"
 UNK = "<unk>"
 Unit = Literal["word", "char", "byte"]
@@ -20,7 +22,7 @@ BYTES = tuple(map(chr, range(256)))
 def check_unit(unit: str) -> None:
     """Raises ValueError if there is no such unit."""
     if unit not in get_args(Unit):
-        raise ValueError(f"unit={unit!r}: must be one of {', '.join(get_args(Unit))}")
+        raise InputError(f"unit={unit!r}: must be one of {', '.join(get_args(Unit))}")
 
 
 def tokenize(text: str, unit: Unit = "word") -> list[str]:
@@ -40,7 +42,7 @@ def tokenize(text: str, unit: Unit = "word") -> list[str]:
 def check_ids(ids: np.ndarray, size: int) -> None:
     """Raises ValueError if an id is outside a vocabulary of this size."""
     if len(ids) and (np.min(ids) < 0 or np.max(ids) >= size):
-        raise ValueError(
+        raise InputError(
             f"ids from {np.min(ids)} to {np.max(ids)} for a vocabulary of {size}: encode the text"
             " with the model's own vocabulary"
         )
@@ -80,11 +82,11 @@ class Vocabulary:
           min_count: types that occur fewer times than this are left out.
 
         Raises:
-          ValueError: no type of a text that has some is left, or bytes are to be left out.
+          InputError: no type of a text that has some is left, or bytes are to be left out.
         """
         if unit == "byte":
             if size or min_count > 1:
-                raise ValueError(
+                raise InputError(
                     f"vocab_size={size}, min_count={min_count}: a vocabulary of bytes has all 256;"
                     " leave both out, or use the unit word or char"
                 )
@@ -97,7 +99,7 @@ class Vocabulary:
             kept = kept[: max(size - len(special), 0)] if size else kept
             special[UNK] += sum(counts[word] for word in words[len(kept) :])
         if words and not kept:
-            raise ValueError(
+            raise InputError(
                 f"vocab_size={size}, min_count={min_count}: leaves no {UNIT_NAMES[unit]} of the"
                 f" training text, whose most frequent occurs {counts[words[0]]} times; give a lower"
                 f" min_count, and a vocab_size of at least {len(special) + 1}, or 0 for no limit"
@@ -128,19 +130,19 @@ class Vocabulary:
         """The ids of `tokens`, int32 [N]; one outside the vocabulary becomes `<unk>`.
 
         Raises:
-          ValueError: a token is outside a vocabulary without `<unk>`, or `tokens` is bytes, or a
+          InputError: a token is outside a vocabulary without `<unk>`, or `tokens` is bytes, or a
             string although the unit is not `char`; the message starts with `source`.
         """
         if isinstance(tokens, bytes) or (isinstance(tokens, str) and self.unit != "char"):
             decoded = "decode it and " if isinstance(tokens, bytes) else ""
-            raise ValueError(
+            raise InputError(
                 f"{source}: is a text, not a list of {UNIT_NAMES[self.unit]}s; {decoded}split it"
                 " with `tokenize`"
             )
         try:
             return np.fromiter(map(self._ids.__getitem__, tokens), np.int32)
         except KeyError as missing:
-            raise ValueError(
+            raise InputError(
                 f"{source}: the {UNIT_NAMES[self.unit]} {missing} is not in the training text,"
                 f" which has no {UNK}; give min_count=2 or a vocab_size, which turn rare ones into"
                 f" {UNK}, or replace rare ones with {UNK} in all three files"

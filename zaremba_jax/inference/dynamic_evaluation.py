@@ -32,6 +32,7 @@ from zaremba_jax.array_types import (
 )
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.data.vocabulary import check_ids
+from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
 from zaremba_jax.model import token_nll
 from zaremba_jax.rnn import zero_state
@@ -44,7 +45,7 @@ class DynamicConfig:
     """How a model adapts.
 
     Raises:
-      ValueError: a value is outside its limits.
+      InputError: a value is outside its limits.
     """
 
     rule: Rule
@@ -56,16 +57,16 @@ class DynamicConfig:
     def __post_init__(self):
         if self.rule not in get_args(Rule):
             rules = ", ".join(get_args(Rule))
-            raise ValueError(f"dynamic_rule={self.rule!r}: must be one of {rules}")
+            raise InputError(f"dynamic_rule={self.rule!r}: must be one of {rules}")
         for name, least, most in (("rate", 0, math.inf), ("decay", 0, 1), ("epsilon", 0, math.inf)):
             value = getattr(self, name)
             if not (math.isfinite(value) and least <= value <= most):
                 limits = "at least 0" + (" and at most 1" if most == 1 else "")
-                raise ValueError(f"dynamic_{name}={value}: must be finite, {limits}")
+                raise InputError(f"dynamic_{name}={value}: must be finite, {limits}")
         if self.rule == "rms" and self.epsilon == 0:  # words that never occurred have no gradient
-            raise ValueError(f"dynamic_epsilon={self.epsilon}: must be above 0 for the rule rms")
+            raise InputError(f"dynamic_epsilon={self.epsilon}: must be above 0 for the rule rms")
         if self.segment < 1:
-            raise ValueError(f"dynamic_segment={self.segment}: must be at least 1")
+            raise InputError(f"dynamic_segment={self.segment}: must be at least 1")
 
 
 @functools.partial(jax.jit, static_argnames="compute")
@@ -118,7 +119,7 @@ def dynamic_nll(
       masks: as for `text_nll`.
 
     Raises:
-      ValueError: the text has no token to predict or an id that is not in the model's
+      InputError: the text has no token to predict or an id that is not in the model's
         vocabulary, or the rule is rms and there are no squares.
     """
     check_ids(ids, len(params.embedding))
@@ -146,7 +147,7 @@ def step_sizes(
     Arguments as for `dynamic_nll`.
 
     Raises:
-      ValueError: the rule is rms and there are no squares.
+      InputError: the rule is rms and there are no squares.
     """
     if config.rule == "sgd":
         numbers = (config.rate, config.decay)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from zaremba_jax.array_types import Key, Masks, ModelParams, RNNState, Tokens
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.data.vocabulary import check_ids
+from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import Model
 from zaremba_jax.model import softmax_params, unroll
 from zaremba_jax.ops.softmax import logits
@@ -32,7 +33,7 @@ class Sampling:
     (Holtzman et al. 2020).
 
     Raises:
-      ValueError: a value is outside its limits.
+      InputError: a value is outside its limits.
     """
 
     temperature: float = 1.0
@@ -41,11 +42,11 @@ class Sampling:
 
     def __post_init__(self):
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature={self.temperature}: must be finite and at least 0")
+            raise InputError(f"temperature={self.temperature}: must be finite and at least 0")
         if self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k}: must be at least 1, or 0 for no limit")
+            raise InputError(f"top_k={self.top_k}: must be at least 1, or 0 for no limit")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: must be above 0 and at most 1")
+            raise InputError(f"top_p={self.top_p}: must be above 0 and at most 1")
 
 
 def generate(
@@ -71,16 +72,16 @@ def generate(
       key: determines everything that is drawn.
 
     Raises:
-      ValueError: there is no model, no token in the prompt or nothing to draw, the models
+      InputError: there is no model, no token in the prompt or nothing to draw, the models
         have different vocabularies, or an id is not in their vocabulary.
     """
     if not len(models) or not len(prompt) or length < 1 or samples < 1:
-        raise ValueError(
+        raise InputError(
             f"{samples} samples of {length} tokens after a prompt of {len(prompt)} from"
             f" {len(models)} models: give at least one of each"
         )
     if len({model.vocabulary.fingerprint for model in models}) > 1:
-        raise ValueError("models with different vocabularies: use models trained on one corpus")
+        raise InputError("models with different vocabularies: use models trained on one corpus")
     check_ids(prompt, len(models[0].vocabulary))
     drawn = _generate(
         tuple(model.params for model in models),

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from zaremba_jax.array_types import Masks, ModelParams, RNNState, TokenNLL, Tokens
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.data.vocabulary import check_ids
+from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
 from zaremba_jax.model import softmax_params, unroll
 from zaremba_jax.ops.softmax import softmax_nll
@@ -34,7 +35,7 @@ class CacheConfig:
     """How much the cache keeps and how much it counts.
 
     Raises:
-      ValueError: a value is outside its limits.
+      InputError: a value is outside its limits.
     """
 
     window: int  # number of positions kept
@@ -43,11 +44,11 @@ class CacheConfig:
 
     def __post_init__(self):
         if self.window < 1:
-            raise ValueError(f"cache_window={self.window}: must be at least 1")
+            raise InputError(f"cache_window={self.window}: must be at least 1")
         if not (math.isfinite(self.theta) and self.theta >= 0):
-            raise ValueError(f"cache_theta={self.theta}: must be finite and at least 0")
+            raise InputError(f"cache_theta={self.theta}: must be finite and at least 0")
         if not 0 < self.weight < 1:
-            raise ValueError(f"cache_weight={self.weight}: must be above 0 and below 1")
+            raise InputError(f"cache_weight={self.weight}: must be above 0 and below 1")
 
 
 @struct.dataclass
@@ -70,7 +71,7 @@ def neural_cache_nll(
     While it is empty, the model's probability is used on its own.
 
     Raises:
-      ValueError: the text has no token to predict, or an id that is not in the model's
+      InputError: the text has no token to predict, or an id that is not in the model's
         vocabulary.
     """
     check_ids(ids, len(params.embedding))

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from zaremba_jax.array_types import CellName, LayerParams
 from zaremba_jax.cells import CELLS, merge_biases
 from zaremba_jax.config import ComputeConfig
+from zaremba_jax.errors import InputError
 from zaremba_jax.interop.flax_sequences import (
     Carry,
     Lengths,
@@ -112,7 +113,7 @@ class DeepRNN(nnx.Module):
             dropout.
 
         Raises:
-          ValueError: a size, the dropout or the cell is outside its limits.
+          InputError: a size, the dropout or the cell is outside its limits.
         """
         _check(
             cell, dropout, in_features=in_features, hidden_features=hidden_features, layers=layers
@@ -139,12 +140,12 @@ class DeepRNN(nnx.Module):
         """Copies the values of other layers, such as `flax_weights.nnx_layer` returns.
 
         Raises:
-          ValueError: their number, cells or shapes differ.
+          InputError: their number, cells or shapes differ.
         """
         layers = tuple(map(merge_biases, layers))
         new_shapes, shapes = (jax.tree.map(jnp.shape, params) for params in (layers, self.params))
         if new_shapes != shapes:
-            raise ValueError(f"layers of the shapes {new_shapes}: this module has {shapes}")
+            raise InputError(f"layers of the shapes {new_shapes}: this module has {shapes}")
         for layer, new in zip(self.layers, layers, strict=True):
             for name in _NAMES:
                 param = getattr(layer, name)
@@ -298,11 +299,11 @@ def linen_params(layers: tuple[LayerParams, ...]) -> dict[str, dict[str, jax.Arr
 def _check(cell: str, dropout: float, **sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
-            raise ValueError(f"{name}={size}: must be at least 1")
+            raise InputError(f"{name}={size}: must be at least 1")
     if cell not in CELLS:
-        raise ValueError(f"cell={cell!r}: must be one of {', '.join(CELLS)}")
+        raise InputError(f"cell={cell!r}: must be one of {', '.join(CELLS)}")
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+        raise InputError(f"dropout={dropout}: must be at least 0 and below 1")
 
 
 def _shapes(

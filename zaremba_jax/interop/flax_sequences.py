@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from zaremba_jax.array_types import HiddenState, LayerParams, LayerState, LSTMState
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import ComputeConfig
+from zaremba_jax.errors import InputError
 from zaremba_jax.rnn import unroll_layer, zero_state
 
 Carry = tuple[Any, ...]
@@ -77,7 +78,7 @@ def run_sequences(
       weights.
 
     Raises:
-      ValueError: the shapes do not fit each other.
+      InputError: the shapes do not fit each other.
     """
     time_axis = 0 if options.time_major else inputs.ndim - 2
     lengths = None if lengths is None else jnp.asarray(lengths)
@@ -157,17 +158,17 @@ def _batch_shape(
     """The axes of the batch."""
     features = len(layers[0].input_weights)
     if inputs.ndim < 2 or inputs.shape[-1] != features or not inputs.shape[time_axis]:
-        raise ValueError(
+        raise InputError(
             f"inputs of shape {inputs.shape}: need a time axis of at least one step and a last"
             f" axis of {features} features"
         )
     shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 : -1]
     if lengths is not None and lengths.shape != shape:
-        raise ValueError(
+        raise InputError(
             f"seq_lengths of shape {lengths.shape}: give one per sequence, in shape {shape}"
         )
     if carry is not None and len(carry) != len(layers):
-        raise ValueError(
+        raise InputError(
             f"a carry of {len(carry)} parts: give a tuple of {len(layers)}, one per layer"
         )
     return shape
@@ -181,7 +182,7 @@ def _state(
     shape = (*batch_shape, len(layer.recurrent_weights))
     names = ("c", "h") if CELLS[layer.cell].state is LSTMState else ("h",)
     if shapes != [shape] * len(names):
-        raise ValueError(
+        raise InputError(
             f"a carry with arrays of shapes {shapes} for the cell {layer.cell}: give"
             f" {' and '.join(names)}, of shape {shape} each"
         )

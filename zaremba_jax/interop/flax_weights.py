@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from zaremba_jax.array_types import CellName, LayerParams
+from zaremba_jax.errors import InputError
 
 # A cell's kind here, and its gates in the order of `array_types`, by Flax's letters.
 _LSTM: tuple[CellName, tuple[str, ...]] = ("lstm", ("f", "i", "o", "g"))
@@ -32,7 +33,7 @@ def nnx_layer(cell: nnx.RNNCellBase) -> LayerParams:
     """The layer that computes what a `flax.nnx` cell does in an `nnx.RNN`.
 
     Raises:
-      ValueError: the cell is of another kind, has other nonlinearities or a bias without
+      InputError: the cell is of another kind, has other nonlinearities or a bias without
         a counterpart here, or does not start from zeros.
     """
     kind, gates = _kind_of(cell)
@@ -61,13 +62,13 @@ def linen_layer(cell: nn.RNNCellBase, params: Mapping[str, Any]) -> LayerParams:
         `variables["params"]["cell"]`.
 
     Raises:
-      ValueError: as for `nnx_layer`; or `params` are not those of such a cell, or have to
+      InputError: as for `nnx_layer`; or `params` are not those of such a cell, or have to
         be inspected and are unknown, as under `jax.jit`.
     """
     kind, gates = _kind_of(cell)
     expected = {f"{side}{gate}" for side in "ih" for gate in gates}
     if params.keys() != expected:
-        raise ValueError(
+        raise InputError(
             f"parameters {', '.join(sorted(params))}: those of {type(cell).__name__} are"
             f" {', '.join(sorted(expected))}"
         )
@@ -78,13 +79,13 @@ def _kind_of(cell: Any) -> tuple[CellName, tuple[str, ...]]:
     name = type(cell).__name__
     if type(cell) not in _KINDS:
         fitting = ", ".join(dict.fromkeys(kind.__name__ for kind in _KINDS))
-        raise ValueError(f"{name}: there is no such layer here; use one of {fitting}")
+        raise InputError(f"{name}: there is no such layer here; use one of {fitting}")
     usual = {"gate_fn": nnx.sigmoid, "activation_fn": nnx.tanh, "residual": False}
     for attribute, expected in usual.items():
         if (value := getattr(cell, attribute, expected)) is not expected:
-            raise ValueError(f"{name}: its {attribute} is {value}; the layers here have {expected}")
+            raise InputError(f"{name}: its {attribute} is {value}; the layers here have {expected}")
     if cell.carry_init not in (None, nnx.initializers.zeros_init()):
-        raise ValueError(
+        raise InputError(
             f"{name}: starts from its own carry_init; the layers here start from zeros: use a cell"
             " without it, and pass initial_carry"
         )
@@ -110,7 +111,7 @@ def _is_nonzero(bias: jax.Array) -> bool:
     try:
         return bool(jnp.any(bias != 0))
     except jax.errors.ConcretizationTypeError:
-        raise ValueError(
+        raise InputError(
             "GRUCell: whether its bias hn is zero is not known under jax.jit; make the layer"
             " outside it"
         ) from None
@@ -119,7 +120,7 @@ def _is_nonzero(bias: jax.Array) -> bool:
 def _layer(kind: CellName, gates: tuple[str, ...], maps: Mapping[str, Any]) -> LayerParams:
     """`maps` has, by linen's names, the maps of the inputs, `ir`, and of h, `hr`, for a gate r."""
     if kind == "gru" and "bias" in maps["hn"] and _is_nonzero(maps["hn"]["bias"]):
-        raise ValueError(
+        raise InputError(
             "GRUCell: its candidate's second bias, hn, is not zero; the GRU here has one bias per"
             " gate: train nnx.GRUCell, which has one too, or keep hn at 0"
         )

@@ -20,6 +20,7 @@ from safetensors.numpy import save
 from zaremba_jax.array_types import ModelParams
 from zaremba_jax.config import Config, from_dict, to_dict
 from zaremba_jax.data.vocabulary import Unit, Vocabulary, check_unit
+from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.model import init_params
 
 # A single entry, since safetensors writes several in no fixed order.
@@ -46,7 +47,7 @@ def save_model(path: str | Path, model: Model) -> None:
     configuration as in `config.json`, and the vocabulary.
 
     Raises:
-      ValueError: the arrays do not match the configuration and the vocabulary.
+      InputError: the arrays do not match the configuration and the vocabulary.
     """
     arrays = named_arrays(model.params)
     _checked_structure(path, arrays, model.config, model.vocabulary)
@@ -66,13 +67,13 @@ def load_model(path: str | Path) -> Model:
     """Reads what `save_model` wrote.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is not a complete safetensors file, comes from another program or
+      MissingFileError: there is no such file.
+      InputError: it is not a complete safetensors file, comes from another program or
         format version, or its arrays do not match its configuration and vocabulary.
     """
     arrays, metadata = read_safetensors(path)
     if ENTRY not in metadata:
-        raise ValueError(
+        raise InputError(
             f"{path}: holds no model of zaremba_jax; name a file that experiments.ptb or"
             " experiments.export wrote"
         )
@@ -80,10 +81,10 @@ def load_model(path: str | Path) -> Model:
         record = dict(json.loads(metadata[ENTRY]))
         version = record["version"]
         if version != VERSION:
-            raise ValueError(f"format version {version}, but only {VERSION} is supported")
+            raise InputError(f"format version {version}, but only {VERSION} is supported")
         config, vocabulary = from_dict(record["config"]), vocabulary_from_dict(record["vocabulary"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: its description cannot be read ({error}); export the model again with this"
             " version of zaremba_jax"
         ) from None
@@ -121,18 +122,18 @@ def load_folder(path: str | Path) -> Model:
     """Reads what `save_folder` wrote; of `model.safetensors`, only the arrays.
 
     Raises:
-      FileNotFoundError: a file is missing.
-      ValueError: a file cannot be read, or the files do not match.
+      MissingFileError: a file is missing.
+      InputError: a file cannot be read, or the files do not match.
     """
     folder = Path(path)
     try:
         record = _folder_record(folder)
         if record["format_version"] != VERSION:
-            raise ValueError(f"format_version={record['format_version']}: must be {VERSION}")
+            raise InputError(f"format_version={record['format_version']}: must be {VERSION}")
         config = from_dict(record["settings"])
         vocabulary = read_vocabulary(folder / FOLDER_VOCABULARY, record["unit"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{folder}: cannot be read as a model folder ({error}); export the model again"
         ) from None
     arrays, _ = read_safetensors(folder / FOLDER_MODEL)
@@ -150,7 +151,7 @@ def is_model_folder(path: str | Path) -> bool:
 def _folder_record(folder: Path) -> dict[str, Any]:
     record = dict(json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8")))
     if record["model_type"] != ENTRY:
-        raise ValueError(f"model_type={record['model_type']}: is not {ENTRY}")
+        raise InputError(f"model_type={record['model_type']}: is not {ENTRY}")
     return record
 
 
@@ -158,18 +159,18 @@ def read_vocabulary(path: str | Path, unit: Unit = "word") -> Vocabulary:
     """Reads a `vocab.json`: words with their ids, or a list of words in the order of their ids.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is neither, or the ids of its N words are not 0 to N - 1.
+      MissingFileError: there is no such file.
+      InputError: it is neither, or the ids of its N words are not 0 to N - 1.
     """
     try:
         words = json.loads(Path(path).read_text(encoding="utf-8"))
         if isinstance(words, dict):
             if sorted(words.values()) != list(range(len(words))):
-                raise ValueError(f"its ids are not 0 to {len(words) - 1}, each once")
+                raise InputError(f"its ids are not 0 to {len(words) - 1}, each once")
             words = sorted(words, key=words.__getitem__)
         return vocabulary_from_dict({"words": words, "unit": unit})
     except (ValueError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: is not a vocabulary ({error}); give JSON of distinct words, with their ids"
             " or in the order of their ids"
         ) from None
@@ -179,18 +180,18 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
     """The arrays of any safetensors file by name, and its metadata.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is not a safetensors file, is truncated, or has a type that NumPy lacks.
+      MissingFileError: there is no such file.
+      InputError: it is not a safetensors file, is truncated, or has a type that NumPy lacks.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the path of a .safetensors file")
+        raise MissingFileError(f"{path}: no such file; give the path of a .safetensors file")
     try:
         with safe_open(path, framework="numpy") as file:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: is not a whole safetensors file ({error}); name another, copy it again, or"
             " save its numbers as float32"
         ) from None
@@ -200,14 +201,14 @@ def vocabulary_from_dict(record: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary that a record describes.
 
     Raises:
-      ValueError: its words are not a list of distinct words, or there is no such unit.
+      InputError: its words are not a list of distinct words, or there is no such unit.
     """
     words, unit = record["words"], record["unit"]
     check_unit(unit)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError("the vocabulary is not a list of words")
+        raise InputError("the vocabulary is not a list of words")
     if not words or len(set(words)) < len(words):
-        raise ValueError("the vocabulary is empty or has a word twice")
+        raise InputError("the vocabulary is empty or has a word twice")
     return Vocabulary(tuple(words), unit)
 
 
@@ -223,7 +224,7 @@ def assemble(
     """Makes the model of a configuration from its arrays by name.
 
     Raises:
-      ValueError: an array is missing, unexpected, of another shape, or neither float32 nor
+      InputError: an array is missing, unexpected, of another shape, or neither float32 nor
         float64; the message starts with `source`.
     """
     like = _checked_structure(source, arrays, config, vocabulary)
@@ -253,7 +254,7 @@ def _checked_structure(
         if actual.get(name) not in wanted.get(name, [])
     ]
     if differing:
-        raise ValueError(
+        raise InputError(
             f"{source}: its arrays do not match its configuration and {len(vocabulary)} words:"
             f" {', '.join(differing)}; save the model with the ones it was made with"
         )

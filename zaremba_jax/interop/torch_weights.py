@@ -20,6 +20,7 @@ from zaremba_jax.array_types import (
     TwoBiasLayerParams,
 )
 from zaremba_jax.config import QUICK, Config, override
+from zaremba_jax.errors import InputError
 from zaremba_jax.model import softmax_params
 
 _ARRAY = re.compile(r"(weight|bias)_(ih|hh)_l(0|[1-9]\d*)")
@@ -36,7 +37,7 @@ def lstm_from_torch(state: Mapping[str, Any], prefix: str = "") -> tuple[LayerPa
       prefix: of the LSTM's names, such as `rnn.`; all other names are ignored.
 
     Raises:
-      ValueError: it is not an LSTM, or one that is bidirectional or has projections.
+      InputError: it is not an LSTM, or one that is bidirectional or has projections.
     """
     arrays = {
         name.removeprefix(prefix): _array(array)
@@ -44,7 +45,7 @@ def lstm_from_torch(state: Mapping[str, Any], prefix: str = "") -> tuple[LayerPa
         if name.startswith(prefix)
     }
     if others := [name for name in arrays if not _ARRAY.fullmatch(name)]:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(prefix + name for name in others)}: only a unidirectional torch.nn.LSTM"
             " without projections can be converted; leave out what is not part of it"
         )
@@ -56,19 +57,19 @@ def _layer_from_torch(arrays: Mapping[str, np.ndarray], layer: str, prefix: str)
     try:
         inputs, recurrent = (arrays[f"weight_{kind}_{layer}"] for kind in ("ih", "hh"))
     except KeyError as missing:
-        raise ValueError(
+        raise InputError(
             f"{prefix}{str(missing)[1:-1]}: is missing; give the state_dict of a torch.nn.LSTM"
         ) from None
     zeros = np.zeros(len(inputs), inputs.dtype)
     of_inputs, of_past = (arrays.get(f"bias_{kind}_{layer}", zeros) for kind in ("ih", "hh"))
     if len(inputs) != 4 * recurrent.shape[-1]:
-        raise ValueError(
+        raise InputError(
             f"{prefix}weight_ih_{layer}: has {len(inputs)} rows for {recurrent.shape[-1]} units,"
             " where an LSTM has 4 per unit; torch's GRU has a bias that the cells here lack"
         )
     shapes = {array.shape[:1] for array in (inputs, recurrent, of_inputs, of_past)}
     if len(shapes) > 1:
-        raise ValueError(
+        raise InputError(
             f"{prefix}*_{layer}: the arrays have {', '.join(str(n) for (n,) in sorted(shapes))}"
             " rows, but those of one layer must agree; give an unmodified state_dict"
         )
@@ -85,12 +86,12 @@ def lstm_to_torch(layers: tuple[LayerParams, ...], prefix: str = "") -> dict[str
     `bias_hh` is the second bias, or zero if a layer has only one.
 
     Raises:
-      ValueError: a layer is not an LSTM.
+      InputError: a layer is not an LSTM.
     """
     state = {}
     for depth, layer in enumerate(layers):
         if layer.cell != "lstm":
-            raise ValueError(f"cell={layer.cell}: only LSTM layers convert to torch.nn.LSTM")
+            raise InputError(f"cell={layer.cell}: only LSTM layers convert to torch.nn.LSTM")
         two = isinstance(layer, TwoBiasLayerParams)
         second = layer.second_bias if two else np.zeros_like(layer.bias)
         arrays = {
@@ -110,11 +111,11 @@ def model_from_torch(state: Mapping[str, Any]) -> ModelParams:
     tied if decoder and encoder are equal.
 
     Raises:
-      ValueError: an array is missing, or as for `lstm_from_torch`.
+      InputError: an array is missing, or as for `lstm_from_torch`.
     """
     names = (_EMBEDDING, _WEIGHTS, _BIAS)
     if missing := [name for name in names if name not in state]:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(missing)}: missing; name the arrays {', '.join(names)} and {_LSTM}*, as"
             " torch's example word_language_model does"
         )
@@ -133,7 +134,7 @@ def model_to_torch(params: ModelParams) -> dict[str, np.ndarray]:
     """The state that `model_from_torch` reads.
 
     Raises:
-      ValueError: as for `lstm_to_torch`.
+      InputError: as for `lstm_to_torch`.
     """
     softmax = softmax_params(params)
     return {

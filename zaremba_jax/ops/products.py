@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
+from zaremba_jax.errors import InputError
+
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -20,10 +22,10 @@ def operand(x: Float[Array, "*shape"], precision: Precision) -> Float[Array, "*s
     """`x` as a factor of a product: rounded to bfloat16, or unchanged in float32.
 
     Raises:
-      ValueError: `x` is float64 and would be rounded, with products summed in float32.
+      InputError: `x` is float64 and would be rounded, with products summed in float32.
     """
     if precision == "bfloat16" and x.dtype == jnp.float64:
-        raise ValueError(
+        raise InputError(
             "precision=bfloat16: is for float32 values, and these are float64; use"
             " precision=float32, or turn jax_enable_x64 off"
         )

@@ -21,6 +21,7 @@ from program import run_on_devices
 
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.config import ComputeConfig
+from zaremba_jax.kernels import layer as layer_module
 from zaremba_jax.kernels.lstm import UNROLL, lstm_layer, padded_lstm_layer
 from zaremba_jax.rnn import unroll_layer
 
@@ -99,8 +100,8 @@ def test_lstm_takes_this_kernel_where_nothing_touches_its_connections_through_ti
     calls = []
 
     def recorded(name):
-        original = getattr(layer, name)
-        monkeypatch.setattr(layer, name, lambda *args: calls.append(name) or original(*args))
+        original = getattr(layer_module, name)
+        monkeypatch.setattr(layer_module, name, lambda *args: calls.append(name) or original(*args))
 
     recorded("lstm_layer")
     recorded("cell_layer")
