@@ -77,7 +77,7 @@ def float64():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The working directory, holding the three texts."""
-    from program import write_texts  # it imports modules that the hook above must see first
+    from invoke import write_texts  # it imports modules that the hook above must see first
 
     write_texts(tmp_path)
     monkeypatch.chdir(tmp_path)

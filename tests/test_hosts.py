@@ -7,11 +7,11 @@ import signal
 import socket
 import time
 
+import invoke
 import jax
 import numpy as np
-import program
 import pytest
-from program import (
+from invoke import (
     CHUNK,
     MEMBERS,
     SINGLE,
@@ -36,7 +36,7 @@ def reference(tmp_path_factory):
     write_texts(folder)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
-        outcome = program.run(*MEMBERS, "--workdir=run", program=ensemble)
+        outcome = invoke.run(*MEMBERS, "--workdir=run", program=ensemble)
     assert outcome.status == 0, outcome.err
     return folder / "run"
 
@@ -52,7 +52,7 @@ def on_hosts(count, folder, *flags, command=ENSEMBLE):
     """Starts `count` processes that run a program together; none outlives a failure."""
     shared = (f"--coordinator_address=localhost:{free_port()}", f"--num_processes={count}", *flags)
     hosts = [
-        program.start_python(
+        invoke.start_python(
             *(*command, f"--process_id={rank}", *shared), cwd=folder, JAX_PLATFORMS="cpu"
         )
         for rank in range(count)
@@ -129,12 +129,12 @@ def test_signal_to_one_of_four_hosts_has_all_save_and_three_of_them_end_it_as_on
 @pytest.mark.slow
 def test_one_model_with_its_batch_on_two_devices_is_the_same_run(reference, folder):
     flags = (*SINGLE, "--data_parallel=2", "--workdir=spread")
-    with program.start(*flags, cwd=folder, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2") as process:
+    with invoke.start(*flags, cwd=folder, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2") as process:
         _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     member = summary_of(reference)["members"][0]
     assert_same_perplexities([summary_of(folder / "spread")], [member])
-    assert_refused(program.run(*SINGLE, "--data_parallel=2"), "data_parallel=2: there are 1 dev")
+    assert_refused(invoke.run(*SINGLE, "--data_parallel=2"), "data_parallel=2: there are 1 dev")
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_one_model_with_its_batch_on_two_hosts_that_slurm_knows_is_the_same_run(
     }
     flags = (*SINGLE, "--data_parallel=2", "--coordinator_address=cluster", "--workdir=spread")
     hosts = [
-        program.start(*flags, cwd=folder, program=ptb, **slurm, SLURM_PROCID=str(rank))
+        invoke.start(*flags, cwd=folder, program=ptb, **slurm, SLURM_PROCID=str(rank))
         for rank in range(2)
     ]
     ends = ends_of(hosts)
@@ -162,14 +162,15 @@ def test_one_model_with_its_batch_on_two_hosts_that_slurm_knows_is_the_same_run(
 
 # `experiments.reproduce` with a tiny `small` and another text as the Penn Treebank.
 REPRODUCE = """
-from experiments import command_line, reproduce
+from experiments import reproduce
+from experiments.cli.program import run
 from tests.experiments.test_reproduce import TINY
 from zaremba_jax.config import PRESETS
 from zaremba_jax.data.encoding import read_corpus
 
 PRESETS["small"] = TINY
 reproduce.load_corpus = lambda _: read_corpus("PTB", "train.txt", "valid.txt", "test.txt")
-command_line.run(reproduce.main)
+run(reproduce.main)
 """
 
 
@@ -191,7 +192,7 @@ def test_port_that_is_taken_is_refused(folder):
     with socket.create_server(("", 0)) as server:
         address = f"localhost:{server.getsockname()[1]}"
         flags = (f"--coordinator_address={address}", "--num_processes=2", "--process_id=0")
-        outcome = program.run(*SINGLE, *flags, program=ptb)
+        outcome = invoke.run(*SINGLE, *flags, program=ptb)
     assert_refused(outcome, f"--coordinator_address={address}: ", "give the host of process 0")
 
 
@@ -199,11 +200,11 @@ def test_port_that_is_taken_is_refused(folder):
 def test_cluster_that_is_none_is_refused_with_what_to_give_instead(folder, monkeypatch):
     for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
-    outcome = program.run_process("--coordinator_address=cluster", cwd=folder)
+    outcome = invoke.run_process("--coordinator_address=cluster", cwd=folder)
     assert_refused(outcome, "--coordinator_address=cluster: no cluster", "--num_processes")
 
 
 def test_process_without_a_device_in_the_run_is_refused(folder, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    outcome = program.run(*SINGLE, program=ptb)
+    outcome = invoke.run(*SINGLE, program=ptb)
     assert_refused(outcome, "data_parallel=1: leaves 1 of 2 processes without a device", "give")

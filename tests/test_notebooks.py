@@ -11,8 +11,8 @@ from unittest import mock
 import jupytext
 import nbformat
 import pytest
+from invoke import SETTINGS, write_texts
 from nbclient import NotebookClient
-from program import SETTINGS, write_texts
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "experiments" / "notebooks").glob("*.py"))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from program import assert_refused, content, run_elsewhere
+from invoke import assert_refused, content, run_elsewhere
 
 from experiments.ablations import language_modelling, memory
 from experiments.ablations.language_modelling import (
@@ -27,7 +27,7 @@ from zaremba_jax.evaluate import text_nll
 TINY = ("--train_tokens=400", "--hidden_size=4", "--epochs=2", "--seeds=2", "--rates=2")
 FILES = {"report.md", "results.json", "language_modelling.png", "memory.png"}
 SMALLER = """
-from experiments import recall
+from experiments.ablations import memory
 memory.TEST_SEQUENCES, memory.SETTINGS = 50, {"tanh": {"hidden_size": 4}}
 """
 
@@ -260,7 +260,7 @@ def test_mistake_is_refused_in_one_line(refused, flag):
 
 
 def test_penn_treebank_is_read_without_the_built_in_corpus(tmp_path):
-    before = "from zaremba_jax import toy_corpus\ntoy_corpus.toy_corpus = None"
+    before = "from zaremba_jax.data import toy_corpus\ntoy_corpus.toy_corpus = None"
     line = ["--corpus=ptb", "--data_dir=absent"]
     (outcome,) = run_elsewhere("experiments.ablation", line, cwd=tmp_path, before=before)
     assert_refused(outcome, "absent")

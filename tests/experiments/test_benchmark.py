@@ -15,8 +15,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from invoke import ROOT, Outcome, assert_refused, run_elsewhere
 from layer_examples import equations
-from program import ROOT, Outcome, assert_refused, run_elsewhere
 
 from experiments.benchmarks import contenders, timing, torch_contender
 from experiments.benchmarks.contenders import is_paper_model
@@ -125,7 +125,9 @@ def test_picture_is_refused_before_the_measurements_where_it_cannot_be_drawn(tmp
 @pytest.mark.parametrize("fails", ["benchmark.scaling", "figures.draw_scaling"])
 def test_results_are_written_before_more_is_measured_or_drawn(tmp_path, fails):
     before = f"""
-from experiments import benchmark, figures, timing
+from experiments import benchmark
+from experiments.benchmarks import timing
+from experiments.reports import figures
 benchmark.alone = lambda *_: timing.Alone(1.0, 1)
 benchmark.scaling = lambda *_: "tokens per second"
 def fail(*_): raise ValueError("not done")
@@ -323,7 +325,8 @@ def hold(megabytes):
 def test_ratio_is_time_per_token_over_that_of_ours(tmp_path):
     before = """
 import numpy as np
-from experiments import benchmark, timing
+from experiments import benchmark
+from experiments.benchmarks import timing
 benchmark.alone = lambda *_: timing.Alone(1.0, 1)
 benchmark.interleave = lambda runs, rounds: {
     name: np.full(rounds, 2.0 if name.startswith("scan") else 1.0) for name in runs

@@ -11,7 +11,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from program import ROOT, assert_refused, run_elsewhere
+from invoke import ROOT, assert_refused, run_elsewhere
 
 from experiments.compilers import hlo
 from experiments.compilers.targets import (
@@ -201,9 +201,10 @@ def test_what_cannot_be_compiled_is_refused_in_one_line():
 
 def test_what_was_compiled_is_printed_though_what_follows_cannot_be():
     before = """
-from experiments import compiled_ensemble
+from experiments.compilers import ensemble_programs as compiled_ensemble
+from zaremba_jax.errors import InputError
 def report_members(config, target, members, devices, **_):
-    if devices == 5: raise ValueError("there is no slice of 5")
+    if devices == 5: raise InputError("there is no slice of 5")
     return compiled_ensemble.EnsembleReport(
         members=1, at_once=1, device_bytes=1, collectives={}, epoch_seconds=1.0
     )

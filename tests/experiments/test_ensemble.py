@@ -8,12 +8,12 @@ import signal
 from types import SimpleNamespace
 from typing import Any
 
+import invoke
 import jax
 import jax.numpy as jnp
 import numpy as np
-import program
 import pytest
-from program import (
+from invoke import (
     CHUNK,
     MEMBERS,
     SINGLE,
@@ -37,7 +37,7 @@ from zaremba_jax.interop.model_file import load_model
 
 
 def run(*flags):
-    return program.run(*flags, program=ensemble)
+    return invoke.run(*flags, program=ensemble)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(
 ):
     summary = summary_of(finished[0] / "run")
     for seed in (0, 1):
-        assert program.run(*SINGLE, f"--seed={seed}", f"--workdir=seed{seed}").status == 0
+        assert invoke.run(*SINGLE, f"--seed={seed}", f"--workdir=seed{seed}").status == 0
         alone = summary_of(folder / f"seed{seed}")
         member = summary["members"][seed]
         assert member["seed"] == seed
@@ -324,7 +324,7 @@ def test_bad_flag_is_refused_and_nothing_is_written(folder, flags, telling):
 def test_folder_of_other_members_is_refused_naming_both_values(finished, folder):
     shutil.copytree(finished[0] / "run", "run")
     (folder / "a").mkdir()
-    shutil.copy(program.ROOT / "experiments/results/quick-seed0/config.json", "a")
+    shutil.copy(invoke.ROOT / "experiments/results/quick-seed0/config.json", "a")
     before = content(folder)
     outcome = run(*SINGLE, "--members=4", "--workdir=run")
     assert_refused(outcome, "members (3 there, 4 here);")

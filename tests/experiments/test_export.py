@@ -6,7 +6,7 @@ import json
 import jax
 import jax.export
 import numpy as np
-from program import assert_refused, content, run_elsewhere
+from invoke import assert_refused, content, run_elsewhere
 from safetensors.numpy import load, save
 
 from experiments.cli.trained_models import load_models

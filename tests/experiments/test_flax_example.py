@@ -1,6 +1,6 @@
 import jax
 import pytest
-from program import run
+from invoke import run
 
 from experiments import flax_example
 from experiments.flax_example import LETTERS, accuracy, train

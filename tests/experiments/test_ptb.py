@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from program import (
+from invoke import (
     CONFIG,
     FLAGS,
     TEXT,

@@ -5,10 +5,10 @@ import json
 import shutil
 from pathlib import Path
 
-import program
+import invoke
 import pytest
-from program import assert_refused
-from program import content as content_of
+from invoke import assert_refused
+from invoke import content as content_of
 
 from experiments import report
 from experiments.reports.comparison import compare
@@ -21,7 +21,7 @@ METRICS = "metrics.jsonl"
 
 
 def run(*arguments):
-    return program.run(*arguments, program=report)
+    return invoke.run(*arguments, program=report)
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import invoke
 import numpy as np
-import program
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from program import assert_refused, content
+from invoke import assert_refused, content
 from rich.console import Console
 
 from experiments import reproduce
@@ -21,7 +21,7 @@ from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.evaluate import perplexity
 from zaremba_jax.interop.model_file import load_model
 
-TINY = override(SMALL, **program.SETTINGS)
+TINY = override(SMALL, **invoke.SETTINGS)
 FLAGS = (
     "--rows=small",
     "--members=2",
@@ -42,7 +42,7 @@ def folder(folder, monkeypatch):
 
 
 def run(*flags):
-    return program.run(*flags, program=reproduce)
+    return invoke.run(*flags, program=reproduce)
 
 
 def row(folder, averaged):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from program import SETTINGS, assert_refused, content, run, run_elsewhere, summary_of
+from invoke import SETTINGS, assert_refused, content, run, run_elsewhere, summary_of
 
 from experiments.reports.text_scores import (
     independent_nll,

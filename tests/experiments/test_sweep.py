@@ -4,10 +4,10 @@ import itertools
 from types import SimpleNamespace
 from typing import Any
 
+import invoke
 import numpy as np
-import program
 import pytest
-from program import SINGLE, TEXT, assert_refused, content, summary_of
+from invoke import SINGLE, TEXT, assert_refused, content, summary_of
 
 from experiments import sweep
 from zaremba_jax.config import QUICK
@@ -29,7 +29,7 @@ BAD_FLAGS = [
 
 
 def run(*flags):
-    return program.run(*flags, program=sweep)
+    return invoke.run(*flags, program=sweep)
 
 
 @pytest.mark.slow
@@ -49,7 +49,7 @@ def test_models_of_a_sweep_are_the_runs_of_their_settings_and_the_best_is_kept(f
 
     for index, seed in ((1, 1), (3, 0)):
         asked = [f"--{name}={value}" for name, value in lines[index]["setting"].items()]
-        alone = program.run(
+        alone = invoke.run(
             *SETTINGS, *asked, f"--seed={seed}", "--clip_norm=1e9", "--workdir=alone"
         )
         assert alone.status == 0, alone.err

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from program import run_on_devices
+from invoke import run_on_devices
 
 from zaremba_jax.checkpoint import (
     CHECKSUMS_FILE,

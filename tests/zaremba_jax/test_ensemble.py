@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from program import run_on_devices
+from invoke import run_on_devices
 
 from experiments.compilers import hlo
 from zaremba_jax.config import QUICK, ComputeConfig, override

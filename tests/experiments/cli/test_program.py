@@ -2,12 +2,12 @@ import subprocess
 import sys
 from types import ModuleType
 
+import invoke
 import jax
 import jax.numpy as jnp
 import numpy as np
-import program
 import pytest
-from program import assert_refused, run
+from invoke import assert_refused, run
 
 from experiments import ptb
 from experiments.cli.program import FLAGS, config_from_flags
@@ -193,7 +193,7 @@ def test_home_in_a_path_is_the_users_and_no_folder_of_that_name(folder, monkeypa
 
 
 def test_what_the_system_says_of_a_file_is_told_with_its_name_and_what_to_do(folder):
-    refused = run(*program.FLAGS, "--workdir=train.txt/run")
+    refused = run(*invoke.FLAGS, "--workdir=train.txt/run")
     assert_refused(refused, "error: train.txt/run: not a directory; name another, or change what")
 
 
@@ -207,7 +207,7 @@ def test_program_whose_reader_is_gone_goes_on():
     )
     with subprocess.Popen(
         [sys.executable, "-c", "\n".join(lines)],
-        cwd=program.ROOT,
+        cwd=invoke.ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

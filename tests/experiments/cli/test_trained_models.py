@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from program import assert_refused, run_elsewhere
+from invoke import assert_refused, run_elsewhere
 
 from experiments.cli.trained_models import listed, load_models, prompt_ids, unknown_tokens
 from experiments.training.run_folder import Workdir, write_json, write_model

@@ -4,13 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import program
+import invoke
 import pytest
-from program import content
+from invoke import content
 
 from experiments.training.run_folder import Workdir, write_json, write_json_lines
 from zaremba_jax.checkpoint import CHECKSUMS_FILE
 from zaremba_jax.config import QUICK, override, to_dict
+from zaremba_jax.errors import InputError
 
 
 def read_json(path):
@@ -107,7 +108,7 @@ def test_folder_that_another_process_trains_in_is_refused_until_that_ends(folder
     hold = "Workdir('run').hold(); print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", f"from experiments.training.run_folder import Workdir; {hold}"],
-        env=os.environ | {"PYTHONPATH": str(program.ROOT)},
+        env=os.environ | {"PYTHONPATH": str(invoke.ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -120,8 +121,8 @@ def test_folder_that_another_process_trains_in_is_refused_until_that_ends(folder
             folder / "run" / "checkpoints" / "8" / CHECKSUMS_FILE
         ).touch()  # 9 is what a start would clear
         before = content(folder)
-        refused = program.run(*program.FLAGS, "--workdir=run")
-        program.assert_refused(refused, "run: another process trains there; wait for it to end")
+        refused = invoke.run(*invoke.FLAGS, "--workdir=run")
+        invoke.assert_refused(refused, "run: another process trains there; wait for it to end")
         assert content(folder) == before
         other.kill()
     Workdir(folder / "run").hold()
@@ -130,7 +131,7 @@ def test_folder_that_another_process_trains_in_is_refused_until_that_ends(folder
 
 def test_check_refuses_a_file(tmp_path):
     (tmp_path / "file").write_text("text")
-    with pytest.raises(NotADirectoryError, match="file: is a file; name a folder with --workdir"):
+    with pytest.raises(InputError, match="file: is a file; name a folder with --workdir"):
         Workdir(tmp_path / "file").check(QUICK)
 
 

@@ -5,12 +5,12 @@ import struct
 import sys
 from typing import Any
 
+import invoke
 import jax
 import jax.numpy as jnp
 import numpy as np
-import program
 import pytest
-from program import FLAGS, WINDOWS, assert_refused, assert_same_run, metrics, run
+from invoke import FLAGS, WINDOWS, assert_refused, assert_same_run, metrics, run
 from tensorboardX.proto import event_pb2
 
 from experiments import ensemble
@@ -167,7 +167,7 @@ def test_a_short_text_fills_as_much_as_it_can(tokens, shape):
 
 
 def test_an_ensemble_shows_the_means_of_its_members(folder):
-    outcome = program.run(
+    outcome = invoke.run(
         *FLAGS, "--chunk=17", "--members=2", "--workdir=run", "--tensorboard", program=ensemble
     )
     assert outcome.status == 0

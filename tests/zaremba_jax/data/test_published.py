@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 import requests
-from program import assert_refused, content, run
+from invoke import assert_refused, content, run
 
 from zaremba_jax.config import CorpusName
 from zaremba_jax.data import published as published_module

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from invoke import run_on_devices
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from layer_examples import (
@@ -17,7 +18,6 @@ from layer_examples import (
     of_layer,
     values_and_gradients,
 )
-from program import run_on_devices
 
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.config import ComputeConfig

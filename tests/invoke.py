@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from experiments import ptb
+from experiments.cli import program as command_line
 from zaremba_jax.array_types import TrainState
 from zaremba_jax.checkpoint import restore
 from zaremba_jax.config import QUICK, override
@@ -90,8 +91,8 @@ def run(*flags: str, program: ModuleType = ptb) -> Outcome:
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as stop,
     ):
-        program.run(program.main, getattr(program, "TAKES", None))
-    program.FLAGS.unparse_flags()
+        command_line.run(program.main, getattr(program, "TAKES", None))
+    command_line.FLAGS.unparse_flags()
     status = stop.value.code or 0
     assert isinstance(status, int)
     return Outcome(status, out.getvalue(), err.getvalue())
@@ -100,7 +101,7 @@ def run(*flags: str, program: ModuleType = ptb) -> Outcome:
 _ELSEWHERE = """
 import contextlib, importlib, io, json, sys
 from unittest import mock
-from experiments import command_line
+from experiments.cli import program as command_line
 
 name, lines, before = json.loads(sys.stdin.read())
 exec(before)
@@ -110,10 +111,10 @@ for flags in lines:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             with mock.patch.object(sys, "argv", [name, *flags]):
-                program.run(program.main, getattr(program, "TAKES", None))
+                command_line.run(program.main, getattr(program, "TAKES", None))
         except SystemExit as stop:
             status = stop.code or 0
-    program.FLAGS.unparse_flags()
+    command_line.FLAGS.unparse_flags()
     outcomes.append((status, out.getvalue(), err.getvalue()))
 print(json.dumps(outcomes))
 """
