@@ -20,7 +20,6 @@ setup(
     package_data={"zaremba_jax": ["py.typed"]},
     install_requires=[
         "absl-py>=2.1",
-        "flatbuffers>=24.3",
         "flax>=0.12",
         "jax>=0.10",
         "jaxlib>=0.10",
@@ -29,13 +28,13 @@ setup(
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.30",
         "pooch>=1.8",
-        "requests>=2.31",
         "rich>=13.8",
         "safetensors>=0.5",
     ],
     extras_require={
         "test": [
             "beartype>=0.20",
+            "flatbuffers>=24.3",
             "hypothesis>=6.100",
             "ipykernel>=6.29",
             "jupytext>=1.16",
@@ -51,6 +50,7 @@ setup(
         ],
         "plots": ["matplotlib>=3.9"],
         "tensorboard": ["tensorboardX>=2.6"],
+        "stablehlo": ["flatbuffers>=24.3"],
         "notebooks": [
             "ipykernel>=6.29",
             "jupytext>=1.16",

@@ -29,13 +29,12 @@ from experiments.benchmarks.timing import alone, interleave, quartiles
 from experiments.cli import program
 from experiments.cli.program import FLAGS, config_from_flags
 from experiments.cli.terminal import Terminal
-from experiments.compilers.targets import PTB_VOCABULARY_SIZE
 from experiments.reports.summary import environment
 from experiments.training.kernel_choice import local_workload, why_not_pallas
 from experiments.training.run_folder import write_json
-from zaremba_jax.config import Config, override, to_dict
+from zaremba_jax.config import Config, Precision, override, to_dict
+from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.errors import InputError
-from zaremba_jax.ops.products import Precision
 
 OURS = "zaremba_jax"
 PRECISIONS = get_args(Precision)

@@ -26,9 +26,8 @@ from experiments.compilers.targets import (
     report,
     windows_per_epoch,
 )
-from zaremba_jax.config import PRESETS, Config, override
+from zaremba_jax.config import PRESETS, Config, Precision, override
 from zaremba_jax.errors import InputError
-from zaremba_jax.ops.products import Precision
 
 _NAMES = ("target", "config", "precision")
 _NUMBERS = ("forward", "backward", "copy kB", "mem. MB", "step ms", "epoch s", "built s")

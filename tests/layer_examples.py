@@ -8,8 +8,7 @@ import numpy as np
 
 from zaremba_jax.array_types import CellName, LayerParams, RecurrentMasks
 from zaremba_jax.cells import CELLS
-from zaremba_jax.config import ComputeConfig
-from zaremba_jax.ops.products import Precision
+from zaremba_jax.config import ComputeConfig, Precision
 from zaremba_jax.rnn import unroll_layer
 
 # The masks on the connections through time that each cell admits.

@@ -5,9 +5,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    {"array_types"},
-    {"data.vocabulary", "ops.products"},
+    {"array_types", "errors"},
     {"config"},
+    {"data.vocabulary", "ops.products"},
     {"data.corpus"},
     {"data.text_files"},
     {"data.encoding"},

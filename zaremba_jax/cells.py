@@ -21,7 +21,8 @@ from zaremba_jax.array_types import (
     RecurrentMasks,
     TwoBiasLayerParams,
 )
-from zaremba_jax.ops.products import Precision, matmul
+from zaremba_jax.config import Precision
+from zaremba_jax.ops.products import matmul
 
 _NO_MASKS = RecurrentMasks()
 

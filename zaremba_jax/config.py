@@ -13,14 +13,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from zaremba_jax.array_types import CellName
-from zaremba_jax.data.vocabulary import Unit
 from zaremba_jax.errors import InputError
-from zaremba_jax.ops.products import Precision
 
 PresetName = Literal["quick", "small", "medium", "large"]
 CorpusName = Literal[
     "toy", "ptb", "ptb-char", "wikitext-2", "wikitext-103", "text8", "enwik8", "files"
 ]
+UnitName = Literal["word", "char", "byte"]
+Precision = Literal["float32", "bfloat16"]
 KernelName = Literal["auto", "scan", "xla", "pallas"]
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -200,7 +200,7 @@ class Config(_Validated):
     seed: int = _setting(
         "determines the initial parameters and every dropout mask", at_least=0, below=2**32
     )
-    unit: Unit = _setting("what a token is: word, char or byte", default="word")
+    unit: UnitName = _setting("what a token is: word, char or byte", default="word")
     vocab_size: int = _setting(
         "number of types to keep, the most frequent; all others become <unk>; 0: all",
         at_least=0,

@@ -18,10 +18,10 @@ import optax
 from flax import nnx
 
 from experiments.benchmarks.torch_contender import build_torch, check_torch
-from experiments.compilers.targets import PTB_VOCABULARY_SIZE
 from experiments.training.kernel_choice import local_workload, why_not_pallas
 from zaremba_jax.cells import drop
 from zaremba_jax.config import Config, ModelConfig, RegularizerConfig, override
+from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.ensemble import init_chunks, make_mesh, train_members
 from zaremba_jax.errors import InputError
 from zaremba_jax.optimizer import make_optimizer

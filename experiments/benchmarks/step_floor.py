@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.compilers.targets import PTB_VOCABULARY_SIZE
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import Config
+from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.ops.products import dot, operand, weight_gradient
 
 _REPEATS = 4

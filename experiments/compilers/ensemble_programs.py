@@ -10,7 +10,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.compilers import hlo
 from experiments.compilers.targets import (
-    PTB_VOCABULARY_SIZE,
     Target,
     devices_of,
     memory_of,
@@ -18,6 +17,7 @@ from experiments.compilers.targets import (
     windows_per_epoch,
 )
 from zaremba_jax.config import Config
+from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.ensemble import (
     MEMBER,
     chunk_sizes,

@@ -19,11 +19,9 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from experiments.compilers import hlo
 from zaremba_jax.config import Config
+from zaremba_jax.data.published import PTB_VOCABULARY_SIZE, PUBLISHED
 from zaremba_jax.errors import InputError
 from zaremba_jax.train import init_train_state, train_windows
-
-PTB_VOCABULARY_SIZE = 10_000
-_PTB_TRAIN_TOKENS = 929_589
 
 # What XLA would otherwise query from the device: CUDA's device properties of an H200 SXM.
 H200_PROPERTIES = """
@@ -162,7 +160,8 @@ TARGETS = {
 
 def windows_per_epoch(config: Config) -> int:
     """How many windows the Penn Treebank's training text is cut into."""
-    return (_PTB_TRAIN_TOKENS // config.train.batch_size - 1) // config.train.unroll
+    train_tokens, *_ = PUBLISHED["ptb"].tokens
+    return (train_tokens // config.train.batch_size - 1) // config.train.unroll
 
 
 def devices_of(target: Target, count: int = 1) -> list[Any]:

@@ -21,9 +21,9 @@ from layer_examples import equations
 from experiments.benchmarks import contenders, timing, torch_contender
 from experiments.benchmarks.contenders import is_paper_model
 from experiments.benchmarks.step_floor import products, step_flops
-from experiments.compilers.targets import PTB_VOCABULARY_SIZE
 from zaremba_jax.array_types import ModelParams, SoftmaxParams
 from zaremba_jax.config import MEDIUM, QUICK, override
+from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.interop.flax_weights import linen_layer, nnx_layer
 from zaremba_jax.interop.torch_weights import model_to_torch
 from zaremba_jax.rnn import zero_state

@@ -15,7 +15,6 @@ from invoke import ROOT, assert_refused, run_elsewhere
 
 from experiments.compilers import hlo
 from experiments.compilers.targets import (
-    PTB_VOCABULARY_SIZE,
     TARGETS,
     MissingCompilerError,
     compile_epoch,
@@ -27,6 +26,7 @@ from experiments.compilers.targets import (
     windows_per_epoch,
 )
 from zaremba_jax.config import PRESETS, QUICK, Config, override
+from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.kernels.lstm import UNROLL
 from zaremba_jax.train import init_train_state
 

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pooch
 
+from zaremba_jax.config import UnitName
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.text_files import Piece, content_hash, find_files, read_blocks, read_bytes
-from zaremba_jax.data.vocabulary import EOS, UNIT_NAMES, UNK, Unit, Vocabulary, check_unit, tokenize
+from zaremba_jax.data.vocabulary import EOS, UNIT_NAMES, UNK, Vocabulary, check_unit, tokenize
 from zaremba_jax.errors import InputError
 
 SPLITS = ("train", "valid", "test")
@@ -40,7 +41,7 @@ class Encoding:
       InputError: there is no such unit, or a number is outside its limits.
     """
 
-    unit: Unit = "word"
+    unit: UnitName = "word"
     vocab_size: int = 0
     min_count: int = 1
     normalize_whitespace: bool = False
@@ -237,7 +238,7 @@ def _codes(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le"), "<u4")
 
 
-def _nothing_in(text: Pieces, unit: Unit) -> ValueError:
+def _nothing_in(text: Pieces, unit: UnitName) -> ValueError:
     more = f" and {len(text) - 1} more" if len(text) > 1 else ""
     return InputError(
         f"{text[0]}{more}: holds no {UNIT_NAMES[unit]}s; give a text with one sentence per line"

@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pooch
-import requests
 
+from zaremba_jax.config import UnitName
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.encoding import SPLITS, Encoding, default_cache_dir, encode
 from zaremba_jax.data.text_files import Piece, content_hash
-from zaremba_jax.data.vocabulary import Unit
 from zaremba_jax.errors import DownloadError, InputError, MissingFileError
 
 
@@ -41,7 +40,7 @@ class PublishedCorpus:
     """
 
     title: str
-    unit: Unit
+    unit: UnitName
     parts: tuple[SplitSource, SplitSource, SplitSource]
     tokens: tuple[int, int, int]
     hashes: Mapping[str, str]
@@ -55,6 +54,7 @@ class PublishedCorpus:
         return [self.archive] if self.archive else [part.file for part in self.parts]
 
 
+PTB_VOCABULARY_SIZE = 10_000
 _PTB = PublishedCorpus(
     title="Penn Treebank",
     unit="word",
@@ -93,7 +93,7 @@ def _wikitext(size: str, train_tokens: int, digest: str) -> PublishedCorpus:
     )
 
 
-def _first_hundred_million(name: str, unit: Unit, digest: str) -> PublishedCorpus:
+def _first_hundred_million(name: str, unit: UnitName, digest: str) -> PublishedCorpus:
     """Mahoney's text8 or enwik8, split as by Mikolov et al. (2012) and ever since."""
     return PublishedCorpus(
         title=name,
@@ -234,7 +234,10 @@ def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
         files = pooch.create(path=cache_dir, base_url=address, registry=registry)
         try:
             paths = {name: Path(files.fetch(name)) for name in entry.files}
-        except (requests.RequestException, ValueError) as error:
+        except (OSError, ValueError) as error:
+            # Errors of the network have no number; those of the disk do, or are these.
+            if isinstance(error, PermissionError) or getattr(error, "errno", None):
+                raise
             problems.append(f"{address} ({type(error).__name__})")
             continue
         if entry.archive:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from zaremba_jax.data.vocabulary import Unit
+from zaremba_jax.config import UnitName
 from zaremba_jax.errors import InputError, MissingFileError
 
 BLOCK = 2**20  # bytes in memory at a time
@@ -130,7 +130,7 @@ def read_text(piece: Piece) -> Iterator[str]:
         offset += len(block)
 
 
-def read_blocks(piece: Piece, unit: Unit, normalize_whitespace: bool = False) -> Iterator[str]:
+def read_blocks(piece: Piece, unit: UnitName, normalize_whitespace: bool = False) -> Iterator[str]:
     """Yields a text in blocks that hold only whole words or characters.
 
     By words or with `normalize_whitespace`, any line end becomes a line feed, and the last line has

@@ -6,26 +6,26 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
+from zaremba_jax.config import UnitName
 from zaremba_jax.errors import InputError
 
 EOS = "<eos>"
 UNK = "<unk>"
-Unit = Literal["word", "char", "byte"]
-UNIT_NAMES: dict[Unit, str] = {"word": "word", "char": "character", "byte": "byte"}
+UNIT_NAMES: dict[UnitName, str] = {"word": "word", "char": "character", "byte": "byte"}
 BYTES = tuple(map(chr, range(256)))
 
 
 def check_unit(unit: str) -> None:
     """Raises ValueError if there is no such unit."""
-    if unit not in get_args(Unit):
-        raise InputError(f"unit={unit!r}: must be one of {', '.join(get_args(Unit))}")
+    if unit not in get_args(UnitName):
+        raise InputError(f"unit={unit!r}: must be one of {', '.join(get_args(UnitName))}")
 
 
-def tokenize(text: str, unit: Unit = "word") -> list[str]:
+def tokenize(text: str, unit: UnitName = "word") -> list[str]:
     """The tokens of a text.
 
     By words: what white space separates, and `<eos>` for each line end; a last line without a
@@ -56,18 +56,18 @@ class Vocabulary:
     """
 
     words: tuple[str, ...]
-    unit: Unit = "word"
+    unit: UnitName = "word"
 
     @classmethod
     def from_tokens(
-        cls, tokens: Iterable[str], unit: Unit = "word", size: int = 0, min_count: int = 1
+        cls, tokens: Iterable[str], unit: UnitName = "word", size: int = 0, min_count: int = 1
     ) -> "Vocabulary":
         """The types among `tokens`; arguments and errors as for `from_counts`."""
         return cls.from_counts(Counter(tokens), unit, size, min_count)
 
     @classmethod
     def from_counts(
-        cls, counts: Mapping[str, int], unit: Unit = "word", size: int = 0, min_count: int = 1
+        cls, counts: Mapping[str, int], unit: UnitName = "word", size: int = 0, min_count: int = 1
     ) -> "Vocabulary":
         """The types of a text, most frequent first, ties in alphabetical order.
 

@@ -6,8 +6,9 @@ gives them for all steps, with no step waiting for another.
 
 from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs
 from zaremba_jax.cells import CELLS, project_inputs
+from zaremba_jax.config import Precision
 from zaremba_jax.kernels.lstm import previous_states
-from zaremba_jax.ops.products import Precision, matmul
+from zaremba_jax.ops.products import matmul
 
 
 def gate_values(

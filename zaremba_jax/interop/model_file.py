@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from zaremba_jax.array_types import ModelParams
-from zaremba_jax.config import Config, from_dict, to_dict
-from zaremba_jax.data.vocabulary import Unit, Vocabulary, check_unit
+from zaremba_jax.config import Config, UnitName, from_dict, to_dict
+from zaremba_jax.data.vocabulary import Vocabulary, check_unit
 from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.model import init_params
 
@@ -155,7 +155,7 @@ def _folder_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def read_vocabulary(path: str | Path, unit: Unit = "word") -> Vocabulary:
+def read_vocabulary(path: str | Path, unit: UnitName = "word") -> Vocabulary:
     """Reads a `vocab.json`: words with their ids, or a list of words in the order of their ids.
 
     Raises:

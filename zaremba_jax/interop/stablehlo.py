@@ -1,5 +1,9 @@
-"""The scoring function of a model as StableHLO, which runs without this package."""
+"""The scoring function of a model as StableHLO, which runs without this package.
 
+Jax writes and reads it with flatbuffers, which the extra `stablehlo` installs.
+"""
+
+import importlib.util
 from typing import Any
 
 import jax
@@ -9,6 +13,7 @@ from jax import export
 from zaremba_jax.array_types import RNNState
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import override
+from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import Model
 from zaremba_jax.model import token_nll
 from zaremba_jax.regularizers import expected_masks
@@ -21,7 +26,7 @@ PlainState = tuple[tuple[jax.Array, ...], ...]
 def portable_scoring(model: Model) -> bytes:
     """A program with the weights inside, for `PLATFORMS` and texts of any size.
 
-    In a process that has only jax, `jax.export.deserialize(...).call` is then
+    In a process that has only jax and flatbuffers, `jax.export.deserialize(...).call` is then
 
         score(tokens, targets, state) -> nats, state
 
@@ -34,7 +39,15 @@ def portable_scoring(model: Model) -> bytes:
 
     Returns:
       What `jax.export.Exported.serialize` returns.
+
+    Raises:
+      InputError: flatbuffers is not installed.
     """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise InputError(
+            "StableHLO is written with flatbuffers, which is not installed:"
+            " pip install 'zaremba-jax[stablehlo]'"
+        )
     # Symbolic sizes leave no choice of kernel and cannot be chunked.
     config = override(model.config, kernel="xla", softmax_tokens=0)
     masks = expected_masks(config)

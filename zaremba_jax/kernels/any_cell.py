@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs, RecurrentMasks
 from zaremba_jax.cells import advance, drop_hidden, merge_biases, project_inputs
-from zaremba_jax.ops.products import Precision, dot, dot_few_rows, operand, weight_gradient
+from zaremba_jax.config import Precision
+from zaremba_jax.ops.products import dot, dot_few_rows, operand, weight_gradient
 
 
 def cell_layer(

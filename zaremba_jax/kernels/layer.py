@@ -16,11 +16,10 @@ from zaremba_jax.array_types import (
     RecurrentMasks,
 )
 from zaremba_jax.cells import project_inputs, step
-from zaremba_jax.config import KernelName
+from zaremba_jax.config import KernelName, Precision
 from zaremba_jax.kernels import pallas_gpu, pallas_tpu
 from zaremba_jax.kernels.any_cell import cell_layer
 from zaremba_jax.kernels.lstm import lstm_layer, lstm_layer_with
-from zaremba_jax.ops.products import Precision
 
 Layer = Callable[
     [LayerParams, Activations, LayerState, RecurrentMasks | None, Precision],

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 
 from zaremba_jax.array_types import Activations, LayerParams, LSTMState, Outputs
 from zaremba_jax.cells import merge_biases, project_inputs
-from zaremba_jax.ops.products import Precision, dot, dot_few_rows, operand, weight_gradient
+from zaremba_jax.config import Precision
+from zaremba_jax.ops.products import dot, dot_few_rows, operand, weight_gradient
 
 TILE = 128  # units in a tile, of a matrix product on NVIDIA and of an array on a TPU
 # Time steps in one pass of a loop on NVIDIA: XLA launches all kernels of a pass as one CUDA graph

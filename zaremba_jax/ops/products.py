@@ -6,16 +6,14 @@ float32 and return it, gradients of weights included. In the layers of
 """
 
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
+from zaremba_jax.config import Precision
 from zaremba_jax.errors import InputError
-
-Precision = Literal["float32", "bfloat16"]
 
 
 def operand(x: Float[Array, "*shape"], precision: Precision) -> Float[Array, "*shape"]:

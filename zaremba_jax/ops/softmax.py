@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import Logits, Outputs, SoftmaxParams, TokenNLL, Tokens
-from zaremba_jax.config import ComputeConfig
-from zaremba_jax.ops.products import Precision, dot, matmul, operand, weight_gradient
+from zaremba_jax.config import ComputeConfig, Precision
+from zaremba_jax.ops.products import dot, matmul, operand, weight_gradient
 
 
 def logits(

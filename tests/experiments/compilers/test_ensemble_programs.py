@@ -11,8 +11,9 @@ import pytest
 
 from experiments.benchmarks.step_floor import step_flops
 from experiments.compilers.ensemble_programs import report_members
-from experiments.compilers.targets import PTB_VOCABULARY_SIZE, TARGETS, windows_per_epoch
+from experiments.compilers.targets import TARGETS, windows_per_epoch
 from zaremba_jax.config import PRESETS, override
+from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.train import init_train_state
 
 CONFIG = override(PRESETS["small"], precision="bfloat16")

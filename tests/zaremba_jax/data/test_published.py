@@ -7,6 +7,7 @@ import re
 import zipfile
 from pathlib import Path
 from typing import get_args
+from unittest import mock
 
 import pytest
 import requests
@@ -215,6 +216,23 @@ def test_damaged_file_in_the_cache_is_downloaded_again(cache, network):
     serve(answers, MIRRORS[0])
     assert_is_ours(load_ptb())
     assert asked == [f"{MIRRORS[0]}ptb.train.txt"]
+
+
+def test_cache_that_cannot_be_written_is_no_failure_of_the_network(cache, network):
+    cache.parent.mkdir()
+    cache.write_text("a file in its way")
+    with pytest.raises(NotADirectoryError):
+        load_ptb()
+    assert network[1] == []
+
+
+@pytest.mark.parametrize("error", [PermissionError("of pooch"), OSError(28, "No space left")])
+def test_disk_that_fails_while_downloading_keeps_its_error(cache, network, error, monkeypatch):
+    serve(network[0], MIRRORS[0])
+    monkeypatch.setattr("pooch.core.stream_download", mock.Mock(side_effect=error))
+    with pytest.raises(type(error)) as caught:
+        load_ptb()
+    assert caught.value is error
 
 
 def test_without_network_the_error_names_files_addresses_folder_and_a_way_out(

@@ -10,6 +10,7 @@ from jax import export
 
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.data.vocabulary import Vocabulary
+from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.interop.model_file import Model
 from zaremba_jax.interop.stablehlo import PLATFORMS, portable_scoring
@@ -71,3 +72,9 @@ def test_every_cell_precision_and_noise_goes_along_for_every_platform(changes):
     expected = text_nll(model.params, IDS, compute=config.compute, masks=expected_masks(config))
     np.testing.assert_allclose(nats[:, 0], expected, rtol=1e-5)
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
+
+
+def test_missing_flatbuffers_is_told_with_what_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(InputError, match=r"pip install 'zaremba-jax\[stablehlo\]'$"):
+        portable_scoring(make())
