@@ -4,8 +4,9 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# OWNER is a placeholder for the publisher. Badges and notebooks repeat this URL; a test compares.
-REPOSITORY = "https://github.com/OWNER/zaremba_jax"
+# The address of the published repository, None until there is one. A test demands that pages and
+# notebooks give it as soon as it is here, and nothing in its place before.
+REPOSITORY: str | None = None
 
 setup(
     name="zaremba-jax",

@@ -3,8 +3,8 @@
 import os
 import re
 import runpy
-import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from unittest import mock
 
@@ -91,17 +91,26 @@ def test_cells_are_short(name):
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_notebook_opens_and_clones_the_repository_that_setup_names(name):
+def test_notebook_asks_for_the_repository_unless_setup_names_it(name):
+    source = setup_arguments()["url"] or ""
+    form = f'SOURCE = "{source}"  # @param {{type:"string"}}'
+    (cell,) = (cell for cell in cells(BY_NAME[name]) if "SOURCE =" in cell[1])
+    assert form in cell[1].splitlines()
+
+
+def test_pages_open_what_is_published_as_soon_as_setup_names_it():
     url = setup_arguments()["url"]
-    repository = url.removeprefix("https://github.com/")
-    text = BY_NAME[name].read_text(encoding="utf-8")
-    opened = (
-        f"https://colab.research.google.com/github/{repository}/blob/main/experiments/notebooks"
-    )
-    assert f"]({opened}/{name}.ipynb)" in text
-    assert re.findall(r"git clone -q (\S+)", text) == [url]
-    assert f"%cd {Path(repository).name}\n" in text
-    assert opened in (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [ROOT / folder / "README.md" for folder in (".", "experiments", "zaremba_jax")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (*pages, *SCRIPTS))
+    assert "OWNER" not in text
+    if url is None:
+        assert "colab.research.google.com" not in text
+        assert "git+http" not in text
+    else:
+        colab = url.replace("https://github.com", "https://colab.research.google.com/github")
+        for name in BY_NAME:
+            assert f"]({colab}/blob/main/experiments/notebooks/{name}.ipynb)" in text
+        assert f"pip install -q 'zaremba-jax @ git+{url}'" in text
 
 
 def test_notebooks_install_extras_that_there_are():
@@ -113,13 +122,36 @@ def test_notebooks_install_extras_that_there_are():
     assert named | {"cuda", "tpu"} <= extras.keys()
 
 
-@pytest.mark.parametrize("name", BY_NAME)
-def test_set_up_may_run_again(name, tmp_path):
-    (setup,) = (source for _, source, _ in cells(BY_NAME[name]) if "git clone" in source)
-    shell = re.sub("^[!%]", "", setup, flags=re.MULTILINE).replace("/content", str(tmp_path))
-    stubs = "git() { mkdir zaremba_jax; }; pip() { :; }"  # mkdir fails if the folder exists
-    subprocess.run(["bash", "-ec", f"{stubs}\n{shell}\n{shell}"], check=True)
-    assert [path.name for path in tmp_path.rglob("*")] == ["zaremba_jax"]
+def fetch(source, content):
+    """Runs the cell that fetches the repository, in a folder in place of Colab's."""
+    (cell,) = {code for name in BY_NAME for _, code, _ in cells(BY_NAME[name]) if "CLONE" in code}
+    *lines, last = cell.replace("/content", str(content)).splitlines()
+    assert last == "%cd {CLONE}"
+    exec("\n".join(lines), {"SOURCE": source})
+
+
+def test_repository_is_cloned_once(tmp_path):
+    address, clone = "https://example.org/some/name", tmp_path / "zaremba_jax"
+    with mock.patch("subprocess.run", side_effect=lambda *_, **__: clone.mkdir()) as run_git:
+        fetch(address, tmp_path)
+        fetch(address, tmp_path)
+    run_git.assert_called_once_with(["git", "clone", "-q", address, clone], check=True)
+
+
+@pytest.mark.parametrize("top", ["", "zaremba_jax-main/"])
+def test_repository_is_unpacked_from_a_zip_with_or_without_a_folder_at_its_top(top, tmp_path):
+    with zipfile.ZipFile(tmp_path / "any.zip", "w") as archive:
+        archive.writestr(f"{top}setup.py", "")
+        archive.writestr(f"{top}experiments/ptb.py", "")
+    for _ in range(2):
+        fetch(str(tmp_path / "any.zip"), tmp_path)
+        assert (tmp_path / "zaremba_jax" / "setup.py").exists()
+        assert (tmp_path / "zaremba_jax" / "experiments" / "ptb.py").exists()
+
+
+def test_an_empty_form_is_named():
+    with pytest.raises(ValueError, match="SOURCE is empty"):
+        fetch("", Path("/content"))
 
 
 def test_training_runs_once_and_out_of_reach_of_an_interrupted_cell(tmp_path):

@@ -1,5 +1,6 @@
-"""What the README promises is true."""
+"""What the pages promise is true, and their links lead somewhere."""
 
+import importlib
 import json
 import re
 import runpy
@@ -29,7 +30,13 @@ from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+FRONT, PROGRAMS_PAGE, LIBRARY_PAGE = PAGES = (
+    "README.md",
+    "experiments/README.md",
+    "zaremba_jax/README.md",
+)
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+ALL = "\n".join(TEXTS.values())
 PROGRAMS = (
     "ptb",
     "reproduce",
@@ -74,37 +81,56 @@ def flags_of():
 
 
 def test_every_flag_of_the_programs_is_described(flags_of):
-    described = set(re.findall(r"`--(\w+)`", README))
+    described = set(re.findall(r"`--(\w+)`", ALL))
     assert described == set().union(*flags_of.values())
 
 
 def test_every_flag_that_is_mentioned_is_one_of_a_program(flags_of):
-    mentioned = set(re.findall(r"(?<![-\w])--(\w+)", README))
+    mentioned = set(re.findall(r"(?<![-\w])--(\w+)", ALL))
     of_others = {"logdir", "update", "xla_gpu_deterministic_ops"}  # of TensorBoard, jupytext, XLA
     assert mentioned - of_others <= set().union(*flags_of.values())
 
 
 def test_every_flag_of_a_command_is_one_of_its_program(flags_of):
-    commands = re.findall(r"experiments\.(\w+)((?: [^`|&\n]+)?)", README)
+    commands = re.findall(r"experiments\.(\w+)((?: [^`|&\n]+)?)", ALL)
     pairs = {(name, flag) for name, rest in commands for flag in re.findall(r" --(\w+)", rest)}
     assert {("benchmark", "config"), ("score", "scores")} < pairs
     assert not [(name, flag) for name, flag in pairs if flag not in flags_of[name]]
 
 
-def block(telling):
-    """The README's block of Python that contains `telling`, compiled."""
-    blocks = re.findall(r"```py(?:thon)?\n(.*?)```", README, re.DOTALL)
-    (source,) = (lines for lines in blocks if telling in lines)
-    return compile(source, "README.md", "exec")
+def test_front_page_is_read_in_five_minutes():
+    lines = TEXTS[FRONT].splitlines()
+    assert len(lines) <= 250
+    figure = next(number for number, line in enumerate(lines) if line.startswith("!["))
+    assert figure < 20
 
 
-# What distinguishes each block of Python from the others.
-EXAMPLES = ("toy_corpus", "load_model", "DeepRNN", "deserialize")
+def blocks(page):
+    """The page's blocks of Python."""
+    return re.findall(r"```py(?:thon)?\n(.*?)```", TEXTS[page], re.DOTALL)
+
+
+def block(page, telling):
+    """The page's block of Python that contains `telling`, compiled."""
+    (source,) = (lines for lines in blocks(page) if telling in lines)
+    return compile(source, page, "exec")
+
+
+# The page of each block of Python, and what distinguishes it from the others there.
+EXAMPLES = (
+    (FRONT, "toy_corpus"),
+    (FRONT, "DeepRNN"),
+    (LIBRARY_PAGE, "load_model"),
+    (LIBRARY_PAGE, "LinenDeepRNN"),
+    (LIBRARY_PAGE, "deserialize"),
+)
 
 
 def test_every_block_of_python_is_run_by_a_test():
-    assert len(re.findall("^```py", README, re.MULTILINE)) == len(EXAMPLES)
-    assert all(map(block, EXAMPLES))
+    assert len(re.findall("^```py", ALL, re.MULTILINE)) == len(EXAMPLES)
+    assert sum(len(blocks(page)) for page in PAGES) == len(EXAMPLES)
+    for page, telling in EXAMPLES:
+        assert block(page, telling)
 
 
 def test_library_example_runs_as_written(monkeypatch, capsys):
@@ -112,7 +138,7 @@ def test_library_example_runs_as_written(monkeypatch, capsys):
         zaremba_jax.config.QUICK, hidden_size=4, layers=1, epochs=1, batch_size=400, unroll=50
     )
     monkeypatch.setattr(zaremba_jax.config, "QUICK", tiny)
-    exec(block("toy_corpus"), {})
+    exec(block(FRONT, "toy_corpus"), {})
     measured, floor = map(float, capsys.readouterr().out.split())
     assert measured > floor > 1
 
@@ -128,7 +154,7 @@ def model(tmp_path, monkeypatch):
 
 
 def test_example_of_a_trained_model_runs_as_written(model, capsys):
-    exec(block("load_model"), {})
+    exec(block(LIBRARY_PAGE, "load_model"), {})
     measured, text = capsys.readouterr().out.split("\n", 1)
     ids = np.array([0, 1, 2, 3, 0], np.int32)
     assert float(measured) == pytest.approx(perplexity(text_nll(model.params, ids)))
@@ -136,9 +162,10 @@ def test_example_of_a_trained_model_runs_as_written(model, capsys):
     assert len(drawn) in (20, 21)  # an unfinished last line gets its end added
 
 
-def test_example_of_a_module_of_flax_runs_as_written():
+@pytest.mark.parametrize(("page", "module"), [(FRONT, "DeepRNN"), (LIBRARY_PAGE, "LinenDeepRNN")])
+def test_example_of_a_module_of_flax_runs_as_written(page, module):
     names = {}
-    exec(block("DeepRNN"), names)
+    exec(block(page, module), names)
     assert names["outputs"].shape == (8, 20, 64)
 
 
@@ -146,7 +173,7 @@ def test_example_of_an_exported_model_runs_as_written(model):
     Path("scoring.stablehlo").write_bytes(portable_scoring(model))
     params, tokens = model.params, jnp.arange(10).reshape(5, 2) % 4
     names = {"tokens": np.asarray(tokens), "targets": np.asarray(tokens[::-1])}
-    exec(block("deserialize"), names)
+    exec(block(LIBRARY_PAGE, "deserialize"), names)
     expected, _ = token_nll(params, tokens, tokens[::-1], zero_state(params.layers, 2))
     np.testing.assert_allclose(names["nats"], expected, rtol=1e-5)
 
@@ -163,7 +190,7 @@ def test_package_brings_its_types_and_notebooks_what_they_import():
 
 def test_ci_runs_the_test_commands_as_written():
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    commands = re.findall(r"grep '.*' README.md", ci)
+    commands = re.findall(r"grep '.*' \S*README.md", ci)
     assert len(commands) == 3
     for command in commands:
         # As an argument it could be missing silently; as a variable it ends the script.
@@ -188,7 +215,7 @@ SINGLES = {  # the folders of each row
 
 def test_table_of_perplexities_is_what_was_recorded():
     results = ROOT / "experiments" / "results"
-    rows = [[cell.strip(" *") for cell in row.split("|")[3:6]] for row in README.splitlines()]
+    rows = [[cell.strip(" *") for cell in row.split("|")[3:6]] for row in ALL.splitlines()]
     mixtures = json.loads((results / "small-mixtures.json").read_text())["mixtures"]
     for mixture in mixtures:
         spread = mixture["subsets"] > 1
@@ -223,7 +250,7 @@ def test_table_of_the_cache_and_of_dynamic_evaluation_is_what_was_recorded():
     matches = re.findall(
         r"^\$ .*seed1'(?: (--\w+=\w+))?.*\n.* perplexity ([\d.]+),", record, re.MULTILINE
     )
-    rows = [row.split("|") for row in README.splitlines()]
+    rows = [row.split("|") for row in ALL.splitlines()]
     for (flag, valid), (test_flag, test) in zip(matches[::2], matches[1::2], strict=True):
         assert flag == test_flag
         start = f" `{flag}" if flag else " as it was trained"
@@ -234,7 +261,7 @@ def test_table_of_the_cache_and_of_dynamic_evaluation_is_what_was_recorded():
 
 def test_tables_of_the_ablation_are_what_was_recorded():
     results = json.loads((ROOT / "experiments/results/ablation/results.json").read_text())
-    lines = README.splitlines()
+    lines = TEXTS[PROGRAMS_PAGE].splitlines()
     assert set(language_table(results).splitlines()) <= set(lines)
     header, _, *rows = (
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -254,7 +281,8 @@ SPEED_TABLES = [("two CPU cores", "-avx512-bfloat16"), ("one NVIDIA H100", "-h10
 def test_table_of_speed_is_what_the_benchmark_recorded(title, suffix, name):
     path = ROOT / "experiments" / "results" / f"benchmark-{name}{suffix}.json"
     results = json.loads(path.read_text())
-    (table,) = (part for part in README.split("\n\n") if part.startswith(f"| {title}"))
+    parts = TEXTS[PROGRAMS_PAGE].split("\n\n")
+    (table,) = (part for part in parts if part.startswith(f"| {title}"))
     header, _, *rows = ([cell.strip() for cell in line.split("|")] for line in table.splitlines())
     column = header.index(f"`{name}`")
     shown = {f"{builder.strip('`')}:{cells[0]}": cells for _, builder, *cells in rows}
@@ -273,7 +301,7 @@ def test_table_of_speed_is_what_the_benchmark_recorded(title, suffix, name):
 LINKS = sorted(
     {
         (page, *link)
-        for page in ("README.md", "BUILD_NOTES.md", "experiments/results/README.md")
+        for page in (*PAGES, "BUILD_NOTES.md", "experiments/results/README.md")
         for link in re.findall(
             r"\]\((?!http)([^)#]*)#?([^)]*)\)", (ROOT / page).read_text(encoding="utf-8")
         )
@@ -289,4 +317,33 @@ def test_every_link_leads_to_a_file_and_its_anchor_to_a_heading(source, path, an
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
         words = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
-        assert anchor in [heading.replace(" ", "-") for heading in words]
+        assert [heading.replace(" ", "-") for heading in words].count(anchor) == 1
+
+
+LIBRARY = [  # its modules by the names that its page gives them
+    ".".join(path.relative_to(ROOT / "zaremba_jax").with_suffix("").parts)
+    for path in (ROOT / "zaremba_jax").rglob("[!_]*.py")
+]
+
+
+def test_library_page_lists_every_module():
+    _, section = TEXTS[LIBRARY_PAGE].split("\n## Modules\n")
+    rows = re.findall(r"^\| (`[^|]*) \|", section.split("\n## ")[0], re.MULTILINE)
+    assert sorted(re.findall(r"`([\w.]+)`", " ".join(rows))) == sorted(LIBRARY)
+
+
+def test_programs_page_lists_every_program():
+    listed = re.findall(r"^\| `experiments\.(\w+)` \|", TEXTS[PROGRAMS_PAGE], re.MULTILINE)
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "experiments").glob("[!_]*.py"))
+
+
+def test_every_function_and_file_that_the_pages_name_exists():
+    names = set(re.findall(r"`([\w./]+)(?:\(.*?\))?`", ALL))
+    paths = {n for n in names if re.match("(experiments|tests|zaremba_jax)/.", n)}
+    assert len(paths) > 2
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    dotted = [name.rsplit(".", 1) for name in names if "." in name and not name.endswith(".py")]
+    attributes = [(module, name) for module, name in dotted if module in LIBRARY]
+    assert len(attributes) > 10
+    for module, name in attributes:
+        assert hasattr(importlib.import_module(f"zaremba_jax.{module}"), name), (module, name)

@@ -14,8 +14,6 @@
 # %% [markdown]
 # # The paper, executed
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/zaremba_jax/blob/main/experiments/notebooks/the_paper.ipynb)
-#
 # Zaremba, Sutskever & Vinyals, [*Recurrent Neural Network Regularization*](https://arxiv.org/abs/1409.2329):
 # its equations beside the code that computes them, how often its dropout corrupts what a network
 # remembers, and what that does to a model. No accelerator is needed.
@@ -31,12 +29,31 @@ SEEDS = 2
 LONGEST_LAG = 100
 
 # %% [markdown]
-# The next cell is for Colab: skip it in a clone of the repository.
+# The next three cells are for Colab: skip them in a clone of the repository. `SOURCE` is where
+# zaremba_jax is: the address of its repository, as `git clone` takes it, or the path of a zip of it
+# that you have uploaded, such as `/content/zaremba_jax.zip`.
 
 # %% tags=["colab"]
-# %cd /content
-# !test -d zaremba_jax || git clone -q https://github.com/OWNER/zaremba_jax
-# %cd zaremba_jax
+SOURCE = ""  # @param {type:"string"}
+
+# %% tags=["colab"]
+import shutil
+import subprocess
+from pathlib import Path
+
+CLONE = Path("/content/zaremba_jax")
+if not SOURCE:
+    raise ValueError("SOURCE is empty: enter the address of the repository, or the path of a zip")
+if not CLONE.exists() and SOURCE.endswith(".zip"):
+    unpacked = CLONE.with_name("unpacked")
+    shutil.unpack_archive(SOURCE, unpacked)
+    (setup,) = unpacked.rglob("setup.py")
+    shutil.move(setup.parent, CLONE)
+elif not CLONE.exists():
+    subprocess.run(["git", "clone", "-q", SOURCE, CLONE], check=True)
+# %cd {CLONE}
+
+# %% tags=["colab"]
 # !pip install -q -e ".[plots]"
 
 # %%

@@ -14,8 +14,6 @@
 # %% [markdown]
 # # Train the paper's model on Colab
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/zaremba_jax/blob/main/experiments/notebooks/train_on_colab.ipynb)
-#
 # The medium LSTM of Zaremba, Sutskever & Vinyals,
 # [*Recurrent Neural Network Regularization*](https://arxiv.org/abs/1409.2329), on the Penn
 # Treebank. Choose a GPU or a TPU under *Runtime, Change runtime type*, and run the cells from the
@@ -24,12 +22,18 @@
 # %% [markdown]
 # ## What to train
 #
-# `ACCELERATOR` is `cuda` on a GPU and `tpu` on a TPU. `FLAGS` are those of `experiments.ptb`; the
-# README lists them. The run lives in `WORKDIR`, on your Drive, which outlives the runtime. Anywhere
-# but on Colab, name another folder and skip the two cells under *Install, on Colab*.
+# `SOURCE` is where zaremba_jax is: the address of its repository, as `git clone` takes it, or the
+# path of a zip of it, such as `/content/drive/MyDrive/zaremba_jax.zip` on your Drive. `ACCELERATOR`
+# is `cuda` on a GPU and `tpu` on a TPU. `FLAGS` are those of `experiments.ptb`, which
+# `experiments/README.md` lists. The run lives in `WORKDIR`, on your Drive, which outlives the
+# runtime.
+#
+# Anywhere but on Colab, leave `SOURCE` empty, name another folder, and skip the cells under
+# *Install, on Colab*.
 
 # %% tags=["parameters"]
-ACCELERATOR = "cuda"
+SOURCE = ""  # @param {type:"string"}
+ACCELERATOR = "cuda"  # @param ["cuda", "tpu"]
 WORKDIR = "/content/drive/MyDrive/zaremba_jax/medium"
 FLAGS = ["--config=medium"]
 PROMPT = "the company said"
@@ -38,15 +42,29 @@ PROMPT = "the company said"
 # ## Install, on Colab
 
 # %% tags=["colab"]
-# %cd /content
-# !test -d zaremba_jax || git clone -q https://github.com/OWNER/zaremba_jax
-# %cd zaremba_jax
-# !pip install -q -e ".[{ACCELERATOR},plots]"
-
-# %% tags=["colab"]
 from google.colab import drive
 
 drive.mount("/content/drive")
+
+# %% tags=["colab"]
+import shutil
+import subprocess
+from pathlib import Path
+
+CLONE = Path("/content/zaremba_jax")
+if not SOURCE:
+    raise ValueError("SOURCE is empty: enter the address of the repository, or the path of a zip")
+if not CLONE.exists() and SOURCE.endswith(".zip"):
+    unpacked = CLONE.with_name("unpacked")
+    shutil.unpack_archive(SOURCE, unpacked)
+    (setup,) = unpacked.rglob("setup.py")
+    shutil.move(setup.parent, CLONE)
+elif not CLONE.exists():
+    subprocess.run(["git", "clone", "-q", SOURCE, CLONE], check=True)
+# %cd {CLONE}
+
+# %% tags=["colab"]
+# !pip install -q -e ".[{ACCELERATOR},plots]"
 
 # %% [markdown]
 # ## The devices

@@ -21,7 +21,7 @@ from zaremba_jax.data.vocabulary import UNIT_NAMES
 REAL = dict(PUBLISHED)
 
 MIRRORS = PUBLISHED["ptb"].base_urls
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "experiments" / "README.md"
 
 FILES = {
     "ptb.train.txt": b"the cat sat\nthe <unk> sat\n",
