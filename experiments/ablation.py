@@ -24,7 +24,8 @@ from experiments.ablations import language_modelling, memory
 from experiments.ablations.corruption import corruption_table
 from experiments.ablations.page import language_table, report
 from experiments.cli import program
-from experiments.cli.program import FLAGS, define_choices
+from experiments.cli.flag_kinds import define_choices, define_path
+from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal, draw
 from experiments.reports.summary import cores, environment
 from experiments.training.run_folder import write_json
@@ -45,8 +46,8 @@ _ASKED = (
 define_choices("methods", list(language_modelling.METHODS), "methods to compare")
 define_choices("cells", list(CELLS), "cells to compare")
 flags.DEFINE_enum("corpus", "toy", ["toy", "ptb"], "the built-in corpus, or the Penn Treebank")
-flags.DEFINE_string("data_dir", None, "folder with the three ptb.*.txt files (default: download)")
-flags.DEFINE_string("workdir", "runs/ablation", "folder of the report")
+define_path("data_dir", None, "folder with the three ptb.*.txt files (default: download)")
+define_path("workdir", "runs/ablation", "folder of the report")
 flags.DEFINE_integer("seeds", 3, "runs of each candidate, side by side", lower_bound=1)
 flags.DEFINE_integer("rates", 3, "candidates of each method", lower_bound=1, upper_bound=3)
 flags.DEFINE_integer("train_tokens", 8000, "leading training tokens to read", lower_bound=2)

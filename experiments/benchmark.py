@@ -27,7 +27,9 @@ from experiments.benchmarks.contenders import (
 from experiments.benchmarks.step_floor import products, step_flops
 from experiments.benchmarks.timing import alone, interleave, quartiles
 from experiments.cli import program
-from experiments.cli.program import FLAGS, config_from_flags
+from experiments.cli.config_flags import config_from_flags, define_config_flags
+from experiments.cli.flag_kinds import define_path
+from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.reports.summary import environment
 from experiments.training.kernel_choice import local_workload, why_not_pallas
@@ -48,7 +50,7 @@ SCALES = {
     "members": (1, 2, 4, 8),
 }
 
-program.define_config_flags()
+define_config_flags()
 flags.DEFINE_list(
     "peers",
     None,
@@ -60,8 +62,8 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("windows", 4, "training steps per turn", lower_bound=1)
 flags.DEFINE_integer("rounds", 15, "turns of each contender", lower_bound=2)
-flags.DEFINE_string("json", None, "file for the results")
-flags.DEFINE_string("scaling", None, "also measure tokens per second over sizes; file for the plot")
+define_path("json", None, "file for the results")
+define_path("scaling", None, "also measure tokens per second over sizes; file for the plot")
 
 
 class Contender(NamedTuple):

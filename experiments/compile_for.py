@@ -16,7 +16,8 @@ from absl import flags
 from rich.table import Table
 
 from experiments.cli import program
-from experiments.cli.program import FLAGS, define_choices
+from experiments.cli.flag_kinds import define_choices
+from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.compilers.ensemble_programs import report_members
 from experiments.compilers.targets import (

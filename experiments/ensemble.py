@@ -12,6 +12,7 @@ from rich.console import Console
 
 from experiments.cli import ensemble_flags, program, training_flags
 from experiments.cli.ensemble_flags import prepare, sizes_from_flags
+from experiments.cli.flag_kinds import define_paths
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import draw
 from experiments.cli.training_flags import (
@@ -48,7 +49,7 @@ _TRAINING_FLAGS = (
 
 flags.adopt_module_key_flags(training_flags)
 flags.adopt_module_key_flags(ensemble_flags)
-flags.DEFINE_list("from", None, "folders of finished runs of experiments.ptb to average instead")
+define_paths("from", None, "folders of finished runs of experiments.ptb to average instead")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from absl import flags
 from safetensors.numpy import save
 
 from experiments.cli import program
+from experiments.cli.flag_kinds import define_path, define_paths
 from experiments.cli.program import FLAGS
 from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import write_bytes
@@ -24,17 +25,15 @@ from zaremba_jax.interop.stablehlo import portable_scoring
 from zaremba_jax.interop.torch_weights import infer_config, model_from_torch, model_to_torch
 from zaremba_jax.regularizers import expected_masks
 
-flags.DEFINE_list("workdir", None, "a finished run, a member of an ensemble or a .safetensors file")
-flags.DEFINE_string(
-    "from_torch", None, "instead of --workdir, a .safetensors file with torch's arrays"
-)
-flags.DEFINE_string(
+define_paths("workdir", None, "a finished run, a member of an ensemble or a .safetensors file")
+define_path("from_torch", None, "instead of --workdir, a .safetensors file with torch's arrays")
+define_path(
     "vocabulary",
     None,
     "for --from_torch: JSON file of the words, in order or with their ids",
 )
 flags.DEFINE_enum("to", "folder", ["folder", "model", "torch", "stablehlo"], "what to write")
-flags.DEFINE_string("out", "", "the folder, or the file")
+define_path("out", "", "the folder, or the file")
 
 
 def main() -> None:
@@ -46,11 +45,11 @@ def main() -> None:
         raise InputError(f"--out={out}: exists; name a new {_kind()}")
     if out.is_dir() and any(out.iterdir()) and not is_model_folder(out):
         raise InputError(f"--out={out}: holds something other than an export; name a new folder")
-    write(out, read())
+    write_model_as(FLAGS.to, out, model_from_flags())
     print(f"{_kind()} written: {out}")
 
 
-def read() -> Model:
+def model_from_flags() -> Model:
     """The model that the flags name.
 
     Raises:
@@ -73,23 +72,23 @@ def read() -> Model:
     arrays, _ = read_safetensors(FLAGS.from_torch)
     try:
         params = model_from_torch(arrays)
-    except (ValueError, TypeError, IndexError) as error:
+    except InputError as error:
         raise InputError(f"--from_torch={FLAGS.from_torch}: {error}") from None
     return assemble(FLAGS.from_torch, named_arrays(params), infer_config(params), vocabulary)
 
 
-def write(out: Path, model: Model) -> None:
-    """Writes the model in the form that `--to` names.
+def write_model_as(form: str, out: Path, model: Model) -> None:
+    """Writes the model in a form that `--to` can name.
 
     Raises:
       InputError: the model has no such form.
     """
-    if FLAGS.to == "folder":
+    if form == "folder":
         return save_folder(out, model)
-    if FLAGS.to == "model":
+    if form == "model":
         out.parent.mkdir(parents=True, exist_ok=True)
         return save_model(out, model)
-    content = portable_scoring(model) if FLAGS.to == "stablehlo" else _torch_file(model)
+    content = portable_scoring(model) if form == "stablehlo" else _torch_file(model)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out, content)
 

@@ -6,19 +6,27 @@ import jax
 from absl import flags
 
 from experiments.cli import program
+from experiments.cli.flag_kinds import define_paths
 from experiments.cli.program import FLAGS
 from experiments.cli.trained_models import listed, load_models, prompt_ids
 from zaremba_jax.data.vocabulary import UNIT_NAMES, UNK
 from zaremba_jax.inference.generation import Sampling, generate
 
-flags.DEFINE_list(
-    "workdir", [], "finished runs, ensembles or .safetensors files; several are averaged"
-)
+define_paths("workdir", [], "finished runs, ensembles or .safetensors files; several are averaged")
 flags.DEFINE_string("prompt", "", "how each text begins")
 flags.DEFINE_integer("length", 100, "tokens to generate after the prompt", lower_bound=1)
-flags.DEFINE_float("temperature", 1.0, "divides log probabilities; 0: the most probable token")
-flags.DEFINE_integer("top_k", 0, "draw from this many most probable tokens; 0: from all")
-flags.DEFINE_float("top_p", 1.0, "draw from the fewest tokens with this much of the probability")
+flags.DEFINE_float(
+    "temperature", 1.0, "divides log probabilities; 0: the most probable token", lower_bound=0
+)
+flags.DEFINE_integer(
+    "top_k", 0, "draw from this many most probable tokens; 0: from all", lower_bound=0
+)
+flags.DEFINE_float(
+    "top_p",
+    1.0,
+    "draw from the fewest tokens with this much of the probability; above 0",
+    upper_bound=1,
+)
 flags.DEFINE_integer("seed", 0, "decides what is drawn", lower_bound=0, upper_bound=2**32 - 1)
 flags.DEFINE_integer("samples", 1, "number of texts, generated side by side", lower_bound=1)
 

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-
 from experiments.cli import program
+from experiments.cli.flag_kinds import define_path
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.reports.comparison import TITLE, compare, html_page, print_comparison
@@ -15,7 +14,7 @@ from zaremba_jax.errors import InputError
 
 TAKES = "RUN..."
 
-flags.DEFINE_string("page", "report.html", "HTML file for the comparison, figures included")
+define_path("page", "report.html", "HTML file for the comparison, figures included")
 
 
 def main(*runs: str) -> None:

@@ -10,8 +10,10 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments.cli import ensemble_flags, program, training_flags
+from experiments.cli.config_flags import changes_from_flags
 from experiments.cli.ensemble_flags import at_once_on, open_ensemble, sizes_from_flags
-from experiments.cli.program import FLAGS, changes_from_flags
+from experiments.cli.flag_kinds import define_path
+from experiments.cli.program import FLAGS
 from experiments.cli.terminal import draw
 from experiments.cli.training_flags import (
     TEXT_FILES,
@@ -55,7 +57,7 @@ flags.DEFINE_integer(
     "single models to take the mean over; if --members is given too, the larger of the two counts",
     lower_bound=1,
 )
-flags.DEFINE_string(
+define_path(
     "results", str(Path(__file__).parent / "results"), "folder of the records and the table"
 )
 

@@ -11,6 +11,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments.cli import program
+from experiments.cli.flag_kinds import define_path, define_paths
 from experiments.cli.program import FLAGS
 from experiments.cli.trained_models import load_models
 from experiments.reports.text_scores import (
@@ -44,25 +45,38 @@ _REQUIRED_FLAGS = {
     **{f"cache_{name}": "cache_window" for name in ("theta", "weight")},
 }
 
-flags.DEFINE_list(
-    "workdir", [], "finished runs, ensembles or .safetensors files; several are averaged"
-)
-flags.DEFINE_string("scores", None, "file for log probabilities, ending in .jsonl or .tsv")
+define_paths("workdir", [], "finished runs, ensembles or .safetensors files; several are averaged")
+define_path("scores", None, "file for log probabilities, ending in .jsonl or .tsv")
 flags.DEFINE_enum("each", "sentence", ["sentence", "token"], "what each line of --scores holds")
 flags.DEFINE_bool("independent", False, "score each line on its own, as in an n-best list")
 flags.DEFINE_enum("dynamic", None, ["sgd", "rms"], "keep learning from the text, by this rule")
-flags.DEFINE_float("dynamic_rate", None, "learning rate (default: 0.3 for sgd, 4e-4 for rms)")
 flags.DEFINE_float(
-    "dynamic_decay", 0.002, "fraction of the way back to the trained parameters that each step goes"
+    "dynamic_rate", None, "learning rate (default: 0.3 for sgd, 4e-4 for rms)", lower_bound=0
 )
-flags.DEFINE_integer("dynamic_segment", 5, "tokens between two steps")
 flags.DEFINE_float(
-    "dynamic_epsilon", 4e-4, "for rms: bounds the steps of parameters with hardly any gradient"
+    "dynamic_decay",
+    0.002,
+    "fraction of the way back to the trained parameters that each step goes",
+    lower_bound=0,
+    upper_bound=1,
 )
-flags.DEFINE_string("train_file", None, "for rms: training text, whose gradients scale the steps")
-flags.DEFINE_integer("cache_window", 0, "positions that a neural cache keeps; 0: no cache")
-flags.DEFINE_float("cache_theta", 0.6, "how strongly the cache prefers similar states")
-flags.DEFINE_float("cache_weight", 0.1, "share of the cache in the probability")
+flags.DEFINE_integer("dynamic_segment", 5, "tokens between two steps", lower_bound=1)
+flags.DEFINE_float(
+    "dynamic_epsilon",
+    4e-4,
+    "for rms: bounds the steps of parameters with hardly any gradient; above 0",
+    lower_bound=0,
+)
+define_path("train_file", None, "for rms: training text, whose gradients scale the steps")
+flags.DEFINE_integer(
+    "cache_window", 0, "positions that a neural cache keeps; 0: no cache", lower_bound=0
+)
+flags.DEFINE_float(
+    "cache_theta", 0.6, "how strongly the cache prefers similar states", lower_bound=0
+)
+flags.DEFINE_float(
+    "cache_weight", 0.1, "share of the cache in the probability; above 0 and below 1"
+)
 
 
 def main(file: str) -> None:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.cli import program, training_flags
+from experiments.cli.config_flags import changes_from_flags
 from experiments.cli.ensemble_flags import prepare
-from experiments.cli.program import FLAGS, changes_from_flags
+from experiments.cli.program import FLAGS
 from experiments.cli.terminal import draw
 from experiments.cli.training_flags import train_or_exit
 from experiments.reports.mixtures import member_records

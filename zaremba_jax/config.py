@@ -8,7 +8,7 @@ numbers refer to Zaremba, Sutskever & Vinyals (2014), arXiv 1409.2329.
 import dataclasses
 import operator
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class ModelConfig(_Validated):
         "units per layer, and the embedding size unless embedding_size is set", at_least=1
     )
     init_scale: float = _setting("parameters are initialized uniformly in ± this", above=0)
-    cell: CellName = _setting("recurrent cell: lstm, gru or tanh", default="lstm")
+    cell: CellName = _setting("recurrent cell", default="lstm")
     embedding_size: int = _setting(
         "size of the token embeddings; 0: same as hidden_size", at_least=0, default=0
     )
@@ -193,14 +193,11 @@ class Config(_Validated):
     """A whole run: corpus, network, training and seed."""
 
     name: PresetName = _setting("the preset that the configuration started from")
-    corpus: CorpusName = _setting(
-        f"the text: {', '.join(get_args(CorpusName))}; toy is the built-in language, files is your"
-        " own text"
-    )
+    corpus: CorpusName = _setting("the text; toy is the built-in language, files is your own text")
     seed: int = _setting(
         "determines the initial parameters and every dropout mask", at_least=0, below=2**32
     )
-    unit: UnitName = _setting("what a token is: word, char or byte", default="word")
+    unit: UnitName = _setting("what a token is", default="word")
     vocab_size: int = _setting(
         "number of types to keep, the most frequent; all others become <unk>; 0: all",
         at_least=0,
@@ -239,15 +236,32 @@ _SECTIONS = {
 }
 
 
-def settings() -> dict[str, tuple[type, str]]:
-    """Type and description of every setting of a `Config` by name, with sections flattened."""
+class Setting(NamedTuple):
+    """What a setting of a `Config` may be.
 
-    def kind(record: type, name: str) -> type:
-        hint = get_type_hints(record)[name]
-        return str if get_origin(hint) is Literal else hint
+    Attributes:
+      kind: `bool`, `int`, `float` or `str`.
+      description: what it decides.
+      choices: all values of a setting that is one of a few strings; empty for any other.
+      limits: bounds of a number, by `at_least`, `above`, `below` and `at_most`.
+    """
+
+    kind: type
+    description: str
+    choices: tuple[str, ...]
+    limits: dict[str, float]
+
+
+def settings() -> dict[str, Setting]:
+    """Every setting of a `Config` by name, with sections flattened."""
+
+    def declared(record: type, field: dataclasses.Field) -> Setting:
+        kind = get_type_hints(record)[field.name]
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        return Setting(str if choices else kind, choices=choices, **field.metadata)
 
     return {
-        field.name: (kind(record, field.name), field.metadata["description"])
+        field.name: declared(record, field)
         for record in (Config, *_SECTIONS.values())
         for field in dataclasses.fields(record)
         if "description" in field.metadata

@@ -1,34 +1,18 @@
-"""Configuration flags, and one-line errors for a user's mistakes."""
+"""Runs a program: its command line parsed, what the user can mend told in one line."""
 
 import functools
 import io
-import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 
-from zaremba_jax.config import PRESETS, Config, override, settings
 from zaremba_jax.errors import InputError
 
 FLAGS = flags.FLAGS
-flags.disclaim_key_flags()  # --help lists them among the flags of the program
-
-_DEFINE = {
-    bool: flags.DEFINE_bool,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
-}
-
-# Flags that name files or folders.
-_PATHS = (
-    *("workdir", "from", "data_dir", "cache_dir", "train_file", "valid_file", "test_file"),
-    *("out", "from_torch", "vocabulary", "page", "scores", "results", "json", "scaling"),
-)
 # File errors that another name would avoid.
 _PATH_ERRORS = (
     FileNotFoundError,
@@ -46,40 +30,6 @@ _MEMORY_REMEDIES = {
     "softmax_tokens": "--softmax_tokens=1000",
     "batch_size": "a lower --batch_size",
 }
-
-
-def define_config_flags() -> None:
-    """Defines `--config`, and a flag for each setting, which overrides the preset's value."""
-    flags.DEFINE_enum("config", "quick", list(PRESETS), "preset: the paper's models, or quick")
-    for name, (kind, description) in settings().items():
-        if name != "name":
-            _DEFINE[kind](name, None, f"{description} (default: the preset's)")
-
-
-def define_choices(name: str, known: list[str], what: str) -> None:
-    """Defines a flag that selects from the known names, by default all of them."""
-    flags.DEFINE_list(name, known, f"{what}, comma-separated")
-    flags.register_validator(
-        name,
-        lambda values: bool(values) and set(values) <= set(known),
-        message=f"give one or more of {', '.join(known)}",
-    )
-
-
-def config_from_flags() -> tuple[Config, dict[str, int | float | str]]:
-    """The preset with the flags' overrides, and those overrides.
-
-    Raises:
-      ValueError: a setting is outside its limits.
-    """
-    changes = changes_from_flags()
-    return override(PRESETS[FLAGS.config], **changes), changes
-
-
-def changes_from_flags() -> dict[str, int | float | str]:
-    """The settings given by flags, by name."""
-    values = {name: FLAGS[name].value for name in settings() if name != "name"}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def fail(error: object, status: int = 2) -> NoReturn:
@@ -137,9 +87,6 @@ def _parse(takes: str | None, argv: list[str]) -> list[str]:
         sys.exit(0)
     if FLAGS["verbosity"].using_default_value:  # no progress messages from libraries
         FLAGS.verbosity = logging.WARNING
-    for name in _PATHS:
-        if name in FLAGS and FLAGS[name].value is not None:
-            FLAGS[name].value = _with_home(FLAGS[name].value)
     arguments, name = rest[1:], (takes or "").removesuffix("...")
     if takes is None and arguments:
         fail(f"{arguments[0]!r} is not a flag; see --help")
@@ -147,13 +94,3 @@ def _parse(takes: str | None, argv: list[str]) -> list[str]:
         prefix = f"{' '.join(arguments)}: " if arguments else ""
         fail(f"{prefix}give {takes} besides the flags; see --help")
     return rest
-
-
-def _with_home(value: Any) -> Any:
-    """Comma-separated paths, or a list of them, with `~` expanded.
-
-    Shells do not expand it after `--flag=`, and a folder named `~` invites a fatal `rm -r ~`.
-    """
-    if isinstance(value, list):
-        return [_with_home(part) for part in value]
-    return ",".join(os.path.expanduser(part) for part in value.split(","))

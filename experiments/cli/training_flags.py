@@ -12,8 +12,9 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from experiments.cli import program
-from experiments.cli.program import FLAGS, config_from_flags, fail
+from experiments.cli.config_flags import config_from_flags, define_config_flags
+from experiments.cli.flag_kinds import define_path
+from experiments.cli.program import FLAGS, fail
 from experiments.cli.terminal import Terminal
 from experiments.training.kernel_choice import choose_kernel, local_workload
 from experiments.training.loop import InterruptedRunError, RunT, resume, train
@@ -32,19 +33,19 @@ _LONGEST_NAME = 200  # of a workdir; file systems allow 255 bytes
 TEXT_FILES = ("train_file", "valid_file", "test_file")
 _CLUSTER = "cluster"
 
-program.define_config_flags()
-flags.DEFINE_string("data_dir", None, "folder with a published corpus (default: download)")
+define_config_flags()
+define_path("data_dir", None, "folder with a published corpus (default: download)")
 for split in TEXT_FILES:
-    flags.DEFINE_string(
+    define_path(
         split, None, "your own text: files or globs, comma-separated; all three are required"
     )
-flags.DEFINE_string(
+define_path(
     "cache_dir", None, "folder for downloaded and encoded texts (default: the user's cache)"
 )
 flags.DEFINE_bool(
     "resident", None, "keep the whole training text on the device (default: if it fits)"
 )
-flags.DEFINE_string("workdir", None, "folder of the run (default: in runs/, by the settings)")
+define_path("workdir", None, "folder of the run (default: in runs/, by the settings)")
 flags.DEFINE_integer("chunk", 20, "windows trained between checks by the host", lower_bound=1)
 flags.DEFINE_float("checkpoint_minutes", 10, "save this often within an epoch", lower_bound=0)
 flags.DEFINE_bool("tensorboard", False, "write curves and gates for TensorBoard")

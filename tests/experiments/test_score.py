@@ -273,7 +273,7 @@ MISTAKES = {
         *(*BOTH, "--dynamic=sgd", "--cache_window=4")
     ],
     "--independent: lines have no past": [*BOTH, "--independent", "--cache_window=4"],
-    "dynamic_decay=2.0: must be finite, at least 0 and at most 1": [
+    "--dynamic_decay=2: 2.0 is not a number in the range [0, 1]": [
         *(*BOTH, "--dynamic=sgd", "--dynamic_decay=2")
     ],
     "--cache_theta: has no effect without --cache_window; give that too": [

@@ -158,8 +158,8 @@ def test_override_changes_what_it_names_and_nothing_else():
 
 def test_every_setting_has_one_name_a_type_and_a_description():
     assert settings().keys() == to_dict(QUICK).keys()
-    assert settings()["tie_weights"][0] is bool
-    assert all(kind in (int, float, str, bool) and text for kind, text in settings().values())
+    assert settings()["tie_weights"].kind is bool
+    assert all(x.kind in (int, float, str, bool) and x.description for x in settings().values())
 
 
 def test_configurations_are_frozen_and_equal_by_value():

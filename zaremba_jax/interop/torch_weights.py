@@ -37,18 +37,16 @@ def lstm_from_torch(state: Mapping[str, Any], prefix: str = "") -> tuple[LayerPa
       prefix: of the LSTM's names, such as `rnn.`; all other names are ignored.
 
     Raises:
-      InputError: it is not an LSTM, or one that is bidirectional or has projections.
+      InputError: it is not an LSTM, or one that is bidirectional or has projections, or an array
+        has other dimensions than torch's.
     """
-    arrays = {
-        name.removeprefix(prefix): _array(array)
-        for name, array in state.items()
-        if name.startswith(prefix)
-    }
-    if others := [name for name in arrays if not _ARRAY.fullmatch(name)]:
+    names = [name for name in state if name.startswith(prefix)]
+    if others := [name for name in names if not _ARRAY.fullmatch(name.removeprefix(prefix))]:
         raise InputError(
-            f"{', '.join(prefix + name for name in others)}: only a unidirectional torch.nn.LSTM"
-            " without projections can be converted; leave out what is not part of it"
+            f"{', '.join(others)}: only a unidirectional torch.nn.LSTM without projections can be"
+            " converted; leave out what is not part of it"
         )
+    arrays = {name.removeprefix(prefix): _array(name, state) for name in names}
     last = max((int(name.rpartition("_l")[2]) for name in arrays), default=0)
     return tuple(_layer_from_torch(arrays, f"l{n}", prefix) for n in range(last + 1))
 
@@ -119,7 +117,7 @@ def model_from_torch(state: Mapping[str, Any]) -> ModelParams:
             f"{', '.join(missing)}: missing; name the arrays {', '.join(names)} and {_LSTM}*, as"
             " torch's example word_language_model does"
         )
-    embedding, weights, bias = (_array(state[name]) for name in names)
+    embedding, weights, bias = (_array(name, state) for name in names)
     tied = np.array_equal(embedding, weights)
     return ModelParams(
         embedding=jnp.asarray(embedding),
@@ -165,9 +163,14 @@ def infer_config(params: ModelParams) -> Config:
     )
 
 
-def _array(value: Any) -> np.ndarray:
+def _array(name: str, state: Mapping[str, Any]) -> np.ndarray:
     """A double-precision array as it is, any other in single precision."""
-    array = np.asarray(value)
+    array, dimensions = np.asarray(state[name]), 1 if "bias" in name else 2
+    if array.ndim != dimensions:
+        raise InputError(
+            f"{name}: has {array.ndim} dimensions, where torch's has {dimensions}; give an"
+            " unmodified state_dict"
+        )
     return array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
 
 

@@ -1,3 +1,5 @@
+import functools
+import re
 import subprocess
 import sys
 from types import ModuleType
@@ -10,7 +12,8 @@ import pytest
 from invoke import assert_refused, run
 
 from experiments import ptb
-from experiments.cli.program import FLAGS, config_from_flags
+from experiments.cli.config_flags import config_from_flags
+from experiments.cli.program import FLAGS
 from zaremba_jax.config import MEDIUM, PRESETS, QUICK, settings, to_dict
 
 # For each setting, a value that no preset has.
@@ -63,10 +66,39 @@ def parsed():
 def test_every_setting_but_the_preset_s_name_is_a_flag_described_as_in_the_configuration():
     assert settings().keys() == OTHER.keys() | {"name"}
     for name in OTHER:
-        kind, description = settings()[name]
-        assert FLAGS[name].help.startswith(description)
-        assert FLAGS[name].parser.parse(str(OTHER[name])) == OTHER[name]
-        assert type(FLAGS[name].parser.parse(str(OTHER[name]))) is kind
+        setting, flag = settings()[name], FLAGS[name]
+        choices = f"<{'|'.join(setting.choices)}>: " if setting.choices else ""
+        assert flag.help.startswith(f"{choices}{setting.description}")
+        assert flag.parser.parse(str(OTHER[name])) == OTHER[name]
+        assert type(flag.parser.parse(str(OTHER[name]))) is setting.kind
+
+
+@functools.cache
+def help_text() -> str:
+    return run("--help").out
+
+
+# How much a number must move to cross a limit by the least that a flag is refused for.
+BEYOND = {"at_least": -1, "at_most": 1, "above": 0, "below": 0}
+
+
+@pytest.mark.parametrize("name", [name for name, setting in settings().items() if setting.limits])
+def test_every_limit_of_a_setting_is_told_by_help_and_refused_in_one_line(name):
+    setting, (_, told) = settings()[name], help_text().split(f"\n  --{name}: ")
+    told = " ".join(told.partition("\n  --")[0].split())
+    for limit, bound in setting.limits.items():
+        strict = limit in ("above", "below") and setting.kind is float
+        words = f"{limit} {bound:g}" if strict else r"a (positive|non-negative)|>=|in the range"
+        assert re.search(words, told)
+        beyond = setting.kind(bound + BEYOND[limit])
+        assert_refused(run(f"--{name}={beyond}"), f"{name}={beyond}: ")
+
+
+def test_one_of_a_few_words_is_refused_with_all_of_them():
+    for name, setting in settings().items():
+        if setting.choices and name != "name":
+            refused = run(f"--{name}=other")
+            assert_refused(refused, f"--{name}=other: ", f"one of <{'|'.join(setting.choices)}>")
 
 
 def test_flags_of_the_configuration_belong_to_the_program():

@@ -1,0 +1,59 @@
+"""A flag for each setting of the configuration, with its choices and limits."""
+
+from typing import Any
+
+from absl import flags
+
+from zaremba_jax.config import PRESETS, Config, Setting, override, settings
+
+FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # --help lists them among the flags of the program
+
+
+def define_config_flags() -> None:
+    """Defines `--config`, and a flag for each setting, which overrides the preset's value."""
+    flags.DEFINE_enum("config", "quick", list(PRESETS), "preset: the paper's models, or quick")
+    for name, setting in settings().items():
+        if name != "name":
+            _define_setting(name, setting)
+
+
+def _define_setting(name: str, setting: Setting) -> None:
+    """Defines the flag of a setting, with its choices or limits.
+
+    absl knows inclusive limits only. The others are told by `--help`, and checked by the
+    configuration.
+    """
+    limits = dict(setting.limits)
+    if setting.kind is int and "below" in limits:
+        limits["at_most"] = limits.pop("below") - 1
+    bounds: dict[str, Any] = {
+        "lower_bound": limits.pop("at_least", None),
+        "upper_bound": limits.pop("at_most", None),
+    }
+    strict = [f"{limit} {bound:g}" for limit, bound in limits.items()]
+    told = f"{'; '.join([setting.description, *strict])} (default: the preset's)"
+    if setting.choices:
+        flags.DEFINE_enum(name, None, setting.choices, told)
+    elif setting.kind is int:
+        flags.DEFINE_integer(name, None, told, **bounds)
+    elif setting.kind is float:
+        flags.DEFINE_float(name, None, told, **bounds)
+    else:
+        flags.DEFINE_bool(name, None, told)
+
+
+def config_from_flags() -> tuple[Config, dict[str, int | float | str]]:
+    """The preset with the flags' overrides, and those overrides.
+
+    Raises:
+      InputError: a setting is outside its limits.
+    """
+    changes = changes_from_flags()
+    return override(PRESETS[FLAGS.config], **changes), changes
+
+
+def changes_from_flags() -> dict[str, int | float | str]:
+    """The settings given by flags, by name."""
+    values = {name: FLAGS[name].value for name in settings() if name != "name"}
+    return {name: value for name, value in values.items() if value is not None}
