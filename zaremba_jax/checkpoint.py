@@ -53,20 +53,20 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(_storable(state)), record=ocp.args.JsonSave(record)
     )
-    try:
-        with _manager(directory) as manager:
-            newest = manager.latest_step()
-            is_later = newest is None or step > newest
-            if is_later:
-                manager.save(step, args=items, force=True)
-    except ValueError as error:  # how Orbax reports that a file could not be written
-        reason = str(error).partition("\n")[0]
-        raise OSError(f"{directory}: takes no checkpoint ({reason}); is the disk full?") from None
-    if not is_later:
-        raise ValueError(
-            f"step={step}: {directory} has a checkpoint of step {newest}; save a later step, or"
-            " remove it with clear_after"
-        )
+    with _manager(directory) as manager:
+        newest = manager.latest_step()
+        if newest is not None and step <= newest:
+            raise ValueError(
+                f"step={step}: {directory} has a checkpoint of step {newest}; save a later step, or"
+                " remove it with clear_after"
+            )
+        try:
+            manager.save(step, args=items, force=True)
+        except ValueError as error:  # how Orbax reports that a file could not be written
+            reason = str(error).partition("\n")[0]
+            raise OSError(
+                f"{directory}: takes no checkpoint ({reason}); is the disk full?"
+            ) from None
     if jax.process_index() == 0:
         folder = Path(directory, str(step))
         partial = folder / f"{CHECKSUMS_FILE}.partial"

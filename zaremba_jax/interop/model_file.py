@@ -163,17 +163,22 @@ def read_vocabulary(path: str | Path, unit: UnitName = "word") -> Vocabulary:
       InputError: it is neither, or the ids of its N words are not 0 to N - 1.
     """
     try:
-        words = json.loads(Path(path).read_text(encoding="utf-8"))
-        if isinstance(words, dict):
-            if sorted(words.values()) != list(range(len(words))):
-                raise InputError(f"its ids are not 0 to {len(words) - 1}, each once")
-            words = sorted(words, key=words.__getitem__)
+        words = _in_order_of_ids(json.loads(Path(path).read_text(encoding="utf-8")))
         return vocabulary_from_dict({"words": words, "unit": unit})
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{path}: is not a vocabulary ({error}); give JSON of distinct words, with their ids"
             " or in the order of their ids"
         ) from None
+
+
+def _in_order_of_ids(words: Any) -> Any:
+    """The words that are mapped to their ids, in order; anything but a mapping as it is."""
+    if not isinstance(words, dict):
+        return words
+    if sorted(words.values()) != list(range(len(words))):
+        raise InputError(f"its ids are not 0 to {len(words) - 1}, each once")
+    return sorted(words, key=words.__getitem__)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
