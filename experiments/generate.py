@@ -8,9 +8,11 @@ from absl import flags
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_paths
 from experiments.cli.program import FLAGS
-from experiments.cli.trained_models import listed, load_models, prompt_ids
-from zaremba_jax.data.vocabulary import UNIT_NAMES, UNK
+from experiments.cli.trained_models import load_models
+from zaremba_jax.data.units import UNITS, UNK
+from zaremba_jax.data.vocabulary import listed
 from zaremba_jax.inference.generation import Sampling, generate
+from zaremba_jax.inference.prompts import prompt_ids
 
 define_paths("workdir", [], "finished runs, ensembles or .safetensors files; several are averaged")
 flags.DEFINE_string("prompt", "", "how each text begins")
@@ -38,9 +40,9 @@ def main() -> None:
     sampling = Sampling(temperature=FLAGS.temperature, top_k=FLAGS.top_k, top_p=FLAGS.top_p)
     models = load_models(FLAGS.workdir)
     vocabulary = models[0].vocabulary
-    context, unknown = prompt_ids(vocabulary, FLAGS.prompt)
+    context, unknown = prompt_ids(vocabulary, FLAGS.prompt, "--prompt")
     if unknown:
-        noun = UNIT_NAMES[vocabulary.unit]
+        noun = UNITS[vocabulary.unit].noun
         print(f"{noun}s unknown to the model, read as {UNK}: {listed(unknown)}", file=sys.stderr)
     key = jax.random.key(FLAGS.seed)
     drawn = generate(models, context, FLAGS.length, FLAGS.samples, sampling, key=key)

@@ -14,23 +14,23 @@ from experiments.cli import program
 from experiments.cli.flag_kinds import define_path, define_paths
 from experiments.cli.program import FLAGS
 from experiments.cli.trained_models import load_models
-from experiments.reports.text_scores import (
-    Scorer,
-    Text,
-    independent_nll,
-    named,
-    read_text,
-    records,
-    stream_nll,
-    write_records,
-)
+from experiments.reports.score_files import write_records
 from zaremba_jax.data.corpus import windows
 from zaremba_jax.data.text_files import find_files
-from zaremba_jax.data.vocabulary import UNIT_NAMES, UNK
+from zaremba_jax.data.units import UNITS, UNK
+from zaremba_jax.data.vocabulary import listed
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares
 from zaremba_jax.inference.neural_cache import CacheConfig, neural_cache_nll
+from zaremba_jax.inference.text_scoring import (
+    Scorer,
+    Text,
+    independent_nll,
+    read_text,
+    records,
+    stream_nll,
+)
 from zaremba_jax.interop.model_file import Model
 from zaremba_jax.regularizers import expected_masks
 
@@ -84,6 +84,8 @@ def main(file: str) -> None:
     scores = scores_path(file)
     score = scorer_from_flags()
     models = load_models(FLAGS.workdir)
+    if FLAGS.independent and models[0].vocabulary.line_end is None:
+        raise InputError("--independent: the model's text had no line ends; leave it out")
     text = read_text(file, models[0], whole_lines=FLAGS.independent)
     with Console(stderr=True).status(f"reading {file}"):
         if FLAGS.independent:
@@ -199,8 +201,9 @@ def check_scores(file: str, nll: np.ndarray) -> None:
 def report(file: str, models: list[Model], text: Text, nll: np.ndarray) -> None:
     """Prints the perplexity and the unknown tokens."""
     scored = nll[~np.isnan(nll)]
-    noun, unknown = UNIT_NAMES[models[0].vocabulary.unit], sum(text.unknown.values())
-    bits = "" if noun == "word" else f", {math.log2(perplexity(scored)):.3f} bits per {noun}"
+    unit, unknown = UNITS[text.vocabulary.unit], sum(text.unknown.values())
+    bits = f", {math.log2(perplexity(scored)):.3f} bits per {unit.noun}"
+    bits = bits if unit.reported_in_bits else ""
     averaged = "" if len(models) == 1 else f", {len(models)} models averaged"
     print(
         f"{file}: perplexity {perplexity(scored):.2f}, {scored.mean():.4f} nats per token"
@@ -208,8 +211,8 @@ def report(file: str, models: list[Model], text: Text, nll: np.ndarray) -> None:
     )
     if unknown:
         print(
-            f"{noun}s unknown to the model, read as {UNK}: {unknown:,} tokens,"
-            f" {len(text.unknown):,} different: {named(text.unknown)}"
+            f"{unit.noun}s unknown to the model, read as {UNK}: {unknown:,} tokens,"
+            f" {len(text.unknown):,} different: {listed(text.unknown)}"
         )
 
 

@@ -7,9 +7,10 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     {"array_types", "errors"},
     {"config"},
-    {"data.vocabulary", "ops.products"},
+    {"data.text_files", "ops.products"},
+    {"data.units"},
+    {"data.vocabulary"},
     {"data.corpus"},
-    {"data.text_files"},
     {"data.encoding"},
     {"data.published", "data.toy_corpus", "data.loader"},
     {"cells"},
@@ -30,6 +31,7 @@ ORDER = [
     {"interop.model_file"},
     {"inference.gates", "inference.generation", "interop.stablehlo", "interop.torch_weights"},
     {"inference.dynamic_evaluation", "inference.independent_lines", "inference.neural_cache"},
+    {"inference.prompts", "inference.text_scoring"},
 ]
 PACKAGE = ROOT / "zaremba_jax"
 LIBRARY = sorted(PACKAGE.rglob("*.py"))

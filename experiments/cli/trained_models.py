@@ -1,14 +1,9 @@
-"""Finds trained models where runs left them, and encodes a user's text in their vocabulary."""
+"""Finds trained models where runs left them."""
 
 import os
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from experiments.training.run_folder import Workdir
-from zaremba_jax.data.vocabulary import EOS, UNIT_NAMES, UNK, Vocabulary
 from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.interop.model_file import FOLDER_VOCABULARY, Model, load_folder, load_model
 
@@ -59,48 +54,3 @@ def _model_files(path: Path) -> list[Path]:
         f"{path}: holds no model; name the --workdir of a finished run of experiments.ptb or"
         " experiments.ensemble, or a .safetensors file"
     )
-
-
-def line_end(vocabulary: Vocabulary) -> str | None:
-    """The token that ends a line, if the vocabulary has one."""
-    token = EOS if vocabulary.unit == "word" else "\n"
-    return token if token in vocabulary.words else None
-
-
-def unknown_tokens(vocabulary: Vocabulary, tokens: Iterable[str]) -> dict[str, int]:
-    """The tokens that a vocabulary lacks, most frequent first, and how often each occurs."""
-    known = set(vocabulary.words)
-    return dict(Counter(token for token in tokens if token not in known).most_common())
-
-
-def prompt_ids(vocabulary: Vocabulary, prompt: str) -> tuple[np.ndarray, dict[str, int]]:
-    """What is read before the first generated token, and the prompt's unknown tokens.
-
-    A prompt begins a line: the end of another comes before it if the vocabulary has line
-    ends.
-
-    Raises:
-      InputError: a token is unknown and the vocabulary has no `<unk>`, or there is nothing
-        to read.
-    """
-    end, tokens = line_end(vocabulary), vocabulary.tokenize(prompt)
-    unknown, noun = unknown_tokens(vocabulary, tokens), UNIT_NAMES[vocabulary.unit]
-    if unknown and UNK not in vocabulary.words:
-        raise InputError(
-            f"--prompt={prompt}: not among the {len(vocabulary)} {noun}s of the model:"
-            f" {listed(unknown)}; leave them out"
-        )
-    if end is None and not tokens:
-        raise InputError(f"--prompt: the vocabulary has no line ends to begin at; give a {noun}")
-    context = tokens if end is None else [end, *tokens]
-    return vocabulary.encode(context, "--prompt"), unknown
-
-
-def listed(unknown: dict[str, int], most: int = 10) -> str:
-    """The first `most` tokens, each with its count if it occurs more than once."""
-    named = [
-        token if count == 1 else f"{token} ({count} times)"
-        for token, count in list(unknown.items())[:most]
-    ]
-    more = len(unknown) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more else "")

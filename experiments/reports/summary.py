@@ -17,7 +17,7 @@ from rich.table import Table
 from experiments.training.single_run import Run
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, to_dict
 from zaremba_jax.data.corpus import unigram_perplexity
-from zaremba_jax.data.vocabulary import UNIT_NAMES
+from zaremba_jax.data.units import UNITS
 from zaremba_jax.evaluate import monte_carlo_nll, perplexity
 from zaremba_jax.model import count_params
 
@@ -124,7 +124,8 @@ def print_table(console: Console, summary: dict[str, Any]) -> None:
         figures = [None if name is None else summary[name] for name in (valid, test)]
         if figures[1] is not None:
             table.add_row(label, *("" if f is None else f"{f:.2f}" for f in figures))
-    if (unit := summary["unit"]) != "word":
+    unit = UNITS[summary["unit"]]
+    if unit.reported_in_bits:
         bits = (f"{summary[name]:.3f}" for name in ("valid_bits", "test_bits"))
-        table.add_row(f"bits per {UNIT_NAMES[unit]}", *bits)
+        table.add_row(f"bits per {unit.noun}", *bits)
     console.print(table)

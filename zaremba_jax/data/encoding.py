@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,14 +17,14 @@ import pooch
 
 from zaremba_jax.config import UnitName
 from zaremba_jax.data.corpus import Corpus
-from zaremba_jax.data.text_files import Piece, content_hash, find_files, read_blocks, read_bytes
-from zaremba_jax.data.vocabulary import EOS, UNIT_NAMES, UNK, Vocabulary, check_unit, tokenize
+from zaremba_jax.data.text_files import Piece, content_hash, find_files
+from zaremba_jax.data.units import EOS, UNITS, check_unit
+from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError
 
 SPLITS = ("train", "valid", "test")
 _VERSION = 2  # of the cache format
 _RECORD = "record.json"  # written last
-_CODES = 0x110000  # code points of Unicode
 
 Pieces = Sequence[Piece]
 
@@ -35,7 +34,7 @@ class Encoding:
     """What determines the ids of a text: its unit, what becomes `<unk>`, how lines are read.
 
     `vocab_size` and `min_count` are as for `Vocabulary.from_counts`, `normalize_whitespace` as for
-    `text_files.read_blocks`.
+    `units.Unit.read`.
 
     Raises:
       InputError: there is no such unit, or a number is outside its limits.
@@ -164,30 +163,17 @@ def _smallest_type(types: int) -> np.dtype:
     return np.dtype("<u1" if types <= 2**8 else "<u2" if types <= 2**16 else "<i4")
 
 
+def _read(text: Pieces, encoding: Encoding) -> Iterator[str]:
+    for piece in text:
+        yield from UNITS[encoding.unit].read(piece, encoding.normalize_whitespace)
+
+
 def _count(text: Pieces, encoding: Encoding) -> Vocabulary:
     """The vocabulary of a text."""
-    unit = encoding.unit
-    limits = encoding.vocab_size, encoding.min_count
-    if unit == "byte":
-        return Vocabulary.from_counts({}, unit, *limits)
-    counts = Counter()
-    for piece in text:
-        if unit == "word":
-            for block in read_blocks(piece, unit, encoding.normalize_whitespace):
-                counts.update(tokenize(block))
-        else:
-            counts += _count_characters(piece, encoding)
+    counts = UNITS[encoding.unit].count(_read(text, encoding))
     if not counts.keys() - {EOS}:
-        raise _nothing_in(text, unit)
-    return Vocabulary.from_counts(counts, unit, *limits)
-
-
-def _count_characters(piece: Piece, encoding: Encoding) -> Counter[str]:
-    totals = np.zeros(_CODES, np.int64)
-    for block in read_blocks(piece, "char", encoding.normalize_whitespace):
-        counts = np.bincount(_codes(block))
-        totals[: len(counts)] += counts
-    return Counter({chr(code): int(totals[code]) for code in np.flatnonzero(totals)})
+        raise _nothing_in(text, encoding)
+    return Vocabulary.from_counts(counts, encoding.unit, encoding.vocab_size, encoding.min_count)
 
 
 def _write_ids(
@@ -198,48 +184,19 @@ def _write_ids(
     line_end = vocabulary.encode([EOS])[0] if EOS in vocabulary.words else -1
     with path.open("wb") as file:
         for piece in text:
-            for ids in _encode(piece, vocabulary, encoding):
+            blocks = _read([piece], encoding)
+            for ids in vocabulary.encode_blocks(blocks, str(piece)):
                 file.write(ids.astype(dtype).tobytes())
                 count += len(ids)
                 has_text = has_text or bool((ids != line_end).any())
     if not has_text:
-        raise _nothing_in(text, vocabulary.unit)
+        raise _nothing_in(text, encoding)
     return count
 
 
-def _encode(piece: Piece, vocabulary: Vocabulary, encoding: Encoding) -> Iterator[np.ndarray]:
-    """Yields the ids of a file block by block, as `Vocabulary.encode` gives them."""
-    if vocabulary.unit == "byte":
-        for block in read_bytes(piece):
-            yield np.frombuffer(block, np.uint8)
-    elif vocabulary.unit == "word":
-        for block in read_blocks(piece, "word", encoding.normalize_whitespace):
-            yield vocabulary.encode(tokenize(block), str(piece))
-    else:
-        table = _table(vocabulary)
-        for block in read_blocks(piece, "char", encoding.normalize_whitespace):
-            ids = table[_codes(block)]
-            if len(ids) and ids.min() < 0:
-                vocabulary.encode(block, str(piece))  # raises, naming the character
-            yield ids
-
-
-def _table(vocabulary: Vocabulary) -> np.ndarray:
-    """The id of each character by its code point; -1 if it has none."""
-    words = vocabulary.words
-    table = np.full(_CODES, words.index(UNK) if UNK in words else -1, np.int32)
-    for number, character in enumerate(words):
-        if character != UNK:
-            table[ord(character)] = number
-    return table
-
-
-def _codes(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le"), "<u4")
-
-
-def _nothing_in(text: Pieces, unit: UnitName) -> ValueError:
+def _nothing_in(text: Pieces, encoding: Encoding) -> InputError:
     more = f" and {len(text) - 1} more" if len(text) > 1 else ""
     return InputError(
-        f"{text[0]}{more}: holds no {UNIT_NAMES[unit]}s; give a text with one sentence per line"
+        f"{text[0]}{more}: holds no {UNITS[encoding.unit].noun}s; give a text with one sentence per"
+        " line"
     )

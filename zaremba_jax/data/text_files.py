@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from zaremba_jax.config import UnitName
 from zaremba_jax.errors import InputError, MissingFileError
 
 BLOCK = 2**20  # bytes in memory at a time
@@ -130,27 +129,17 @@ def read_text(piece: Piece) -> Iterator[str]:
         offset += len(block)
 
 
-def read_blocks(piece: Piece, unit: UnitName, normalize_whitespace: bool = False) -> Iterator[str]:
-    """Yields a text in blocks that hold only whole words or characters.
+def read_whole_words(piece: Piece) -> Iterator[str]:
+    """Yields a text in blocks that cut no word.
 
-    By words or with `normalize_whitespace`, any line end becomes a line feed, and the last line has
-    one too.
-
-    Args:
-      piece: the file.
-      unit: "word" or "char".
-      normalize_whitespace: drop white space at both ends of lines, and all but one space between
-        words.
-
-    Raises:
-      InputError: as for `read_text`.
+    Any line end becomes a line feed, and the last line has one too. Errors are as for `read_text`.
     """
-    text = read_text(piece)
-    if unit == "char" and not normalize_whitespace:
-        return text
-    if not normalize_whitespace:
-        return _cut_after(_line_feeds(text), "\n ")
-    return map(_plain, _cut_after(_line_feeds(text), "\n"))
+    return _cut_after(_line_feeds(read_text(piece)), "\n ")
+
+
+def read_normalized_lines(piece: Piece) -> Iterator[str]:
+    """The same in whole lines, with one space between words and no other white space."""
+    return map(_normalized, _cut_after(_line_feeds(read_text(piece)), "\n"))
 
 
 def _line_feeds(blocks: Iterable[str]) -> Iterator[str]:
@@ -175,5 +164,5 @@ def _cut_after(blocks: Iterable[str], separators: str) -> Iterator[str]:
         yield rest
 
 
-def _plain(lines: str) -> str:
+def _normalized(lines: str) -> str:
     return "".join(" ".join(line.split()) + "\n" for line in lines.removesuffix("\n").split("\n"))

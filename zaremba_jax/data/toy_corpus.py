@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zaremba_jax.data.corpus import Corpus, make_corpus
-from zaremba_jax.data.vocabulary import EOS
+from zaremba_jax.data.units import EOS
 from zaremba_jax.errors import InputError
 
 DETERMINERS = ("la", "un", "tiu", "mia", "via", "nia", "lia", "kia")

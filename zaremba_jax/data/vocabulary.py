@@ -3,40 +3,31 @@
 import dataclasses
 import functools
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import get_args
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from zaremba_jax.config import UnitName
+from zaremba_jax.data.units import EOS, UNITS, UNK, Unit
 from zaremba_jax.errors import InputError
 
-EOS = "<eos>"
-UNK = "<unk>"
-UNIT_NAMES: dict[UnitName, str] = {"word": "word", "char": "character", "byte": "byte"}
-BYTES = tuple(map(chr, range(256)))
+_ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
 
 
-def check_unit(unit: str) -> None:
-    """Raises ValueError if there is no such unit."""
-    if unit not in get_args(UnitName):
-        raise InputError(f"unit={unit!r}: must be one of {', '.join(get_args(UnitName))}")
+def on_one_line(text: str) -> str:
+    r"""The text with its tabs, line ends and backslashes written as \t, \n, \r and \\."""
+    return text.translate(_ESCAPES)
 
 
-def tokenize(text: str, unit: UnitName = "word") -> list[str]:
-    """The tokens of a text.
-
-    By words: what white space separates, and `<eos>` for each line end; a last line without a
-    line end gets none, so that the next part of the text can continue it. By characters: line
-    ends and spaces are tokens too. By bytes: those of its UTF-8 encoding, each written as the
-    character with the same number. The tokens of consecutive parts add up to those of the
-    whole, provided that no word is cut.
-    """
-    if unit == "word":
-        return text.replace("\n", f" {EOS} ").split()
-    return list(text if unit == "char" else text.encode().decode("latin-1"))
+def listed(counts: Mapping[str, int], most: int = 10) -> str:
+    """The first `most` tokens on one line, each with its count if it occurs more than once."""
+    named = [
+        on_one_line(token) + (f" ({count} times)" if count > 1 else "")
+        for token, count in list(counts.items())[:most]
+    ]
+    more = len(counts) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
 
 
 def check_ids(ids: np.ndarray, size: int) -> None:
@@ -52,7 +43,7 @@ def check_ids(ids: np.ndarray, size: int) -> None:
 class Vocabulary:
     """The types of a training text; a type's id is its index in `words`.
 
-    `unit` says what a type is: a word, a character or a byte, as `tokenize` gives them.
+    `unit` says what a type is: a word, a character or a byte; see `units`.
     """
 
     words: tuple[str, ...]
@@ -84,13 +75,14 @@ class Vocabulary:
         Raises:
           InputError: no type of a text that has some is left, or bytes are to be left out.
         """
-        if unit == "byte":
+        if all_types := UNITS[unit].all_types:
             if size or min_count > 1:
                 raise InputError(
-                    f"vocab_size={size}, min_count={min_count}: a vocabulary of bytes has all 256;"
-                    " leave both out, or use the unit word or char"
+                    f"vocab_size={size}, min_count={min_count}: a vocabulary of"
+                    f" {UNITS[unit].noun}s has all {len(all_types)}; leave both out, or use the"
+                    " unit word or char"
                 )
-            return cls(BYTES, unit)
+            return cls(all_types, unit)
         words = sorted(counts.keys() - {EOS, UNK}, key=lambda word: (-counts[word], word))
         kept = [word for word in words if counts[word] >= min_count]
         special = {word: counts[word] for word in (EOS, UNK) if word in counts}
@@ -100,7 +92,7 @@ class Vocabulary:
             special[UNK] += sum(counts[word] for word in words[len(kept) :])
         if words and not kept:
             raise InputError(
-                f"vocab_size={size}, min_count={min_count}: leaves no {UNIT_NAMES[unit]} of the"
+                f"vocab_size={size}, min_count={min_count}: leaves no {UNITS[unit].noun} of the"
                 f" training text, whose most frequent occurs {counts[words[0]]} times; give a lower"
                 f" min_count, and a vocab_size of at least {len(special) + 1}, or 0 for no limit"
             )
@@ -110,6 +102,10 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
+    @property
+    def _unit(self) -> Unit:
+        return UNITS[self.unit]
+
     @functools.cached_property
     def _ids(self) -> "_Ids":
         return _Ids((word, number) for number, word in enumerate(self.words))
@@ -117,36 +113,54 @@ class Vocabulary:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the types and their order; if it is equal, equal ids mean equal tokens."""
-        listed = "\n".join(self.words)
-        if self.unit != "word":  # words keep the hash from before there were other units
-            listed = json.dumps([self.unit, *self.words])
-        return hashlib.sha256(listed.encode()).hexdigest()
+        return hashlib.sha256(self._unit.to_hash(self.words).encode()).hexdigest()
+
+    @property
+    def line_end(self) -> str | None:
+        """The token that ends a line, if there is one."""
+        end = self._unit.line_end
+        return end if end in self._ids else None
+
+    @property
+    def reads_line_ends(self) -> bool:
+        """Whether the ends of lines are tokens, or are read as `<unk>` because they are rare."""
+        may_be_rare = self._unit.line_end != EOS and UNK in self._ids  # `<eos>` is never left out
+        return may_be_rare or self.line_end is not None
+
+    def unknown(self, tokens: Iterable[str]) -> dict[str, int]:
+        """The tokens that are no types, most frequent first, and how often each occurs."""
+        return dict(Counter(token for token in tokens if token not in self._ids).most_common())
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens of a text in this vocabulary's unit, as the function `tokenize` gives them."""
-        return tokenize(text, self.unit)
+        """The tokens of a text, as for `units.Unit.tokenize`."""
+        return self._unit.tokenize(text)
 
     def encode(self, tokens: Iterable[str], source: str = "text") -> np.ndarray:
         """The ids of `tokens`, int32 [N]; one outside the vocabulary becomes `<unk>`.
 
         Raises:
           InputError: a token is outside a vocabulary without `<unk>`, or `tokens` is bytes, or a
-            string although the unit is not `char`; the message starts with `source`.
+            string although characters are not its tokens; the message starts with `source`.
         """
-        if isinstance(tokens, bytes) or (isinstance(tokens, str) and self.unit != "char"):
+        if isinstance(tokens, bytes) or (isinstance(tokens, str) and not self._unit.text_is_tokens):
             decoded = "decode it and " if isinstance(tokens, bytes) else ""
             raise InputError(
-                f"{source}: is a text, not a list of {UNIT_NAMES[self.unit]}s; {decoded}split it"
+                f"{source}: is a text, not a list of {self._unit.noun}s; {decoded}split it"
                 " with `tokenize`"
             )
         try:
             return np.fromiter(map(self._ids.__getitem__, tokens), np.int32)
         except KeyError as missing:
             raise InputError(
-                f"{source}: the {UNIT_NAMES[self.unit]} {missing} is not in the training text,"
+                f"{source}: the {self._unit.noun} {missing} is not in the training text,"
                 f" which has no {UNK}; give min_count=2 or a vocab_size, which turn rare ones into"
                 f" {UNK}, or replace rare ones with {UNK} in all three files"
             ) from None
+
+    def encode_blocks(self, blocks: Iterable[str], source: str = "text") -> Iterator[np.ndarray]:
+        """Yields the ids of texts as `units.Unit.read` yields them; errors as for `encode`."""
+        ids_of = functools.partial(self.encode, source=source)
+        return self._unit.encode(blocks, self.words, ids_of)
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """The tokens of `ids`."""
@@ -158,13 +172,7 @@ class Vocabulary:
         Words are separated by one space, and a line ends at each `<eos>`. Bytes that are
         not UTF-8 become U+FFFD; `<unk>` stays as it is.
         """
-        tokens = self.decode(ids)
-        if self.unit == "byte":
-            return "".join(tokens).encode("latin-1").decode(errors="replace")
-        if self.unit == "char":
-            return "".join(tokens)
-        spaced = " ".join("\n" if word == EOS else word for word in tokens)
-        return spaced.replace(" \n", "\n").replace("\n ", "\n")
+        return self._unit.join(self.decode(ids))
 
 
 class _Ids(dict[str, int]):

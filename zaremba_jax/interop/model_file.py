@@ -19,7 +19,8 @@ from safetensors.numpy import save
 
 from zaremba_jax.array_types import ModelParams
 from zaremba_jax.config import Config, UnitName, from_dict, to_dict
-from zaremba_jax.data.vocabulary import Vocabulary, check_unit
+from zaremba_jax.data.units import check_unit
+from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.model import init_params
 

@@ -1,15 +1,13 @@
-"""How programs find trained models, and what they do with unknown words."""
+"""How programs find trained models."""
 
 import jax
 import numpy as np
 import pytest
-from invoke import assert_refused, run_elsewhere
 
-from experiments.cli.trained_models import listed, load_models, prompt_ids, unknown_tokens
+from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import Workdir, write_json, write_model
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.data.vocabulary import Vocabulary
-from zaremba_jax.inference.generation import Sampling, generate
 from zaremba_jax.interop.model_file import Model
 from zaremba_jax.model import init_params
 
@@ -61,72 +59,3 @@ def test_models_are_found_in_runs_ensembles_and_files(folder):
 def test_folder_without_a_model_that_fits_is_refused(folder, names, reason):
     with pytest.raises((ValueError, FileNotFoundError), match=reason):
         load_models([str(folder / name) for name in names])
-
-
-def test_prompt_begins_a_line_where_the_vocabulary_has_line_ends():
-    assert prompt_ids(WORDS, "the cat")[0].tolist() == [1, 0, 2]
-    assert prompt_ids(WORDS, "")[0].tolist() == [1]
-    assert prompt_ids(Vocabulary(("\n", "a"), "char"), "aa")[0].tolist() == [0, 1, 1]
-    assert prompt_ids(Vocabulary(("a", "b"), "char"), "ba")[0].tolist() == [1, 0]
-
-
-def test_unknown_words_of_a_prompt_are_read_as_unk_and_told():
-    ids, unknown = prompt_ids(WORDS, "dog the dog bit")
-    assert ids.tolist() == [1, 3, 0, 3, 3]
-    assert unknown == {"dog": 2, "bit": 1}
-    assert listed(unknown) == "dog (2 times), bit"
-    assert listed(unknown, most=1) == "dog (2 times) and 1 more"
-    assert unknown_tokens(WORDS, ["<unk>", "the"]) == {}
-
-
-@pytest.mark.parametrize(
-    ("words", "unit", "prompt", "reason"),
-    [
-        (("a", "<eos>"), "word", "a zebra", "--prompt=a zebra: not among the 2 words .*: zebra;"),
-        (("a", "b"), "char", "añ", "not among the 2 characters of the model: ñ; leave them out"),
-        (("a", "b"), "char", "", "no line ends to begin at; give a character"),
-    ],
-)
-def test_prompt_that_cannot_be_read_is_refused(words, unit, prompt, reason):
-    with pytest.raises(ValueError, match=reason):
-        prompt_ids(Vocabulary(words, unit), prompt)
-
-
-def test_generate_writes_texts_and_refuses_mistakes_in_one_line(folder):
-    begin = ["--workdir=ensemble", "--prompt=the cat zebra", "--length=9", "--samples=2"]
-    first, rerun, other, greedy, likeliest, *refused = run_elsewhere(
-        "experiments.generate",
-        begin,
-        begin,
-        [*begin, "--seed=1"],
-        ["--workdir=run", "--temperature=0", "--length=4"],
-        ["--workdir=run", "--top_k=1", "--length=4", "--temperature=3"],
-        ["--workdir=absent"],
-        ["--workdir=other", "--prompt=zebra"],
-        ["--workdir=run", "--top_p=0"],
-        ["--workdir=run", "--length=0"],
-        [],
-        cwd=folder,
-    )
-    assert (first.status, first.err) == (0, "words unknown to the model, read as <unk>: zebra\n")
-    texts = first.out.split("\n---\n")
-    assert len(texts) == 2
-    for text in texts:
-        words = WORDS.tokenize(text)
-        assert words[:3] == ["the", "cat", "<unk>"]
-        assert set(words) <= set(WORDS.words)
-    assert first == rerun
-    assert first.out != other.out
-    (one,), (start, _) = load_models([str(folder / "run")]), prompt_ids(WORDS, "")
-    (drawn,) = generate([one], start, 4, sampling=Sampling(temperature=0.0), key=jax.random.key(0))
-    assert greedy == (0, WORDS.detokenize(drawn).strip("\n") + "\n", "")
-    assert likeliest == greedy
-    reasons = [
-        "absent: holds no model",
-        "--prompt=zebra: not among the 2 words of the model: zebra",
-        "top_p=0.0: must be above 0",
-        "length=0",
-        "workdir",
-    ]
-    for outcome, reason in zip(refused, reasons, strict=True):
-        assert_refused(outcome, reason)

@@ -16,7 +16,8 @@ from zaremba_jax.data.corpus import (
     unigram_perplexity,
     windows,
 )
-from zaremba_jax.data.vocabulary import BYTES, Vocabulary
+from zaremba_jax.data.units import BYTES
+from zaremba_jax.data.vocabulary import Vocabulary
 
 
 @given(st.integers(1, 200), st.integers(1, 7), st.integers(1, 9))

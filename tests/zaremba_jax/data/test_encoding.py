@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from zaremba_jax.data import encoding as encoding_module
 from zaremba_jax.data import text_files
 from zaremba_jax.data.encoding import SPLITS, Encoding, read_corpus
-from zaremba_jax.data.vocabulary import EOS, Vocabulary, tokenize
+from zaremba_jax.data.units import EOS, UNITS
+from zaremba_jax.data.vocabulary import Vocabulary
 
 LINES = st.lists(
     st.text(st.sampled_from("aabñ😀 "), min_size=1, max_size=8), min_size=1, max_size=8
 )
-UNITS = st.sampled_from(["word", "char", "byte"])
+NAMES = st.sampled_from(["word", "char", "byte"])
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,7 @@ def cached(folder):
     return sorted(path.name for path in (folder / "encoded").iterdir())
 
 
-@given(LINES, UNITS, st.integers(0, 6), st.integers(1, 2))
+@given(LINES, NAMES, st.integers(0, 6), st.integers(1, 2))
 def test_ids_are_those_of_the_vocabulary_of_the_training_text(
     tmp_path_factory, lines, unit, size, min_count
 ):
@@ -53,7 +54,7 @@ def test_ids_are_those_of_the_vocabulary_of_the_training_text(
     text = "".join(f"{line} x\n" for line in lines)
     (folder / "text").write_bytes(text.encode())
     try:
-        expected = Vocabulary.from_tokens(tokenize(text, unit), unit, size, min_count)
+        expected = Vocabulary.from_tokens(UNITS[unit].tokenize(text), unit, size, min_count)
     except ValueError as error:
         with pytest.raises(ValueError, match=str(error)[:30]):
             read_corpus(
@@ -68,7 +69,7 @@ def test_ids_are_those_of_the_vocabulary_of_the_training_text(
     )
     assert corpus.vocabulary == expected
     for ids in (corpus.train, corpus.valid, corpus.test):
-        np.testing.assert_array_equal(ids, expected.encode(tokenize(text, unit)))
+        np.testing.assert_array_equal(ids, expected.encode(UNITS[unit].tokenize(text)))
 
 
 def test_corpus_of_files_encodes_all_with_the_training_vocabulary(texts, tmp_path):
@@ -117,6 +118,32 @@ def test_cache_is_keyed_by_content_and_encoding(texts, tmp_path, written):
         read_corpus("c", *copies, cache_dir=tmp_path)
     assert len(written) == 9
     assert len(cached(tmp_path)) == 9
+
+
+# The cache's key and the fingerprint of each encoding of the three texts below, as they were
+# before units had a module of their own. Files and checkpoints hold them.
+ENCODED = [
+    (Encoding(), "159177a4c12c53615d92", "c2670da3cb44461f991a"),
+    (Encoding(vocab_size=4), "5dc077ed715042ca3b48", "7a8a676726e202ab0e03"),
+    (Encoding("char"), "e5e7fdc28cd8bc5417a1", "f666442f5f0b30f37f2c"),
+    (Encoding("char", min_count=2), "1d7c3ff6d1e19cd5716d", "136d3535df276a87250e"),
+    (Encoding("char", normalize_whitespace=True), "db5a03b4a986c9ea9fca", "7eea015e626df7a9c9f8"),
+    (Encoding("byte"), "5d5606e3fdf00c19b4a3", "9e6d73c8c071df123afe"),
+]
+
+
+@pytest.mark.parametrize(("encoding", "key", "fingerprint"), ENCODED)
+def test_keys_of_the_cache_and_fingerprints_are_those_of_before(
+    tmp_path, encoding, key, fingerprint
+):
+    contents = "a cafe\u0301  ñ\r\nb b 😀\n\n<unk> a\nend", "b a\n", " a\r\nb b"
+    for split, content in zip(SPLITS, contents, strict=True):
+        (tmp_path / split).write_bytes(content.encode())
+    texts = [tmp_path / split for split in SPLITS]
+    corpus = read_corpus("c", *texts, encoding=encoding, cache_dir=tmp_path)
+    assert corpus.fingerprint.startswith(fingerprint)
+    (name,) = cached(tmp_path)
+    assert name.startswith(key)
 
 
 @pytest.mark.parametrize("name", ["record.json", *SPLITS])

@@ -16,7 +16,7 @@ from invoke import assert_refused, content, run
 from zaremba_jax.config import CorpusName
 from zaremba_jax.data import published as published_module
 from zaremba_jax.data.published import PUBLISHED, SplitSource, data_dir_variable, load_published
-from zaremba_jax.data.vocabulary import UNIT_NAMES
+from zaremba_jax.data.units import UNITS
 
 REAL = dict(PUBLISHED)
 
@@ -260,7 +260,7 @@ def test_table_has_every_corpus_that_a_run_can_name_and_the_readme_lists():
         millions = entry.tokens[0] % 1_000_000 == 0
         shown = [f"{count // 10**6}" if millions else f"{count:,}" for count in entry.tokens]
         assert row.startswith(", ".join(shown))
-        assert UNIT_NAMES[entry.unit] in row
+        assert UNITS[entry.unit].noun in row
 
 
 def test_real_entries_have_whole_hashes_of_files_that_they_name_and_parts_as_long_as_said():

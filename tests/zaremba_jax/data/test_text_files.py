@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zaremba_jax.data import text_files
-from zaremba_jax.data.text_files import Piece, content_hash, find_files, read_blocks, read_bytes
-from zaremba_jax.data.vocabulary import EOS, tokenize
+from zaremba_jax.data.text_files import Piece, content_hash, find_files, read_bytes
+from zaremba_jax.data.units import EOS, UNITS
 
+WORDS, CHARACTERS = UNITS["word"], UNITS["char"]
 TEXT = st.text(st.sampled_from("ab ñ€😀\n\r\t\u2028"), max_size=40)
 
 
@@ -45,27 +46,27 @@ def words(text):
 
 @given(TEXT, st.sampled_from(["plain", "gzip", "zip"]))
 def test_blocks_have_the_words_of_the_text(folder, text, how):
-    blocks = read_blocks(put(folder, text.encode(), how), "word")
-    assert [token for block in blocks for token in tokenize(block)] == words(text)
+    blocks = WORDS.read(put(folder, text.encode(), how))
+    assert [token for block in blocks for token in WORDS.tokenize(block)] == words(text)
 
 
 @given(TEXT)
 def test_blocks_by_character_are_the_text_as_it_is(folder, text):
-    assert "".join(read_blocks(put(folder, text.encode()), "char")) == text
+    assert "".join(CHARACTERS.read(put(folder, text.encode()))) == text
 
 
 @given(TEXT)
 def test_byte_order_mark_at_the_start_of_a_file_is_no_text(folder, text):
     content = text.encode()
-    assert "".join(read_blocks(put(folder, b"\xef\xbb\xbf" + content), "char")) == text
+    assert "".join(CHARACTERS.read(put(folder, b"\xef\xbb\xbf" + content))) == text
     inside = Piece(put(folder, b"ab\n\xef\xbb\xbf" + content).path, start=3)
-    assert "".join(read_blocks(inside, "char")) == "\ufeff" + text
+    assert "".join(CHARACTERS.read(inside)) == "\ufeff" + text
 
 
 @given(TEXT)
 def test_plain_lines_have_words_with_one_space_between(folder, text):
-    plain = "".join(read_blocks(put(folder, text.encode()), "char", normalize_whitespace=True))
-    assert tokenize(plain) == words(text)
+    plain = "".join(CHARACTERS.read(put(folder, text.encode()), normalize_whitespace=True))
+    assert WORDS.tokenize(plain) == words(text)
     assert "  " not in plain
     assert all(line == line.strip() for line in plain.split("\n"))
 
@@ -85,12 +86,12 @@ def test_what_is_not_utf8_is_refused_at_its_byte(folder, text, offset):
     good = good.decode(errors="ignore").encode()
     piece = put(folder, good + b"\xff" + text.encode())
     with pytest.raises(ValueError, match=rf"plain: not UTF-8 text at byte {len(good)}; conv"):
-        list(read_blocks(piece, "char"))
+        list(CHARACTERS.read(piece))
 
 
 def test_character_that_the_end_cuts_is_refused(folder):
     with pytest.raises(ValueError, match="not UTF-8 text at byte 4; convert"):
-        list(read_blocks(put(folder, "aaaañ".encode()[:-1]), "word"))
+        list(WORDS.read(put(folder, "aaaañ".encode()[:-1])))
 
 
 @pytest.mark.parametrize("how", ["gzip", "zip"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from zaremba_jax.data.corpus import Corpus, unigram_perplexity
 from zaremba_jax.data.toy_corpus import HiddenMarkovSource, toy_corpus, toy_source
-from zaremba_jax.data.vocabulary import EOS
+from zaremba_jax.data.units import EOS
 
 NOUN = re.compile(r"[a-z]{3}(?P<gender>[aeou])(?P<number>s?)")
 VERB = re.compile(r"[a-z]{3}(?P<gender>[aeou])(?P<number>n?)t")

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from zaremba_jax.data.vocabulary import BYTES, EOS, UNIT_NAMES, UNK, Vocabulary, tokenize
+from zaremba_jax.data.units import BYTES, EOS, UNITS, UNK
+from zaremba_jax.data.vocabulary import Vocabulary, listed
 
 WORDS = st.lists(st.sampled_from(["a", "b", "ñ", "the", UNK, EOS]), min_size=1, max_size=50)
 TEXT = st.text(st.sampled_from("ab ñ\n\t€😀"), min_size=1, max_size=50)
-UNITS = st.sampled_from(["word", "char", "byte"])
+NAMES = st.sampled_from(["word", "char", "byte"])
 
 
 @given(WORDS)
@@ -21,27 +22,27 @@ def test_decode_inverts_encode(words):
     assert set(ids) == set(range(len(vocabulary)))
 
 
-@given(TEXT, UNITS)
+@given(TEXT, NAMES)
 def test_join_gives_a_text_of_the_same_tokens(text, unit):
-    vocabulary = Vocabulary.from_tokens(tokenize(text, unit), unit)
+    vocabulary = Vocabulary.from_tokens(UNITS[unit].tokenize(text), unit)
     tokens = vocabulary.tokenize(text)
     joined = vocabulary.detokenize(vocabulary.encode(tokens))
     assert vocabulary.tokenize(joined) == tokens
     assert unit == "word" or joined == text
 
 
-@given(st.lists(TEXT), UNITS)
+@given(st.lists(TEXT), NAMES)
 def test_tokens_of_lines_are_those_of_the_whole_text(lines, unit):
     text = "".join(f"{line}\n" for line in lines)
-    assert tokenize(text, unit) == [
-        token for line in lines for token in tokenize(f"{line}\n", unit)
+    assert UNITS[unit].tokenize(text) == [
+        token for line in lines for token in UNITS[unit].tokenize(f"{line}\n")
     ]
 
 
 def test_tokens_are_words_with_line_ends_or_characters_or_bytes():
-    assert tokenize(" the cat\n\nñ", "word") == ["the", "cat", EOS, EOS, "ñ"]
-    assert tokenize("a ñ\n", "char") == ["a", " ", "ñ", "\n"]
-    assert tokenize("a ñ\n", "byte") == ["a", " ", "\xc3", "\xb1", "\n"]
+    assert UNITS["word"].tokenize(" the cat\n\nñ") == ["the", "cat", EOS, EOS, "ñ"]
+    assert UNITS["char"].tokenize("a ñ\n") == ["a", " ", "ñ", "\n"]
+    assert UNITS["byte"].tokenize("a ñ\n") == ["a", " ", "\xc3", "\xb1", "\n"]
 
 
 def test_joined_words_have_a_space_between_and_lines_of_their_own():
@@ -82,7 +83,7 @@ def test_nothing_is_left_out_that_has_room_and_is_frequent_enough(words, size, m
 
 
 def test_bytes_have_a_vocabulary_of_their_own_whatever_the_text():
-    vocabulary = Vocabulary.from_tokens(tokenize("aab", "byte"), "byte")
+    vocabulary = Vocabulary.from_tokens(UNITS["byte"].tokenize("aab"), "byte")
     assert len(vocabulary) == 256
     assert vocabulary.encode(vocabulary.tokenize("añ")).tolist() == list("añ".encode())
     assert vocabulary.detokenize([0xC3]) == "\ufffd"
@@ -122,6 +123,30 @@ def test_unknown_words_become_unk_where_there_is_one_and_are_refused_where_there
         Vocabulary(("a",), "char").encode("az", source="v.txt")
 
 
+def test_unknown_tokens_are_counted_and_listed_on_one_line():
+    unknown = Vocabulary((UNK, "the")).unknown(["dog", "the", "a\n", "dog", UNK])
+    assert unknown == {"dog": 2, "a\n": 1}
+    assert listed(unknown) == r"dog (2 times), a\n"
+    assert listed(unknown, most=1) == "dog (2 times) and 1 more"
+    assert listed({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "unit", "line_end", "read"),
+    [
+        ((EOS, "a"), "word", EOS, True),
+        (("a", UNK), "word", None, False),  # `<eos>` is never left out, so lines had no ends
+        (("\n", "a"), "char", "\n", True),
+        (("a", UNK), "char", None, True),
+        (("a", EOS), "char", None, False),
+        (BYTES, "byte", "\n", True),
+    ],
+)
+def test_line_ends_are_tokens_or_may_be_rare_ones(words, unit, line_end, read):
+    vocabulary = Vocabulary(words, unit)
+    assert (vocabulary.line_end, vocabulary.reads_line_ends) == (line_end, read)
+
+
 @pytest.mark.parametrize("unit", ["word", "char", "byte"])
 @pytest.mark.parametrize("text", ["a ñ", b"a \xc3\xb1"])
 def test_whole_text_is_refused_where_it_is_no_list_of_tokens(unit, text):
@@ -130,6 +155,6 @@ def test_whole_text_is_refused_where_it_is_no_list_of_tokens(unit, text):
         assert vocabulary.decode(vocabulary.encode(text)) == list(text)
         return
     remedy = "split it" if isinstance(text, str) else "decode it and split it"
-    reason = f"^v: is a text, not a list of {UNIT_NAMES[unit]}s; {remedy} with `tokenize`"
+    reason = f"^v: is a text, not a list of {UNITS[unit].noun}s; {remedy} with `tokenize`"
     with pytest.raises(ValueError, match=reason):
         vocabulary.encode(text, source="v")

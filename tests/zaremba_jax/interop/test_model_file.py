@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import load, save
 
 from zaremba_jax.config import QUICK, from_dict, override, to_dict
-from zaremba_jax.data.vocabulary import BYTES, Vocabulary
+from zaremba_jax.data.units import BYTES
+from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.interop.model_file import (
     ENTRY,
     Model,

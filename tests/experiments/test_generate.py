@@ -1,0 +1,65 @@
+"""The program that generates texts."""
+
+import jax
+from invoke import assert_refused, run_elsewhere
+
+from experiments.cli.trained_models import load_models
+from experiments.training.run_folder import Workdir, write_model
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.data.vocabulary import Vocabulary
+from zaremba_jax.inference.generation import Sampling, generate
+from zaremba_jax.inference.prompts import prompt_ids
+from zaremba_jax.interop.model_file import Model
+from zaremba_jax.model import init_params
+
+WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
+
+
+def make(seed=0, vocabulary=WORDS):
+    config = override(QUICK, layers=1, hidden_size=3, seed=seed, init_scale=1.0)
+    params = init_params(config.model, len(vocabulary), key=jax.random.key(seed))
+    return Model(params, config, vocabulary)
+
+
+def test_generate_writes_texts_and_refuses_mistakes_in_one_line(tmp_path):
+    write_model(Workdir(tmp_path / "run").model, make())
+    write_model(Workdir(tmp_path / "other").model, make(vocabulary=Vocabulary(("a", "b"))))
+    for seed in (3, 4):
+        write_model(Workdir(tmp_path / "ensemble").member(seed), make(seed))
+    begin = ["--workdir=ensemble", "--prompt=the cat zebra", "--length=9", "--samples=2"]
+    first, rerun, other, greedy, likeliest, *refused = run_elsewhere(
+        "experiments.generate",
+        begin,
+        begin,
+        [*begin, "--seed=1"],
+        ["--workdir=run", "--temperature=0", "--length=4"],
+        ["--workdir=run", "--top_k=1", "--length=4", "--temperature=3"],
+        ["--workdir=absent"],
+        ["--workdir=other", "--prompt=zebra"],
+        ["--workdir=run", "--top_p=0"],
+        ["--workdir=run", "--length=0"],
+        [],
+        cwd=tmp_path,
+    )
+    assert (first.status, first.err) == (0, "words unknown to the model, read as <unk>: zebra\n")
+    texts = first.out.split("\n---\n")
+    assert len(texts) == 2
+    for text in texts:
+        words = WORDS.tokenize(text)
+        assert words[:3] == ["the", "cat", "<unk>"]
+        assert set(words) <= set(WORDS.words)
+    assert first == rerun
+    assert first.out != other.out
+    (one,), (start, _) = load_models([str(tmp_path / "run")]), prompt_ids(WORDS, "")
+    (drawn,) = generate([one], start, 4, sampling=Sampling(temperature=0.0), key=jax.random.key(0))
+    assert greedy == (0, WORDS.detokenize(drawn).strip("\n") + "\n", "")
+    assert likeliest == greedy
+    reasons = [
+        "absent: holds no model",
+        "--prompt=zebra: not among the 2 words of the model: zebra",
+        "top_p=0.0: must be above 0",
+        "length=0",
+        "workdir",
+    ]
+    for outcome, reason in zip(refused, reasons, strict=True):
+        assert_refused(outcome, reason)

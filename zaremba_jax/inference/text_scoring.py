@@ -1,0 +1,173 @@
+"""Probabilities that models give a text, and their records by sentence or by token."""
+
+import dataclasses
+import functools
+import itertools
+import re
+from collections.abc import Callable, Iterator, Set
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from zaremba_jax.data.published import PUBLISHED
+from zaremba_jax.data.text_files import find_files
+from zaremba_jax.data.units import EOS, UNITS, UNK, Unit
+from zaremba_jax.data.vocabulary import Vocabulary, listed
+from zaremba_jax.ensemble import mixture_nll
+from zaremba_jax.errors import InputError
+from zaremba_jax.inference.independent_lines import lines_nll
+from zaremba_jax.interop.model_file import Model
+from zaremba_jax.regularizers import expected_masks
+
+Each = Literal["sentence", "token"]
+Scorer = Callable[[Model, np.ndarray], np.ndarray]  # nats of every token but the first
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Text:
+    """A text of one sentence per line, in terms of a vocabulary.
+
+    `raw_lines` has the lines as `units.Unit` spells them, with their ends if the vocabulary has
+    line ends. Tokens become strings only on demand: those of a whole text take many
+    times its memory.
+    """
+
+    raw_lines: list[str]
+    vocabulary: Vocabulary
+
+    @property
+    def _unit(self) -> Unit:
+        return UNITS[self.vocabulary.unit]
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines as they are written, without their ends."""
+        return [self._unit.unspell(line.removesuffix("\n")) for line in self.raw_lines]
+
+    @property
+    def tokens(self) -> Iterator[list[str]]:
+        """The tokens of each line."""
+        return map(self._unit.split, self.raw_lines)
+
+    @functools.cached_property
+    def ids(self) -> list[np.ndarray]:
+        """The ids of each line."""
+        return list(map(self.vocabulary.encode, self.tokens))
+
+    @functools.cached_property
+    def unknown(self) -> dict[str, int]:
+        """The tokens that the vocabulary lacks, and how often each occurs."""
+        return self.vocabulary.unknown(itertools.chain.from_iterable(self.tokens))
+
+    @property
+    def stream(self) -> np.ndarray:
+        """All ids, one line after another."""
+        return np.concatenate(self.ids)
+
+
+def read_text(path: str | Path, model: Model, whole_lines: bool = False) -> Text:
+    """Reads a text file, or several, named as `text_files.find_files` takes them.
+
+    The tokens are those of a run that evaluates the text: by characters and bytes, white
+    space and line ends count. Line ends are left out only if the vocabulary cannot have
+    them.
+
+    Args:
+      path: names the file or files.
+      model: the text is read as the model's own was.
+      whole_lines: end the last line as the others, whether or not the file does.
+
+    Raises:
+      MissingFileError: there is no such file.
+      InputError: it is empty, or is not UTF-8 (unless read by bytes), or has tokens that are
+        not in the vocabulary, which has no `<unk>`.
+    """
+    vocabulary, unit = model.vocabulary, UNITS[model.vocabulary.unit]
+    published = PUBLISHED.get(model.config.corpus)
+    normalize_whitespace = published is not None and published.normalize_whitespace
+    blocks = (unit.read(piece, normalize_whitespace) for piece in find_files(path))
+    lines = re.findall("[^\n]*\n|[^\n]+", "".join(itertools.chain.from_iterable(blocks)))
+    if all(token == EOS for line in lines for token in unit.split(line)):
+        raise InputError(f"{path}: holds no {unit.noun}s; give a text with one sentence per line")
+    if whole_lines:
+        lines[-1] = lines[-1].removesuffix("\n") + "\n"
+    if not vocabulary.reads_line_ends:
+        lines = [line.removesuffix("\n") for line in lines]
+    text = Text(lines, vocabulary)
+    if text.unknown and UNK not in vocabulary.words:
+        raise InputError(
+            f"{path}: {len(text.unknown)} {unit.noun}s are not in the model's vocabulary, which has"
+            f" no {UNK}: {listed(text.unknown)}; replace them"
+        )
+    return text
+
+
+def stream_nll(models: list[Model], text: Text, score: Scorer) -> np.ndarray:
+    """Nats of every token under the mixture of the models, which read all lines as one stream.
+
+    The first token, which nothing predicts, has none (NaN).
+    """
+    nll = np.stack([score(model, text.stream) for model in models])
+    return np.concatenate([[np.nan], mixture_nll(nll)])
+
+
+def independent_nll(models: list[Model], text: Text) -> np.ndarray:
+    """The same, with each line read on its own, after the end of another.
+
+    Raises:
+      InputError: the vocabulary has no line ends to begin after.
+    """
+    end = models[0].vocabulary.line_end
+    if end is None:
+        raise InputError(
+            "the model's text had no line ends after which lines could begin; score them as one"
+            " stream"
+        )
+    (start,) = models[0].vocabulary.encode([end]).tolist()
+    nll = [
+        np.concatenate(
+            lines_nll(
+                model.params, text.ids, start, model.config.compute, expected_masks(model.config)
+            )
+        )
+        for model in models
+    ]
+    return mixture_nll(np.stack(nll))
+
+
+def records(text: Text, nll: np.ndarray, each: Each) -> list[dict[str, Any]]:
+    """One record per sentence or token, with natural logarithms of probabilities."""
+    unknown = frozenset(text.unknown)
+    ends = np.cumsum([len(line) for line in text.ids])
+    parts = zip(text.lines, text.tokens, np.split(nll, ends[:-1]), strict=True)
+    if each == "sentence":
+        return [
+            {"line": number, **_sentence_record(line, tokens, of_line, unknown)}
+            for number, (line, tokens, of_line) in enumerate(parts, 1)
+        ]
+    return [
+        {"line": number, "place": place, **_token_record(token, nats, unknown)}
+        for number, (_, tokens, of_line) in enumerate(parts, 1)
+        for place, (token, nats) in enumerate(zip(tokens, of_line.tolist(), strict=True), 1)
+    ]
+
+
+def _sentence_record(
+    line: str, tokens: list[str], nll: np.ndarray, unknown: Set[str]
+) -> dict[str, Any]:
+    scored = nll[~np.isnan(nll)]
+    return {
+        "log_probability": -float(scored.sum()),
+        "tokens": len(scored),
+        "unknown": sum(token in unknown for token in tokens),
+        "text": line,
+    }
+
+
+def _token_record(token: str, nats: float, unknown: Set[str]) -> dict[str, Any]:
+    return {
+        "token": token,
+        "unknown": token in unknown,
+        "log_probability": None if np.isnan(nats) else -nats,
+    }
