@@ -5,30 +5,26 @@ figures, and `results.json`.
 """
 
 import dataclasses
-import functools
-import itertools
 import json
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments.ablations import language_modelling, memory
 from experiments.ablations.corruption import corruption_table
-from experiments.ablations.page import language_table, report
+from experiments.ablations.methods import METHODS
+from experiments.ablations.parts import run_parts
+from experiments.ablations.report_page import language_table, report_page
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_choices, define_path
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal, draw
-from experiments.reports.summary import cores, environment
-from experiments.training.run_folder import write_json
+from experiments.reports.summary import environment
+from experiments.training.run_folder import write_json, write_text
 from zaremba_jax.array_types import CellName
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import QUICK, Config, override, to_dict
@@ -43,7 +39,7 @@ _ASKED = (
     *("epochs", "memory_steps", "memory_lags", "memory_rate"),
 )
 
-define_choices("methods", list(language_modelling.METHODS), "methods to compare")
+define_choices("methods", list(METHODS), "methods to compare")
 define_choices("cells", list(CELLS), "cells to compare")
 flags.DEFINE_enum("corpus", "toy", ["toy", "ptb"], "the built-in corpus, or the Penn Treebank")
 define_path("data_dir", None, "folder with the three ptb.*.txt files (default: download)")
@@ -61,12 +57,27 @@ flags.DEFINE_float(
 )
 
 
-def configure() -> tuple[Config, Corpus]:
-    """The configuration that all language models share, and their texts.
+def main() -> None:
+    """Measures, and writes the report."""
+    console, folder = Terminal(), Path(FLAGS.workdir)
+    asked = {name: FLAGS[name].value for name in _ASKED}
+    config = configure()
+    claim_folder(folder, asked)
+    results = {"asked": asked, **measure_all(config, read_corpus(), console)}
+    write_json(folder / "results.json", results)
+    write_text(folder / "report.md", report_page(results))
+    draw(console, folder / "language_modelling.png", "draw_language_modelling", results)
+    if results["memory"]["cells"]:
+        draw(console, folder / "memory.png", "draw_memory", results)
+    console.print(Markdown(language_table(results)))
+    console.print(f"the report is {folder / 'report.md'}", soft_wrap=True)
+
+
+def configure() -> Config:
+    """The configuration that all language models share.
 
     Raises:
       InputError: the flags do not go together.
-      OSError: the corpus or the working directory cannot be used.
     """
     if FLAGS.data_dir and FLAGS.corpus != "ptb":
         raise InputError(
@@ -90,19 +101,10 @@ def configure() -> tuple[Config, Corpus]:
             f"--train_tokens={FLAGS.train_tokens}: cannot fill {config.train.batch_size} streams"
             f" of {config.train.unroll} + 1; give at least {needed}"
         )
-    _check_folder(Path(FLAGS.workdir))
-    if FLAGS.corpus == "ptb":
-        corpus = load_published("ptb", FLAGS.data_dir)
-    else:
-        corpus = toy_corpus(valid_tokens=language_modelling.VALIDATION_TOKENS)
-    return config, dataclasses.replace(corpus, train=corpus.train[: FLAGS.train_tokens])
+    return config
 
 
-def _asked() -> dict[str, Any]:
-    return {name: FLAGS[name].value for name in _ASKED}
-
-
-def _check_folder(folder: Path) -> None:
+def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
     """Creates the folder of the report.
 
     Raises:
@@ -112,159 +114,60 @@ def _check_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
     try:
-        recorded = dict(json.loads(path.read_text())).get("asked") if path.exists() else _asked()
+        recorded = dict(json.loads(path.read_text())).get("asked") if path.exists() else asked
     except (ValueError, TypeError):
         recorded = None
-    if recorded != _asked():
+    if recorded != asked:
         raise InputError(
             f"--workdir={folder}: holds a report of other settings, or a damaged one; name another,"
             " or remove it"
         )
 
 
-class JobProgress:
-    """Shows a bar on a terminal and a line for each finished part; Ctrl-C stops the jobs."""
-
-    def __init__(self, console: Console):
-        self._console, self._stopped = console, threading.Event()
-        self._started = time.monotonic()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("compiling", total=None)
-
-    def __enter__(self) -> "JobProgress":
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is not None:
-            self._stopped.set()
-        self._bar.stop()
-
-    def expect(self, steps: int) -> None:
-        """Sets how many times `advance` will be called."""
-        self._bar.update(self._task, total=steps)
-
-    def advance(self, description: str) -> None:
-        """Advances the bar by one step; raises `RuntimeError` if the work was stopped."""
-        if self._stopped.is_set():
-            raise RuntimeError("stopped")
-        self._bar.update(self._task, advance=1, description=description)
-
-    def done(self, part: str) -> None:
-        """Prints that a part is finished."""
-        seconds = time.monotonic() - self._started
-        self._console.print(f"{seconds:6.1f} s  {part}", soft_wrap=True)
+def read_corpus() -> Corpus:
+    """The texts, the training text cut to what is to be read."""
+    if FLAGS.corpus == "ptb":
+        corpus = load_published("ptb", FLAGS.data_dir)
+    else:
+        corpus = toy_corpus(valid_tokens=language_modelling.VALIDATION_TOKENS)
+    return dataclasses.replace(corpus, train=corpus.train[: FLAGS.train_tokens])
 
 
-class Job(NamedTuple):
-    """A part of the work that depends on no other."""
-
-    part: str  # "language_modelling" or "memory"
-    cell: CellName
-    run: Callable[[], dict[str, Any]]
-
-
-def plan(config: Config, corpus: Corpus, on_progress: Callable[[str], None]) -> list[Job]:
-    """All jobs, the longest first."""
-    jobs = []
-    for group, cell in itertools.product(language_modelling.groups(FLAGS.methods), _cells()):
-        run = functools.partial(
-            language_modelling.compare,
-            *(config, corpus, cell, group),
-            seeds=FLAGS.seeds,
-            count=FLAGS.rates,
-            on_progress=on_progress,
-        )
-        jobs.append(Job("language_modelling", cell, run))
-    for cell in memory.SETTINGS if FLAGS.memory_steps else ():
-        run = functools.partial(
-            memory.measure,
-            cell,
-            rate=FLAGS.memory_rate,
-            lags=FLAGS.memory_lags,
-            steps=FLAGS.memory_steps,
-            seeds=FLAGS.seeds,
-            on_progress=on_progress,
-        )
-        jobs.append(Job("memory", cell, run))
-    return jobs
-
-
-def work(config: Config, corpus: Corpus, console: Console) -> dict[str, dict[str, Any]]:
-    """Runs all jobs, as many at a time as there are cores; returns results by part and cell."""
-    parts: dict[str, Any] = {"language_modelling": {cell: {} for cell in _cells()}, "memory": {}}
-    with ThreadPoolExecutor(cores()) as pool, JobProgress(console) as progress:
-        todo = plan(config, corpus, progress.advance)
-        steps = {"language_modelling": FLAGS.epochs, "memory": memory.CHUNKS}
-        progress.expect(sum(steps[job.part] for job in todo))
-        futures = {pool.submit(job.run): job for job in todo}
-        try:
-            for future in as_completed(futures):
-                job = futures[future]
-                parts[job.part][job.cell] = parts[job.part].get(job.cell, {}) | future.result()
-                progress.done(f"{job.part.replace('_', ' ')}, {job.cell}")
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-    for cell, records in parts["language_modelling"].items():
-        parts["language_modelling"][cell] = {
-            name: records[name] for name in language_modelling.METHODS if name in records
-        }
-    return parts
-
-
-def _cells() -> list[CellName]:
-    return [cell for cell in CELLS if cell in FLAGS.cells]
-
-
-def gather(config: Config, corpus: Corpus, console: Console) -> dict[str, Any]:
+def measure_all(config: Config, corpus: Corpus, console: Console) -> dict[str, Any]:
     """Measures everything that the report says."""
     started = time.monotonic()
-    parts = work(config, corpus, console)
+    cells: list[CellName] = [cell for cell in CELLS if cell in FLAGS.cells]
+    parts = language_modelling.language_parts(
+        config, corpus, cells, FLAGS.methods, seeds=FLAGS.seeds, count=FLAGS.rates
+    ) + memory.memory_parts(
+        rate=FLAGS.memory_rate, lags=FLAGS.memory_lags, steps=FLAGS.memory_steps, seeds=FLAGS.seeds
+    )
+    measured = run_parts(parts, console)
     return {
-        "asked": _asked(),
         "config": to_dict(config),
         "corpus": corpus.name,
         "floor_perplexity": corpus.floor_perplexity,
         "train_tokens": len(corpus.train),
         "seeds": FLAGS.seeds,
         "learning_rates": language_modelling.LEARNING_RATES,
-        "titles": {name: method.title for name, method in language_modelling.METHODS.items()},
-        "language_modelling": parts["language_modelling"],
-        "memory": {
+        "titles": {name: method.title for name, method in METHODS.items()},
+        language_modelling.TASK: {
+            cell: {name: records[name] for name in METHODS if name in records}
+            for cell, records in measured[language_modelling.TASK].items()
+        },
+        memory.TASK: {
             "rate": FLAGS.memory_rate,
             "steps": memory.whole_chunks(FLAGS.memory_steps),
             "lags": FLAGS.memory_lags,
             "symbols": memory.SYMBOLS,
             "chance": 1 / memory.SYMBOLS,
             "settings": memory.SETTINGS,
-            "cells": {cell: parts["memory"][cell] for cell in memory.SETTINGS if parts["memory"]},
+            "cells": measured.get(memory.TASK, {}),
         },
         "corruption": {"layers": 2, "masks": corruption_table(LAGS_COUNTED, layers=2)},
         "seconds": time.monotonic() - started,
         **environment(),
     }
-
-
-def main() -> None:
-    """Measures, and writes the report."""
-    console = Terminal()
-    folder = Path(FLAGS.workdir)
-    config, corpus = configure()
-    results = gather(config, corpus, console)
-    write_json(folder / "results.json", results)
-    (folder / "report.md").write_text(report(results), encoding="utf-8")
-    draw(console, folder / "language_modelling.png", "draw_language_modelling", results)
-    if results["memory"]["cells"]:
-        draw(console, folder / "memory.png", "draw_memory", results)
-    console.print(Markdown(language_table(results)))
-    console.print(f"the report is {folder / 'report.md'}", soft_wrap=True)
 
 
 if __name__ == "__main__":

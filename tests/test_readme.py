@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import zaremba_jax.config
-from experiments.ablations.page import language_table, memory_table
+from experiments.ablations.report_page import language_table, memory_table
 from experiments.reports.summary import format_mean
 from experiments.training.run_folder import write_model
 from zaremba_jax.config import QUICK, SMALL, from_dict, override

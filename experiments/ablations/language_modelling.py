@@ -6,14 +6,17 @@ variational masks, drawn once per window, need a program of their own.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from experiments.ablations.methods import METHODS, groups, member_rates
+from experiments.ablations.parts import Part
 from zaremba_jax.array_types import CellName, ModelParams, Scalar, TrainState, Windows
 from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus, windows
@@ -23,41 +26,10 @@ from zaremba_jax.regularizers import Rates
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, train_windows
 
+TASK = "language_modelling"
 VALIDATION_STREAMS, VALIDATION_TOKENS = 20, 2020  # 5 windows; tokens of the built-in corpus
-DROPOUT_RATES, PENALTIES = (0.3, 0.5, 0.65), (3e-4, 1e-3, 3e-3)  # candidate rates and penalties
 # For the first half of the epochs, the same for all methods; at 1.0 the tanh cell is erratic.
 LEARNING_RATES: dict[CellName, float] = {"lstm": 1.0, "gru": 0.5, "tanh": 0.2}
-
-
-class Method(NamedTuple):
-    """A regularizer: its title, and the values of its settings that are tried together."""
-
-    title: str
-    grid: Mapping[str, tuple[float, ...]]
-    mask_each: str = "step"
-
-    def candidates(self, count: int) -> list[dict[str, float]]:
-        """The first `count` candidates; a single empty one if there is nothing to choose."""
-        rows = zip(*(values[:count] for values in self.grid.values()), strict=True)
-        return [dict(zip(self.grid, row, strict=True)) for row in rows] or [{}]
-
-
-METHODS = {
-    "none": Method("no regularization", {}),
-    "l2": Method("L2", {"l2": (1e-3, 3e-3, 1e-2)}),
-    "l1": Method("L1", {"l1": PENALTIES}),
-    "elastic_net": Method("elastic net", {"l1": PENALTIES, "l2": PENALTIES}),
-    "dropconnect": Method("DropConnect", {"dropconnect": DROPOUT_RATES}),
-    "ordinary": Method(
-        "ordinary dropout", {"dropout": DROPOUT_RATES, "hidden_dropout": DROPOUT_RATES}
-    ),
-    "variational": Method(
-        "variational dropout",
-        {"dropout": DROPOUT_RATES, "hidden_dropout": DROPOUT_RATES},
-        mask_each="window",
-    ),
-    "non_recurrent": Method("non-recurrent dropout", {"dropout": DROPOUT_RATES}),
-}
 
 
 @struct.dataclass
@@ -69,17 +41,31 @@ class Member:
     best_nll: Scalar
 
 
-def groups(methods: Sequence[str]) -> list[list[str]]:
-    """The methods that can share a program: those whose masks change equally often."""
-    kinds = ("step", "window")
-    split = [
-        [name for name, method in METHODS.items() if name in methods and method.mask_each == kind]
-        for kind in kinds
+def language_parts(
+    base: Config,
+    corpus: Corpus,
+    cells: Sequence[CellName],
+    methods: Sequence[str],
+    *,
+    seeds: int,
+    count: int,
+) -> list[Part]:
+    """A part for each cell and group of methods; arguments as for `compare_language_models`."""
+    return [
+        Part(
+            TASK,
+            cell,
+            base.train.epochs,
+            functools.partial(
+                compare_language_models, base, corpus, cell, group, seeds=seeds, count=count
+            ),
+        )
+        for group in groups(methods)
+        for cell in cells
     ]
-    return [group for group in split if group]
 
 
-def compare(
+def compare_language_models(
     base: Config,
     corpus: Corpus,
     cell: CellName,
@@ -89,13 +75,13 @@ def compare(
     count: int,
     on_progress: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
-    """Trains one of `groups` in one program, chooses by validation, and only then tests.
+    """Trains a group of methods in one program, chooses by validation, and only then tests.
 
     Args:
       base: the configuration of all models, except cell, learning rate and regularizers.
       corpus: the texts.
       cell: of all models.
-      group: names of `METHODS`.
+      group: one of `methods.groups`.
       seeds: runs of each candidate, from `base.seed` on.
       count: candidates of each method.
       on_progress: called after each epoch with a line on what has been trained.
@@ -103,26 +89,22 @@ def compare(
     Returns:
       The record of each method, by `choose_and_test`.
     """
+    candidates = {name: METHODS[name].candidates(count) for name in group}
+    all_rates = list(itertools.chain.from_iterable(candidates.values()))
+    used = dict(setting for rates in all_rates for setting in rates.items())
+    settings = {"cell": cell, "learning_rate": LEARNING_RATES[cell], **used}
+    config = override(base, mask_each=METHODS[group[0]].mask_each, **settings)
+    members = _init(config, len(corpus.vocabulary), seeds, copies=len(all_rates))
     text = jnp.asarray(windows(corpus.train, base.train.batch_size, base.train.unroll))
     valid = jnp.asarray(windows(corpus.valid, VALIDATION_STREAMS, base.train.unroll))
-    candidates = {name: METHODS[name].candidates(count) for name in group}
-    all_rates = [rates for method_rates in candidates.values() for rates in method_rates]
-    used = dict(setting for rates in all_rates for setting in rates.items())
-    shared = {"cell": cell, "learning_rate": LEARNING_RATES[cell]}
-    config = override(base, mask_each=METHODS[group[0]].mask_each, **(shared | used))
-    rates = {
-        setting: jnp.repeat(jnp.array([r.get(setting, 0.0) for r in all_rates]), seeds)
-        for setting in used
-    }
-    models = _init(config, len(corpus.vocabulary), seeds, copies=len(all_rates))
     curves = []
     for epoch in range(config.train.epochs):
-        models, nll = train_epoch(config, models, rates, text, valid)
+        members, nll = train_epoch(config, members, member_rates(all_rates, seeds), text, valid)
         curves.append(np.asarray(nll, np.float64))
         on_progress(f"{cell}: {', '.join(group)}; epoch {epoch + 1}")
     with np.errstate(over="ignore"):
         curve = np.exp(np.stack(curves, axis=-1)).reshape(len(all_rates), seeds, -1)
-    best = jax.tree.map(lambda x: x.reshape(-1, seeds, *x.shape[1:]), models.best)
+    best = jax.tree.map(lambda x: x.reshape(-1, seeds, *x.shape[1:]), members.best)
     records, start = {}, 0
     for name, method_rates in candidates.items():
         span = slice(start, start + len(method_rates))

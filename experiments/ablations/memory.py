@@ -14,14 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
+from experiments.ablations.methods import member_rates
+from experiments.ablations.parts import Part
 from zaremba_jax.array_types import CellName, Key, Masks, ModelParams, Scalar, Step, Tokens
 from zaremba_jax.config import QUICK, Config, override
 from zaremba_jax.model import apply, init_params, token_nll
 from zaremba_jax.regularizers import Rates, sample_masks
 from zaremba_jax.rnn import zero_state
 
+TASK = "memory"
 SYMBOLS = 8
 QUESTION = SYMBOLS  # the token after which the symbol has to be named
 VOCABULARY_SIZE = SYMBOLS + 1
@@ -29,10 +32,10 @@ CHUNKS = 10  # parts of training, after each of which the host reports
 TEST_SEQUENCES = 2000
 
 METHODS = {
-    "no dropout": (0.0, 0.0),
-    "ordinary dropout": (1.0, 1.0),
-    "non-recurrent dropout": (1.0, 0.0),
-}  # `dropout` and `hidden_dropout` in units of the rate
+    "no dropout": (),
+    "ordinary dropout": ("dropout", "hidden_dropout"),
+    "non-recurrent dropout": ("dropout",),
+}  # the settings that have the task's rate
 # Settings with which each cell learns the task without dropout.
 SETTINGS: dict[CellName, dict[str, Any]] = {
     "tanh": {"hidden_size": 128, "init_scale": 0.1, "learning_rate": 0.003},
@@ -128,7 +131,16 @@ def right_answers(params: ModelParams, sequences: Sequences) -> Bool[Array, "mem
     return jax.vmap(right)(params)
 
 
-def measure(
+def memory_parts(*, rate: float, lags: int, steps: int, seeds: int) -> list[Part]:
+    """A part for each cell, by `compare_memories`; none if there are no `steps`."""
+    settings = {"rate": rate, "lags": lags, "steps": steps, "seeds": seeds}
+    return [
+        Part(TASK, cell, CHUNKS, functools.partial(compare_memories, cell, **settings))
+        for cell in (SETTINGS if steps else ())
+    ]
+
+
+def compare_memories(
     cell: CellName,
     *,
     rate: float,
@@ -146,8 +158,7 @@ def measure(
       bin, and each seed's `nats` of an answer in the last chunk of training, dropout on.
     """
     config = task_config(cell, lags)
-    units = np.repeat(np.array(list(METHODS.values()), np.float32), seeds, axis=0)
-    rates = dict(zip(("dropout", "hidden_dropout"), jnp.asarray(rate * units.T), strict=True))
+    rates = member_rates([dict.fromkeys(on, rate) for on in METHODS.values()], seeds)
     numbers = jnp.tile(jnp.arange(seeds), len(METHODS))
     learners = jax.vmap(functools.partial(init_learner, config))(numbers)
     count = whole_chunks(steps) // CHUNKS
@@ -156,22 +167,27 @@ def measure(
         learners, loss = learn(config, learners, rates, count)
         losses = np.asarray(loss, np.float64)
         on_progress(f"memory: {cell}, step {count * (chunk + 1)}")
-    sequences = sample_sequences(lags, TEST_SEQUENCES, key=jax.random.key(2**32 - 1))
-    asked = np.asarray(sequences.asked)
-    right, bins = np.asarray(right_answers(learners.params, sequences)) & asked, lag_bins(lags)
-    accuracy = np.stack(
-        [right[:, a : b + 1].sum((1, 2)) / asked[a : b + 1].sum() for a, b in bins], axis=-1
-    )
+    bins = lag_bins(lags)
+    shares, nats = _accuracy(learners.params, lags, bins).round(4), losses.mean(axis=1).round(4)
+    by_method = zip(*(np.split(x, len(METHODS)) for x in (shares, nats)), strict=True)
     return {
         "bins": bins,
         "methods": {
-            name: {
-                "accuracy": accuracy[seeds * index :][:seeds].round(4).tolist(),
-                "nats": losses[seeds * index :][:seeds].mean(axis=1).round(4).tolist(),
-            }
-            for index, name in enumerate(METHODS)
+            name: {"accuracy": accuracy.tolist(), "nats": nats.tolist()}
+            for name, (accuracy, nats) in zip(METHODS, by_method, strict=True)
         },
     }
+
+
+def _accuracy(
+    params: ModelParams, lags: int, bins: list[tuple[int, int]]
+) -> Float[np.ndarray, "members bins"]:
+    """The share of right answers to fresh sequences."""
+    sequences = sample_sequences(lags, TEST_SEQUENCES, key=jax.random.key(2**32 - 1))
+    asked = np.asarray(sequences.asked)
+    right = np.asarray(right_answers(params, sequences)) & asked
+    shares = [right[:, a : b + 1].sum((1, 2)) / asked[a : b + 1].sum() for a, b in bins]
+    return np.stack(shares, axis=-1)
 
 
 def whole_chunks(steps: int) -> int:

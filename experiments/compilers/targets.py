@@ -1,27 +1,17 @@
-"""Accelerators that need not be present: an epoch compiled for each, and a floor on its time.
+"""Accelerators that need not be present: how to compile for them, and their peak performance.
 
-The programs are compiled from shapes only. Peak rates and bandwidths are the makers' figures.
+Peak rates and bandwidths are the makers' figures.
 """
 
 import dataclasses
-import functools
 import importlib.util
-import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh, SingleDeviceSharding
 
-from experiments.compilers import hlo
-from zaremba_jax.config import Config
-from zaremba_jax.data.published import PTB_VOCABULARY_SIZE, PUBLISHED
 from zaremba_jax.errors import InputError
-from zaremba_jax.train import init_train_state, train_windows
 
 # What XLA would otherwise query from the device: CUDA's device properties of an H200 SXM.
 H200_PROPERTIES = """
@@ -158,12 +148,6 @@ TARGETS = {
 }
 
 
-def windows_per_epoch(config: Config) -> int:
-    """How many windows the Penn Treebank's training text is cut into."""
-    train_tokens, *_ = PUBLISHED["ptb"].tokens
-    return (train_tokens // config.train.batch_size - 1) // config.train.unroll
-
-
 def devices_of(target: Target, count: int = 1) -> list[Any]:
     """The devices of a slice of a target, to compile for.
 
@@ -176,166 +160,3 @@ def devices_of(target: Target, count: int = 1) -> list[Any]:
             f"{target.name}: its compiler is not installed; {target.install_command}"
         )
     return target.devices(count)
-
-
-def compile_epoch(config: Config, target: Target) -> jax.stages.Compiled:
-    """Compiles `train.train_windows` over an epoch of the Penn Treebank for one device.
-
-    Raises:
-      MissingCompilerError: its compiler is not installed.
-    """
-    (device,) = devices_of(target)
-    count = windows_per_epoch(config)
-    state = jax.eval_shape(functools.partial(init_train_state, config, PTB_VOCABULARY_SIZE))
-    windows = jax.ShapeDtypeStruct(
-        (count, config.train.unroll + 1, config.train.batch_size), jnp.int32
-    )
-    state, windows = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(device)),
-        (state, windows),
-    )
-    with lowering_for(device):
-        lowered = train_windows.lower(config, state, windows)
-    return lowered.compile(compiler_options=dict(target.compiler_options))
-
-
-def lowering_for(device: Any) -> AbstractContextManager[Any]:
-    """Tells Pallas kernels, which need to know, what device their program is lowered for."""
-    return jax.sharding.use_abstract_mesh(Mesh(np.array([device]), ("device",)).abstract_mesh)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a compiler makes of an epoch.
-
-    Attributes:
-      forward_kernels: kernels per time step in a layer's loop over time, for the worst layer.
-      backward_kernels: the same for its gradient.
-      largest_copy: bytes of the largest array that a time step writes and that is no product.
-      temporary_bytes: memory beyond that of arguments and results.
-      epoch_seconds: by `roofline_seconds`.
-    """
-
-    forward_kernels: float
-    backward_kernels: float
-    largest_copy: int
-    temporary_bytes: int
-    epoch_seconds: float
-
-
-def report(compiled: jax.stages.Compiled, target: Target) -> Report:
-    """Reads the program that `compile_epoch` made."""
-    program = hlo.parse(compiled.as_text())
-    loops = time_loops(program)
-
-    def kernels_per_step(loop: hlo.Loop) -> float:
-        kernels = program.kernels(loop.body, scalars=target.scalar_kernels)
-        body = program.computations[loop.body]
-        # A pass may hold several time steps, each with one product.
-        steps = sum(bool(program.flops(kernel, body)) for kernel in kernels)
-        return len(kernels) / steps
-
-    forward, backward = (
-        max(kernels_per_step(loop) for loop in loops if is_backward(loop) == wanted)
-        for wanted in (False, True)
-    )
-    return Report(
-        forward_kernels=forward,
-        backward_kernels=backward,
-        largest_copy=max(largest_copy(program, loop) for loop in loops),
-        temporary_bytes=memory_of(compiled).temp_size_in_bytes,
-        epoch_seconds=roofline_seconds(program, target),
-    )
-
-
-def memory_of(compiled: jax.stages.Compiled) -> Any:
-    """The compiler's `CompiledMemoryStats` of a program.
-
-    Raises:
-      InputError: the compiler does not report them.
-    """
-    memory = compiled.memory_analysis()
-    if memory is None:
-        raise ValueError("the compiler does not report the program's memory")
-    return memory
-
-
-def is_backward(loop: hlo.Loop) -> bool:
-    """Whether a loop computes gradients: jax traced it as a transpose."""
-    return "transpose(" in loop.source
-
-
-def time_loops(program: hlo.Program) -> list[hlo.Loop]:
-    """The loops over time steps: those inside the epoch's loop that have matrix products."""
-    return [
-        loop
-        for loop in program.loops()
-        if loop.outer
-        and any(
-            program.flops(kernel, program.computations[loop.body])
-            for kernel in program.kernels(loop.body)
-        )
-    ]
-
-
-def largest_copy(program: hlo.Program, loop: hlo.Loop) -> int:
-    """Bytes of the largest array that one pass of a loop writes and that is no product.
-
-    If a weight matrix is copied, padded, transposed or converted in the loop, this is at least
-    its size.
-    """
-    body = program.computations[loop.body]
-    return max(
-        size
-        for kernel in program.kernels(loop.body)
-        if not program.flops(kernel, body)
-        for size in program.writes(kernel, body)
-    )
-
-
-def roofline_seconds(program: hlo.Program, target: Target) -> float:
-    """A floor on the program's time: each kernel in turn, as fast as the target allows.
-
-    A kernel takes its launch, and the longer of its products at the peak rate and its operands
-    and results at the memory's bandwidth. A buffer that a loop hands on unchanged and that fits
-    on the chip is read once per loop, and what a TPU's compiler keeps on the chip is free. A
-    GPU's L2 may hold more than that, in which case this is too high.
-    """
-    seconds = _once(program, target, program.entry)
-    for loop in program.loops():
-        passes = math.prod(around.trip_count or 1 for around in (*loop.outer, loop))
-        seconds += passes * _once(program, target, loop.body, loop)
-    return seconds
-
-
-def _once(
-    program: hlo.Program, target: Target, computation: str, loop: hlo.Loop | None = None
-) -> float:
-    """Seconds of a computation's own kernels; for a loop's body, the mean over its passes."""
-    scope = program.computations[computation]
-    unchanged = program.unchanged(loop) if loop else frozenset()
-    trips = (loop.trip_count or 1) if loop else 1
-
-    def moved(kernel: hlo.Instruction) -> float:
-        total = sum(program.writes(kernel, scope)) * (not _on_chip(kernel))
-        for name, size in program.reads(kernel, scope).items():
-            nbytes = scope[name].nbytes
-            if _on_chip(scope[name]):
-                continue
-            stays = name in unchanged and nbytes <= target.on_chip_bytes
-            total += min(size, nbytes / trips) if stays else size
-        return total
-
-    seconds = 0.0
-    for kernel in program.kernels(computation, scalars=target.scalar_kernels):
-        computing = sum(
-            flops / target.peak_flops["bfloat16" if dtype == "bf16" else "float32"]
-            for dtype, flops in program.flops(kernel, scope).items()
-        )
-        seconds += target.launch_seconds
-        seconds += max(computing, moved(kernel) / target.memory_bandwidth)
-    return seconds
-
-
-def _on_chip(instruction: hlo.Instruction) -> bool:
-    return all(result.space == hlo.ON_CHIP for result in instruction.results)

@@ -220,7 +220,8 @@ np.testing.assert_allclose(mixture_nll(-np.log(p)), -np.log(p.mean(axis=0)), rto
 # the corpus's own source.
 
 # %%
-from experiments.ablations.language_modelling import METHODS, VALIDATION_TOKENS, compare
+from experiments.ablations.language_modelling import VALIDATION_TOKENS, compare_language_models
+from experiments.ablations.methods import METHODS
 from zaremba_jax.data.toy_corpus import toy_corpus
 
 corpus = toy_corpus(valid_tokens=VALIDATION_TOKENS)
@@ -237,7 +238,9 @@ base = override(
 
 # %%
 methods = ["none", "ordinary", "non_recurrent"]
-found = compare(base, short, "lstm", methods, seeds=SEEDS, count=1, on_progress=print)
+found = compare_language_models(
+    base, short, "lstm", methods, seeds=SEEDS, count=1, on_progress=print
+)
 
 # %%
 for name in methods:

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from experiments.benchmarks.timing import interleave
+from experiments.benchmarks.turns import take_turns
 from zaremba_jax.config import Config, override
 from zaremba_jax.errors import InputError
 from zaremba_jax.kernels import pallas_tpu
@@ -146,7 +146,7 @@ def measure(workload: Workload, candidates: Sequence[str] = CANDIDATES) -> dict[
             left_out[name] = why
     seconds = {
         name: float(np.median(rounds)) / _WINDOWS
-        for name, rounds in interleave(timed, _ROUNDS).items()
+        for name, rounds in take_turns(timed, _ROUNDS).items()
     }
     fastest = min(seconds, key=seconds.__getitem__, default="xla")
     if jax.process_count() > 1:

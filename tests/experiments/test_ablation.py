@@ -11,14 +11,13 @@ from invoke import assert_refused, content, run_elsewhere
 
 from experiments.ablations import language_modelling, memory
 from experiments.ablations.language_modelling import (
-    METHODS,
     choose,
     choose_and_test,
-    compare,
-    groups,
+    compare_language_models,
     train_epoch,
 )
-from experiments.ablations.page import language_table, memory_table, report
+from experiments.ablations.methods import METHODS, groups
+from experiments.ablations.report_page import language_table, memory_table, report_page
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.data.corpus import windows
 from zaremba_jax.data.toy_corpus import toy_corpus
@@ -85,7 +84,7 @@ def test_memory_has_every_method_seed_and_bin(finished):
 @pytest.mark.slow
 def test_report_is_made_of_the_results_alone(finished):
     folder, results, _ = finished
-    assert report(results) == (folder / "report.md").read_text(encoding="utf-8")
+    assert report_page(results) == (folder / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -106,7 +105,7 @@ def test_member_trains_in_company_as_it_does_alone(finished):
         **{"dropout": 0.0, "layers": 1, "hidden_size": 4, "batch_size": 8, "epochs": 2},
         **{"constant_epochs": 1, "decay_divisor": 1.5},
     )
-    alone = compare(
+    alone = compare_language_models(
         base, corpus, "tanh", ["non_recurrent"], seeds=2, count=2, on_progress=lambda _: None
     )["non_recurrent"]
     company = results["language_modelling"]["tanh"]["non_recurrent"]
@@ -148,12 +147,13 @@ def test_methods_of_the_memory_task_see_the_same_and_have_rates_of_their_own(mon
     monkeypatch.setattr(memory, "learn", learn)
     monkeypatch.setattr(memory, "TEST_SEQUENCES", 5)
     monkeypatch.setitem(memory.SETTINGS, "tanh", {"hidden_size": 2})
-    results = memory.measure("tanh", rate=0.4, lags=3, steps=2, seeds=2, on_progress=lambda _: None)
+    settings = {"rate": 0.4, "lags": 3, "steps": 2, "seeds": 2}
+    results = memory.compare_memories("tanh", **settings, on_progress=lambda _: None)
     keys, rates = trained[0]
-    for start, (method, units) in zip((0, 2, 4), memory.METHODS.items(), strict=True):
+    for start, (method, on) in zip((0, 2, 4), memory.METHODS.items(), strict=True):
         np.testing.assert_array_equal(keys[start : start + 2], keys[:2])
-        for name, on in zip(("dropout", "hidden_dropout"), units, strict=True):
-            np.testing.assert_allclose(rates[name][start : start + 2], 0.4 * on)
+        for name in ("dropout", "hidden_dropout"):
+            np.testing.assert_allclose(rates[name][start : start + 2], 0.4 * (name in on))
         assert results["methods"][method]["nats"] == [start, start + 1]
     assert (keys[0] != keys[1]).any()
 

@@ -17,13 +17,15 @@ import pytest
 from flax import nnx
 from invoke import ROOT, Outcome, assert_refused, run_elsewhere
 from layer_examples import equations
+from rich.console import Console
 
-from experiments.benchmarks import contenders, timing, torch_contender
-from experiments.benchmarks.contenders import is_paper_model
-from experiments.benchmarks.step_floor import products, step_flops
+from experiments.benchmarks import contenders, jax_peers, own_process, torch_peer, turns
+from experiments.benchmarks.contenders import Contender, is_paper_model
+from experiments.benchmarks.step_products import largest_products, step_flops
 from zaremba_jax.array_types import ModelParams, SoftmaxParams
 from zaremba_jax.config import MEDIUM, QUICK, override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
+from zaremba_jax.errors import InputError
 from zaremba_jax.interop.flax_weights import linen_layer, nnx_layer
 from zaremba_jax.interop.torch_weights import model_to_torch
 from zaremba_jax.rnn import zero_state
@@ -31,6 +33,7 @@ from zaremba_jax.train import init_train_state, train_windows, window_loss
 
 SIZES = {"hidden_size": 4, "batch_size": 2, "unroll": 3}
 TINY = override(QUICK, **SIZES)
+OURS, SCAN = Contender(contenders.OURS, TINY), Contender("scan", TINY)
 FLAGS = (*(f"--{name}={value}" for name, value in SIZES.items()), "--rounds=3", "--windows=2")
 
 
@@ -122,15 +125,16 @@ def test_picture_is_refused_before_the_measurements_where_it_cannot_be_drawn(tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fails", ["benchmark.scaling", "figures.draw_scaling"])
+@pytest.mark.parametrize("fails", ["benchmark.scaling_curves", "figures.draw_scaling"])
 def test_results_are_written_before_more_is_measured_or_drawn(tmp_path, fails):
     before = f"""
 from experiments import benchmark
-from experiments.benchmarks import timing
+from experiments.benchmarks import own_process
 from experiments.reports import figures
-benchmark.alone = lambda *_: timing.Alone(1.0, 1)
-benchmark.scaling = lambda *_: "tokens per second"
-def fail(*_): raise ValueError("not done")
+from zaremba_jax.errors import InputError
+own_process.needs_of = lambda *_: own_process.Needs(1.0, 1)
+benchmark.scaling_curves = lambda *_: "tokens per second"
+def fail(*_): raise InputError("not done")
 {fails} = fail
 """
     line = [*FLAGS, "--peers=", "--json=results.json", "--scaling=scaling.png"]
@@ -142,18 +146,67 @@ def fail(*_): raise ValueError("not done")
 
 
 def test_contender_whose_process_was_killed_is_an_error():
-    with pytest.raises(ValueError, match="its process was killed, perhaps for lack of memory"):
-        timing.alone(killed)
+    with pytest.raises(InputError, match="its process was killed, perhaps for lack of memory"):
+        own_process.needs_of(killed)
 
 
 def test_contender_that_a_device_refuses_is_an_error_in_one_line():
-    with pytest.raises(ValueError, match=r"^cannot run here \(RuntimeError: no such algorithm\)$"):
-        timing.alone(refused)
+    refusal = r"^cannot run here \(JaxRuntimeError: UNIMPLEMENTED: no such algorithm\)$"
+    with pytest.raises(InputError, match=refusal):
+        own_process.needs_of(refused)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_bug_in_a_contender_keeps_its_traceback(error):
+    with pytest.raises(error, match=r"^planted$") as caught:
+        own_process.needs_of(broken, error)
+    assert not isinstance(caught.value, InputError)
+    assert "in broken\n" in str(caught.value.__cause__)  # the other process's traceback
+
+
+def test_bug_in_a_contender_is_never_a_reason_to_leave_it_out(monkeypatch):
+    monkeypatch.setattr(own_process, "needs_of", lambda build, _: broken(ValueError))
+    for leave_out in (False, True):
+        with pytest.raises(ValueError, match=r"^planted$") as caught:
+            own_process.needs_of_all([OURS], 1, Console(quiet=True), leave_out=leave_out)
+        assert not isinstance(caught.value, InputError)
+
+
+def test_peer_that_cannot_run_is_left_out_unless_named_and_ours_never(monkeypatch, capsys):
+    def needs_of(build, _):
+        if build.__self__ in refusing:
+            raise InputError("cannot run here")
+        return own_process.Needs(1.0, 1)
+
+    monkeypatch.setattr(own_process, "needs_of", needs_of)
+    everyone, refusing = [OURS, SCAN], [SCAN]
+    assert list(own_process.needs_of_all(everyone, 1, Console(), leave_out=True)) == [OURS]
+    assert capsys.readouterr().out == "scan:float32 is left out: cannot run here\n"
+    with pytest.raises(InputError, match=r"^scan:float32: cannot run here; leave it out$"):
+        own_process.needs_of_all(everyone, 1, Console(), leave_out=False)
+    refusing = [OURS]
+    with pytest.raises(InputError, match=r"^zaremba_jax:float32: cannot run here$"):
+        own_process.needs_of_all(everyone, 1, Console(), leave_out=True)
+
+
+def test_torch_s_own_refusals_are_errors_in_one_line_and_others_bugs():
+    with (
+        pytest.raises(InputError, match=r"^torch cannot run this here \(no such algorithm\)$"),
+        torch_peer.refusals_of_torch(),
+    ):
+        raise RuntimeError("no such algorithm\nin a file that is of no interest")
+    with pytest.raises(TypeError, match=r"^planted$"), torch_peer.refusals_of_torch():
+        broken(TypeError)
 
 
 def refused() -> Any:
     """A contender that the device's library does not support."""
-    raise RuntimeError("no such algorithm\nin a file that is of no interest")
+    raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such algorithm\nof no interest")
+
+
+def broken(error: type[Exception]) -> Any:
+    """A contender with a bug."""
+    raise error("planted")
 
 
 def killed() -> Any:
@@ -165,7 +218,7 @@ def killed() -> Any:
 def test_peers_on_jax_train_the_same_network_as_ours(name, monkeypatch):
     config = override(TINY, dropout=0.0)
     text = contenders.sample_windows(config, 1)
-    monkeypatch.setattr(contenders, "_run_optax", lambda *built: built)
+    monkeypatch.setattr(jax_peers, "_train_by_optax", lambda *built: built)
     built: Any = contenders.BUILDERS[name](config, text)
     _, _, params, carries, loss = built
     window, key = jnp.asarray(text[0]), jax.random.key(0)
@@ -186,14 +239,14 @@ def test_torch_trains_the_same_network_as_ours(monkeypatch):
     config = override(TINY, dropout=0.0, second_bias=True, clip_norm=1.0)  # which clips
     text = contenders.sample_windows(config, 2)
     state = init_train_state(config, PTB_VOCABULARY_SIZE)
-    model = torch_contender.build_model(config, PTB_VOCABULARY_SIZE)
+    model = torch_peer.build_model(config, PTB_VOCABULARY_SIZE)
     weights = model_to_torch(state.params)
     model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     loss, _ = model(torch.tensor(text[0], dtype=torch.long), None)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), np.inf)
-    monkeypatch.setattr(torch_contender, "build_model", lambda *_: model)
-    torch_contender.build_torch(config, text, PTB_VOCABULARY_SIZE)()
+    monkeypatch.setattr(torch_peer, "build_model", lambda *_: model)
+    torch_peer.build_torch(config, text, PTB_VOCABULARY_SIZE)()
     new_state, statistics = train_windows(config, state, jnp.asarray(text), record_grad_norm=True)
     nats, grad_norm = np.asarray(statistics)[0]
     np.testing.assert_allclose(loss.item(), nats * config.train.unroll, rtol=1e-5)
@@ -208,9 +261,9 @@ def loss_and_norm(loss, params):
 
 
 def as_ours(params):
-    """The weights of `contenders.LinenModel` or `NnxModel` as those of this library."""
+    """The weights of `jax_peers.LinenModel` or `NnxModel` as those of this library."""
     if isinstance(params, nnx.State):
-        model = contenders.NnxModel(TINY, nnx.Rngs(0))
+        model = jax_peers.NnxModel(TINY, nnx.Rngs(0))
         nnx.update(model, params)
         layers = tuple(nnx_layer(layer.cell) for layer in model.layers)
         dense: Any = model.dense
@@ -280,7 +333,7 @@ def test_floor_counts_the_weights_that_the_model_multiplies_by(cell):
 
 
 def test_products_are_those_of_the_softmax_layer():
-    matmuls = products(TINY)
+    matmuls = largest_products(TINY)
     assert matmuls["outputs"].flops == matmuls["gradient"].flops == 4 * 2 * 6 * 4 * 10_000
     for product in matmuls.values():
         product.run()
@@ -289,7 +342,7 @@ def test_products_are_those_of_the_softmax_layer():
 def test_contenders_take_turns_and_every_other_round_goes_backwards():
     order = []
     runs = {name: (lambda name=name: order.append(name)) for name in "abc"}
-    seconds = timing.interleave(runs, rounds=3)
+    seconds = turns.take_turns(runs, rounds=3)
     assert "".join(order) == "abc" + "abc" + "cba" + "abc"
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
 
@@ -300,20 +353,20 @@ def test_turns_are_timed_one_by_one(monkeypatch):
     def run(seconds):
         clock[0] += seconds
 
-    monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
-    runs = {name: functools.partial(run, took) for name, took in (("long", 5.0), ("short", 1.0))}
-    seconds = timing.interleave(runs, 3)
+    monkeypatch.setattr(turns, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    work = {name: functools.partial(run, took) for name, took in (("long", 5.0), ("short", 1.0))}
+    seconds = turns.take_turns(work, 3)
     assert {name: x.tolist() for name, x in seconds.items()} == {"long": [5] * 3, "short": [1] * 3}
 
 
 def test_quartiles_of_a_known_sample():
-    assert timing.quartiles([5, 1, 2, 4, 3]) == (2, 3, 4)
+    assert turns.quartiles(np.array([5, 1, 2, 4, 3])) == (2, 3, 4)
 
 
 def test_memory_of_a_process_of_its_own_counts_what_it_held():
-    alone = timing.alone(hold, 300)
-    assert 290e6 < alone.peak_bytes < 400e6  # it may reuse what start-up has freed
-    assert alone.first_seconds > 0
+    needs = own_process.needs_of(hold, 300)
+    assert 290e6 < needs.peak_bytes < 400e6  # it may reuse what start-up has freed
+    assert needs.first_seconds > 0
 
 
 def hold(megabytes):
@@ -325,10 +378,9 @@ def hold(megabytes):
 def test_ratio_is_time_per_token_over_that_of_ours(tmp_path):
     before = """
 import numpy as np
-from experiments import benchmark
-from experiments.benchmarks import timing
-benchmark.alone = lambda *_: timing.Alone(1.0, 1)
-benchmark.interleave = lambda runs, rounds: {
+from experiments.benchmarks import own_process, step_times
+own_process.needs_of = lambda *_: own_process.Needs(1.0, 1)
+step_times.take_turns = lambda runs, rounds: {
     name: np.full(rounds, 2.0 if name.startswith("scan") else 1.0) for name in runs
 }
 """
@@ -342,7 +394,7 @@ benchmark.interleave = lambda runs, rounds: {
 @pytest.mark.parametrize("name", ["flax", "nnx"])
 def test_peers_drop_at_all_the_paper_s_sites(name, monkeypatch):
     config = override(TINY, layers=3, dropout=0.5)
-    monkeypatch.setattr(contenders, "_run_optax", lambda *built: built)
+    monkeypatch.setattr(jax_peers, "_train_by_optax", lambda *built: built)
     built: Any = contenders.BUILDERS[name](config, contenders.sample_windows(config, 1))
     _, _, params, carries, loss = built
     window = jnp.asarray(contenders.sample_windows(config, 1)[0])

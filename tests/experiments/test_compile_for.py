@@ -14,17 +14,10 @@ import pytest
 from invoke import ROOT, assert_refused, run_elsewhere
 
 from experiments.compilers import hlo
-from experiments.compilers.targets import (
-    TARGETS,
-    MissingCompilerError,
-    compile_epoch,
-    is_backward,
-    memory_of,
-    report,
-    roofline_seconds,
-    time_loops,
-    windows_per_epoch,
-)
+from experiments.compilers.epoch_profile import is_backward, profile_epoch, time_loops
+from experiments.compilers.epochs import compile_epoch, memory_of, windows_per_epoch
+from experiments.compilers.roofline import roofline_seconds
+from experiments.compilers.targets import TARGETS, MissingCompilerError
 from zaremba_jax.config import PRESETS, QUICK, Config, override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.kernels.lstm import UNROLL
@@ -88,10 +81,10 @@ def test_loops_are_the_epoch_and_each_layer_s_time_forward_and_backward(epoch):
 
 @pytest.mark.compilers
 def test_time_step_launches_few_kernels(epoch):
-    epoch_report = report(epoch.compiled, TARGETS[epoch.target])
+    profile = profile_epoch(epoch.compiled, TARGETS[epoch.target])
     forward, backward = KERNELS[epoch.target]
-    assert epoch_report.forward_kernels <= forward
-    assert epoch_report.backward_kernels <= backward
+    assert profile.forward_kernels <= forward
+    assert profile.backward_kernels <= backward
 
 
 @pytest.mark.compilers
@@ -101,8 +94,8 @@ def test_time_step_copies_no_matrix_of_weights(epoch):
     # In small, what an H200 keeps of the steps of a pass is larger than W_h, though its last two
     # axes are not.
     if (epoch.target, epoch.config.name) != ("h200", "small"):
-        epoch_report = report(epoch.compiled, TARGETS[epoch.target])
-        assert epoch_report.largest_copy < 4 * hidden**2 * bytes_each
+        profile = profile_epoch(epoch.compiled, TARGETS[epoch.target])
+        assert profile.largest_copy < 4 * hidden**2 * bytes_each
     for loop in time_loops(epoch.program):
         body = epoch.program.computations[loop.body]
         for kernel in epoch.program.kernels(loop.body):
@@ -201,14 +194,14 @@ def test_what_cannot_be_compiled_is_refused_in_one_line():
 
 def test_what_was_compiled_is_printed_though_what_follows_cannot_be():
     before = """
-from experiments.compilers import ensemble_programs as compiled_ensemble
+from experiments.compilers import ensemble_profile
 from zaremba_jax.errors import InputError
-def report_members(config, target, members, devices, **_):
+def profile_ensemble(config, target, members, devices, **_):
     if devices == 5: raise InputError("there is no slice of 5")
-    return compiled_ensemble.EnsembleReport(
+    return ensemble_profile.EnsembleProfile(
         members=1, at_once=1, device_bytes=1, collectives={}, epoch_seconds=1.0
     )
-compiled_ensemble.report_members = report_members
+ensemble_profile.profile_ensemble = profile_ensemble
 """
     flags = ("--targets=v5e", "--configs=small", "--precisions=bfloat16", "--members=3")
     (outcome,) = run([*flags, "--devices=4,5"], before=before)

@@ -1,11 +1,14 @@
 import dataclasses
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from experiments.compilers import hlo
-from experiments.compilers.targets import TARGETS, roofline_seconds
+from experiments.compilers.hlo_text import ON_CHIP, Buffer
+from experiments.compilers.roofline import roofline_seconds
+from experiments.compilers.targets import TARGETS
 
 TIME, BATCH, WIDTH = 5, 4, 16
 
@@ -124,10 +127,10 @@ def test_arithmetic_on_single_numbers_is_left_out_on_request(program):
 
 def test_buffers_have_type_shape_space_and_size(program):
     _, body, kernels = inner(program)
-    assert kernels["product"].results == (hlo.Buffer("f32", (4, 64), hlo.ON_CHIP),)
+    assert kernels["product"].results == (Buffer("f32", (4, 64), ON_CHIP),)
     assert [buffer.nbytes for buffer in kernels["storing"].results] == [5 * 4 * 64 * 4, 4 * 16 * 2]
-    assert body["i"].results == (hlo.Buffer("s32", ()),)
-    assert hlo.Buffer("pred", (3, 2)).nbytes == 6
+    assert body["i"].results == (Buffer("s32", ()),)
+    assert Buffer("pred", (3, 2)).nbytes == 6
 
 
 def test_flops_are_counted_by_the_type_that_is_multiplied(program):
@@ -253,7 +256,7 @@ def test_callbacks_and_host_memory_are_found(program):
 def test_scan_compiled_here_is_read_to_the_last_operation(scan):
     loop, body, kernels = inner(scan)
     assert (loop.trip_count, loop.outer[0].trip_count) == (TIME, 3)
-    flops = sum((scan.flops(kernel, body) for kernel in kernels.values()), hlo.Counter())
+    flops = sum((scan.flops(kernel, body) for kernel in kernels.values()), Counter())
     assert flops == {"f32": 2 * BATCH * WIDTH * WIDTH}
     step = BATCH * WIDTH * 4
     assert max(max(scan.writes(kernel, body)) for kernel in kernels.values()) == step
@@ -262,7 +265,7 @@ def test_scan_compiled_here_is_read_to_the_last_operation(scan):
 
 def test_slices_of_a_sequence_are_read_a_step_at_a_time(scan):
     _, body, kernels = inner(scan)
-    sequence = hlo.Buffer("f32", (TIME, BATCH, WIDTH))
+    sequence = Buffer("f32", (TIME, BATCH, WIDTH))
     reads = [
         size
         for kernel in kernels.values()

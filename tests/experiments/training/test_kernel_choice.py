@@ -55,7 +55,7 @@ def test_fastest_of_those_that_agree_with_the_scan_is_taken(pallas, monkeypatch)
             run()
         return {name: np.full(rounds, {"xla": 2.0, "pallas": 1.0}[name]) for name in runs}
 
-    monkeypatch.setattr(module, "interleave", clock)
+    monkeypatch.setattr(module, "take_turns", clock)
     choice = measure(dataclasses.replace(workload(5), members=2))
     seconds = {"xla": 2.0 / 5, "pallas": 1.0 / 5}
     assert choice == {"kernel": "pallas", "window_seconds": seconds, "left_out": {}}

@@ -13,13 +13,8 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from experiments.compilers import hlo
-from experiments.compilers.targets import (
-    H200_PROPERTIES,
-    TARGETS,
-    compile_epoch,
-    lowering_for,
-    windows_per_epoch,
-)
+from experiments.compilers.epochs import compile_epoch, lowering_for, windows_per_epoch
+from experiments.compilers.targets import H200_PROPERTIES, TARGETS
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.config import LARGE, MEDIUM, SMALL, override
 from zaremba_jax.kernels import pallas_gpu, pallas_tpu

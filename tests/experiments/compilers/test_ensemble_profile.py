@@ -9,9 +9,10 @@ import functools
 import jax
 import pytest
 
-from experiments.benchmarks.step_floor import step_flops
-from experiments.compilers.ensemble_programs import report_members
-from experiments.compilers.targets import TARGETS, windows_per_epoch
+from experiments.benchmarks.step_products import step_flops
+from experiments.compilers.ensemble_profile import profile_ensemble
+from experiments.compilers.epochs import windows_per_epoch
+from experiments.compilers.targets import TARGETS
 from zaremba_jax.config import PRESETS, override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.train import init_train_state
@@ -25,7 +26,7 @@ MEMBERS, DEVICES = 3, 4
 
 @functools.cache
 def compiled(name, data):
-    return report_members(CONFIG, TARGETS[name], MEMBERS, DEVICES, data)
+    return profile_ensemble(CONFIG, TARGETS[name], MEMBERS, DEVICES, data)
 
 
 @pytest.fixture(params=TARGETS)
@@ -38,19 +39,19 @@ def target(request):
 
 @pytest.mark.compilers
 def test_members_alone_have_nothing_to_say_to_each_other(target):
-    report = compiled(target.name, data=1)
-    assert (report.members, report.at_once, report.collectives) == (1, 1, {})
+    profile = compiled(target.name, data=1)
+    assert (profile.members, profile.at_once, profile.collectives) == (1, 1, {})
 
 
 @pytest.mark.compilers
 def test_devices_that_share_a_batch_exchange_its_gradient_and_no_more(target):
-    report = compiled(target.name, data=2)
-    assert (report.members, report.at_once) == (2, 2)
-    assert report.collectives.keys() == {"all-reduce"}
+    profile = compiled(target.name, data=2)
+    assert (profile.members, profile.at_once) == (2, 2)
+    assert profile.collectives.keys() == {"all-reduce"}
     # Of the embedding, only the rows that a window uses.
     rows = CONFIG.train.batch_size * CONFIG.train.unroll
     grad = PARAMETERS - (PTB_VOCABULARY_SIZE - rows) * CONFIG.model.hidden_size
-    assert report.collectives["all-reduce"] == pytest.approx(4 * report.at_once * grad, rel=0.02)
+    assert profile.collectives["all-reduce"] == pytest.approx(4 * profile.at_once * grad, rel=0.02)
 
 
 @pytest.mark.compilers
@@ -58,31 +59,31 @@ def test_device_holds_its_own_members_and_what_training_them_takes(target):
     logits = CONFIG.train.batch_size * CONFIG.train.unroll * PTB_VOCABULARY_SIZE
     text = windows_per_epoch(CONFIG) * 24 * 128  # padded as on a TPU
     for data in (1, 2):
-        report = compiled(target.name, data)
-        most = report.members * (3 * PARAMETERS + 3 * logits) + text
-        assert 4 * report.members * PARAMETERS < report.device_bytes < 4 * most
+        profile = compiled(target.name, data)
+        most = profile.members * (3 * PARAMETERS + 3 * logits) + text
+        assert 4 * profile.members * PARAMETERS < profile.device_bytes < 4 * most
 
 
 @pytest.mark.compilers
 def test_epoch_takes_longer_than_its_products_alone(target):
     for data in (1, 2):
-        report = compiled(target.name, data)
-        flops = report.members * step_flops(CONFIG) / data * windows_per_epoch(CONFIG)
+        profile = compiled(target.name, data)
+        flops = profile.members * step_flops(CONFIG) / data * windows_per_epoch(CONFIG)
         floor = flops / target.peak_flops["bfloat16"]
-        assert floor < report.epoch_seconds < 100 * floor + 10
+        assert floor < profile.epoch_seconds < 100 * floor + 10
 
 
 @pytest.mark.compilers
 @pytest.mark.skipif(not TARGETS["h200"].installed, reason="no compiler for h200")
 def test_members_that_memory_does_not_hold_at_once_are_trained_in_turn_and_fit():
     small = dataclasses.replace(TARGETS["h200"], memory_bytes=400_000_000)
-    report = report_members(CONFIG, small, members=4, devices=1)
-    assert (report.members, report.at_once) == (4, 2)
-    assert 4 * 4 * PARAMETERS < report.device_bytes < small.memory_bytes
+    profile = profile_ensemble(CONFIG, small, members=4, devices=1)
+    assert (profile.members, profile.at_once) == (4, 2)
+    assert 4 * 4 * PARAMETERS < profile.device_bytes < small.memory_bytes
 
 
 @pytest.mark.compilers
 @pytest.mark.skipif(not TARGETS["v5e"].installed, reason="no compiler for v5e")
 def test_slice_that_there_is_not_is_refused():
     with pytest.raises(ValueError, match=r"devices=5: slices of v5e have 1, 4, 8, .*; give one"):
-        report_members(CONFIG, TARGETS["v5e"], members=5, devices=5)
+        profile_ensemble(CONFIG, TARGETS["v5e"], members=5, devices=5)

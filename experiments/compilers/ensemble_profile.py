@@ -1,36 +1,18 @@
-"""An ensemble over devices that need not be present: what a compiler makes of its epoch."""
+"""What a compiler makes of an epoch of an ensemble over many devices."""
 
 import dataclasses
-import functools
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.compilers import hlo
-from experiments.compilers.targets import (
-    Target,
-    devices_of,
-    memory_of,
-    roofline_seconds,
-    windows_per_epoch,
-)
+from experiments.compilers.epochs import compile_members, memory_of
+from experiments.compilers.roofline import roofline_seconds
+from experiments.compilers.targets import Target, devices_of
 from zaremba_jax.config import Config
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
-from zaremba_jax.ensemble import (
-    MEMBER,
-    chunk_sizes,
-    init_members,
-    make_mesh,
-    members_that_fit,
-    state_specs,
-    train_members,
-)
+from zaremba_jax.ensemble import MEMBER, chunk_sizes, make_mesh, members_that_fit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EnsembleReport:
+class EnsembleProfile:
     """What a compiler makes of an ensemble's epoch, per device; all devices do the same.
 
     Attributes:
@@ -39,7 +21,7 @@ class EnsembleReport:
       device_bytes: memory of its members' states, of the text, and of what else training
         needs.
       collectives: bytes that it exchanges with others in a step, by kind of communication.
-      epoch_seconds: by `targets.roofline_seconds`, which leaves out communication.
+      epoch_seconds: by `roofline.roofline_seconds`, which leaves out communication.
     """
 
     members: int
@@ -49,14 +31,14 @@ class EnsembleReport:
     epoch_seconds: float
 
 
-def report_members(
+def profile_ensemble(
     config: Config,
     target: Target,
     members: int,
     devices: int,
     data: int = 1,
     at_once: int | None = None,
-) -> EnsembleReport:
+) -> EnsembleProfile:
     """Compiles the training of an ensemble for a slice of a target, and reads the result.
 
     Args:
@@ -84,29 +66,10 @@ def report_members(
         m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
         for m in memory.values()
     )
-    return EnsembleReport(
+    return EnsembleProfile(
         members=resident,
         at_once=at_once,
         device_bytes=held + beside,
         collectives=programs[max(chunks)].collectives(),
         epoch_seconds=sum(roofline_seconds(programs[size], target) for size in chunks),
-    )
-
-
-def compile_members(
-    config: Config, target: Target, members: int, mesh: Mesh
-) -> jax.stages.Compiled:
-    """Compiles `ensemble.train_members` over an epoch of the Penn Treebank for a mesh."""
-    count = windows_per_epoch(config)
-    start = functools.partial(init_members, config, PTB_VOCABULARY_SIZE, range(members), mesh)
-
-    def sharded(spec: PartitionSpec, xs: Any) -> Any:
-        sharding = NamedSharding(mesh, spec)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), xs)
-
-    states = jax.tree.map(sharded, state_specs(MEMBER), jax.eval_shape(start))
-    shape = (count, config.train.unroll + 1, config.train.batch_size)
-    windows = sharded(PartitionSpec(), jax.ShapeDtypeStruct(shape, jnp.int32))
-    return train_members.lower(config, states, windows, mesh).compile(
-        compiler_options=dict(target.compiler_options)
     )

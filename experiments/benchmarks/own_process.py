@@ -1,4 +1,4 @@
-"""Fair timing: contenders take turns in one run, and are compared round by round."""
+"""What a contender needs in a process of its own: time until it has run once, and memory."""
 
 import contextlib
 import importlib
@@ -6,87 +6,87 @@ import multiprocessing
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+from rich.console import Console
 
+from experiments.benchmarks.contenders import Contender
+from experiments.benchmarks.turns import Turn
 from zaremba_jax.errors import InputError
 
 
-class Quartiles(NamedTuple):
-    """A median and the spread around it."""
-
-    lower: float
-    median: float
-    upper: float
-
-
-class Alone(NamedTuple):
-    """What a contender needs in a process of its own."""
+class Needs(NamedTuple):
+    """What a contender needs on its own."""
 
     first_seconds: float  # to build it, compile it and run it once
     peak_bytes: int  # on a CPU, beyond what the process held before
 
 
-def quartiles(values: Any) -> Quartiles:
-    """The 25th, 50th and 75th percentile."""
-    return Quartiles(*(float(q) for q in np.quantile(np.asarray(values), (0.25, 0.5, 0.75))))
+def needs_of_all(
+    contenders: Sequence[Contender], windows: int, console: Console, *, leave_out: bool
+) -> dict[Contender, Needs]:
+    """What each contender needs on its own.
 
-
-def interleave(runs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of every contender in every round, float64 [rounds].
-
-    A noisy neighbour slows whoever has the turn, so only times of the same round should
-    be divided by each other. Every other round runs in reverse order. Each contender
-    runs once before the first round.
-    """
-    for run in runs.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds):
-        for name in list(runs)[:: 1 if turn % 2 == 0 else -1]:
-            start = time.perf_counter()
-            runs[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: np.asarray(values) for name, values in seconds.items()}
-
-
-def alone(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:
-    """Builds and runs a contender in a new process, and reports what that took.
-
-    Memory is the process's resident memory on a CPU, and what the framework has taken
-    of the device's on an accelerator.
+    Args:
+      contenders: ours first, to which all others will be compared.
+      windows: training steps of a turn.
+      console: shows whose turn it is, and who is left out and why.
+      leave_out: whether peers that cannot run here are left out, instead of refused.
 
     Raises:
-      InputError: the contender cannot run here, or its process was killed.
+      InputError: ours cannot run here, or a peer that is not to be left out.
+    """
+    needs: dict[Contender, Needs] = {}
+    for contender in contenders:
+        with console.status(f"{contender.name}, on its own"):
+            try:
+                needs[contender] = needs_of(contender.build, windows)
+            except InputError as error:
+                if not needs:
+                    raise InputError(f"{contender.name}: {error}") from None
+                if not leave_out:
+                    raise InputError(f"{contender.name}: {error}; leave it out") from None
+                console.print(f"{contender.name} is left out: {error}", soft_wrap=True)
+    return needs
+
+
+def needs_of(build: Callable[..., Turn], *arguments: Any) -> Needs:
+    """Builds a contender in a new process, runs it there, and reports what that took.
+
+    Memory is the process's resident memory on a CPU, and what the framework has taken
+    of the device's on an accelerator. Errors keep the traceback of that process, except for
+    those that say what a device refuses.
+
+    Raises:
+      InputError: the device refuses the contender, or its process was killed.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # A `multiprocessing.Pool` would wait forever for a process that was killed.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_measure, build, *arguments).result()
+            return pool.submit(_run_twice, build, *arguments).result()
         except BrokenProcessPool:
             raise InputError("its process was killed, perhaps for lack of memory") from None
-        except RuntimeError as error:  # how jax and torch report what a device refuses
+        except jax.errors.JaxRuntimeError as error:
             message = str(error).strip().partition("\n")[0][:200]
             raise InputError(f"cannot run here ({type(error).__name__}: {message})") from None
 
 
-def _measure(build: Callable[..., Callable[[], None]], *arguments: Any) -> Alone:
+def _run_twice(build: Callable[..., Turn], *arguments: Any) -> Needs:
     jax.devices()
     with contextlib.suppress(ImportError):
         importlib.import_module("torch")  # so that its libraries do not count
     before, start = _peak_resident(), time.perf_counter()
-    run = build(*arguments)
-    run()
+    turn = build(*arguments)
+    turn()
     seconds = time.perf_counter() - start
-    run()
-    return Alone(seconds, _peak_on_device() or _peak_resident() - before)
+    turn()
+    return Needs(seconds, _peak_on_device() or _peak_resident() - before)
 
 
 def _peak_resident() -> int:

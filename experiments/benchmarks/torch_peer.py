@@ -2,11 +2,12 @@
 
 import contextlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from experiments.benchmarks.turns import Turn
 from zaremba_jax.config import Config
 from zaremba_jax.errors import InputError
 
@@ -57,9 +58,23 @@ def build_model(config: Config, vocabulary: int) -> Any:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@contextlib.contextmanager
+def refusals_of_torch() -> Iterator[None]:
+    """Makes `InputError` of torch's `RuntimeError`, its only word for what a device refuses.
+
+    For instance memory, or on some CPUs an LSTM in bfloat16.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        message = str(error).strip().partition("\n")[0][:200]
+        raise InputError(f"torch cannot run this here ({message})") from None
+
+
+@refusals_of_torch()
 def build_torch(
     config: Config, windows: np.ndarray, vocabulary: int, compiled: bool = False
-) -> Callable[[], None]:
+) -> Turn:
     """`torch.nn.LSTM` with its own dropout between layers; bfloat16 by autocast.
 
     Args:
@@ -69,10 +84,10 @@ def build_torch(
       compiled: whether the forward pass goes through `torch.compile`.
 
     Returns:
-      A function that trains on all windows once.
+      A turn that trains on all windows once.
 
     Raises:
-      InputError: torch cannot run this here.
+      InputError: torch cannot run this here; the turn raises it too.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -83,20 +98,14 @@ def build_torch(
     device = model.decoder.weight.device
     text = torch.as_tensor(windows, dtype=torch.long, device=device)
     shape = config.model.layers, config.train.batch_size, config.model.hidden_size
-    zeros = torch.zeros(shape, device=device)
-    state = zeros, zeros
+    state = (torch.zeros(shape, device=device),) * 2
     precise = config.compute.precision == "float32"
 
     def loss_of(window, state):
         with contextlib.nullcontext() if precise else torch.autocast(device.type, torch.bfloat16):
             return forward(window, state)
 
-    try:
-        loss_of(text[0], state)
-    except RuntimeError as error:  # for instance a CPU for which torch has no LSTM in bfloat16
-        raise InputError(f"torch cannot run this here ({str(error).splitlines()[0]})") from None
-
-    def run() -> None:
+    def train() -> None:
         nonlocal state
         for window in text:
             loss, new_state = loss_of(window, state)
@@ -108,4 +117,5 @@ def build_torch(
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    return run
+    loss_of(text[0], state)
+    return refusals_of_torch()(train)

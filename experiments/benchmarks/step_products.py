@@ -1,4 +1,4 @@
-"""The floor of a training step: its matrix products, at the best rate that this machine reaches."""
+"""The matrix products of a training step, whose time at the best rate is the least it can take."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.benchmarks.turns import Turn
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import Config
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
@@ -19,7 +20,7 @@ class Product(NamedTuple):
     """A repeated matrix product to time: its operations in all, and what runs them."""
 
     flops: float
-    run: Callable[[], None]
+    run: Turn
 
 
 def step_flops(config: Config) -> float:
@@ -31,7 +32,7 @@ def step_flops(config: Config) -> float:
     return 6.0 * weights * train.batch_size * train.unroll
 
 
-def products(config: Config) -> dict[str, Product]:
+def largest_products(config: Config) -> dict[str, Product]:
     """The largest products of a step, and a square one that is in no step, by name.
 
     The largest are the softmax layer's: its outputs, and the gradient of its weights.

@@ -8,7 +8,7 @@ from experiments.reports.markdown import table
 from experiments.reports.summary import format_mean
 
 
-def report(results: dict[str, Any]) -> str:
+def report_page(results: dict[str, Any]) -> str:
     """The whole text: language modelling, memory, corruption, and how it was measured."""
     parts = ["# What each regularizer does", *_language(results)]
     if results["memory"]["cells"]:
