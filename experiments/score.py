@@ -15,10 +15,10 @@ from experiments.cli.flag_kinds import define_path, define_paths
 from experiments.cli.program import FLAGS
 from experiments.cli.trained_models import load_models
 from experiments.reports.score_files import write_records
-from zaremba_jax.data.corpus import windows
 from zaremba_jax.data.text_files import find_files
 from zaremba_jax.data.units import UNITS, UNK
 from zaremba_jax.data.vocabulary import listed
+from zaremba_jax.data.windows import windows
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares

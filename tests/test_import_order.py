@@ -11,7 +11,7 @@ ORDER = [
     {"data.units"},
     {"data.vocabulary"},
     {"data.corpus"},
-    {"data.encoding"},
+    {"data.windows", "data.encoding"},
     {"data.published", "data.toy_corpus", "data.loader"},
     {"cells"},
     {"kernels.lstm", "kernels.any_cell"},

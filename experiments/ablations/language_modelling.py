@@ -19,7 +19,8 @@ from experiments.ablations.methods import METHODS, groups, member_rates
 from experiments.ablations.parts import Part
 from zaremba_jax.array_types import CellName, ModelParams, Scalar, TrainState, Windows
 from zaremba_jax.config import Config, override
-from zaremba_jax.data.corpus import Corpus, windows
+from zaremba_jax.data.corpus import Corpus
+from zaremba_jax.data.windows import windows
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.model import token_nll
 from zaremba_jax.regularizers import Rates

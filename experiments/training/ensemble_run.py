@@ -28,7 +28,7 @@ from experiments.training.single_run import (
 from experiments.training.tensorboard import averages
 from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.data.corpus import Corpus
-from zaremba_jax.data.loader import WindowFeed, fits
+from zaremba_jax.data.loader import WindowLoader, fits
 from zaremba_jax.ensemble import (
     MEMBER,
     MemberNLL,
@@ -282,7 +282,7 @@ def new_ensemble(
       at_once: members that a device trains together.
       mesh: of all devices.
       console: where a line is printed for each member that diverges.
-      resident: as for `WindowFeed`.
+      resident: as for `WindowLoader`.
 
     Raises:
       InputError: the text is too short.
@@ -293,7 +293,7 @@ def new_ensemble(
     return EnsembleRun(
         config,
         corpus,
-        WindowFeed(text, on_every_device(mesh), resident),
+        WindowLoader(text, on_every_device(mesh), resident),
         init_chunks(config, len(corpus.vocabulary), seeds, at_once, mesh),
         epoch_nll=[0.0] * len(configs),
         mesh=mesh,

@@ -13,8 +13,9 @@ from experiments.training.run_folder import Workdir, write_model
 from experiments.training.tensorboard import Gates, averages, gate_activations
 from zaremba_jax.array_types import ModelParams, Windows
 from zaremba_jax.config import Config
-from zaremba_jax.data.corpus import Corpus, TextWindows
-from zaremba_jax.data.loader import WindowFeed
+from zaremba_jax.data.corpus import Corpus
+from zaremba_jax.data.loader import WindowLoader
+from zaremba_jax.data.windows import TextWindows
 from zaremba_jax.ensemble import fetch, init_data_parallel, make_mesh, train_data_parallel
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import count_predictions, perplexity, text_nll
@@ -41,7 +42,7 @@ class Run:
 
     config: Config
     corpus: Corpus
-    windows: WindowFeed
+    windows: WindowLoader
     state: Any  # a `TrainState`
     step: int = 0  # windows trained on, as in `state`
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one per epoch
@@ -182,7 +183,7 @@ def new_run(
 ) -> Run:
     """A run before its first window, its batch's streams split over `data_parallel` devices.
 
-    `resident` is as for `WindowFeed`.
+    `resident` is as for `WindowLoader`.
 
     Raises:
       InputError: the text is too short, or there are fewer devices than that, or some process
@@ -202,11 +203,11 @@ def new_run(
         )
     if data_parallel == 1:
         state = init_train_state(config, len(corpus.vocabulary))
-        return Run(config, corpus, WindowFeed(text, resident=resident), state)
+        return Run(config, corpus, WindowLoader(text, resident=resident), state)
     mesh = make_mesh(devices, data_parallel)
     state = init_data_parallel(config, len(corpus.vocabulary), mesh)
-    feed = WindowFeed(text, on_every_device(mesh), resident)
-    return Run(config, corpus, feed, state, mesh=mesh)
+    loader = WindowLoader(text, on_every_device(mesh), resident)
+    return Run(config, corpus, loader, state, mesh=mesh)
 
 
 def training_windows(config: Config, corpus: Corpus) -> TextWindows:

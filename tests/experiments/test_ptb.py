@@ -25,8 +25,8 @@ from invoke import (
 )
 
 from zaremba_jax.config import QUICK, to_dict
-from zaremba_jax.data.corpus import windows
 from zaremba_jax.data.units import EOS
+from zaremba_jax.data.windows import windows
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.interop.model_file import load_model
 from zaremba_jax.train import init_train_state, train_windows

@@ -13,8 +13,8 @@ from invoke import SETTINGS, assert_refused, content, run, run_elsewhere, summar
 
 from experiments.training.run_folder import Workdir, write_model
 from zaremba_jax.config import QUICK, override
-from zaremba_jax.data.corpus import windows
 from zaremba_jax.data.vocabulary import Vocabulary
+from zaremba_jax.data.windows import windows
 from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares

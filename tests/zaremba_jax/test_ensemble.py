@@ -13,7 +13,7 @@ from invoke import run_on_devices
 
 from experiments.compilers import hlo
 from zaremba_jax.config import QUICK, ComputeConfig, override
-from zaremba_jax.data.corpus import windows
+from zaremba_jax.data.windows import windows
 from zaremba_jax.ensemble import (
     chunk_members,
     chunk_sizes,

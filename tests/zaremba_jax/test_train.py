@@ -10,7 +10,7 @@ import pytest
 
 from zaremba_jax import train
 from zaremba_jax.config import QUICK, override
-from zaremba_jax.data.corpus import windows
+from zaremba_jax.data.windows import windows
 from zaremba_jax.interop.model_file import named_arrays
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 from zaremba_jax.rnn import zero_state

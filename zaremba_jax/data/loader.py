@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zaremba_jax.array_types import Windows
-from zaremba_jax.data.corpus import TextWindows, ends
+from zaremba_jax.data.windows import TextWindows, slice_bounds
 
 MAX_DEVICE_FRACTION = 0.25  # of its free memory, at most, for a text
 MAX_HOST_BYTES = 2**28  # bytes that a text may take if the device is the host
@@ -22,8 +22,8 @@ def fits(nbytes: int, device: Any) -> bool:
     return nbytes <= MAX_DEVICE_FRACTION * free
 
 
-class WindowFeed:
-    """The windows of an epoch; `feed[first:last]` is on the device.
+class WindowLoader:
+    """The windows of an epoch; `loader[first:last]` is on the device.
 
     The arrays are the same whether all windows are resident there or each chunk is cut
     from the text in its turn.
@@ -50,7 +50,7 @@ class WindowFeed:
         return len(self._text)
 
     def __getitem__(self, index: slice) -> Windows:
-        first, last = ends(index, len(self))
+        first, last = slice_bounds(index, len(self))
         self._next, self._chunk = last % len(self), max(self._chunk, last - first)
         if self._all is not None:
             return jax.lax.dynamic_slice_in_dim(self._all, first, last - first)

@@ -18,8 +18,9 @@ from zaremba_jax.config import (
     settings,
     to_dict,
 )
-from zaremba_jax.data.corpus import TextWindows, make_corpus, unigram_perplexity
-from zaremba_jax.data.loader import WindowFeed
+from zaremba_jax.data.corpus import make_corpus, unigram_perplexity
+from zaremba_jax.data.loader import WindowLoader
+from zaremba_jax.data.windows import TextWindows
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.train import init_train_state
@@ -38,7 +39,7 @@ def summary_of(config, **changes):
     """The summary of a tiny untrained model presented as one of a configuration."""
     text = TextWindows(CORPUS.train, TINY.train.batch_size, TINY.train.unroll)
     state = init_train_state(TINY, len(CORPUS.vocabulary))
-    run = Run(config, CORPUS, WindowFeed(text), state, history=HISTORY, seconds=2.5)
+    run = Run(config, CORPUS, WindowLoader(text), state, history=HISTORY, seconds=2.5)
     return summarized(dataclasses.replace(run, **changes))
 
 
@@ -104,7 +105,7 @@ def test_monte_carlo_averages_over_noise_and_equals_the_protocol_without_any():
 
     def summary(config):
         state = init_train_state(config, len(CORPUS.vocabulary))
-        run = Run(config, CORPUS, WindowFeed(text), state, history=HISTORY)
+        run = Run(config, CORPUS, WindowLoader(text), state, history=HISTORY)
         return summarized(run, mc_samples=3)
 
     same, noisy = summary(without), summary(override(TINY, dropout=0.5))

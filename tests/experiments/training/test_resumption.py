@@ -122,13 +122,13 @@ def test_run_streamed_from_disk_ends_as_one_with_its_text_on_the_device(
     folder, reference, after_chunk, chunk, monkeypatch
 ):
     """Bit for bit, also when interrupted and when resumed with the text on the device."""
-    asked, feed = [], run_module.WindowFeed
+    asked, loader = [], run_module.WindowLoader
 
     def observed(*text, resident):
         asked.append(resident)
-        return feed(*text, resident=resident)
+        return loader(*text, resident=resident)
 
-    monkeypatch.setattr(run_module, "WindowFeed", observed)
+    monkeypatch.setattr(run_module, "WindowLoader", observed)
     after_chunk(chunk, ctrl_c)
     assert run(*FLAGS, "--workdir=run", "--noresident").status == 128 + signal.SIGINT
     way = "--resident" if chunk == 40 else "--noresident"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from zaremba_jax.data.corpus import TextWindows, windows
-from zaremba_jax.data.loader import MAX_HOST_BYTES, WindowFeed, fits
+from zaremba_jax.data.loader import MAX_HOST_BYTES, WindowLoader, fits
+from zaremba_jax.data.windows import TextWindows, windows
 from zaremba_jax.ensemble import make_mesh
 
 IDS = np.random.default_rng(0).integers(0, 200, 90).astype(np.uint8)
@@ -38,34 +38,34 @@ def watched():
 def test_every_chunk_is_that_of_the_text_in_any_order(resident, spread):
     mesh = make_mesh(jax.devices()[:1])
     sharding = NamedSharding(mesh, PartitionSpec()) if spread else None
-    feed = WindowFeed(TEXT, sharding, resident)
-    assert len(feed) == 7
+    loader = WindowLoader(TEXT, sharding, resident)
+    assert len(loader) == 7
     for first, last in [(0, 3), (3, 6), (6, 7), (0, 3), (5, 7), (2, 4), (4, 5)]:
-        chunk = feed[first:last]
-        feed.prefetch()
+        chunk = loader[first:last]
+        loader.prefetch()
         np.testing.assert_array_equal(chunk, WHOLE[first:last])
         assert chunk.dtype == np.int32
         assert sharding is None or chunk.sharding == sharding
     with pytest.raises(TypeError, match="take windows in a row"):
-        feed[::2]
+        loader[::2]
 
 
 def test_chunks_of_an_epoch_are_cut_once_and_ahead_of_their_use(watched):
-    feed = WindowFeed(watched, resident=False)
+    loader = WindowLoader(watched, resident=False)
     assert cuts == []
     for first, last, ahead in [(0, 3, (3, 6)), (3, 6, (6, 7)), (6, 7, (0, 3)), (0, 3, (3, 6))]:
-        feed[first:last]
-        feed.prefetch()
-        feed.prefetch()
+        loader[first:last]
+        loader.prefetch()
+        loader.prefetch()
         assert cuts[-1] == ahead
     assert cuts == [(0, 3), (3, 6), (6, 7), (0, 3), (3, 6)]
 
 
 def test_resident_text_is_cut_once_and_for_all(watched):
-    feed = WindowFeed(watched, resident=True)
+    loader = WindowLoader(watched, resident=True)
     for first in range(6):
-        feed[first : first + 1]
-        feed.prefetch()
+        loader[first : first + 1]
+        loader.prefetch()
     assert len(cuts) == 1
 
 
@@ -85,8 +85,8 @@ def test_a_text_fits_where_it_leaves_the_room_that_a_model_needs(nbytes, memory,
 
 def test_text_is_streamed_where_it_does_not_fit(watched, monkeypatch):
     monkeypatch.setattr("zaremba_jax.data.loader.MAX_HOST_BYTES", watched.nbytes - 1)
-    WindowFeed(watched)
+    WindowLoader(watched)
     assert cuts == []
     monkeypatch.setattr("zaremba_jax.data.loader.MAX_HOST_BYTES", watched.nbytes)
-    WindowFeed(watched)
+    WindowLoader(watched)
     assert cuts == [(None, None)]

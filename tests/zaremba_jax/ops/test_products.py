@@ -12,7 +12,7 @@ from layer_examples import equations, make, values_and_gradients
 from experiments.compilers import hlo
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import QUICK, ComputeConfig, override
-from zaremba_jax.data.corpus import windows
+from zaremba_jax.data.windows import windows
 from zaremba_jax.ensemble import make_mesh, members_nll
 from zaremba_jax.evaluate import monte_carlo_nll, text_nll
 from zaremba_jax.inference.independent_lines import lines_nll

@@ -1,0 +1,76 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zaremba_jax.data.windows import TextWindows, streams, windows
+
+
+@given(st.integers(1, 200), st.integers(1, 7), st.integers(1, 9))
+def test_every_retained_pair_appears_exactly_once_an_epoch(tokens, batch_size, unroll):
+    ids = np.arange(tokens)  # each token is its own position
+    if tokens < batch_size * (unroll + 1):
+        with pytest.raises(ValueError, match=f"{tokens} training tokens .*at least"):
+            windows(ids, batch_size, unroll)
+        return
+    cut = windows(ids, batch_size, unroll)
+    length = tokens // batch_size
+    count = (length - 1) // unroll
+    assert cut.shape == (count, unroll + 1, batch_size)
+    pairs = Counter(zip(cut[:, :-1].ravel().tolist(), cut[:, 1:].ravel().tolist(), strict=True))
+    retained = {
+        (stream * length + t, stream * length + t + 1)
+        for stream in range(batch_size)
+        for t in range(count * unroll)
+    }
+    assert set(pairs) == retained
+    assert set(pairs.values()) == {1}
+
+
+@pytest.mark.parametrize("size", ["batch_size", "unroll"])
+def test_sizes_below_one_are_refused(size):
+    with pytest.raises(ValueError, match=f"{size}=0: must be at least 1"):
+        windows(np.arange(9), **({"batch_size": 2, "unroll": 2} | {size: 0}))
+
+
+@given(st.integers(12, 200), st.integers(1, 4), st.integers(1, 3), st.data())
+def test_windows_cut_when_asked_for_are_those_of_all(tokens, batch_size, unroll, data):
+    ids = np.arange(tokens, dtype=np.uint8)
+    cut, expected = TextWindows(ids, batch_size, unroll), windows(ids, batch_size, unroll)
+    assert len(cut) == len(expected)
+    assert cut.nbytes == expected.nbytes
+    first = data.draw(st.integers(0, len(cut)))
+    last = data.draw(st.integers(first, len(cut)))
+    np.testing.assert_array_equal(cut[first:last], expected[first:last])
+    assert cut[first:last].dtype == np.int32
+
+
+def test_windows_follow_each_other_in_every_stream():
+    cut = windows(np.arange(100), batch_size=4, unroll=5)
+    np.testing.assert_array_equal(cut[:-1, -1], cut[1:, 0])
+    np.testing.assert_array_equal(cut[0, 0], [0, 25, 50, 75])
+
+
+def test_streams_are_contiguous_and_drop_the_tail():
+    np.testing.assert_array_equal(streams(np.arange(11), 3), [[0, 3, 6], [1, 4, 7], [2, 5, 8]])
+
+
+def test_sizes_of_the_penn_treebank_give_the_paper_s_windows():
+    ids = np.zeros(929_589, np.int32)
+    assert len(windows(ids, 20, 20)) == 2323
+    assert len(windows(ids, 20, 35)) == 1327
+
+
+def test_ids_changed_in_memory_are_not_read_from_the_disk_again(tmp_path):
+    np.arange(60, dtype=np.uint8).tofile(tmp_path / "ids")
+    changed = np.memmap(tmp_path / "ids", np.uint8, "c")
+    changed[:] = changed[::-1].copy()
+    np.testing.assert_array_equal(windows(changed, 3, 4), windows(np.arange(60)[::-1], 3, 4))
+
+
+@pytest.mark.parametrize("index", [slice(0, 4, 2), slice(None, None, -1), 0])
+def test_windows_that_do_not_follow_each_other_are_refused(index):
+    with pytest.raises(TypeError, match="take windows in a row"):
+        TextWindows(np.arange(60), 3, 4)[index]

@@ -1,0 +1,78 @@
+"""A text cut into parallel streams, and these into windows: what each training step reads."""
+
+import dataclasses
+
+import numpy as np
+
+from zaremba_jax.data.corpus import mapped_afresh
+from zaremba_jax.errors import InputError
+
+
+def streams(ids: np.ndarray, batch_size: int) -> np.ndarray:
+    """Cuts `ids` [N] into contiguous streams, [N // batch_size, batch_size]; drops the tail."""
+    length = len(ids) // batch_size
+    return ids[: length * batch_size].reshape(batch_size, length).T
+
+
+def slice_bounds(index: slice, length: int) -> tuple[int, int]:
+    """The first of `length` positions that a slice takes, and the one after the last.
+
+    Raises:
+      TypeError: it is not a slice of consecutive positions.
+    """
+    if not isinstance(index, slice) or index.step not in (None, 1):
+        raise TypeError(f"{index}: take windows in a row, as in [first:last]")
+    first, last, _ = index.indices(length)
+    return first, max(first, last)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextWindows:
+    """The windows of an epoch in text order, cut on demand.
+
+    A slice `[first:last]` is int32 [last - first, unroll + 1, batch_size]. `window[:-1]`
+    are the inputs of a window and `window[1:]` their targets, so a window's last target
+    is the first input of the next and every (token, next token) pair of the streams
+    appears exactly once. A short last window is dropped.
+
+    Raises:
+      InputError: a size is below 1, or the ids do not fill one window.
+    """
+
+    ids: np.ndarray
+    batch_size: int
+    unroll: int
+
+    def __post_init__(self):
+        for name in ("batch_size", "unroll"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
+        if len(self) < 1:
+            raise InputError(
+                f"{len(self.ids)} training tokens cannot fill {self.batch_size} streams of"
+                f" {self.unroll} + 1; give at least {self.batch_size * (self.unroll + 1)} tokens,"
+                " or lower batch_size or unroll"
+            )
+
+    def __len__(self) -> int:
+        return max(len(self.ids) // self.batch_size - 1, 0) // self.unroll
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all windows in bytes."""
+        return 4 * len(self) * (self.unroll + 1) * self.batch_size
+
+    def __getitem__(self, index: slice) -> np.ndarray:
+        first, last = slice_bounds(index, len(self))
+        columns = streams(mapped_afresh(self.ids), self.batch_size)
+        tokens = columns[first * self.unroll : last * self.unroll + 1].astype(np.int32)
+        starts = self.unroll * np.arange(last - first)
+        return tokens[starts[:, None] + np.arange(self.unroll + 1)[None, :]]
+
+
+def windows(ids: np.ndarray, batch_size: int, unroll: int) -> np.ndarray:
+    """All windows of an epoch in one array, int32 [windows, unroll + 1, batch_size].
+
+    Layout and errors are as for `TextWindows`.
+    """
+    return TextWindows(ids, batch_size, unroll)[:]
