@@ -16,14 +16,16 @@ from rich.markdown import Markdown
 
 from experiments.ablations import language_modelling, memory
 from experiments.ablations.corruption import corruption_table
+from experiments.ablations.figures import language_modelling_figure, memory_figure
 from experiments.ablations.methods import METHODS
 from experiments.ablations.parts import run_parts
 from experiments.ablations.report_page import language_table, report_page
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_choices, define_path
 from experiments.cli.program import FLAGS
-from experiments.cli.terminal import Terminal, draw
-from experiments.reports.summary import environment
+from experiments.cli.terminal import Terminal
+from experiments.reports.environment import environment
+from experiments.reports.pictures import write_picture
 from experiments.training.run_folder import write_json, write_text
 from zaremba_jax.array_types import CellName
 from zaremba_jax.cells import CELLS
@@ -66,9 +68,9 @@ def main() -> None:
     results = {"asked": asked, **measure_all(config, read_corpus(), console)}
     write_json(folder / "results.json", results)
     write_text(folder / "report.md", report_page(results))
-    draw(console, folder / "language_modelling.png", "draw_language_modelling", results)
+    write_picture(console, folder / "language_modelling.png", language_modelling_figure, results)
     if results["memory"]["cells"]:
-        draw(console, folder / "memory.png", "draw_memory", results)
+        write_picture(console, folder / "memory.png", memory_figure, results)
     console.print(Markdown(language_table(results)))
     console.print(f"the report is {folder / 'report.md'}", soft_wrap=True)
 

@@ -14,6 +14,7 @@ from absl import flags
 from experiments.benchmarks.contenders import BUILDERS, choose_contenders, default_peers
 from experiments.benchmarks.own_process import needs_of_all
 from experiments.benchmarks.scaling import scaling_curves
+from experiments.benchmarks.scaling_figure import scaling_figure
 from experiments.benchmarks.step_table import print_step_times
 from experiments.benchmarks.step_times import compare_step_times
 from experiments.cli import program
@@ -21,7 +22,8 @@ from experiments.cli.config_flags import config_from_flags, define_config_flags
 from experiments.cli.flag_kinds import define_path
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
-from experiments.reports.summary import environment
+from experiments.reports.environment import environment
+from experiments.reports.pictures import can_draw, write_picture
 from experiments.training.run_folder import write_json
 from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
@@ -67,9 +69,7 @@ def main() -> None:
         with console.status("scaling"):
             results["scaling"] = scaling_curves(config, others, FLAGS.windows, FLAGS.rounds)
         write_results(results)
-        from experiments.reports.figures import draw_scaling
-
-        draw_scaling(Path(FLAGS.scaling), results)
+        write_picture(console, Path(FLAGS.scaling), scaling_figure, results)
 
 
 def configure() -> Config:
@@ -88,7 +88,7 @@ def configure() -> Config:
         path = FLAGS[name].value
         if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
             raise InputError(f"--{name}={path}: is not a file in an existing folder; name one")
-    if FLAGS.scaling and importlib.util.find_spec("matplotlib") is None:
+    if FLAGS.scaling and not can_draw():
         raise InputError(
             f"--scaling={FLAGS.scaling}: needs matplotlib;"
             " pip install 'zaremba-jax[plots]', or leave it out"

@@ -14,7 +14,6 @@ from experiments.cli import ensemble_flags, program, training_flags
 from experiments.cli.ensemble_flags import prepare, sizes_from_flags
 from experiments.cli.flag_kinds import define_paths
 from experiments.cli.program import FLAGS
-from experiments.cli.terminal import draw
 from experiments.cli.training_flags import (
     default_workdir,
     initialize_distributed,
@@ -22,6 +21,7 @@ from experiments.cli.training_flags import (
     train_or_exit,
     with_text,
 )
+from experiments.reports.figures import mixtures_figure
 from experiments.reports.mixtures import (
     member_record,
     print_mixtures,
@@ -29,6 +29,7 @@ from experiments.reports.mixtures import (
     summarize_members,
     summarize_mixtures,
 )
+from experiments.reports.pictures import write_picture
 from experiments.reports.records import canonical_config
 from experiments.training.ensemble_run import (
     load_finished_run,
@@ -144,7 +145,7 @@ def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
     for member in summary["members"]:
         if member.get("excluded"):
             console.print(f"without seed {member['seed']}: {member['excluded']}", soft_wrap=True)
-    draw(console, workdir.mixtures, "draw_mixtures", summary)
+    write_picture(console, workdir.mixtures, mixtures_figure, summary)
     console.print(f"all results are in {workdir.path}", soft_wrap=True)
 
 

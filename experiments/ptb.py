@@ -5,7 +5,6 @@ from rich.console import Console
 
 from experiments.cli import program, training_flags
 from experiments.cli.program import FLAGS
-from experiments.cli.terminal import draw
 from experiments.cli.training_flags import (
     configure,
     initialize_distributed,
@@ -13,7 +12,9 @@ from experiments.cli.training_flags import (
     open_run,
     train_or_exit,
 )
-from experiments.reports.summary import print_table, summarize
+from experiments.reports.figures import curves_figure
+from experiments.reports.pictures import write_picture
+from experiments.reports.summary import print_summary, summarize
 from experiments.training.run_folder import Workdir, write_json
 from experiments.training.single_run import Run
 
@@ -41,8 +42,8 @@ def report(run: Run, workdir: Workdir, console: Console) -> None:
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         summary = summarize(run, valid, test, FLAGS.mc_samples)
     write_json(workdir.summary, summary)
-    print_table(console, summary)
-    draw(console, workdir.curves, "draw_curves", run.history, summary)
+    print_summary(console, summary)
+    write_picture(console, workdir.curves, curves_figure, run.history, summary)
     console.print(f"the whole run is in {workdir.path}", soft_wrap=True)
 
 

@@ -14,7 +14,6 @@ from experiments.cli.config_flags import changes_from_flags
 from experiments.cli.ensemble_flags import at_once_on, open_ensemble, sizes_from_flags
 from experiments.cli.flag_kinds import define_path
 from experiments.cli.program import FLAGS
-from experiments.cli.terminal import draw
 from experiments.cli.training_flags import (
     TEXT_FILES,
     default_workdir,
@@ -24,18 +23,18 @@ from experiments.cli.training_flags import (
     train_or_raise,
     with_text,
 )
+from experiments.reports.pictures import write_picture
 from experiments.reports.records import model_name, read_records
-from experiments.reports.reproduction import (
+from experiments.table1.averages import mix, read_mixtures, write_mixtures
+from experiments.table1.figure import table1_figure
+from experiments.table1.jobs import (
     Job,
-    mix,
-    read_mixtures,
     record_diverged,
     record_job,
     remaining_jobs,
     seeds_without_nll,
-    write_mixtures,
 )
-from experiments.reports.table1 import other_choices, page, print_page, table1
+from experiments.table1.page import markdown_page, other_choices, print_page, table_lines
 from experiments.training.ensemble_run import with_seeds
 from experiments.training.run_folder import Workdir, write_text
 from experiments.training.single_run import NonFiniteLossError, Run
@@ -74,8 +73,8 @@ def main() -> None:
         corpus = load_corpus(config)
         for _ in train_row(config, corpus, mesh, folder, results, console):
             write_mixtures(results, config, mix(config, corpus, folder, averaged))
-            report(results, Console(quiet=True))  # printed once, at the end
-    report(results, console)
+            write_table(results, Console(quiet=True))  # printed once, at the end
+    write_table(results, console)
     console.print(f"all results are in {results}", soft_wrap=True)
 
 
@@ -177,17 +176,17 @@ def mixture_sizes(config: Config) -> list[int]:
     return sorted({*PAPER_PERPLEXITIES[config.name], *asked})
 
 
-def report(results: Path, console: Console) -> None:
+def write_table(results: Path, console: Console) -> None:
     """Writes the table of all records and its picture; prints what was run."""
     records = read_records(results)
     models = {model_name(r.model): r.model for r in records}
     mixtures = {name: read_mixtures(results, model) for name, model in models.items()}
     mixtures = {name: mixture for name, mixture in mixtures.items() if mixture}
-    lines, others = table1(records, mixtures), other_choices(records, mixtures)
+    lines, others = table_lines(records, mixtures), other_choices(records, mixtures)
     picture = "![learning curves, and perplexity over the models averaged](table1.png)"
-    write_text(results / "table1.md", f"{page(lines, others)}\n\n{picture}\n")
+    write_text(results / "table1.md", f"{markdown_page(lines, others)}\n\n{picture}\n")
     print_page(console, lines, others)
-    draw(console, results / "table1.png", "draw_table1", records, mixtures)
+    write_picture(console, results / "table1.png", table1_figure, records, mixtures)
 
 
 if __name__ == "__main__":

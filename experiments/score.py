@@ -93,7 +93,7 @@ def main(file: str) -> None:
         else:
             nll = stream_nll(models, text, score)
     check_scores(file, nll if FLAGS.independent else nll[1:])
-    report(file, models, text, nll)
+    print_scores(file, models, text, nll)
     if scores is not None:
         write_records(scores, records(text, nll, FLAGS.each))
 
@@ -198,7 +198,7 @@ def check_scores(file: str, nll: np.ndarray) -> None:
         raise InputError(f"{file}: a perplexity of {figure}, the scores are not finite; {remedy}")
 
 
-def report(file: str, models: list[Model], text: Text, nll: np.ndarray) -> None:
+def print_scores(file: str, models: list[Model], text: Text, nll: np.ndarray) -> None:
     """Prints the perplexity and the unknown tokens."""
     scored = nll[~np.isnan(nll)]
     unit, unknown = UNITS[text.vocabulary.unit], sum(text.unknown.values())

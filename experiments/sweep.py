@@ -13,10 +13,12 @@ from experiments.cli import program, training_flags
 from experiments.cli.config_flags import changes_from_flags
 from experiments.cli.ensemble_flags import prepare
 from experiments.cli.program import FLAGS
-from experiments.cli.terminal import draw
 from experiments.cli.training_flags import train_or_exit
+from experiments.reports.environment import environment
+from experiments.reports.figures import sweep_figure
 from experiments.reports.mixtures import member_records
-from experiments.reports.summary import environment, format_mean
+from experiments.reports.pictures import write_picture
+from experiments.reports.statistics import format_mean
 from experiments.training.ensemble_run import EnsembleRun, with_seeds
 from experiments.training.run_folder import Workdir, write_json, write_model
 from zaremba_jax.config import Config, override, to_dict
@@ -160,7 +162,7 @@ def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
         )
     else:
         console.print(f"best by validation: {_as_flags(summary['best'])}", soft_wrap=True)
-    draw(console, workdir.sweep, "draw_sweep", summary)
+    write_picture(console, workdir.sweep, sweep_figure, summary)
     console.print(f"all results are in {workdir.path}", soft_wrap=True)
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import zaremba_jax.config
 from experiments.ablations.report_page import language_table, memory_table
-from experiments.reports.summary import format_mean
+from experiments.reports.statistics import format_mean
 from experiments.training.run_folder import write_model
 from zaremba_jax.config import QUICK, SMALL, from_dict, override
 from zaremba_jax.data.corpus import unigram_perplexity

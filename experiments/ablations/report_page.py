@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.reports.markdown import table
-from experiments.reports.summary import format_mean
+from experiments.reports.statistics import format_mean
 
 
 def report_page(results: dict[str, Any]) -> str:

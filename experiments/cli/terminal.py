@@ -1,12 +1,8 @@
-"""What a program shows: lines of text, and figures if matplotlib is installed."""
+"""Where a program prints."""
 
-import importlib
 import os
 import sys
-from pathlib import Path
-from typing import Any
 
-import jax
 from rich.console import Console
 
 
@@ -20,21 +16,3 @@ class Terminal(Console):
         """Goes silent; exiting here, as rich does, would lose a run that is not saved yet."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def draw(console: Console, path: Path, name: str, *content: Any) -> None:
-    """Draws a figure, on the first host only, or says what is missing for it.
-
-    Args:
-      console: gets a line if matplotlib, an extra, is not installed.
-      path: where the figure goes.
-      name: the function of `experiments.reports.figures` that draws it.
-      content: what that function takes after the path.
-    """
-    try:
-        figures = importlib.import_module("experiments.reports.figures")
-    except ImportError:
-        console.print(f"no {path.name} without matplotlib: pip install 'zaremba-jax[plots]'")
-        return
-    if jax.process_index() == 0:
-        getattr(figures, name)(path, *content)

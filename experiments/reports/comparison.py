@@ -6,7 +6,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiments.reports.figures import comparison_figure
+from experiments.reports.pictures import as_svg, can_draw
 from experiments.reports.records import Record, model_name
+from experiments.reports.statistics import mean
 from zaremba_jax.config import to_dict
 from zaremba_jax.errors import InputError
 
@@ -69,8 +72,7 @@ def _cells(record: Record) -> list[str]:
     summary, last = record.summary, record.history[-1] if record.history else {}
     figures = list(record.perplexities.values())
     valid, test = (
-        f"{sum(pair[split] for pair in figures) / len(figures):.2f}" if figures else ""
-        for split in (0, 1)
+        f"{mean([pair[split] for pair in figures]):.2f}" if figures else "" for split in (0, 1)
     )
     if not figures and last:
         valid = f"({last['valid_perplexity_estimate']:.2f})"
@@ -102,20 +104,16 @@ def html_page(records: dict[str, Record], lines: list[Line]) -> str:
     """The page: the table, the curves as an inline picture, and the settings that differ.
 
     Raises:
-      ImportError: matplotlib is not installed.
+      InputError: matplotlib is not installed.
     """
-    try:
-        from experiments.reports.figures import comparison_svg
-    except ImportError:
-        raise InputError(
-            "the page's figures need matplotlib: pip install 'zaremba-jax[plots]'"
-        ) from None
-
+    if not can_draw():
+        raise InputError("the page's figures need matplotlib: pip install 'zaremba-jax[plots]'")
+    histories = {name: record.history for name, record in records.items()}
     settings = {name: to_dict(record.config) for name, record in records.items()}
     return _PAGE.format(
         title=TITLE,
         table=_html_table([list(_TITLES), *(list(line.values()) for line in lines)]),
-        curves=comparison_svg({name: record.history for name, record in records.items()}),
+        curves=as_svg(comparison_figure(histories)),
         settings=_html_table(_differing(settings)),
     )
 

@@ -1,13 +1,14 @@
 """Perplexity by the number of members averaged: the record and the table."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.reports.summary import environment, paper_perplexity
+from experiments.reports.environment import environment
+from experiments.reports.statistics import deviation, format_spread
+from experiments.reports.summary import paper_perplexity
 from experiments.training.ensemble_run import EnsembleRun
 from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.corpus import Corpus, unigram_perplexity
@@ -68,11 +69,6 @@ def summarize_mixtures(
     }
 
 
-def deviation(figures: Sequence[float] | np.ndarray) -> float:
-    """The standard deviation, 0 for a single figure."""
-    return float(np.std(figures, ddof=1)) if len(figures) > 1 else 0.0
-
-
 def summarize_members(
     run: EnsembleRun, valid: MemberNLL, test: MemberNLL, sizes: list[int]
 ) -> dict[str, Any]:
@@ -108,8 +104,8 @@ def member_record(valid: np.ndarray, test: np.ndarray) -> dict[str, float]:
 
 def format_mixture(mixture: dict[str, Any], split: str, digits: int) -> str:
     """A perplexity, with the standard deviation over subsets if there are several."""
-    spread = f" ± {mixture[f'{split}_spread']:.{digits}f}" if mixture["subsets"] > 1 else ""
-    return f"{mixture[f'{split}_perplexity']:.{digits}f}{spread}"
+    spread = mixture[f"{split}_spread"] if mixture["subsets"] > 1 else None
+    return format_spread(mixture[f"{split}_perplexity"], spread, digits)
 
 
 def print_mixtures(console: Console, summary: dict[str, Any]) -> None:

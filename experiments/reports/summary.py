@@ -2,11 +2,6 @@
 
 import dataclasses
 import math
-import os
-import platform
-import statistics
-from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -14,14 +9,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.reports.environment import environment
 from experiments.training.single_run import Run
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, to_dict
 from zaremba_jax.data.corpus import unigram_perplexity
 from zaremba_jax.data.units import UNITS
 from zaremba_jax.evaluate import monte_carlo_nll, perplexity
 from zaremba_jax.model import count_params
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def summarize(run: Run, valid: np.ndarray, test: np.ndarray, mc_samples: int = 0) -> dict[str, Any]:
@@ -69,33 +63,6 @@ def summarize(run: Run, valid: np.ndarray, test: np.ndarray, mc_samples: int = 0
     }
 
 
-def format_mean(figures: Sequence[float], digits: int = 1) -> str:
-    """The mean, with the standard deviation if there are several figures."""
-    spread = f" ± {statistics.stdev(figures):.{digits}f}" if len(figures) > 1 else ""
-    return f"{statistics.mean(figures):.{digits}f}{spread}"
-
-
-def environment() -> dict[str, Any]:
-    """What the figures of a record depend on besides its configuration."""
-    versions = {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
-    return {"versions": versions, "device": device_name()}
-
-
-def device_name() -> str:
-    """The accelerator, or the CPU with its number of usable cores."""
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return device.device_kind
-    return f"CPU, {cores()} cores" if cores() > 1 else "CPU, 1 core"
-
-
-def cores() -> int:
-    """The number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def paper_perplexity(config: Config, members: int = 1) -> tuple[float | None, float | None]:
     """The paper's validation and test figures for this model, whatever its seed, if any."""
     preset = PRESETS[config.name]
@@ -104,7 +71,7 @@ def paper_perplexity(config: Config, members: int = 1) -> tuple[float | None, fl
     return PAPER_PERPLEXITIES.get(config.name, {}).get(members, (None, None))
 
 
-def print_table(console: Console, summary: dict[str, Any]) -> None:
+def print_summary(console: Console, summary: dict[str, Any]) -> None:
     """Prints the final perplexities, and the figures to compare them with."""
     table = Table(title=f"Perplexity: {summary['corpus']}, {summary['name']}")
     table.add_column("")

@@ -125,12 +125,11 @@ def test_picture_is_refused_before_the_measurements_where_it_cannot_be_drawn(tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fails", ["benchmark.scaling_curves", "figures.draw_scaling"])
+@pytest.mark.parametrize("fails", ["benchmark.scaling_curves", "benchmark.scaling_figure"])
 def test_results_are_written_before_more_is_measured_or_drawn(tmp_path, fails):
     before = f"""
 from experiments import benchmark
 from experiments.benchmarks import own_process
-from experiments.reports import figures
 from zaremba_jax.errors import InputError
 own_process.needs_of = lambda *_: own_process.Needs(1.0, 1)
 benchmark.scaling_curves = lambda *_: "tokens per second"
@@ -142,7 +141,7 @@ def fail(*_): raise InputError("not done")
     assert_refused(outcome, "not done")
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["contenders"]
-    assert results.get("scaling") == ("tokens per second" if "draw" in fails else None)
+    assert results.get("scaling") == ("tokens per second" if "figure" in fails else None)
 
 
 def test_contender_whose_process_was_killed_is_an_error():

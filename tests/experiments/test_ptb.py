@@ -142,7 +142,7 @@ def test_run_keeps_the_kernel_that_auto_took(folder):
 
 
 def test_run_needs_no_matplotlib(finished, folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "experiments.reports.figures", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     shutil.copytree(finished[0] / "run", "run")
     (folder / "run" / "curves.png").unlink()
     outcome = run(*FLAGS, "--workdir=run")
@@ -239,7 +239,7 @@ BAD_FLAGS = [
     (TEXT[1:], ["--train_file, --valid_file and --test_file go together", "give all"]),
     (["--corpus=files"], ["--corpus=files", "give --train_file"]),
     ([*TEXT, "--corpus=ptb"], ["--train_file: is your own text", "reads ptb", "leave out"]),
-    (["--corpus=wiki"], ["corpus='wiki'", "toy, ptb, ptb-char, wikitext-2, wikitext-103, text8, "]),
+    (["--corpus=wiki"], ["--corpus=wiki", "<toy|ptb|ptb-char|wikitext-2|wikitext-103|text8|"]),
     (["--data_dir=d"], ["--data_dir=d", "reads toy", "--corpus=ptb", "leave it out"]),
     (["--config=small", "--data_dir=d"], ["d: lacks ptb.train.txt, ptb.valid.txt, ptb.test"]),
     (["--corpus=text8", "--data_dir=d"], ["d: lacks text8 (or text8.zip)"]),

@@ -14,7 +14,10 @@ from invoke import assert_refused, content
 from rich.console import Console
 
 from experiments import reproduce
-from experiments.reports import records, reproduction, table1
+from experiments.reports import records
+from experiments.reports.statistics import format_mean
+from experiments.table1 import averages, jobs
+from experiments.table1 import page as table1
 from zaremba_jax.config import MEDIUM, PAPER_PERPLEXITIES, PRESETS, SMALL, override
 from zaremba_jax.data.encoding import read_corpus
 from zaremba_jax.ensemble import mixture_nll
@@ -150,7 +153,7 @@ def test_members_trained_together_are_recorded_as_those_trained_alone(folder):
         np.testing.assert_allclose(together.curves[seed], record.curves[0], rtol=1e-5)
     page = (folder / "results" / "table1.md").read_text(encoding="utf-8")
     assert "| small | 1 | not run |" in page
-    mean = table1.format_mean([p[0] for p in together.perplexities.values()])
+    mean = format_mean([p[0] for p in together.perplexities.values()])
     assert f"| small-dropout=0.5 | {mean}" in page
 
 
@@ -169,9 +172,9 @@ def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
     for damaged in (b"PK", b"", path.read_bytes()[:300]):
         (folder / "runs" / "small-seed7" / "nll.npz").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"small-seed7/nll.npz: is damaged .*; remove it"):
-            reproduction.mix(TINY, corpus, folder / "runs", [1])
+            averages.mix(TINY, corpus, folder / "runs", [1])
     with pytest.raises(ValueError, match=r"small-mixtures.json: is damaged"):
-        reproduction.read_mixtures(folder / "results", TINY)
+        averages.read_mixtures(folder / "results", TINY)
 
 
 BAD_FLAGS = [
@@ -213,19 +216,19 @@ def test_jobs_train_every_seed_that_is_missing_once_and_no_more_together_than_as
     first, seeds, done, at_most
 ):
     config, nowhere = override(SMALL, seed=first), Path("nowhere")
-    jobs = reproduction.remaining_jobs(config, seeds, held(*done), nowhere, at_most)
-    trained = [job.config.seed + offset for job in jobs for offset in range(job.count)]
+    remaining = jobs.remaining_jobs(config, seeds, held(*done), nowhere, at_most)
+    trained = [job.config.seed + offset for job in remaining for offset in range(job.count)]
     assert trained == sorted(set(range(first, first + seeds)) - done)
-    assert all(job.count <= at_most for job in jobs)
-    assert len({job.name for job in jobs}) == len(jobs)
+    assert all(job.count <= at_most for job in remaining)
+    assert len({job.name for job in remaining}) == len(remaining)
 
 
 def test_what_was_begun_goes_on_first_and_together_however_many_are_trained_at_once(tmp_path):
     for name in ("small-seeds2-4", "small-seed7", "small-seeds8-12", "small-layers=1-seed0"):
         (tmp_path / name).mkdir()
     for at_most, rest in ((1, ["small-seed0", "small-seed1", "small-seed5"]), (3, None)):
-        jobs = reproduction.remaining_jobs(SMALL, 8, held(6), tmp_path, at_most)
-        names = [job.name for job in jobs]
+        remaining = jobs.remaining_jobs(SMALL, 8, held(6), tmp_path, at_most)
+        names = [job.name for job in remaining]
         assert names[:2] == ["small-seed7", "small-seeds2-4"]
         assert names[2:] == (rest or ["small-seeds0-1", "small-seed5"])
 
@@ -233,12 +236,12 @@ def test_what_was_begun_goes_on_first_and_together_however_many_are_trained_at_o
 def test_records_are_of_the_same_model_whatever_computes_it_but_not_with_other_settings():
     (record,) = held(0, config=override(SMALL, kernel="scan", softmax_tokens=7))
     assert record.model == SMALL
-    assert reproduction.recorded_seeds(override(SMALL, seed=9), [record]) == {0}
+    assert jobs.recorded_seeds(override(SMALL, seed=9), [record]) == {0}
     for changes in ({"precision": "bfloat16"}, {"constant_epochs": 5}):
-        assert not reproduction.recorded_seeds(override(SMALL, **changes), [record])
+        assert not jobs.recorded_seeds(override(SMALL, **changes), [record])
     changed = override(SMALL, seed=3, constant_epochs=5, kernel="scan")
-    assert reproduction.Job(changed, 1).name == "small-constant_epochs=5-seed3"
-    assert reproduction.Job(override(MEDIUM, seed=2), 4).name == "medium-seeds2-5"
+    assert jobs.Job(changed, 1).name == "small-constant_epochs=5-seed3"
+    assert jobs.Job(override(MEDIUM, seed=2), 4).name == "medium-seeds2-5"
 
 
 def test_member_that_diverged_is_in_no_figure_and_no_curve():
@@ -250,28 +253,28 @@ def test_member_that_diverged_is_in_no_figure_and_no_curve():
     record = records.Record(config=SMALL, summary={"members": members}, history=history)
     assert record.perplexities == {4: (2.0, 3.0)}
     assert record.curves == [[9.0]]
-    assert reproduction.recorded_seeds(SMALL, [record]) == {4, 5}  # it would diverge again
+    assert jobs.recorded_seeds(SMALL, [record]) == {4, 5}  # it would diverge again
 
 
 def test_mixtures_of_fewer_models_leave_those_of_more(tmp_path):
     more, fewer = {"seeds": [0, 1, 2]}, {"seeds": [0, 1]}
     for mixtures in (more, fewer, None):
-        reproduction.write_mixtures(tmp_path, SMALL, mixtures)
-        assert reproduction.read_mixtures(tmp_path, SMALL) == more
+        averages.write_mixtures(tmp_path, SMALL, mixtures)
+        assert averages.read_mixtures(tmp_path, SMALL) == more
 
 
 def test_page_is_that_of_the_records_beside_it(tmp_path):
     results = Path(reproduce.__file__).parent / "results"
     shutil.copytree(results, tmp_path / "results")
     (tmp_path / "results" / "table1.md").unlink()
-    reproduce.report(tmp_path / "results", Console(quiet=True))
+    reproduce.write_table(tmp_path / "results", Console(quiet=True))
     assert (tmp_path / "results" / "table1.md").read_text(encoding="utf-8") == (
         results / "table1.md"
     ).read_text(encoding="utf-8")
 
 
 def test_every_model_of_the_paper_has_a_line_for_each_number_averaged():
-    page = table1.page(table1.table1([], {}), table1.other_choices([], {}))
+    page = table1.markdown_page(table1.table_lines([], {}), table1.other_choices([], {}))
     for name, paper in PAPER_PERPLEXITIES.items():
         for members, (valid, test) in paper.items():
             assert f"| {name} | {members} | not run | {valid} | not run | {test} |" in page
@@ -287,7 +290,7 @@ def test_other_choices_are_compared_to_all_seeds_of_the_preset():
     # Seeds vary by 1: sqrt(1/2 + 1/3) = 0.91.
     cells = ["124.5 ± 2.1", "+3.5 ± 0.9", "109.8 ± 1.1", "-0.2 ± 0.0", "2", "100.0"]
     assert others == [["small-constant_epochs=5", *cells]]
-    assert f"| small-constant_epochs=5 | {' | '.join(cells)} |" in table1.page([], others)
+    assert f"| small-constant_epochs=5 | {' | '.join(cells)} |" in table1.markdown_page([], others)
     mixture["seeds"].remove(7)  # an average of one model is not of both
     assert table1.other_choices(runs, {"small-constant_epochs=5": mixture})[0][-1] == ""
 
@@ -307,18 +310,20 @@ def test_other_choices_are_compared_to_the_preset_of_their_precision():
 def test_training_time_leaves_out_what_held_an_epoch_up():
     ends = [{"seconds": end} for end in (3600, 7200, 18000, 21600)]
     summary = held(0)[0].summary
-    (line, *_) = table1.table1([records.Record(config=SMALL, summary=summary, history=ends)], {})
+    (line, *_) = table1.table_lines(
+        [records.Record(config=SMALL, summary=summary, history=ends)], {}
+    )
     assert line.time == "4.0 h, one"
 
 
 def test_model_of_two_records_counts_once():
     runs = held(0, test=100.0) + held(0, config=override(SMALL, kernel="scan"), test=110.0)
-    (line, *_) = table1.table1(runs, {})
+    (line, *_) = table1.table_lines(runs, {})
     assert (line.test, line.models) == ("110.0", "1")
 
 
 def test_what_is_asked_is_done_as_by_the_program_of_one_model(folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "experiments.reports.figures", None)  # as without matplotlib
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as without it
     flags = ("--rows=small", "--members=2", "--workdir=runs", "--results=r", "--hidden_size=6")
     outcome = run(*flags, "--chunk=17", "--kernel=auto", "--sizes=2")
     assert outcome.status == 0, outcome.err

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import statistics
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from rich.table import Table
 from experiments.reports.markdown import table
 from experiments.reports.mixtures import format_mixture
 from experiments.reports.records import Record, by_seed, model_name
-from experiments.reports.summary import format_mean
+from experiments.reports.statistics import format_change, format_mean
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 
 # Test perplexities of single models: from the docstring of ptb_word_lm.py in TensorFlow's
@@ -73,12 +72,12 @@ _TITLES = {
 }
 
 
-def table1(records: list[Record], mixtures: Mixtures) -> list[Line]:
+def table_lines(records: list[Record], mixtures: Mixtures) -> list[Line]:
     """The lines of the table: the paper's, and what else was averaged or run in bfloat16.
 
     Args:
       records: of finished runs.
-      mixtures: records of `reproduction.mix`, by name of the model.
+      mixtures: records of `averages.mix`, by name of the model.
     """
     other_precision = [override(PRESETS[name], precision="bfloat16") for name in PAPER_PERPLEXITIES]
     measured = [model for model in other_precision if any(r.model == model for r in records)]
@@ -87,11 +86,11 @@ def table1(records: list[Record], mixtures: Mixtures) -> list[Line]:
     return [line for model in models for line in _lines(model, records, mixtures)]
 
 
-def page(lines: list[Line], others: list[list[str]]) -> str:
+def markdown_page(lines: list[Line], others: list[list[str]]) -> str:
     """The table, and one of choices other than the presets', as Markdown.
 
     Args:
-      lines: by `table1`.
+      lines: by `table_lines`.
       others: by `other_choices`.
     """
     left = [column for column, name in enumerate(_TITLES) if name in ("model", "models", "time")]
@@ -104,7 +103,7 @@ def page(lines: list[Line], others: list[list[str]]) -> str:
 
 
 def print_page(console: Console, lines: list[Line], others: list[list[str]]) -> None:
-    """Prints what was run, with the paper's figures; arguments as for `page`."""
+    """Prints what was run, with the paper's figures; arguments as for `markdown_page`."""
     titles = ("model", "averaged", "validation", "paper", "test", "paper")
     run = [
         [x.model, str(x.averaged), x.valid, x.paper_valid, x.test, x.paper_test]
@@ -187,7 +186,7 @@ def _typical_seconds(record: Record) -> float:
 def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
     """Table cells of the models that differ from a preset, compared with that preset.
 
-    Arguments as for `table1`.
+    Arguments as for `table_lines`.
     """
     others = {
         model_name(r.model): r.model
@@ -207,20 +206,9 @@ def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
         cells = [name]
         for split in (0, 1):
             figures, of_base = ([pair[split] for pair in x.values()] for x in (own, base))
-            cells += [format_mean(figures), _change(figures, of_base)]
+            cells += [format_mean(figures), format_change(figures, of_base)]
         mixed = mixtures.get(name, {"seeds": []})
         complete = set(mixed["seeds"]) == own.keys()
         averaged = f"{mixed['mixtures'][-1]['test_perplexity']:.1f}" if complete else ""
         lines.append([*cells, str(len(own)), averaged])
     return lines
-
-
-def _change(figures: list[float], base: list[float]) -> str:
-    """The difference of two means, with its standard error if `base` shows how seeds vary."""
-    if not base:
-        return ""
-    difference = f"{statistics.mean(figures) - statistics.mean(base):+.1f}"
-    if len(base) < 2:
-        return difference
-    error = statistics.stdev(base) * (1 / len(figures) + 1 / len(base)) ** 0.5
-    return f"{difference} ± {error:.1f}"

@@ -1,0 +1,39 @@
+"""Means over seeds or sets of models, and how far these spread."""
+
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean, rounded once."""
+    return statistics.mean(values)
+
+
+def deviation(values: Sequence[float] | np.ndarray) -> float:
+    """The standard deviation of what the values were sampled from; 0 for a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def format_mean(values: Sequence[float], digits: int = 1) -> str:
+    """The mean, with the standard deviation if there are several values."""
+    return format_spread(mean(values), deviation(values) if len(values) > 1 else None, digits)
+
+
+def format_change(values: Sequence[float], base: Sequence[float], digits: int = 1) -> str:
+    """The difference of two means, with its standard error if `base` shows how values vary.
+
+    The values are taken to vary as much as those of `base`. Empty if `base` is.
+    """
+    if not base:
+        return ""
+    error = deviation(base) * (1 / len(values) + 1 / len(base)) ** 0.5
+    difference = mean(values) - mean(base)
+    sign = "" if difference < 0 else "+"
+    return sign + format_spread(difference, error if len(base) > 1 else None, digits)
+
+
+def format_spread(middle: float, spread: float | None, digits: int) -> str:
+    """A number with its uncertainty, if it has one: `114.5 ± 0.3`."""
+    return f"{middle:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")

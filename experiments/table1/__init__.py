@@ -1,0 +1,1 @@
+"""The paper's table 1: which models it needs, their averages, and its page."""
