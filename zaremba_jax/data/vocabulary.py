@@ -31,7 +31,7 @@ def listed(counts: Mapping[str, int], most: int = 10) -> str:
 
 
 def check_ids(ids: np.ndarray, size: int) -> None:
-    """Raises ValueError if an id is outside a vocabulary of this size."""
+    """Raises InputError if an id is outside a vocabulary of this size."""
     if len(ids) and (np.min(ids) < 0 or np.max(ids) >= size):
         raise InputError(
             f"ids from {np.min(ids)} to {np.max(ids)} for a vocabulary of {size}: encode the text"
