@@ -82,6 +82,7 @@ flags.DEFINE_float(
 def main(file: str) -> None:
     """Scores a text with the models, prints its perplexity, and writes the scores of its parts."""
     scores = scores_path(file)
+    check_flags()
     score = scorer_from_flags()
     models = load_models(FLAGS.workdir)
     if FLAGS.independent and models[0].vocabulary.line_end is None:
@@ -119,11 +120,11 @@ def scores_path(file: str) -> Path | None:
     return path
 
 
-def scorer_from_flags() -> Scorer:
-    """The function that reads a text by one of the models.
+def check_flags() -> None:
+    """Refuses flags that do not go together.
 
     Raises:
-      InputError: the flags do not go together, or a value is outside its limits.
+      InputError: one has no effect without another, or excludes it.
     """
     for name, other in _REQUIRED_FLAGS.items():
         if FLAGS[name].present and not FLAGS[other].value:
@@ -138,6 +139,14 @@ def scorer_from_flags() -> Scorer:
             "--independent: lines have no past, which --dynamic and --cache_window need; leave it"
             " or them out"
         )
+
+
+def scorer_from_flags() -> Scorer:
+    """The function that reads a text by one of the models.
+
+    Raises:
+      InputError: a value is outside its limits, or the rule rms lacks its training text.
+    """
     if FLAGS.cache_window:
         cache = CacheConfig(
             window=FLAGS.cache_window, theta=FLAGS.cache_theta, weight=FLAGS.cache_weight
