@@ -5,7 +5,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    {"array_types", "errors"},
+    {"array_types", "errors", "whole_files"},
     {"config"},
     {"data.text_files", "ops.products"},
     {"data.units"},

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from zaremba_jax.errors import InputError
+from zaremba_jax.whole_files import write_whole
 
 # One model's, or one per chunk of an ensemble.
 State = Any
@@ -42,7 +42,8 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
 
     Args:
       directory: of the run's checkpoints; created if missing.
-      step: names the checkpoint; higher than those before.
+      step: the windows trained on, `TrainState.step`, which names the checkpoint; higher than
+        those before.
       state: the training state.
       record: what else belongs to the run, as JSON.
 
@@ -69,9 +70,7 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
             ) from None
     if jax.process_index() == 0:
         folder = Path(directory, str(step))
-        partial = folder / f"{CHECKSUMS_FILE}.partial"
-        partial.write_text(json.dumps(_checksums(folder)))
-        os.replace(partial, folder / CHECKSUMS_FILE)
+        write_whole(folder / CHECKSUMS_FILE, json.dumps(_checksums(folder)).encode())
     _wait_for_all("saved")
 
 

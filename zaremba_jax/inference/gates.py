@@ -1,14 +1,31 @@
-"""The gate values of a layer at every time step, recomputed from its outputs.
+"""The gate values of a layer at every time step, recomputed from its outputs; those of a model.
 
 Kernels do not return their gates. Once h of every step is known, one matrix product
 gives them for all steps, with no step waiting for another.
 """
 
-from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zaremba_jax.array_types import (
+    Activations,
+    LayerParams,
+    LayerState,
+    Masks,
+    ModelParams,
+    Outputs,
+    Tokens,
+)
 from zaremba_jax.cells import CELLS, project_inputs
-from zaremba_jax.config import Precision
+from zaremba_jax.config import ComputeConfig, Precision
 from zaremba_jax.kernels.lstm import previous_states
 from zaremba_jax.ops.products import matmul
+from zaremba_jax.rnn import unroll_layer, zero_state
+
+Gates = tuple[dict[str, Outputs], ...]  # of each layer, by letter
 
 
 def gate_values(
@@ -35,3 +52,46 @@ def gate_values(
     previous_hidden = previous_states(state.hidden, outputs)
     recurrent = matmul(previous_hidden, params.recurrent_weights, precision)
     return dict(zip(cell.gates, cell.activate(projected, recurrent), strict=True))
+
+
+def gate_activations(
+    params: ModelParams,
+    ids: np.ndarray,
+    streams: int,
+    steps: int,
+    compute: ComputeConfig = ComputeConfig(),
+    masks: Masks | None = None,
+) -> Gates:
+    """The gates of a model that reads the beginning of a text from the zero state.
+
+    Args:
+      params: the model.
+      ids: the text, at least one token.
+      streams: streams side by side, fewer if the text has fewer tokens.
+      steps: tokens of each stream, fewer if the text is too short.
+      compute: precision and kernel.
+      masks: from `regularizers.expected_masks`.
+    """
+    streams = min(streams, len(ids))
+    steps = min(steps, len(ids) // streams)
+    tokens = ids[: streams * steps].reshape(streams, steps).T
+    return _gates(params, jnp.asarray(tokens, jnp.int32), compute, masks)
+
+
+@functools.partial(jax.jit, static_argnames="compute")
+def _gates(
+    params: ModelParams, tokens: Tokens, compute: ComputeConfig, masks: Masks | None
+) -> Gates:
+    layers = params.layers
+    recurrent = masks.recurrent if masks is not None else None
+    inputs, gates = params.embedding[tokens], []
+    for layer, state, through_time in zip(
+        layers,
+        zero_state(layers, tokens.shape[1]),
+        recurrent or (None,) * len(layers),
+        strict=True,
+    ):
+        outputs, _ = unroll_layer(layer, inputs, state, through_time, compute)
+        gates.append(gate_values(layer, inputs, outputs, state, compute.precision))
+        inputs = outputs
+    return tuple(gates)

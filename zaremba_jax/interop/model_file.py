@@ -6,7 +6,6 @@ Reading a file executes nothing: it holds only arrays and JSON.
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from zaremba_jax.data.units import check_unit
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.model import init_params
+from zaremba_jax.whole_files import write_whole
 
 # A single entry, since safetensors writes several in no fixed order.
 ENTRY = "zaremba_jax"
@@ -57,11 +57,7 @@ def save_model(path: str | Path, model: Model) -> None:
         "config": to_dict(model.config),
         "vocabulary": dataclasses.asdict(model.vocabulary),
     }
-    content = save(arrays, metadata={ENTRY: json.dumps(record)})
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    write_whole(path, save(arrays, metadata={ENTRY: json.dumps(record)}))
 
 
 def load_model(path: str | Path) -> Model:
@@ -116,7 +112,7 @@ def save_folder(path: str | Path, model: Model) -> None:
         (FOLDER_CONFIG, json.dumps(config, indent=2)),
         (FOLDER_VOCABULARY, json.dumps(dict(zip(words, range(len(words)), strict=True)))),
     ):
-        (folder / name).write_text(content + "\n", encoding="utf-8")
+        write_whole(folder / name, f"{content}\n".encode())
 
 
 def load_folder(path: str | Path) -> Model:

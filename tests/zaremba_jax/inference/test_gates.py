@@ -6,10 +6,11 @@ from layer_examples import equations, make
 
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.cells import CELLS, project_inputs, step
-from zaremba_jax.inference.gates import gate_values
-from zaremba_jax.rnn import unroll_layer
-
-pytestmark = pytest.mark.usefixtures("float64")
+from zaremba_jax.config import QUICK, override
+from zaremba_jax.inference.gates import gate_activations, gate_values
+from zaremba_jax.model import init_params, unroll
+from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.rnn import unroll_layer, zero_state
 
 TIME, BATCH = 4, 5
 
@@ -27,6 +28,7 @@ def stepped(params, inputs, state):
     return states
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_gates_give_the_next_state(cell):
     (params, inputs, state), *_ = make(TIME, BATCH, 3, 2, "float64", cell)
@@ -54,6 +56,7 @@ def test_the_gates_give_the_next_state(cell):
         before = after
 
 
+@pytest.mark.usefixtures("float64")
 def test_products_of_gates_have_the_precision_of_the_run():
     (params, inputs, state), *_ = jax.tree.map(
         lambda x: x.astype("float32"), make(TIME, BATCH, 3, 2)
@@ -63,3 +66,25 @@ def test_products_of_gates_have_the_precision_of_the_run():
     )
     products = equations(program.jaxpr, "dot_general")
     assert {x.aval.dtype for product in products for x in product.invars} == {jnp.bfloat16.dtype}
+
+
+def test_gates_of_the_upper_layer_give_the_models_outputs():
+    noise = {"zoneout_hidden": 0.4, "zoneout_cell": 0.3}
+    config = override(QUICK, hidden_size=4, init_scale=0.5, **noise)
+    params, masks = init_params(config.model, 9, key=jax.random.key(0)), expected_masks(config)
+    ids = np.arange(30, dtype=np.int32) * 7 % 9
+    _, gates = gate_activations(params, ids, streams=3, steps=5, masks=masks)
+    hidden = cell = jnp.zeros((3, 4))
+    tokens, state = jnp.asarray(ids[:15].reshape(3, 5).T), zero_state(params.layers, 3)
+    for t, expected in enumerate(unroll(params, tokens, state, masks).outputs):
+        new = gates["f"][t] * cell + gates["i"][t] * gates["u"][t]
+        hidden = 0.4 * hidden + 0.6 * gates["o"][t] * jnp.tanh(new)
+        cell = 0.3 * cell + 0.7 * new
+        np.testing.assert_allclose(hidden, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "shape"), [(2, (1, 2, 4)), (7, (2, 3, 4)), (60, (5, 3, 4))])
+def test_a_short_text_fills_as_much_as_it_can(tokens, shape):
+    params = init_params(override(QUICK, hidden_size=4).model, 9, key=jax.random.key(0))
+    gates = gate_activations(params, np.zeros(tokens, np.int32), streams=3, steps=5)
+    assert gates[0]["f"].shape == shape
