@@ -13,14 +13,10 @@ from rich.console import Console
 from experiments.cli import ensemble_flags, program, training_flags
 from experiments.cli.ensemble_flags import prepare, sizes_from_flags
 from experiments.cli.flag_kinds import define_paths
+from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
-from experiments.cli.training_flags import (
-    default_workdir,
-    initialize_distributed,
-    load_corpus,
-    train_or_exit,
-    with_text,
-)
+from experiments.cli.text_flags import load_corpus, with_text_settings
+from experiments.cli.training_flags import default_workdir, train_by_flags
 from experiments.reports.figures import mixtures_figure
 from experiments.reports.mixtures import (
     member_record,
@@ -30,13 +26,9 @@ from experiments.reports.mixtures import (
     summarize_mixtures,
 )
 from experiments.reports.pictures import write_picture
-from experiments.reports.records import canonical_config
-from experiments.training.ensemble_run import (
-    load_finished_run,
-    named_runs,
-    read_run_config,
-    with_seeds,
-)
+from experiments.training.ensemble_run import with_seeds
+from experiments.training.finished_runs import load_finished_run, named_runs, read_run_config
+from experiments.training.identity import same_model
 from experiments.training.run_folder import Workdir, write_json
 from zaremba_jax.config import settings
 from zaremba_jax.errors import InputError
@@ -60,12 +52,11 @@ def main() -> None:
     members = FLAGS.members or DEFAULT_MEMBERS
     sizes_from_flags(members)
     run, workdir, console = prepare(functools.partial(with_seeds, count=members), members=members)
-    train_or_exit(run, workdir, console)
+    train_by_flags(run, workdir, console)
     run.write_models(workdir)
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
-        sizes = sizes_for(sizes_from_flags(run.members), len(run.live))
-        summary = summarize_members(run, valid, test, sizes)
+        summary = summarize_members(run, valid, test, sizes_from_flags(run.members))
     report(summary, workdir, console)
 
 
@@ -92,8 +83,8 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
             f"--workdir={workdir.path}: holds a run or an average of other models, whose summary"
             " would be lost; name another"
         )
-    with_text(configs[0], {"corpus": configs[0].corpus})
-    console, corpus = initialize_distributed(), load_corpus(configs[0])
+    with_text_settings(configs[0], {"corpus": configs[0].corpus})
+    console, corpus = join_hosts(), load_corpus(configs[0])
     valid, test, members = [], [], []
     for folder in folders:
         with console.status(f"evaluating {folder.path}"):
@@ -108,7 +99,7 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
         np.stack(valid),
         np.stack(test),
         sizes,
-        alike=all(canonical_config(config) == canonical_config(configs[0]) for config in configs),
+        alike=all(same_model(config, configs[0]) for config in configs),
     )
     workdir.path.mkdir(parents=True, exist_ok=True)
     return summary | {"members": members}, workdir, console

@@ -4,19 +4,15 @@ from absl import flags
 from rich.console import Console
 
 from experiments.cli import program, training_flags
+from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
-from experiments.cli.training_flags import (
-    configure,
-    initialize_distributed,
-    load_corpus,
-    open_run,
-    train_or_exit,
-)
+from experiments.cli.text_flags import load_corpus
+from experiments.cli.training_flags import configure, open_run, train_by_flags
 from experiments.reports.figures import curves_figure
 from experiments.reports.pictures import write_picture
 from experiments.reports.summary import print_summary, summarize
 from experiments.training.run_folder import Workdir, write_json
-from experiments.training.single_run import Run
+from experiments.training.single_run import SingleRun
 
 flags.adopt_module_key_flags(training_flags)
 flags.DEFINE_integer(
@@ -27,23 +23,23 @@ flags.DEFINE_integer(
 def main() -> None:
     """Trains the model, or resumes a stopped run, and reports its perplexities."""
     config, workdir = configure()
-    console = initialize_distributed()
+    console = join_hosts()
     with console.status("reading the text"):
         corpus = load_corpus(config)
     run = open_run(config, corpus, workdir, console)
-    train_or_exit(run, workdir, console)
+    train_by_flags(run, workdir, console)
     run.write_models(workdir)
     report(run, workdir, console)
 
 
-def report(run: Run, workdir: Workdir, console: Console) -> None:
+def report(run: SingleRun, workdir: Workdir, console: Console) -> None:
     """Evaluates the trained model, writes its summary and curves, and prints its table."""
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         summary = summarize(run, valid, test, FLAGS.mc_samples)
     write_json(workdir.summary, summary)
     print_summary(console, summary)
-    write_picture(console, workdir.curves, curves_figure, run.history, summary)
+    write_picture(console, workdir.curves, curves_figure, run.journal.history, summary)
     console.print(f"the whole run is in {workdir.path}", soft_wrap=True)
 
 

@@ -13,31 +13,29 @@ from experiments.cli import ensemble_flags, program, training_flags
 from experiments.cli.config_flags import changes_from_flags
 from experiments.cli.ensemble_flags import at_once_on, open_ensemble, sizes_from_flags
 from experiments.cli.flag_kinds import define_path
+from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
-from experiments.cli.training_flags import (
-    TEXT_FILES,
-    default_workdir,
-    initialize_distributed,
-    load_corpus,
-    open_run,
-    train_or_raise,
-    with_text,
-)
+from experiments.cli.text_flags import TEXT_FILES, load_corpus, with_text_settings
+from experiments.cli.training_flags import default_workdir, open_run, train_by_flags
+from experiments.reports.mixtures import summarize_members
 from experiments.reports.pictures import write_picture
 from experiments.reports.records import model_name, read_records
+from experiments.reports.summary import summarize
 from experiments.table1.averages import mix, read_mixtures, write_mixtures
 from experiments.table1.figure import table1_figure
 from experiments.table1.jobs import (
     Job,
+    SummaryOf,
     record_diverged,
     record_job,
     remaining_jobs,
     seeds_without_nll,
 )
 from experiments.table1.page import markdown_page, other_choices, print_page, table_lines
+from experiments.training.divergence import NonFiniteLossError
 from experiments.training.ensemble_run import with_seeds
+from experiments.training.run import Run
 from experiments.training.run_folder import Workdir, write_text
-from experiments.training.single_run import NonFiniteLossError, Run
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.ensemble import MEMBER, make_mesh
@@ -66,7 +64,7 @@ def main() -> None:
     rows = rows_from_flags()
     sizes = [mixture_sizes(config) for config in rows]
     results, folder = Path(FLAGS.results), default_workdir("reproduce").path
-    console = initialize_distributed()
+    console = join_hosts()
     mesh = make_mesh(jax.devices(), FLAGS.data_parallel)
     results.mkdir(parents=True, exist_ok=True)
     for config, averaged in zip(rows, sizes, strict=True):
@@ -110,31 +108,35 @@ def train_row(
     for job in jobs:
         console.print(f"{job.name}:", soft_wrap=True)
         workdir = Workdir(folder / job.name)
-        run = open_job(job, corpus, mesh, workdir, console)
+        run, summary_of = open_job(job, corpus, mesh, workdir, console)
         try:
-            train_or_raise(run, workdir, console)
+            train_by_flags(run, workdir, console)
         except NonFiniteLossError as error:  # of one model, or of an ensemble's last
             console.print(f"left out: {error}", soft_wrap=True)
-            record_diverged(run, str(error), workdir, results)
+            record_diverged(error.reasons, workdir, results)
         else:
             with console.status("evaluating"):
-                record_job(run, workdir, results)
+                record_job(run, summary_of, workdir, results)
         yield
 
 
-def open_job(job: Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Console) -> Run:
-    """The run of a job, resumed if its folder holds it.
+def open_job(
+    job: Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Console
+) -> tuple[Run, SummaryOf]:
+    """The run of a job, resumed if its folder holds it, and what makes its summary.
 
     Raises:
       InputError: the folder holds another run, or its checkpoints are damaged.
     """
     # A run of one model uses one process's devices; an ensemble of one uses those of all.
     more = {"members": job.count} if job.count > 1 or jax.process_count() > 1 else {}
-    workdir.check(job.config, **more)
+    workdir.refuse_another_run(job.config, **more)
     if not more:
-        return open_run(job.config, corpus, workdir, console)
+        run = open_run(job.config, corpus, workdir, console)
+        return run, functools.partial(summarize, run)
     make_member_configs = functools.partial(with_seeds, count=job.count)
-    return open_ensemble(job.config, make_member_configs, corpus, mesh, workdir, console, **more)
+    run = open_ensemble(job.config, make_member_configs, corpus, mesh, workdir, console, **more)
+    return run, functools.partial(summarize_members, run)
 
 
 def rows_from_flags() -> list[Config]:
@@ -157,7 +159,7 @@ def rows_from_flags() -> list[Config]:
     for name in names:
         if name not in PAPER_PERPLEXITIES:
             raise InputError(f"--rows={name}: give some of {','.join(PAPER_PERPLEXITIES)}")
-    return [with_text(override(PRESETS[name], **changes), changes) for name in names]
+    return [with_text_settings(override(PRESETS[name], **changes), changes) for name in names]
 
 
 def num_models_from_flags(config: Config) -> int:

@@ -13,7 +13,7 @@ from experiments.cli import program, training_flags
 from experiments.cli.config_flags import changes_from_flags
 from experiments.cli.ensemble_flags import prepare
 from experiments.cli.program import FLAGS
-from experiments.cli.training_flags import train_or_exit
+from experiments.cli.training_flags import train_by_flags
 from experiments.reports.environment import environment
 from experiments.reports.figures import sweep_figure
 from experiments.reports.mixtures import member_records
@@ -44,7 +44,7 @@ def main() -> None:
     vary = "+".join(f"{name}={'_'.join(map(str, grid[name]))}" for name in grid)
     make_member_configs = functools.partial(configs_of_grid, grid=grid, seeds=seeds)
     run, workdir, console = prepare(make_member_configs, vary=vary, members=seeds)
-    train_or_exit(run, workdir, console)
+    train_by_flags(run, workdir, console)
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         summary = summarize_sweep(run, grid, seeds, valid, test)
@@ -127,7 +127,7 @@ def summarize_sweep(
         "settings": lines,
         "best": None if best is None else lines[best]["setting"],
         "best_members": [] if best is None else [best * seeds + seed for seed in range(seeds)],
-        "seconds": run.seconds,
+        "seconds": run.journal.seconds,
         **environment(),
     }
 

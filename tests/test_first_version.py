@@ -84,7 +84,8 @@ def test_run_of_the_first_version_goes_on_to_the_end_that_it_had_there(resumed):
     summaries = [summary_of(workdir) for workdir in (new, old)]
     assert summaries[1].keys() <= summaries[0].keys()
     assert len(figures(summaries[1])) >= 4
-    same(*(np.array(figures(summary), np.float64) for summary in summaries))
+    new_figures, old_figures = (np.array(figures(summary), float) for summary in summaries)
+    same(new_figures, old_figures)
     lines = [untimed(metrics(workdir)) for workdir in (new, old)]
     assert lines[0][0] == lines[1][0]  # trained there
     assert lines[0][1].keys() == lines[1][1].keys()

@@ -1,6 +1,5 @@
 """Flags of the programs that train many models, and the ensemble that they describe."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,14 +8,10 @@ from absl import flags
 from jax.sharding import Mesh
 from rich.console import Console
 
+from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
-from experiments.cli.training_flags import (
-    begin,
-    configure,
-    initialize_distributed,
-    load_corpus,
-    with_kernel,
-)
+from experiments.cli.text_flags import load_corpus
+from experiments.cli.training_flags import begin, configure, with_kernel
 from experiments.training.ensemble_run import EnsembleRun, default_at_once, new_ensemble
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import Config
@@ -76,7 +71,7 @@ def prepare(
       InputError: the flags conflict with each other, with the folder or with the text.
     """
     config, workdir = configure(**more)
-    console = initialize_distributed()
+    console = join_hosts()
     mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
     run = open_ensemble(config, make_member_configs, corpus, mesh, workdir, console, **more)
     return run, workdir, console
@@ -111,4 +106,6 @@ def open_ensemble(
     run = new_ensemble(
         make_member_configs(resolved), corpus, at_once, mesh, console, FLAGS.resident
     )
-    return begin(dataclasses.replace(run, kernel=kernel), workdir, config, console, **more)
+    run.kernel = kernel
+    begin(run, workdir, config, console, **more)
+    return run

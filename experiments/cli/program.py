@@ -10,7 +10,10 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
+from experiments.cli.program_end import ProgramEndError
+from experiments.cli.terminal import Terminal
 from zaremba_jax.errors import InputError
+from zaremba_jax.whole_files import PARTIAL
 
 FLAGS = flags.FLAGS
 # File errors that another name would avoid.
@@ -42,7 +45,7 @@ def fail(error: object, status: int = 2) -> NoReturn:
 
 def _about_file(error: OSError) -> str:
     """The system's message about a file, under its intended name, with a remedy."""
-    path = str(error.filename2 or error.filename).removesuffix(".partial")
+    path = str(error.filename2 or error.filename).removesuffix(PARTIAL)
     remedy = "; name another, or change what is there" if isinstance(error, _PATH_ERRORS) else ""
     return f"{path}: {str(error.strerror).lower()}{remedy}"
 
@@ -51,8 +54,8 @@ def run(main: Callable[..., None], takes: str | None = None) -> None:
     """Parses the command line and runs `main`; what the user can mend ends in one line.
 
     The status is 2 for a mistake in what was asked for, 1 for what this machine refuses: a full
-    disk, or too little memory on the device or the host. Anything else is a fault of the program
-    and keeps its traceback.
+    disk, or too little memory on the device or the host; a `ProgramEndError` brings its own.
+    Anything else is a fault of the program and keeps its traceback.
 
     Args:
       main: the program; gets the arguments that are not flags.
@@ -65,6 +68,11 @@ def run(main: Callable[..., None], takes: str | None = None) -> None:
         app.run(lambda argv: main(*argv[1:]), flags_parser=functools.partial(_parse, takes))
     except KeyboardInterrupt:
         fail("interrupted", status=130)
+    except ProgramEndError as end:
+        if end.is_error:
+            fail(end, end.status)
+        Terminal(quiet=jax.process_index() > 0).print(end, soft_wrap=True)
+        sys.exit(end.status)
     except InputError as error:
         fail(error)
     except OSError as error:

@@ -70,7 +70,7 @@ def summarize_mixtures(
 
 
 def summarize_members(
-    run: EnsembleRun, valid: MemberNLL, test: MemberNLL, sizes: list[int]
+    run: EnsembleRun, valid: MemberNLL, test: MemberNLL, asked: list[int] | None = None
 ) -> dict[str, Any]:
     """The record of a trained ensemble, whose mixtures leave out the members that diverged.
 
@@ -78,20 +78,22 @@ def summarize_members(
       run: the ensemble.
       valid: nats of every token of the validation text, from `EnsembleRun.nll`.
       test: the same for the test text.
-      sizes: numbers of members to average.
+      asked: numbers of members to average, as for `sizes_for`.
     """
-    summary = summarize_mixtures(run.config, run.corpus, valid[run.live], test[run.live], sizes)
+    live = run.live
+    sizes = sizes_for(asked, len(live))
+    summary = summarize_mixtures(run.config, run.corpus, valid[live], test[live], sizes)
     return summary | {
         "kernel": run.kernel,
         "members": member_records(run, valid, test),
-        "seconds": run.seconds,
+        "seconds": run.journal.seconds,
     }
 
 
 def member_records(run: EnsembleRun, valid: MemberNLL, test: MemberNLL) -> list[dict[str, Any]]:
     """The seed of every member with its perplexities, or with the reason for its exclusion."""
     return [
-        {"seed": run.seed(member), "excluded": run.excluded.get(str(member))}
+        {"seed": run.seed(member), "excluded": run.journal.excluded.get(str(member))}
         | (member_record(valid[member], test[member]) if member in run.live else {})
         for member in range(run.members)
     ]

@@ -5,11 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from experiments.training.identity import canonical_config
 from experiments.training.run_folder import Workdir
-from zaremba_jax.config import PRESETS, Config, override, to_dict
+from zaremba_jax.config import PRESETS, Config, to_dict
 from zaremba_jax.errors import InputError
-
-_NOT_OF_THE_MODEL = ("seed", "kernel", "softmax_tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,12 +115,6 @@ def read_record(workdir: Workdir) -> Record:
 def by_seed(records: list[Record]) -> dict[int, tuple[float, float]]:
     """Validation and test perplexity by seed, of models that differ only in their seed."""
     return {seed: pair for record in records for seed, pair in record.perplexities.items()}
-
-
-def canonical_config(config: Config) -> Config:
-    """The configuration with fixed values for its seed and for what does not change the model."""
-    preset = to_dict(PRESETS[config.name])
-    return override(config, **{name: preset[name] for name in _NOT_OF_THE_MODEL})
 
 
 def model_name(config: Config) -> str:

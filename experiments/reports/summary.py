@@ -1,6 +1,5 @@
 """What a finished run reports: the final perplexities, in a record and in a table."""
 
-import dataclasses
 import math
 from typing import Any
 
@@ -10,20 +9,23 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.reports.environment import environment
-from experiments.training.single_run import Run
-from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, to_dict
+from experiments.training.identity import is_of_the_paper
+from experiments.training.single_run import SingleRun
+from zaremba_jax.config import PAPER_PERPLEXITIES, Config, to_dict
 from zaremba_jax.data.corpus import unigram_perplexity
 from zaremba_jax.data.units import UNITS
 from zaremba_jax.evaluate import monte_carlo_nll, perplexity
 from zaremba_jax.model import count_params
 
 
-def summarize(run: Run, valid: np.ndarray, test: np.ndarray, mc_samples: int = 0) -> dict[str, Any]:
+def summarize(
+    run: SingleRun, valid: np.ndarray, test: np.ndarray, mc_samples: int = 0
+) -> dict[str, Any]:
     """Gathers the record of a trained run.
 
     Args:
       run: the run.
-      valid: nats of every token of the validation text but the first, by `Run.nll`: one
+      valid: nats of every token of the validation text but the first, by `SingleRun.nll`: one
         stream, state carried from the first token to the last.
       test: the same for the test text.
       mc_samples: samples of Monte Carlo dropout, over the same tokens; 0: none.
@@ -57,16 +59,15 @@ def summarize(run: Run, valid: np.ndarray, test: np.ndarray, mc_samples: int = 0
         "floor_perplexity": corpus.floor_perplexity,
         "paper_valid_perplexity": paper_valid,
         "paper_test_perplexity": paper_test,
-        "words_per_second": float(np.median([m["words_per_second"] for m in run.history])),
-        "seconds": run.seconds,
+        "words_per_second": float(np.median([m["words_per_second"] for m in run.journal.history])),
+        "seconds": run.journal.seconds,
         **environment(),
     }
 
 
 def paper_perplexity(config: Config, members: int = 1) -> tuple[float | None, float | None]:
     """The paper's validation and test figures for this model, whatever its seed, if any."""
-    preset = PRESETS[config.name]
-    if dataclasses.replace(config, seed=preset.seed, compute=preset.compute) != preset:
+    if not is_of_the_paper(config):
         return None, None
     return PAPER_PERPLEXITIES.get(config.name, {}).get(members, (None, None))
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from experiments.reports.mixtures import sizes_for, summarize_mixtures
-from experiments.reports.records import canonical_config, model_name
+from experiments.reports.records import model_name
+from experiments.training.identity import canonical_config
 from experiments.training.run_folder import write_json
 from zaremba_jax.config import Config
 from zaremba_jax.data.corpus import Corpus

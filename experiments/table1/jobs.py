@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,15 @@ import jax
 import numpy as np
 
 from experiments.reports.environment import environment
-from experiments.reports.mixtures import sizes_for, summarize_members
-from experiments.reports.records import Record, canonical_config, model_name
-from experiments.reports.summary import summarize
+from experiments.reports.records import Record, model_name
 from experiments.table1.averages import read_nll
-from experiments.training.ensemble_run import EnsembleRun
+from experiments.training.identity import same_model
+from experiments.training.run import Run
 from experiments.training.run_folder import Workdir, write_arrays, write_json, write_text
-from experiments.training.single_run import Run
 from zaremba_jax.config import Config, override
+
+# A run's record, from the nats of every token of its validation and its test text.
+SummaryOf = Callable[[np.ndarray, np.ndarray], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +86,7 @@ def started_jobs(config: Config, folder: Path) -> list[Job]:
 
 def recorded_seeds(config: Config, records: list[Record]) -> set[int]:
     """The seeds of a configuration that have records, including those that diverged."""
-    return {seed for r in records if r.model == canonical_config(config) for seed in r.seeds}
+    return {seed for r in records if same_model(r.config, config) for seed in r.seeds}
 
 
 def seeds_without_nll(config: Config, seeds: int, records: list[Record], folder: Path) -> list[int]:
@@ -93,44 +95,32 @@ def seeds_without_nll(config: Config, seeds: int, records: list[Record], folder:
     Arguments as for `remaining_jobs`.
     """
     wanted = range(config.seed, config.seed + seeds)
-    recorded = {
-        seed for r in records if r.model == canonical_config(config) for seed in r.perplexities
-    }
+    recorded = {seed for r in records if same_model(r.config, config) for seed in r.perplexities}
     return sorted(recorded.intersection(wanted) - read_nll(config, folder).keys())
 
 
-def record_job(run: Run, workdir: Workdir, results: Path) -> None:
+def record_job(run: Run, summary_of: SummaryOf, workdir: Workdir, results: Path) -> None:
     """Evaluates a trained job and writes its record to a folder of its own in `results`.
 
     The models, and the nats of every token for `averages.mix`, stay in the working directory.
     """
     run.write_models(workdir)
     valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
-    if isinstance(run, EnsembleRun):
-        live, seeds = run.live, [run.seed(member) for member in run.live]
-        summary = summarize_members(run, valid, test, sizes_for(None, len(live)))
-        valid, test = valid[live], test[live]
-    else:
-        seeds = [run.config.seed]
-        summary = summarize(run, valid, test)
-        valid, test = valid[None], test[None]
-    write_arrays(workdir.nll, seeds=np.array(seeds), valid=valid, test=test)
+    summary = summary_of(valid, test)
+    live = run.journal.live
+    seeds = np.array([run.all_configs[index].seed for index in live])
+    rows = {"valid": np.atleast_2d(valid)[live], "test": np.atleast_2d(test)[live]}
+    write_arrays(workdir.nll, seeds=seeds, **rows)
     write_json(workdir.summary, summary)
     _leave_record(workdir, results, summary)
 
 
-def record_diverged(run: Run, reason: str, workdir: Workdir, results: Path) -> None:
-    """Records that all models of a run diverged, without perplexities.
+def record_diverged(reasons: Mapping[int, str], workdir: Workdir, results: Path) -> None:
+    """Records why all models of a run diverged, by seed, without perplexities.
 
     They would diverge again, and are not trained again.
     """
-    if isinstance(run, EnsembleRun):
-        lost = [
-            {"seed": run.seed(member), "excluded": run.excluded[str(member)]}
-            for member in range(run.members)
-        ]
-    else:
-        lost = [{"seed": run.config.seed, "excluded": reason}]
+    lost = [{"seed": seed, "excluded": reason} for seed, reason in reasons.items()]
     _leave_record(workdir, results, {"members": lost, **environment()})
 
 

@@ -2,19 +2,21 @@
 
 import fcntl
 import functools
+import io
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from experiments.training.identity import differing_settings
 from zaremba_jax.checkpoint import CHECKSUMS_FILE
-from zaremba_jax.config import Config, defaults, from_dict, settings, to_dict
+from zaremba_jax.config import Config, from_dict, settings, to_dict
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import Model, save_model
+from zaremba_jax.whole_files import write_whole
 
 
 class Workdir:
@@ -36,7 +38,7 @@ class Workdir:
         self.tensorboard = self.path / "tensorboard"
         self.nll = self.path / "nll.npz"
 
-    def check(self, config: Config, **more: Any) -> None:
+    def refuse_another_run(self, config: Config, **more: Any) -> None:
         """Refuses a directory that cannot hold this run, before anything is written.
 
         It may hold the same run with more or fewer epochs.
@@ -59,27 +61,23 @@ class Workdir:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: is a file; name a folder with --workdir")
         if not self.config.exists():
-            return self._check_without_config()
+            return self._refuse_other_results()
         try:
-            saved = defaults() | dict(json.loads(self.config.read_text()))
+            saved = dict(json.loads(self.config.read_text()))
         except (ValueError, TypeError):
             raise InputError(
                 f"{self.config}: is damaged; remove it if the run in {self.path} is this one,"
                 " or name another --workdir"
             ) from None
-        wanted = to_dict(config) | more
-        differing = [
-            f"{name} ({saved.get(name)} there, {wanted.get(name)} here)"
-            for name in sorted(saved.keys() | wanted.keys())
-            if name != "epochs" and saved.get(name) != wanted.get(name)
-        ]
+        differing = differing_settings(saved, to_dict(config) | more)
         if differing:
+            listed = (f"{name} ({a} there, {b} here)" for name, (a, b) in differing.items())
             raise InputError(
-                f"{self.path}: holds a run of another configuration: {', '.join(differing)};"
+                f"{self.path}: holds a run of another configuration: {', '.join(listed)};"
                 " name another --workdir, or give the same flags again to resume it"
             )
 
-    def _check_without_config(self) -> None:
+    def _refuse_other_results(self) -> None:
         results = (self.summary, self.metrics, self.model, self.members, *self.pictures)
         paths = [path for path in (*results, *self.checkpoints.glob("*")) if path.exists()]
         if paths and not any(self.checkpoints.glob(f"*/{CHECKSUMS_FILE}")):
@@ -109,7 +107,10 @@ class Workdir:
             _lock(self.path.resolve())
 
     def create(self, config: Config, **more: Any) -> None:
-        """Locks the directory and writes `config.json`; arguments as for `check`."""
+        """Locks the directory and writes `config.json`.
+
+        Arguments as for `refuse_another_run`.
+        """
         self.hold()
         write_json(self.config, to_dict(config) | more)
 
@@ -153,27 +154,17 @@ def write_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, atomically."""
-    _write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a binary file, atomically."""
-    _write(path, lambda partial: partial.write_bytes(content))
+    write_bytes(path, text.encode())
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes named arrays in NumPy's format, atomically."""
-
-    def write(partial: Path) -> None:
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-
-    _write(path, write)
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write_bytes(path, content.getvalue())
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    if jax.process_index() > 0:  # with several hosts, only the first writes
-        return
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a binary file, atomically."""
+    if jax.process_index() == 0:  # with several hosts, only the first writes
+        write_whole(path, content)

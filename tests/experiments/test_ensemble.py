@@ -235,7 +235,7 @@ def test_member_whose_validation_perplexity_is_infinite_is_excluded(folder, monk
 
     def of_first_epoch(run, ids, streams=1):
         member_nll = nll(run, ids, streams)
-        if not run.history:
+        if not run.journal.history:
             member_nll[2] = 800
         return member_nll
 

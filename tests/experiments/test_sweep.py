@@ -10,6 +10,7 @@ import pytest
 from invoke import SINGLE, TEXT, assert_refused, content, summary_of
 
 from experiments import sweep
+from experiments.training.journal import Journal
 from zaremba_jax.config import QUICK
 from zaremba_jax.interop.model_file import load_model
 
@@ -84,8 +85,8 @@ def test_bad_flags_are_refused_and_nothing_is_written(folder):
 
 def test_best_setting_has_the_lowest_mean_validation_perplexity():
     corpus = SimpleNamespace(name="ours")
-    run: Any = SimpleNamespace(config=QUICK, corpus=corpus, kernel={}, seconds=1.0)
-    run.members, run.live, run.excluded = 4, [0, 1, 2, 3], {}
+    run: Any = SimpleNamespace(config=QUICK, corpus=corpus, kernel={}, journal=Journal([0.0] * 4))
+    run.members, run.live = 4, [0, 1, 2, 3]
     run.seed = lambda member: member % 2
     valid, test = (np.log([[x] for x in xs]) for xs in ([2.0, 4.0, 2.5, 3.0], [1.0, 1.0, 9.0, 9.0]))
     summary = sweep.summarize_sweep(run, {"dropout": [0.0, 0.5]}, 2, valid, test)

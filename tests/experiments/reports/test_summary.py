@@ -8,7 +8,8 @@ from rich.console import Console
 
 from experiments.reports.mixtures import print_mixtures, summarize_mixtures
 from experiments.reports.summary import print_summary, summarize
-from experiments.training.single_run import Run
+from experiments.training.journal import Journal
+from experiments.training.single_run import SingleRun
 from zaremba_jax.config import (
     PAPER_PERPLEXITIES,
     QUICK,
@@ -39,7 +40,8 @@ def summary_of(config, **changes):
     """The summary of a tiny untrained model presented as one of a configuration."""
     text = TextWindows(CORPUS.train, TINY.train.batch_size, TINY.train.unroll)
     state = init_train_state(TINY, len(CORPUS.vocabulary))
-    run = Run(config, CORPUS, WindowLoader(text), state, history=HISTORY, seconds=2.5)
+    journal = Journal([0.0], history=HISTORY, seconds=2.5)
+    run = SingleRun(config, CORPUS, WindowLoader(text), state, journal=journal)
     return summarized(dataclasses.replace(run, **changes))
 
 
@@ -105,7 +107,8 @@ def test_monte_carlo_averages_over_noise_and_equals_the_protocol_without_any():
 
     def summary(config):
         state = init_train_state(config, len(CORPUS.vocabulary))
-        run = Run(config, CORPUS, WindowLoader(text), state, history=HISTORY)
+        journal = Journal([0.0], history=HISTORY)
+        run = SingleRun(config, CORPUS, WindowLoader(text), state, journal=journal)
         return summarized(run, mc_samples=3)
 
     same, noisy = summary(without), summary(override(TINY, dropout=0.5))

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.training.ensemble_run import EnsembleRun, new_ensemble, with_seeds
-from experiments.training.single_run import Run
+from experiments.training.single_run import SingleRun
 from zaremba_jax.checkpoint import restore, save
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.data.corpus import make_corpus
@@ -26,7 +26,7 @@ def ensemble_of(count, at_once):
     """Three members in chunks that have `count` members in total, padding included."""
     mesh, configs = make_mesh(jax.devices()[:1]), with_seeds(CONFIG, 3)
     states = init_chunks(CONFIG, 7, range(count), at_once, mesh)
-    return EnsembleRun(CONFIG, NOTHING, NOTHING, states, mesh=mesh, configs=configs)
+    return EnsembleRun(configs, NOTHING, NOTHING, states, mesh, Console())
 
 
 def run_of(streams):
@@ -35,7 +35,7 @@ def run_of(streams):
     rnn_state = jax.tree.map(
         lambda x: 1 + jnp.arange(streams * 3, dtype=x.dtype).reshape(streams, 3), state.rnn_state
     )
-    return Run(CONFIG, NOTHING, NOTHING, dataclasses.replace(state, rnn_state=rnn_state))
+    return SingleRun(CONFIG, NOTHING, NOTHING, dataclasses.replace(state, rnn_state=rnn_state))
 
 
 def through_a_checkpoint(run, other, folder):

@@ -25,7 +25,7 @@ from invoke import (
     write_texts,
 )
 
-from experiments.training import loop
+from experiments.training import loop, resumption
 from experiments.training import single_run as run_module
 
 OFTEN = "--checkpoint_minutes=0"
@@ -157,7 +157,7 @@ def test_second_ctrl_c_stops_at_once_and_keeps_what_was_saved(folder, reference,
 def test_ctrl_c_while_the_last_checkpoint_is_written_stops_before_the_evaluation(
     folder, reference, monkeypatch
 ):
-    epochs, save = len(metrics(reference)), loop.checkpoint.save
+    epochs, save = len(metrics(reference)), resumption.checkpoint.save
 
     def hit(path, step, *what):
         save(path, step, *what)
@@ -165,7 +165,7 @@ def test_ctrl_c_while_the_last_checkpoint_is_written_stops_before_the_evaluation
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as hitting:
-        hitting.setattr(loop.checkpoint, "save", hit)
+        hitting.setattr(resumption.checkpoint, "save", hit)
         stopped = run(*FLAGS, "--workdir=run")
     assert stopped.status == 128 + signal.SIGINT
     assert f"stopped by SIGINT after epoch {epochs}, window 0" in stopped.out
@@ -179,7 +179,7 @@ def test_short_epochs_are_not_all_saved_and_all_have_their_metrics(
     folder, monkeypatch, seconds, saved
 ):
     clock, written = [0.0], {}
-    train_windows, save = run_module.train_windows, loop.checkpoint.save
+    train_windows, save = run_module.train_windows, resumption.checkpoint.save
 
     def slow_train(config, state, windows, **more):
         clock[0] += len(windows) * seconds / WINDOWS
@@ -191,9 +191,10 @@ def test_short_epochs_are_not_all_saved_and_all_have_their_metrics(
         clock[0] += 1
 
     with monkeypatch.context() as slow:
-        slow.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+        for module in (loop, resumption):
+            slow.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
         slow.setattr(run_module, "train_windows", slow_train)
-        slow.setattr(loop.checkpoint, "save", slow_save)
+        slow.setattr(resumption.checkpoint, "save", slow_save)
         assert run(*FLAGS, "--workdir=run", "--epochs=5").status == 0
     assert written == {epoch: epoch for epoch in saved}
     words = WINDOWS * CONFIG.train.batch_size * CONFIG.train.unroll
@@ -321,7 +322,7 @@ def test_rate_out_of_all_proportion_stops_the_run_at_its_second_step(folder):
 
 def test_validation_perplexity_that_is_infinite_stops_the_run(folder, monkeypatch):
     monkeypatch.setattr(
-        run_module.Run, "nll", lambda run, ids, streams=1: np.full(len(ids) - 1, 800.0)
+        run_module.SingleRun, "nll", lambda run, ids, streams=1: np.full(len(ids) - 1, 800.0)
     )
     outcome = run(*FLAGS, "--workdir=run")
     assert_diverged(outcome, folder, "the validation perplexity became inf after epoch 1;")

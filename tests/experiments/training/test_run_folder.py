@@ -28,17 +28,17 @@ def test_create_makes_the_folder_and_its_parents_and_writes_every_setting(tmp_pa
     assert read_json(workdir.config) == to_dict(QUICK)
     assert list(content(tmp_path / "runs" / "one")) == ["config.json"]
     workdir.create(QUICK)
-    workdir.check(QUICK)
+    workdir.refuse_another_run(QUICK)
 
 
 def test_nothing_is_made_before_create(tmp_path):
-    Workdir(tmp_path / "absent").check(QUICK)
+    Workdir(tmp_path / "absent").refuse_another_run(QUICK)
     assert not (tmp_path / "absent").exists()
 
 
 def test_folder_of_other_things_can_take_a_run(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    Workdir(tmp_path).check(QUICK)
+    Workdir(tmp_path).refuse_another_run(QUICK)
     Workdir(tmp_path).create(QUICK)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -53,25 +53,25 @@ def test_folder_with_results_of_another_program_is_refused(tmp_path, name):
     reported = name.partition("/weights")[0]
     message = f"holds {reported}, which no training run left there; name another --workdir"
     with pytest.raises(ValueError, match=message):
-        Workdir(tmp_path).check(QUICK)
+        Workdir(tmp_path).refuse_another_run(QUICK)
 
 
 def test_folder_whose_name_is_no_text_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is not UTF-8, which checkpoints need; name another"):
-        Workdir(tmp_path / "caf\udce9").check(QUICK)
+        Workdir(tmp_path / "caf\udce9").refuse_another_run(QUICK)
 
 
 def test_same_run_may_have_more_epochs_or_fewer(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.create(QUICK)
-    workdir.check(override(QUICK, epochs=99))
+    workdir.refuse_another_run(override(QUICK, epochs=99))
 
 
 def test_check_names_every_differing_field_with_both_values_and_no_other(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.create(override(QUICK, dropout=0.5, layers=3))
     with pytest.raises(ValueError, match="holds a run of another configuration") as error:
-        workdir.check(QUICK)
+        workdir.refuse_another_run(QUICK)
     assert (
         "configuration: dropout (0.5 there, 0.1 here), layers (3 there, 2 here); name another"
         in str(error.value)
@@ -83,9 +83,9 @@ def test_record_from_before_a_setting_existed_means_its_default(tmp_path):
     record = to_dict(QUICK)
     del record["unit"], record["cell"]
     write_json(workdir.config, record)
-    workdir.check(QUICK)
+    workdir.refuse_another_run(QUICK)
     with pytest.raises(ValueError, match=r"configuration: cell \(lstm there, gru here\);"):
-        workdir.check(override(QUICK, cell="gru"))
+        workdir.refuse_another_run(override(QUICK, cell="gru"))
 
 
 def test_check_names_a_field_that_one_of_the_two_lacks(tmp_path):
@@ -94,14 +94,14 @@ def test_check_names_a_field_that_one_of_the_two_lacks(tmp_path):
     del record["seed"]
     write_json(workdir.config, record)
     with pytest.raises(ValueError, match=r"seed \(None there, 0 here\), tied \(True there, None"):
-        workdir.check(QUICK)
+        workdir.refuse_another_run(QUICK)
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"name": "qui', b"\xff\xfe", b"[1, 2]", b"3"])
 def test_check_refuses_a_damaged_configuration(tmp_path, damage):
     (tmp_path / "config.json").write_bytes(damage)
     with pytest.raises(ValueError, match=r"config\.json: is damaged; remove it if"):
-        Workdir(tmp_path).check(QUICK)
+        Workdir(tmp_path).refuse_another_run(QUICK)
 
 
 def test_folder_that_another_process_trains_in_is_refused_until_that_ends(folder):
@@ -132,7 +132,7 @@ def test_folder_that_another_process_trains_in_is_refused_until_that_ends(folder
 def test_check_refuses_a_file(tmp_path):
     (tmp_path / "file").write_text("text")
     with pytest.raises(InputError, match="file: is a file; name a folder with --workdir"):
-        Workdir(tmp_path / "file").check(QUICK)
+        Workdir(tmp_path / "file").refuse_another_run(QUICK)
 
 
 @pytest.mark.parametrize(
@@ -147,16 +147,16 @@ def test_write_is_all_or_nothing(tmp_path, monkeypatch, write, read, before, aft
     path = tmp_path / "file"
     write(path, before)
     original = path.read_bytes()
-    write_text = Path.write_text
+    write_bytes = Path.write_bytes
 
-    def half(self, text, **encoding):
-        write_text(self, text[: len(text) // 2], **encoding)
+    def half(self, content):
+        write_bytes(self, content[: len(content) // 2])
         raise KeyboardInterrupt
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    for owner, name, interrupted in ((Path, "write_text", half), (os, "replace", stop)):
+    for owner, name, interrupted in ((Path, "write_bytes", half), (os, "replace", stop)):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, interrupted)
             with pytest.raises(KeyboardInterrupt):

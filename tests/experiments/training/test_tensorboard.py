@@ -7,18 +7,16 @@ from typing import Any
 
 import invoke
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from invoke import FLAGS, WINDOWS, assert_refused, assert_same_run, metrics, run
 from tensorboardX.proto import event_pb2
 
 from experiments import ensemble
-from experiments.training.tensorboard import Board, gate_activations
+from experiments.training.tensorboard import TensorBoard
 from zaremba_jax.config import QUICK, override
-from zaremba_jax.model import init_params, unroll
-from zaremba_jax.regularizers import expected_masks
-from zaremba_jax.rnn import zero_state
+from zaremba_jax.inference.gates import gate_activations
+from zaremba_jax.model import init_params
 
 TIMED = "words_per_second"
 PROTO: Any = event_pb2  # whose names are made at import
@@ -87,7 +85,7 @@ def left_open():
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch, left_open, killed):
     assert run(*FLAGS, "--workdir=whole", "--tensorboard").status == 0
-    windows, close, calls = Board.windows, Board.__exit__, []
+    windows, close, calls = TensorBoard.windows, TensorBoard.__exit__, []
 
     def leave_open(board, *_):
         left_open.callback(close, board)
@@ -99,9 +97,9 @@ def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch, left_o
             sys.exit(137)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Board, "windows", cut_off)
+        patch.setattr(TensorBoard, "windows", cut_off)
         if killed:  # without time to write what is not yet on disk
-            patch.setattr(Board, "__exit__", leave_open)
+            patch.setattr(TensorBoard, "__exit__", leave_open)
         assert run(*FLAGS, "--workdir=cut", "--tensorboard").status == 137
     resumed = run(*FLAGS, "--workdir=cut", "--tensorboard")
     assert "after epoch 1, window 0" in resumed.out
@@ -121,7 +119,7 @@ def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch, left_o
 
 def test_what_was_flushed_is_on_the_disk(tmp_path):
     steps = list(range(1, 100))
-    with Board(tmp_path / "board", 0) as board:
+    with TensorBoard(tmp_path / "board", 0) as board:
         for step in steps:
             board.windows(step, {}, {"train_perplexity": 1.0, "learning_rate": 1.0, TIMED: 1.0})
         board.flush()
@@ -133,7 +131,7 @@ def test_gates_have_histograms_over_their_whole_range(folder, cell, letters):
     config = override(QUICK, hidden_size=8, cell=cell)
     params = init_params(config.model, 9, key=jax.random.key(0))
     gates = gate_activations(params, np.arange(60, dtype=np.int32) % 9, 4, 5)
-    with Board(folder / "board", 0) as board:
+    with TensorBoard(folder / "board", 0) as board:
         board.epoch(7, {}, gates)
     by_tag = points(folder / "board")
     assert by_tag.keys() == {f"gates/layer_{depth}_{gate}" for depth in (1, 2) for gate in letters}
@@ -142,28 +140,6 @@ def test_gates_have_histograms_over_their_whole_range(folder, cell, letters):
         assert sum(histogram.bucket) == histogram.num == 4 * 5 * 8
         lowest = -1 if tag[-1] in "unh" else 0
         assert lowest <= histogram.min <= histogram.max <= max(histogram.bucket_limit) <= 1
-
-
-def test_gates_of_the_upper_layer_give_the_models_outputs():
-    noise = {"zoneout_hidden": 0.4, "zoneout_cell": 0.3}
-    config = override(QUICK, hidden_size=4, init_scale=0.5, **noise)
-    params, masks = init_params(config.model, 9, key=jax.random.key(0)), expected_masks(config)
-    ids = np.arange(30, dtype=np.int32) * 7 % 9
-    _, gates = gate_activations(params, ids, streams=3, steps=5, masks=masks)
-    hidden = cell = jnp.zeros((3, 4))
-    tokens, state = jnp.asarray(ids[:15].reshape(3, 5).T), zero_state(params.layers, 3)
-    for t, expected in enumerate(unroll(params, tokens, state, masks).outputs):
-        new = gates["f"][t] * cell + gates["i"][t] * gates["u"][t]
-        hidden = 0.4 * hidden + 0.6 * gates["o"][t] * jnp.tanh(new)
-        cell = 0.3 * cell + 0.7 * new
-        np.testing.assert_allclose(hidden, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(("tokens", "shape"), [(2, (1, 2, 4)), (7, (2, 3, 4)), (60, (5, 3, 4))])
-def test_a_short_text_fills_as_much_as_it_can(tokens, shape):
-    params = init_params(override(QUICK, hidden_size=4).model, 9, key=jax.random.key(0))
-    gates = gate_activations(params, np.zeros(tokens, np.int32), streams=3, steps=5)
-    assert gates[0]["f"].shape == shape
 
 
 def test_an_ensemble_shows_the_means_of_its_members(folder):

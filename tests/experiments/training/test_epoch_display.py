@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from experiments.training.progress import EpochProgress
+from experiments.training.epoch_display import EpochDisplay
 
 METRICS = {
     "epoch": 2,
@@ -25,7 +25,7 @@ def shown():
     def show(terminal):
         file = io.StringIO()
         console = Console(file=file, width=120, force_terminal=terminal, highlight=False)
-        with EpochProgress(console, epochs=5, windows_per_epoch=10, step=10) as progress:
+        with EpochDisplay(console, epochs=5, windows_per_epoch=10, step=10) as progress:
             progress.windows(15, METRICS)
             progress._bar.refresh()
             progress.epoch(METRICS)
@@ -51,14 +51,14 @@ def test_off_a_terminal_there_is_the_line_of_an_epoch_and_nothing_else(shown):
 
 def test_line_of_an_epoch_is_never_wrapped():
     file = io.StringIO()
-    with EpochProgress(Console(file=file, width=20), 5, 10, 0) as progress:
+    with EpochDisplay(Console(file=file, width=20), 5, 10, 0) as progress:
         progress.epoch(METRICS)
     assert file.getvalue() == EPOCH_LINE
 
 
 def test_bar_of_a_resumed_run_starts_where_the_run_stands():
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
-    with EpochProgress(console, epochs=5, windows_per_epoch=10, step=30) as progress:
+    with EpochDisplay(console, epochs=5, windows_per_epoch=10, step=30) as progress:
         (task,) = progress._bar.tasks
         assert (task.completed, task.total) == (30, 50)
 
@@ -68,7 +68,7 @@ def test_bar_is_taken_away_when_training_fails():
     console = Console(file=file, width=120, force_terminal=True)
     with (
         pytest.raises(ArithmeticError),
-        EpochProgress(console, epochs=5, windows_per_epoch=10, step=0),
+        EpochDisplay(console, epochs=5, windows_per_epoch=10, step=0),
     ):
         raise ArithmeticError
     assert file.getvalue().endswith(("\x1b[?25h", "\x1b[2K"))

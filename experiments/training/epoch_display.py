@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-class EpochProgress:
+class EpochDisplay:
     """A context manager that shows one task: all windows of all epochs."""
 
     def __init__(self, console: Console, epochs: int, windows_per_epoch: int, step: int):
@@ -24,7 +24,7 @@ class EpochProgress:
             "", total=epochs * windows_per_epoch, completed=step, detail=""
         )
 
-    def __enter__(self) -> "EpochProgress":
+    def __enter__(self) -> "EpochDisplay":
         self._bar.start()
         return self
 

@@ -1,0 +1,87 @@
+"""Flags that say which text is read, and the text."""
+
+from pathlib import Path
+
+from experiments.cli.flag_kinds import define_path
+from experiments.cli.program import FLAGS
+from zaremba_jax.config import Config, override
+from zaremba_jax.data.corpus import Corpus
+from zaremba_jax.data.encoding import Encoding, read_corpus
+from zaremba_jax.data.published import PUBLISHED, load_published
+from zaremba_jax.data.toy_corpus import toy_corpus
+from zaremba_jax.errors import InputError
+
+TEXT_FILES = ("train_file", "valid_file", "test_file")
+
+define_path("data_dir", None, "folder with a published corpus (default: download)")
+for split in TEXT_FILES:
+    define_path(
+        split, None, "your own text: files or globs, comma-separated; all three are required"
+    )
+define_path(
+    "cache_dir", None, "folder for downloaded and encoded texts (default: the user's cache)"
+)
+
+
+def with_text_settings(config: Config, changes: dict[str, int | float | str]) -> Config:
+    """The configuration with the corpus and the unit that the flags of the text imply.
+
+    Args:
+      config: with the flags' settings.
+      changes: those settings.
+
+    Raises:
+      InputError: the flags do not go together.
+    """
+    own_text = [FLAGS[name].value for name in TEXT_FILES]
+    if any(own_text):
+        if not all(own_text):
+            raise InputError("--train_file, --valid_file and --test_file go together: give all")
+        if changes.get("corpus", "files") != "files":
+            raise InputError(
+                f"--train_file: is your own text, but this run reads {config.corpus}; leave out"
+                " --train_file or --corpus"
+            )
+        config = override(config, corpus="files")
+    elif config.corpus == "files":
+        raise InputError("--corpus=files: give --train_file, --valid_file and --test_file")
+    if FLAGS.data_dir and config.corpus not in PUBLISHED:
+        raise InputError(
+            f"--data_dir={FLAGS.data_dir}: holds a published corpus, but this run reads"
+            f" {config.corpus}; leave it out, or choose the corpus, as in --corpus=ptb"
+        )
+    return _with_own_unit(config, changes)
+
+
+def _with_own_unit(config: Config, changes: dict[str, int | float | str]) -> Config:
+    """The configuration with the unit of its corpus; a published one is read in one unit only.
+
+    Raises:
+      InputError: the flags request what the corpus does not have.
+    """
+    if config.corpus == "files":
+        return config
+    unit = PUBLISHED[config.corpus].unit if config.corpus in PUBLISHED else "word"
+    if changes.get("unit", unit) != unit:
+        raise InputError(
+            f"--unit={config.unit}: {config.corpus} is read by the {unit}; leave it out"
+        )
+    for name in ("vocab_size", "min_count"):
+        if config.corpus == "toy" and name in changes:
+            raise InputError(
+                f"--{name}={changes[name]}: the built-in corpus has its own vocabulary; leave it"
+                " out"
+            )
+    return override(config, unit=unit)
+
+
+def load_corpus(config: Config) -> Corpus:
+    """Reads, downloads or generates the text."""
+    if config.corpus == "toy":
+        return toy_corpus()
+    limits = config.vocab_size, config.min_count
+    if config.corpus in PUBLISHED:
+        return load_published(config.corpus, FLAGS.data_dir, *limits, FLAGS.cache_dir)
+    train, valid, test = (str(FLAGS[name].value) for name in TEXT_FILES)
+    name = ", ".join(Path(part).name for part in train.split(","))
+    return read_corpus(name, train, valid, test, Encoding(config.unit, *limits), FLAGS.cache_dir)

@@ -1,0 +1,66 @@
+"""Finished runs of one model, found again by their folders."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.training.resumption import resume
+from experiments.training.run_folder import Workdir
+from experiments.training.single_run import SingleRun, new_run
+from zaremba_jax.config import Config
+from zaremba_jax.data.corpus import Corpus
+from zaremba_jax.errors import InputError
+
+
+def read_run_config(workdir: Workdir) -> Config:
+    """The configuration of the run of one model in a folder.
+
+    Raises:
+      InputError: the folder holds no such run.
+    """
+    try:
+        config, more = workdir.read_config()
+        if more:
+            raise InputError(f"it has {', '.join(more)}, unlike a run of one model")
+        return config
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{workdir.path}: holds no run of experiments.ptb ({error}); name the --workdir of one"
+        ) from None
+
+
+def load_finished_run(workdir: Workdir, corpus: Corpus) -> SingleRun:
+    """The finished run of one model in a folder.
+
+    Raises:
+      InputError: it was trained on another text, is unfinished, or lacks intact checkpoints.
+    """
+    config = read_run_config(workdir)
+    if workdir.summary.exists() and not workdir.checkpoints.exists():
+        raise InputError(
+            f"{workdir.path}: holds the record of a finished run without its checkpoints; name the"
+            " folder that it was trained in"
+        )
+    run = new_run(config, corpus)
+    resume(run, workdir, Console(quiet=True))
+    total = run.config.train.epochs * len(run.windows)
+    if run.step < total:
+        raise InputError(
+            f"{workdir.path}: has trained on {run.step} of {total} windows; run its command"
+            " again to finish it, or leave it out"
+        )
+    return run
+
+
+def named_runs(paths: list[str]) -> list[Workdir]:
+    """The folders named by `--from`.
+
+    Raises:
+      InputError: none is named, or one is named twice.
+    """
+    if not paths:
+        raise InputError("--from: names no run; give folders, separated by commas")
+    resolved = [Path(path).resolve() for path in paths]
+    if len(set(resolved)) < len(resolved):
+        raise InputError(f"--from={','.join(paths)}: a run is named twice; name each once")
+    return [Workdir(path) for path in paths]

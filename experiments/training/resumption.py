@@ -1,0 +1,105 @@
+"""Saves a run in its folder now and then, and takes it up again where it stood."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+
+from experiments.training.identity import checkpoint_settings, differing_settings
+from experiments.training.journal import Journal
+from experiments.training.run import Run, position
+from experiments.training.run_folder import Workdir
+from zaremba_jax import checkpoint
+from zaremba_jax.config import to_dict
+from zaremba_jax.errors import InputError
+
+# An epoch's end is saved if the last save is longer ago than this many times what it took.
+_SAVE_TIME_MULTIPLE = 20
+
+
+class Saves:
+    """When a run is saved, and the saving."""
+
+    def __init__(self, run: Run, workdir: Workdir, minutes: float):
+        """`minutes` is the longest time between two saves within an epoch."""
+        self._run, self._workdir, self._longest = run, workdir, 60 * minutes
+        self._last, self._took = time.monotonic(), 0.0
+
+    def is_due(self) -> bool:
+        """Whether the run, as it stands, should be saved."""
+        since = time.monotonic() - self._last
+        epoch, window = position(self._run)
+        if window > 0:
+            return since > self._longest
+        is_last = epoch == self._run.config.train.epochs
+        return is_last or since > min(self._longest, _SAVE_TIME_MULTIPLE * self._took)
+
+    def save(self) -> None:
+        """Writes a checkpoint."""
+        run, started = self._run, time.monotonic()
+        record = {
+            "configs": [checkpoint_settings(to_dict(config)) for config in run.all_configs],
+            "corpus_sha256": run.corpus.fingerprint,
+            "layout": run.layout,
+            **run.journal.record(),
+        }
+        checkpoint.save(self._workdir.checkpoints, run.step, run.state, record)
+        self._last = time.monotonic()
+        self._took = self._last - started
+
+
+def resume(run: Run, workdir: Workdir, console: Console) -> None:
+    """Puts a new run where the newest intact checkpoint in its folder stands, if there is one.
+
+    Raises:
+      InputError: the checkpoint is of another configuration or text, or of more epochs than
+        requested; every checkpoint is damaged; or the run is finished and has none.
+    """
+
+    def make_template(record: dict[str, Any]) -> Any:
+        _require_checkpoint_of(run, record, workdir)
+        same_layout = record["layout"] == run.layout
+        return run.state if same_layout else run.host_buffers(record["layout"])
+
+    restored = checkpoint.restore(workdir.checkpoints, make_template)
+    if restored is None:
+        if workdir.summary.exists():
+            raise InputError(
+                f"{workdir.path}: holds a finished run whose checkpoints are gone; remove its"
+                " summary.json to train it again, or leave it as it is"
+            )
+        return
+    for path in restored.damaged:
+        console.print(f"{path} was damaged: continuing from the one before", soft_wrap=True)
+    same_layout = restored.record["layout"] == run.layout
+    run.state = restored.state if same_layout else run.cut(restored.state)
+    run.journal = Journal.read(restored.record)
+    epoch, window = position(run)
+    if (epoch, window) > (run.config.train.epochs, 0):
+        raise InputError(
+            f"{workdir.path}: has trained for {epoch} epochs and {window} windows; give"
+            f" --epochs={epoch + (window > 0)} or more, or name another --workdir"
+        )
+    console.print(f"resuming {workdir.path} after epoch {epoch}, window {window}", soft_wrap=True)
+
+
+def _require_checkpoint_of(run: Run, record: dict[str, Any], workdir: Workdir) -> None:
+    """Refuses a checkpoint of another run, by its record.
+
+    Raises:
+      InputError: it is of another configuration or text.
+    """
+    saved, wanted = (
+        [checkpoint_settings(settings) for settings in of_models]
+        for of_models in (record["configs"], map(to_dict, run.all_configs))
+    )
+    if len(saved) != len(wanted) or any(map(differing_settings, saved, wanted)):
+        raise InputError(
+            f"{workdir.path}: has checkpoints of another configuration; give the flags of that"
+            " run, or name another --workdir"
+        )
+    if record["corpus_sha256"] != run.corpus.fingerprint:
+        raise InputError(
+            f"{workdir.path}: holds a run on another text; name another --workdir, or give"
+            " the text of that run"
+        )

@@ -1,0 +1,158 @@
+"""What a run in training is, whether it trains one model or many."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.training.journal import Journal
+from experiments.training.run_folder import Workdir
+from zaremba_jax.array_types import TrainState, Windows
+from zaremba_jax.config import Config
+from zaremba_jax.data.corpus import Corpus
+from zaremba_jax.data.loader import WindowLoader
+from zaremba_jax.data.windows import TextWindows
+from zaremba_jax.evaluate import count_predictions
+from zaremba_jax.inference.gates import Gates, gate_activations
+from zaremba_jax.interop.model_file import Model
+from zaremba_jax.regularizers import expected_masks
+
+EVALUATION_STREAMS = 20  # of the estimate after each epoch
+
+
+class Run(Protocol):
+    """What the loop, the checkpoints and the reports ask of a run.
+
+    Attributes:
+      config: of the first model.
+      corpus: the texts.
+      windows: of the training text.
+      state: on the device.
+      journal: what the host keeps beside it.
+      kernel: how the kernel was chosen, from `choose_kernel`.
+      record_grad_norm: whether to fill `chunk_statistics`.
+      chunk_statistics: `tensorboard.averages` of the windows last trained on.
+    """
+
+    config: Config
+    corpus: Corpus
+    windows: WindowLoader
+    state: Any
+    journal: Journal
+    kernel: dict[str, Any]
+    record_grad_norm: bool
+    chunk_statistics: dict[str, float]
+
+    @property
+    def step(self) -> int:
+        """Windows trained on, as the state counts them."""
+        ...
+
+    @property
+    def all_configs(self) -> list[Config]:
+        """The configuration of each model."""
+        ...
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """How the state is split over the devices, as far as that decides its shape."""
+        ...
+
+    def host_buffers(self, saved: dict[str, Any]) -> Any:
+        """Host buffers for a state that was saved with another layout."""
+        ...
+
+    def cut(self, stored: Any) -> Any:
+        """The state read into `host_buffers`, in this run's layout, on its devices."""
+        ...
+
+    def train(self, count: int) -> dict[int, float]:
+        """Trains on the next windows, and checks the result.
+
+        Returns:
+          For each live model, the sum of the mean nats per token of these windows.
+
+        Raises:
+          NonFiniteLossError: no model is left whose losses and parameters are finite.
+        """
+        ...
+
+    def metrics(self, epoch: int, windows: int) -> dict[str, Any]:
+        """Learning rate, training perplexity and speed over an epoch's first windows."""
+        ...
+
+    def estimate(self) -> dict[str, Any]:
+        """The validation perplexity by the faster protocol, as entries of the epoch's record.
+
+        Raises:
+          NonFiniteLossError: it is finite for no model.
+        """
+        ...
+
+    def nll(self, ids: np.ndarray, streams: int = 1) -> np.ndarray:
+        """Nats of every token of a text but the first: [predictions], or a row for each model."""
+        ...
+
+    def model(self) -> Model:
+        """The model as trained so far, ready for use; of many, the first that is live."""
+        ...
+
+    def write_models(self, workdir: Workdir) -> None:
+        """Writes the models that did not diverge where the programs that use them look."""
+        ...
+
+
+def windows_trained(state: TrainState) -> int:
+    """The windows that a state was trained on.
+
+    This is the only count there is: it also decides masks and learning rates, and names the
+    checkpoint. All models of a run have the same, so that a host reads any that it holds.
+    """
+    return int(np.ravel(state.step.addressable_shards[0].data)[0])
+
+
+def position(run: Run) -> tuple[int, int]:
+    """Whole epochs trained, and windows since."""
+    return divmod(run.step, len(run.windows))
+
+
+def next_windows(run: Run, count: int) -> Windows:
+    """The next `count` windows to train on, on the device."""
+    _, window = position(run)
+    return run.windows[window : window + count]
+
+
+def words_per_second(run: Run, windows: int) -> float:
+    """The speed of all models together over this epoch's first windows."""
+    train = run.config.train
+    words = len(run.all_configs) * windows * train.batch_size * train.unroll
+    return words / run.journal.epoch_seconds
+
+
+def gates(run: Run) -> Gates:
+    """The gates of the first model at the beginning of the validation text."""
+    config = run.config
+    return gate_activations(
+        run.model().params,
+        run.corpus.valid,
+        EVALUATION_STREAMS,
+        config.train.unroll,
+        config.compute,
+        expected_masks(config),
+    )
+
+
+def training_windows(config: Config, corpus: Corpus) -> TextWindows:
+    """The windows of the training text, once the other texts are known to be long enough.
+
+    Raises:
+      InputError: a text is too short.
+    """
+    for ids in (corpus.valid, corpus.test):
+        count_predictions(ids)
+    return TextWindows(corpus.train, config.train.batch_size, config.train.unroll)
+
+
+def on_every_device(mesh: Mesh) -> NamedSharding:
+    """A sharding that replicates over all devices of a mesh, other hosts' included."""
+    return NamedSharding(mesh, PartitionSpec())
