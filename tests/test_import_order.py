@@ -16,7 +16,7 @@ ORDER = [
     {"cells"},
     {"kernels.lstm", "kernels.any_cell"},
     {"kernels.pallas_tpu", "kernels.pallas_gpu"},
-    {"kernels.layer"},
+    {"kernels.implementations"},
     {"regularizers"},
     {"rnn"},
     {"ops.softmax", "ops.embedding"},

@@ -13,7 +13,7 @@ from zaremba_jax.array_types import (
 )
 from zaremba_jax.cells import CELLS, drop
 from zaremba_jax.config import ComputeConfig
-from zaremba_jax.kernels.layer import IMPLEMENTATIONS, choose
+from zaremba_jax.kernels.implementations import IMPLEMENTATIONS, choose
 
 
 def zero_state(layers: tuple[LayerParams, ...], batch_size: int) -> RNNState:

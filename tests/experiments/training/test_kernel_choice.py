@@ -21,7 +21,7 @@ from experiments.training.kernel_choice import (
 )
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.kernels import pallas_tpu
-from zaremba_jax.kernels.layer import IMPLEMENTATIONS, xla_layer
+from zaremba_jax.kernels.implementations import IMPLEMENTATIONS, xla_layer
 from zaremba_jax.kernels.lstm import lstm_layer_with
 
 

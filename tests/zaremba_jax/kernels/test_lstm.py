@@ -21,7 +21,7 @@ from layer_examples import (
 
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.config import ComputeConfig
-from zaremba_jax.kernels import layer as layer_module
+from zaremba_jax.kernels import implementations as layer_module
 from zaremba_jax.kernels.lstm import UNROLL, lstm_layer, padded_lstm_layer
 from zaremba_jax.rnn import unroll_layer
 

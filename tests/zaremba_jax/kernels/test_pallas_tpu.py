@@ -14,7 +14,7 @@ from layer_examples import TOLERANCE, assert_same, make, of_layer
 from zaremba_jax.array_types import RecurrentMasks
 from zaremba_jax.config import QUICK, ComputeConfig, Precision, override
 from zaremba_jax.kernels import pallas_gpu, pallas_tpu
-from zaremba_jax.kernels.layer import IMPLEMENTATIONS, choose, pallas_layer, scan_layer
+from zaremba_jax.kernels.implementations import IMPLEMENTATIONS, choose, pallas_layer, scan_layer
 from zaremba_jax.kernels.lstm import lstm_layer_with
 from zaremba_jax.rnn import unroll_layer
 from zaremba_jax.train import init_train_state, train_windows
