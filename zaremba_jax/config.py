@@ -21,7 +21,7 @@ CorpusName = Literal[
 ]
 UnitName = Literal["word", "char", "byte"]
 Precision = Literal["float32", "bfloat16"]
-KernelName = Literal["auto", "scan", "xla", "pallas"]
+KernelName = Literal["auto", "scan", "custom_vjp", "pallas"]
 
 _LARGEST = float(np.finfo(np.float32).max)
 _LIMITS = {
@@ -176,10 +176,10 @@ class ComputeConfig(_Validated):
         "float32, or bfloat16 for the operands of matrix products", default="float32"
     )
     kernel: KernelName = _setting(
-        "xla: layers with a hand-written backward pass; pallas: the same with kernels for TPU or"
-        " NVIDIA; scan: the readable reference; auto: xla or pallas, whichever a training program"
-        " measures to be faster",
-        default="xla",
+        "custom_vjp: layers with a hand-written backward pass; pallas: the same with kernels for"
+        " TPUs; scan: the readable reference; auto: custom_vjp or pallas, whichever a training"
+        " program measures to be faster",
+        default="custom_vjp",
     )
     softmax_tokens: int = _setting(
         "compute the logits of this many tokens at a time, to save memory; 0: of a whole window",
@@ -268,14 +268,22 @@ def settings() -> dict[str, Setting]:
     }
 
 
-def defaults() -> dict[str, int | float | str]:
-    """The default of each setting that has one: its value if an older `config.json` lacks it."""
+def in_current_names(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a file holds, with those values renamed that have another name today."""
+    current = dict(flat)
+    if current.get("kernel") == "xla":
+        current["kernel"] = "custom_vjp"
+    return current
+
+
+def completed(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as some version wrote them, as they read today: what they lack had its default."""
     return {
         field.name: field.default
         for record in (Config, *_SECTIONS.values())
         for field in dataclasses.fields(record)
         if "description" in field.metadata and field.default is not dataclasses.MISSING
-    }
+    } | in_current_names(flat)
 
 
 def to_dict(config: Config) -> dict[str, int | float | str]:
@@ -287,12 +295,12 @@ def to_dict(config: Config) -> dict[str, int | float | str]:
 
 
 def from_dict(flat: Mapping[str, int | float | str]) -> Config:
-    """The configuration that `to_dict` described; missing settings are the preset's.
+    """The configuration that `to_dict` of any version described; what it lacks is the preset's.
 
     Raises:
       InputError: there is no such preset or setting, or a value is outside its limits.
     """
-    changes = dict(flat)
+    changes = in_current_names(flat)
     name = changes.pop("name", None)
     preset = PRESETS.get(str(name))
     if preset is None:

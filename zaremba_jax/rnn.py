@@ -42,12 +42,12 @@ def unroll_layer(
       state: the layer's state before the first step.
       masks: the masks on its connections through time; None for none.
       compute: precision, and `kernel`, which chooses among the equivalent implementations in
-        `kernels.layers`.
+        `kernels.implementations`.
 
     Returns:
       h[l, t] for every t, and the state after the last step.
     """
-    layer = IMPLEMENTATIONS[choose(compute.kernel, params.cell, masks)]
+    layer = IMPLEMENTATIONS[choose(compute, params, state, masks).kernel]
     inputs = inputs.astype(params.input_weights.dtype)
     return layer(params, inputs, state, masks, compute.precision)
 

@@ -18,7 +18,7 @@ import numpy as np
 from experiments.benchmarks.jax_peers import build_cudnn, build_linen, build_nnx, check_cudnn
 from experiments.benchmarks.torch_peer import build_torch, check_torch
 from experiments.benchmarks.turns import Turn
-from experiments.training.kernel_choice import local_workload, why_not_pallas
+from experiments.training.kernel_choice import choice_for, local_workload
 from zaremba_jax.config import Config, ModelConfig, Precision, RegularizerConfig, override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.ensemble import init_chunks, make_mesh, train_members
@@ -80,7 +80,7 @@ def check_pallas(config: Config) -> None:
     Raises:
       InputError: the kernels do not support this configuration here.
     """
-    if reason := why_not_pallas(local_workload(config, PTB_VOCABULARY_SIZE)):
+    if reason := choice_for(local_workload(config, PTB_VOCABULARY_SIZE), "pallas").why_not:
         raise InputError(f"--peers=pallas: {reason}; leave it out here")
 
 
@@ -192,6 +192,6 @@ def default_peers(config: Config) -> list[str]:
         peers.append("cudnn:float32")
     for precision in (config.compute.precision, other):
         workload = local_workload(override(config, precision=precision), PTB_VOCABULARY_SIZE)
-        if why_not_pallas(workload) is None:
+        if choice_for(workload, "pallas").why_not is None:
             peers.append(f"pallas:{precision}")
     return peers

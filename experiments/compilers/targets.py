@@ -14,7 +14,7 @@ from jax.experimental import topologies
 from zaremba_jax.errors import InputError
 
 # What XLA would otherwise query from the device: CUDA's device properties of an H200 SXM.
-H200_PROPERTIES = """
+_H200_PROPERTIES = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }
   core_count: 132
@@ -105,7 +105,7 @@ def _v5e(count: int) -> list[Any]:
 
 def _h200(count: int) -> list[Any]:
     topology = topologies.get_topology_desc(
-        platform="cuda", topology=f"1x1x{count}", target_config=H200_PROPERTIES
+        platform="cuda", topology=f"1x1x{count}", target_config=_H200_PROPERTIES
     )
     return list(topology.devices)
 

@@ -11,11 +11,11 @@ the seed and those that only say how its numbers are computed.
 from collections.abc import Mapping
 from typing import Any
 
-from zaremba_jax.config import PRESETS, Config, defaults, override, to_dict
+from zaremba_jax.config import PRESETS, ComputeConfig, Config, completed, override, to_dict
 
 _NOT_OF_THE_MODEL = ("seed", "kernel", "softmax_tokens")
 # As checkpoints record the settings that may differ.
-_NOT_OF_A_CHECKPOINT = {"kernel": defaults()["kernel"], "epochs": 0}
+_NOT_OF_A_CHECKPOINT = {"kernel": ComputeConfig().kernel, "epochs": 0}
 
 
 def differing_settings(
@@ -24,11 +24,10 @@ def differing_settings(
     """The settings that make two runs different ones, by name, each with both values.
 
     Args:
-      saved: as read from a file; a setting that did not exist when it was written has its
-        default.
+      saved: as read from a file, of any version.
       wanted: as from `to_dict`.
     """
-    saved = defaults() | dict(saved)
+    saved = completed(saved)
     return {
         name: (saved.get(name), wanted.get(name))
         for name in sorted(saved.keys() | wanted.keys())

@@ -1,6 +1,6 @@
 """Which implementation of the layers a run takes: the one requested, or the fastest here.
 
-On an accelerator, `auto` measures before a run begins: implementations that agree with the
+On a TPU, `auto` measures before a run begins: implementations that agree with the
 readable scan are timed on the run's own shapes. The choice is kept with the run, so that it
 resumes bit for bit.
 """
@@ -19,19 +19,19 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 
 from experiments.benchmarks.turns import take_turns
-from zaremba_jax.config import Config, override
+from zaremba_jax.config import Config, KernelName, in_current_names, override
 from zaremba_jax.errors import InputError
-from zaremba_jax.kernels import pallas_tpu
+from zaremba_jax.kernels.implementations import Choice, choose
 from zaremba_jax.model import init_params
 from zaremba_jax.regularizers import active_rates, sample_masks
 from zaremba_jax.rnn import deep_rnn, zero_state
 from zaremba_jax.train import init_train_state, padded_batch_size, train_windows
 
-CANDIDATES = ("xla", "pallas")
-_WINDOWS, _ROUNDS = 5, 3  # of a timing
-_SMALL = 4  # time steps of the window on which candidates are compared
-_SPARE = 4.0  # allowed error, in units of the scan's error in the run's precision
-_LEAST = 1e-4  # error allowed on top, as a share of an array's largest number
+CANDIDATES: tuple[KernelName, ...] = ("custom_vjp", "pallas")
+_TIMED_WINDOWS, _TIMED_ROUNDS = 5, 3
+_COMPARED_STEPS = 4  # time steps of the window on which candidates are compared
+_ALLOWED_ERROR = 4.0  # in units of the scan's error in the run's precision
+_ALLOWED_ON_TOP = 1e-4  # as a share of an array's largest number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,16 +75,16 @@ def choose_kernel(workload: Workload, record: Path, console: Console) -> dict[st
     Raises:
       InputError: the record is damaged.
     """
-    asked, reason = workload.config.compute.kernel, why_not_pallas(workload)
-    if asked == "pallas" and reason:
-        console.print(f"kernel: xla, since pallas {reason}", soft_wrap=True)
-        return {"kernel": "xla", "left_out": {"pallas": reason}}
+    asked = workload.config.compute.kernel
+    if asked == "auto" and record.exists():
+        return _read(record)
+    kernel, why_not = choice_for(workload, "pallas" if asked == "auto" else asked)
+    if why_not is not None:
+        if asked != "auto":
+            console.print(f"kernel: {kernel}, since {asked} {why_not}", soft_wrap=True)
+        return {"kernel": kernel, "left_out": {"pallas": why_not}}
     if asked != "auto":
         return {"kernel": asked}
-    if record.exists():
-        return _read(record)
-    if reason:
-        return {"kernel": "xla", "left_out": {"pallas": reason}}
     with console.status("measuring kernels"):
         choice = measure(workload)
     for name, why in choice["left_out"].items():
@@ -94,32 +94,21 @@ def choose_kernel(workload: Workload, record: Path, console: Console) -> dict[st
     return choice
 
 
-def why_not_pallas(workload: Workload) -> str | None:
-    """Why the Pallas kernels cannot run this; None if they can."""
-    config, train = workload.config, workload.config.train
-    if config.model.cell != "lstm":
-        return "supports only the LSTM"
-    if _noise_through_time(workload):
-        return "does not support noise through time"
-    if workload.platform not in ("tpu", "gpu"):
-        return "needs a TPU or an NVIDIA GPU"
-    itemsize = jnp.dtype(config.compute.precision).itemsize
-    if workload.platform == "tpu" and not pallas_tpu.fits(
-        train.batch_size, config.model.hidden_size, itemsize
-    ):
-        return "has no room for W_h on this chip"
-    return None
-
-
-def _noise_through_time(workload: Workload) -> bool:
+def choice_for(workload: Workload, kernel: KernelName) -> Choice:
+    """What runs the layers if `kernel` is asked for, and why it is not that."""
     config, rates = workload.config, active_rates(workload.config.regularizers)
+    compute = override(config, kernel=kernel).compute
 
-    def recurrent(tokens: jax.Array) -> Any:
+    def first_layer(tokens: jax.Array) -> Any:
         key = jax.random.key(0)
-        return sample_masks(config, rates, tokens, workload.vocabulary_size, key=key).recurrent
+        layers = init_params(config.model, 1, key=key).layers
+        masks = sample_masks(config, rates, tokens, workload.vocabulary_size, key=key).recurrent
+        state = zero_state(layers, config.train.batch_size)
+        return layers[0], state[0], masks[0] if masks else None
 
     one_token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return jax.eval_shape(recurrent, one_token) is not None
+    params, state, masks = jax.eval_shape(first_layer, one_token)
+    return choose(compute, params, state, masks, workload.platform)
 
 
 def measure(workload: Workload, candidates: Sequence[str] = CANDIDATES) -> dict[str, Any]:
@@ -145,10 +134,10 @@ def measure(workload: Workload, candidates: Sequence[str] = CANDIDATES) -> dict[
         else:
             left_out[name] = why
     seconds = {
-        name: float(np.median(rounds)) / _WINDOWS
-        for name, rounds in take_turns(timed, _ROUNDS).items()
+        name: float(np.median(rounds)) / _TIMED_WINDOWS
+        for name, rounds in take_turns(timed, _TIMED_ROUNDS).items()
     }
-    fastest = min(seconds, key=seconds.__getitem__, default="xla")
+    fastest = min(seconds, key=seconds.__getitem__, default="custom_vjp")
     if jax.process_count() > 1:
         index = multihost_utils.broadcast_one_to_all(np.array(candidates.index(fastest)))
         fastest = candidates[int(index)]
@@ -174,7 +163,7 @@ def disagreement(workload: Workload, name: str, held_to: Yardstick) -> str | Non
     """How an implementation differs from the scan in values and gradients; None if it agrees."""
     results = _small_window(workload, name, workload.config.compute.precision)
     for error, usual in zip(_errors(results, held_to.exact), held_to.errors, strict=True):
-        allowed = _SPARE * usual + _LEAST
+        allowed = _ALLOWED_ERROR * usual + _ALLOWED_ON_TOP
         if not error <= allowed:
             return (
                 f"differs from the scan by {error:.1e} of the largest number; at most"
@@ -191,8 +180,8 @@ def _small_window(workload: Workload, kernel: str, precision: str) -> Any:
     def alone(key: jax.Array) -> Any:
         keys = jax.random.split(key, 3)
         layers = init_params(model, 1, key=keys[0]).layers
-        inputs = jax.random.normal(keys[1], (_SMALL, streams, model.features))
-        weights = jax.random.normal(keys[2], (_SMALL, streams, model.hidden_size))
+        inputs = jax.random.normal(keys[1], (_COMPARED_STEPS, streams, model.features))
+        weights = jax.random.normal(keys[2], (_COMPARED_STEPS, streams, model.hidden_size))
 
         def loss(layers, inputs, state):
             outputs, state = deep_rnn(layers, inputs, state, compute=config.compute)
@@ -220,7 +209,7 @@ class _Trial:
         self._workload = workload
         train = workload.config.train
         tokens = np.random.default_rng(0).integers(
-            0, workload.vocabulary_size, (_WINDOWS, train.unroll + 1, train.batch_size)
+            0, workload.vocabulary_size, (_TIMED_WINDOWS, train.unroll + 1, train.batch_size)
         )
         self._windows = jnp.asarray(tokens, jnp.int32)
         self._programs: dict[str, Any] = {}
@@ -248,7 +237,7 @@ class _Trial:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        choice = dict(json.loads(path.read_text()))
+        choice = in_current_names(json.loads(path.read_text()))
         if choice["kernel"] in CANDIDATES:
             return choice
     except (ValueError, TypeError, KeyError):

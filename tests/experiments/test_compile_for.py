@@ -20,7 +20,7 @@ from experiments.compilers.roofline import roofline_seconds
 from experiments.compilers.targets import TARGETS, MissingCompilerError
 from zaremba_jax.config import PRESETS, QUICK, Config, override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
-from zaremba_jax.kernels.lstm import UNROLL
+from zaremba_jax.kernels.lstm import STEPS_PER_PASS
 from zaremba_jax.train import init_train_state
 
 # Large and medium in float32 take v5e's compiler minutes, and show nothing that small does not.
@@ -72,7 +72,7 @@ def run(*lines, before=""):
 @pytest.mark.compilers
 def test_loops_are_the_epoch_and_each_layer_s_time_forward_and_backward(epoch):
     steps, count = epoch.config.train.unroll, windows_per_epoch(epoch.config)
-    passes = steps // UNROLL if epoch.target == "h200" else steps
+    passes = steps // STEPS_PER_PASS if epoch.target == "h200" else steps
     outer, *inner = epoch.program.loops()
     assert outer.trip_count == count
     assert [loop.trip_count for loop in inner] == [passes] * 2 * epoch.config.model.layers

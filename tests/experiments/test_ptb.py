@@ -132,8 +132,8 @@ def test_run_keeps_the_kernel_that_auto_took(folder):
     assert kernel == summary["kernel"]
     assert (config["kernel"], kernel["kernel"], summary["config"]["kernel"]) == (
         "auto",
-        "xla",
-        "xla",
+        "custom_vjp",
+        "custom_vjp",
     )
     (folder / "run" / "kernel.json").write_text(json.dumps(kernel | {"kernel": "pallas"}))
     assert run(*flags).status == 0

@@ -74,7 +74,7 @@ def test_page_holds_table_curves_and_differing_settings_and_loads_nothing(folder
         assert rows[name][4:6] == figures
         assert figures[1] in outcome.out
     assert rows["precision"] == ["float32", "bfloat16"]
-    assert rows["kernel"] == ["xla", "scan"]
+    assert rows["kernel"] == ["custom_vjp", "scan"]
     assert "batch_size" not in rows
 
 

@@ -11,6 +11,8 @@ from zaremba_jax.config import (
     QUICK,
     SMALL,
     ComputeConfig,
+    completed,
+    from_dict,
     override,
     settings,
     to_dict,
@@ -32,7 +34,9 @@ def test_presets_hold_the_numbers_of_section_4_1(preset, expected):
     names += ("learning_rate", "constant_epochs", "decay_divisor", "clip_norm")
     assert tuple(flat[name] for name in names) == expected
     assert (flat["name"], flat["corpus"], flat["seed"]) == (preset.name, "ptb", 0)
-    assert preset.compute == ComputeConfig(precision="float32", kernel="xla", softmax_tokens=0)
+    assert preset.compute == ComputeConfig(
+        precision="float32", kernel="custom_vjp", softmax_tokens=0
+    )
     # Nothing else is on: an LSTM with equal sizes and dropout only.
     others = flat.keys() - {*names, "name", "corpus", "seed", *vars(preset.compute)}
     assert {name: flat[name] for name in others if flat[name]} == {
@@ -78,7 +82,7 @@ def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
         ("seed", -1, "at least 0"),
         ("corpus", "wikipedia", "one of toy, ptb, ptb-char, wikitext-2, "),
         ("precision", "float16", "one of float32, bfloat16"),
-        ("kernel", "cudnn", "one of auto, scan, xla, pallas"),
+        ("kernel", "cudnn", "one of auto, scan, custom_vjp, pallas"),
         ("cell", "elman", "one of lstm, gru, tanh"),
         ("embedding_size", -1, "at least 0"),
         ("tie_weights", 1, "of type bool"),
@@ -154,6 +158,17 @@ def test_override_changes_what_it_names_and_nothing_else():
     assert to_dict(changed) == to_dict(MEDIUM) | {"dropout": 0.25, "seed": 3, "unroll": 7}
     with pytest.raises(ValueError, match="droput: no such setting"):
         override(MEDIUM, droput=0.25)
+
+
+def test_settings_of_before_custom_vjp_was_called_so_are_read_as_today_s():
+    older = to_dict(QUICK) | {"kernel": "xla"}
+    assert from_dict(older) == QUICK
+    del older["unit"]
+    assert completed(older) == to_dict(QUICK)
+    assert older["kernel"] == "xla"  # what was read is left as it was
+    assert from_dict(older | {"kernel": "scan"}).compute.kernel == "scan"
+    with pytest.raises(ValueError, match="kernel='xla': must be one of auto, scan, custom_vjp"):
+        override(QUICK, kernel="xla")
 
 
 def test_every_setting_has_one_name_a_type_and_a_description():

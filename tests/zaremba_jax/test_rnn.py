@@ -53,13 +53,13 @@ def assert_close(actual, expected):
 
 
 @settings(max_examples=2)
-@example(2, 3, 2, "lstm", "xla", True)
-@example(3, 4, 1, "gru", "xla", True)
+@example(2, 3, 2, "lstm", "custom_vjp", True)
+@example(3, 4, 1, "gru", "custom_vjp", True)
 @example(2, 3, 2, "tanh", "scan", True)
-@example(2, 3, 2, "gru", "xla", False)
+@example(2, 3, 2, "gru", "custom_vjp", False)
 @given(
     *(st.integers(1, 3), st.integers(1, 7), st.integers(1, 3)),
-    *(st.sampled_from(list(CELLS)), st.sampled_from(["xla", "scan"]), st.booleans()),
+    *(st.sampled_from(list(CELLS)), st.sampled_from(["custom_vjp", "scan"]), st.booleans()),
 )
 def test_layer_major_order_equals_stepping_all_layers_in_a_loop(
     layers, time, batch, cell, kernel, masked
@@ -122,7 +122,7 @@ def test_outputs_are_raw_whatever_the_output_mask():
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("kernel", ["xla", "scan"])
+@pytest.mark.parametrize("kernel", ["custom_vjp", "scan"])
 def test_masks_that_change_nothing_equal_no_masks(cell, kernel):
     params, inputs, state, masks = example_of(cell=cell)
     neutral = {"zoneout_hidden": 0.0, "zoneout_cell": 0.0}
@@ -162,7 +162,7 @@ def test_last_output_of_a_layer_is_its_final_hidden_state(cell):
     np.testing.assert_array_equal(outputs[-1], final.hidden)
 
 
-@pytest.mark.parametrize("kernel", ["xla", "scan"])
+@pytest.mark.parametrize("kernel", ["custom_vjp", "scan"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_layer_of_two_biases_is_that_of_their_sum_with_a_gradient_for_each(cell, kernel):
     (layer, *_), inputs, (state, *_), _ = example_of(cell=cell)
@@ -179,7 +179,7 @@ def test_layer_of_two_biases_is_that_of_their_sum_with_a_gradient_for_each(cell,
     np.testing.assert_allclose(gradient.second_bias, by_sum.bias, rtol=1e-12)
 
 
-@pytest.mark.parametrize("kernel", ["xla", "scan"])
+@pytest.mark.parametrize("kernel", ["custom_vjp", "scan"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_inputs_of_another_type_are_converted_and_have_a_gradient_of_it(cell, kernel):
     params, inputs, state, _ = example_of(cell=cell)

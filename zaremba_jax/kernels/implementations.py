@@ -2,13 +2,13 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from zaremba_jax.array_types import (
     Activations,
-    CellName,
     LayerParams,
     LayerState,
     LSTMState,
@@ -16,8 +16,8 @@ from zaremba_jax.array_types import (
     RecurrentMasks,
 )
 from zaremba_jax.cells import project_inputs, step
-from zaremba_jax.config import KernelName, Precision
-from zaremba_jax.kernels import pallas_gpu, pallas_tpu
+from zaremba_jax.config import ComputeConfig, KernelName, Precision
+from zaremba_jax.kernels import pallas_tpu
 from zaremba_jax.kernels.any_cell import cell_layer
 from zaremba_jax.kernels.lstm import lstm_layer, lstm_layer_with
 
@@ -27,16 +27,62 @@ Layer = Callable[
 ]
 
 
-def choose(kernel: KernelName, cell: CellName, masks: RecurrentMasks | None) -> str:
-    """The implementation that runs a layer, by its name in `IMPLEMENTATIONS`.
+class Choice(NamedTuple):
+    """What runs a layer.
 
-    `pallas` serves only the LSTM without noise through time; other layers fall back to `xla`,
-    as does, on a TPU, an LSTM whose W_h does not fit in VMEM, which `pallas_layer` checks.
-    `auto` is `xla` here: programs that measure replace it beforehand.
+    Attributes:
+      kernel: the implementation's name in `IMPLEMENTATIONS`.
+      why_not: why it is not the one that was asked for, as a predicate of the latter ("needs a
+        TPU"); None if it is.
     """
-    if kernel == "auto" or (kernel == "pallas" and not (cell == "lstm" and masks is None)):
-        return "xla"
-    return kernel
+
+    kernel: KernelName
+    why_not: str | None = None
+
+
+def choose(
+    compute: ComputeConfig,
+    params: LayerParams,
+    state: LayerState,
+    masks: RecurrentMasks | None,
+    platform: str | None = None,
+) -> Choice:
+    """Decides which implementation runs a layer; everything that has to know asks here.
+
+    Args:
+      compute: `kernel` is what is asked for, of which `auto` means `custom_vjp` here: programs
+        that measure replace it beforehand.
+      params: the layer; of this and the next two only types and shapes matter.
+      state: its state.
+      masks: the masks on its connections through time.
+      platform: "cpu", "gpu" or "tpu"; None for a program that is yet to be compiled for one,
+        in which `pallas_layer` leaves that question to the compiler.
+    """
+    match compute.kernel:
+        case "scan" | "custom_vjp":
+            return Choice(compute.kernel)
+        case "auto":
+            return Choice("custom_vjp")
+        case "pallas":
+            why_not = _why_not_lstm(state, masks)
+            if why_not is None and platform not in ("tpu", None):
+                why_not = "needs a TPU"
+            if why_not is None and not pallas_tpu.fits(
+                *state.hidden.shape, itemsize=_weight_bytes(params, compute.precision)
+            ):
+                why_not = "has no room for W_h on this chip"
+            return Choice("custom_vjp", why_not) if why_not else Choice("pallas")
+
+
+def _why_not_lstm(state: LayerState, masks: RecurrentMasks | None) -> str | None:
+    """Why the LSTM's own backward pass, `kernels.lstm`, cannot serve a layer; None if it can."""
+    if not isinstance(state, LSTMState):
+        return "supports only the LSTM"
+    return None if masks is None else "does not support noise through time"
+
+
+def _weight_bytes(params: LayerParams, precision: Precision) -> int:
+    return 2 if precision == "bfloat16" else params.recurrent_weights.dtype.itemsize
 
 
 def scan_layer(
@@ -58,17 +104,18 @@ def scan_layer(
     return outputs, state
 
 
-def xla_layer(
+def custom_vjp_layer(
     params: LayerParams,
     inputs: Activations,
     state: LayerState,
     masks: RecurrentMasks | None,
     precision: Precision,
 ) -> tuple[Outputs, LayerState]:
-    """Scans over time with hand-written backward passes."""
-    if params.cell == "lstm" and isinstance(state, LSTMState) and masks is None:
-        return lstm_layer(params, inputs, state, precision)
-    return cell_layer(params, inputs, state, _of_every_step(masks, inputs), precision)
+    """Scans over time with a hand-written backward pass, for any cell and any masks."""
+    if _why_not_lstm(state, masks):
+        return cell_layer(params, inputs, state, _of_every_step(masks, inputs), precision)
+    assert isinstance(state, LSTMState)
+    return lstm_layer(params, inputs, state, precision)
 
 
 def pallas_layer(
@@ -78,34 +125,30 @@ def pallas_layer(
     masks: RecurrentMasks | None,
     precision: Precision,
 ) -> tuple[Outputs, LayerState]:
-    """The same with kernels for the time steps on TPUs and NVIDIA GPUs; elsewhere, `xla_layer`.
+    """The same with a TPU's kernels for the time steps; on other platforms without them.
 
-    Raises:
-      ValueError: the cell is not the LSTM, or there is noise through time.
+    For the layers for which `choose` names it, those of an LSTM without masks.
     """
-    if not isinstance(state, LSTMState) or masks is not None:
-        raise ValueError("pallas: serves only the LSTM without noise through time; use xla")
-    xla = functools.partial(lstm_layer, precision=precision)
-    on_tpu, on_nvidia = (
-        functools.partial(lstm_layer_with, kernels.time_loops(), precision=precision)
-        for kernels in (pallas_tpu, pallas_gpu)
-    )
-    itemsize = 2 if precision == "bfloat16" else params.recurrent_weights.dtype.itemsize
-    batch, hidden = state.hidden.shape
-    fits = pallas_tpu.fits(batch, hidden, itemsize)
+    assert isinstance(state, LSTMState)
+    assert masks is None
     return jax.lax.platform_dependent(
-        params, inputs, state, tpu=on_tpu if fits else xla, cuda=on_nvidia, default=xla
+        params,
+        inputs,
+        state,
+        tpu=functools.partial(lstm_layer_with, pallas_tpu.time_loops(), precision=precision),
+        default=functools.partial(lstm_layer, precision=precision),
     )
 
 
 IMPLEMENTATIONS: dict[str, Layer] = {
     "scan": scan_layer,
-    "xla": xla_layer,
+    "custom_vjp": custom_vjp_layer,
     "pallas": pallas_layer,
 }
 
 
 def _of_every_step(masks: RecurrentMasks | None, inputs: Activations) -> RecurrentMasks:
+    """The masks with a time axis of full length; none are those of a record without any."""
     time = inputs.shape[0]
     return jax.tree.map(
         lambda mask: jnp.broadcast_to(mask, (time, *mask.shape[1:])), masks or RecurrentMasks()

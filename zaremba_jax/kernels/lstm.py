@@ -5,7 +5,7 @@ reads and writes the whole matrix at every time step. Here the forward loop
 keeps the gates and cells of all time steps, the backward loop carries only the
 gradients of the state, and the gradient of each weight is one matrix product over
 all time steps after the loop. The two loops are exchangeable: here they are scans,
-in `kernels.pallas_tpu` and `kernels.pallas_gpu` they are kernels.
+in `kernels.pallas_tpu` they are a TPU's kernels.
 """
 
 import functools
@@ -19,12 +19,12 @@ from jaxtyping import Array, Float
 from zaremba_jax.array_types import Activations, LayerParams, LSTMState, Outputs
 from zaremba_jax.cells import merge_biases, project_inputs
 from zaremba_jax.config import Precision
+from zaremba_jax.kernels.tiles import pad_recurrent_weights, pad_units
 from zaremba_jax.ops.products import dot, dot_few_rows, operand, weight_gradient
 
-TILE = 128  # units in a tile, of a matrix product on NVIDIA and of an array on a TPU
-# Time steps in one pass of a loop on NVIDIA: XLA launches all kernels of a pass as one CUDA graph
-# if there are five or more.
-UNROLL = 7
+# Time steps in a pass of a loop on NVIDIA: XLA launches all kernels of a pass as one CUDA graph if
+# there are five or more.
+STEPS_PER_PASS = 7
 
 
 class TimeLoops(NamedTuple):
@@ -76,20 +76,21 @@ def lstm_layer(
 def padded_lstm_layer(
     params: LayerParams, inputs: Activations, state: LSTMState, precision: Precision = "float32"
 ) -> tuple[Outputs, LSTMState]:
-    """`lstm_layer` for NVIDIA: unrolled, with units padded to whole tiles.
+    """`lstm_layer` for NVIDIA: several steps per pass of a loop, and units in whole tiles.
 
     XLA splits a small product's contraction into parts of a fixed number of rows. If the rows
-    do not fill them, it pads a copy of W_h at every time step. The weights of the added units
-    are 0, so their h and c stay 0.
+    do not fill them, it pads a copy of W_h at every time step.
     """
     params, hidden = merge_biases(params), state.hidden.shape[-1]
     padded = LayerParams(
-        input_weights=_pad_units(params.input_weights, hidden),
-        recurrent_weights=_pad_rows(_pad_units(params.recurrent_weights, hidden), TILE),
-        bias=_pad_units(params.bias, hidden),
+        input_weights=pad_units(params.input_weights, hidden),
+        recurrent_weights=pad_recurrent_weights(params.recurrent_weights),
+        bias=pad_units(params.bias, hidden),
     )
-    wide_state = jax.tree.map(lambda x: _pad_units(x, hidden), state)
-    results = _layer(padded, inputs, wide_state, precision, scan_loops(UNROLL))
+    wide_state = jax.tree.map(lambda x: pad_units(x, hidden), state)
+    # A program that is compiled for any number of time steps cannot be unrolled.
+    loops = scan_loops(STEPS_PER_PASS if isinstance(inputs.shape[0], int) else 1)
+    results = _layer(padded, inputs, wide_state, precision, loops)
     # Without the barrier XLA fuses the slice into the next product, for which it has no tiles.
     return jax.lax.optimization_barrier(jax.tree.map(lambda x: x[..., :hidden], results))
 
@@ -101,58 +102,8 @@ def lstm_layer_with(
     state: LSTMState,
     precision: Precision = "float32",
 ) -> tuple[Outputs, LSTMState]:
-    """`lstm_layer` with other loops over time."""
+    """`lstm_layer` with these loops over time."""
     return _layer(merge_biases(params), inputs, state, precision, loops)
-
-
-def pad_loops(loops: TimeLoops, streams: int) -> TimeLoops:
-    """Makes loops over whole tiles work for any sizes: pads with zeros before, slices after.
-
-    The padding stays 0: h and c of added units because their weights are 0, of added streams
-    because their inputs and states are 0; and all its gradients.
-
-    Args:
-      loops: loops for units in multiples of `TILE` and a batch in multiples of `streams`.
-      streams: the number of streams in a tile.
-    """
-
-    def pad(x: jax.Array, hidden: int) -> jax.Array:
-        return _pad_rows(_pad_units(x, hidden), streams)
-
-    def forward(projected, recurrent_weights, state):
-        batch, hidden = state.hidden.shape
-        outputs, final_cell, saved = loops.forward(
-            pad(projected, hidden),
-            _pad_rows(_pad_units(recurrent_weights, hidden), TILE),
-            jax.tree.map(lambda x: pad(x, hidden), state),
-        )
-        return outputs[:, :batch, :hidden], final_cell[:batch, :hidden], saved
-
-    def backward(recurrent_weights, state, saved, d_outputs, d_final_cell):
-        batch, hidden = state.hidden.shape
-        d_gates, d_cell = loops.backward(
-            _pad_rows(_pad_units(recurrent_weights, hidden), TILE),
-            jax.tree.map(lambda x: pad(x, hidden), state),
-            saved,
-            pad(d_outputs, hidden),
-            pad(d_final_cell, hidden),
-        )
-        blocks = d_gates.reshape(*d_gates.shape[:-1], 4, -1)[:, :batch, :, :hidden]
-        return blocks.reshape(*blocks.shape[:-2], -1), d_cell[:batch, :hidden]
-
-    return TimeLoops(forward, backward)
-
-
-def _pad_units(x: jax.Array, hidden: int) -> jax.Array:
-    """Pads each block of `hidden` on the last axis, one per gate, with zeros to whole tiles."""
-    blocks = x.reshape(*x.shape[:-1], -1, hidden)
-    padding = [(0, 0)] * (blocks.ndim - 1) + [(0, -hidden % TILE)]
-    return jnp.pad(blocks, padding).reshape(*x.shape[:-1], -1)
-
-
-def _pad_rows(x: jax.Array, multiple: int) -> jax.Array:
-    """Pads the last axis but one with zeros at its end, to a multiple of `multiple`."""
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, -x.shape[-2] % multiple), (0, 0)])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -166,7 +117,13 @@ def _layer(
     return _forward(params, inputs, state, precision, loops)[0]
 
 
-def _forward(params, inputs, state, precision, loops):
+def _forward(
+    params: LayerParams,
+    inputs: Activations,
+    state: LSTMState,
+    precision: Precision,
+    loops: TimeLoops,
+) -> tuple[tuple[Outputs, LSTMState], Any]:
     recurrent_weights = operand(params.recurrent_weights, precision)
     projected = project_inputs(params, inputs, precision)
     outputs, final_cell, saved = loops.forward(projected, recurrent_weights, state)
@@ -174,7 +131,9 @@ def _forward(params, inputs, state, precision, loops):
     return (outputs, final_state), (params, inputs, state, outputs, saved)
 
 
-def _backward(precision, loops, residuals, cotangents):
+def _backward(
+    precision: Precision, loops: TimeLoops, residuals: Any, cotangents: tuple[Outputs, LSTMState]
+) -> tuple[LayerParams, Activations, LSTMState]:
     params, inputs, state, outputs, saved = residuals
     d_outputs, d_final = cotangents
     recurrent_weights = operand(params.recurrent_weights, precision)
@@ -196,20 +155,21 @@ _layer.defvjp(_forward, _backward)
 
 
 @functools.cache
-def scan_loops(unroll: int = 1) -> TimeLoops:
-    """Both loops as scans, with `unroll` time steps per pass."""
+def scan_loops(steps_per_pass: int = 1) -> TimeLoops:
+    """Both loops as scans; a pass of a loop runs `steps_per_pass` time steps."""
     return TimeLoops(
-        functools.partial(_scan_forward, unroll=unroll),
-        functools.partial(_scan_backward, unroll=unroll),
+        functools.partial(_scan_forward, steps_per_pass=steps_per_pass),
+        functools.partial(_scan_backward, steps_per_pass=steps_per_pass),
     )
 
 
-def scan_unroll(time: Any, unroll: int = UNROLL) -> int:
-    """`unroll`, or 1 if the program is compiled for any number of time steps."""
-    return unroll if isinstance(time, int) else 1
-
-
-def _scan_forward(projected, recurrent_weights, state, *, unroll):
+def _scan_forward(
+    projected: Float[Array, "time batch gates"],
+    recurrent_weights: Float[Array, "hidden gates"],
+    state: LSTMState,
+    *,
+    steps_per_pass: int,
+) -> tuple[Outputs, Float[Array, "batch hidden"], Float[Array, "time batch gates_and_cell"]]:
     def step(carry, projected):
         hidden, cell = carry
         gates = _activate(projected + dot_few_rows(hidden, recurrent_weights))
@@ -221,12 +181,19 @@ def _scan_forward(projected, recurrent_weights, state, *, unroll):
     # One array is saved, h is rounded in the carry, and h of every step is recomputed after
     # the loop: fewer kernels and stores per time step.
     initial = state.hidden.astype(recurrent_weights.dtype), state.cell
-    unroll = scan_unroll(projected.shape[0], unroll)
-    _, saved = jax.lax.scan(step, initial, projected, unroll=unroll)
+    _, saved = jax.lax.scan(step, initial, projected, unroll=steps_per_pass)
     return *outputs_and_final_cell(saved), saved
 
 
-def _scan_backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, unroll):
+def _scan_backward(
+    recurrent_weights: Float[Array, "hidden gates"],
+    state: LSTMState,
+    saved: Float[Array, "time batch gates_and_cell"],
+    d_outputs: Outputs,
+    d_final_cell: Float[Array, "batch hidden"],
+    *,
+    steps_per_pass: int,
+) -> tuple[Float[Array, "time batch gates"], Float[Array, "batch hidden"]]:
     *_, cells = jnp.split(saved, 5, axis=-1)
 
     def step(carry, x):
@@ -241,12 +208,9 @@ def _scan_backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, 
     # A step starts with the product of the following step's d_gates, zeros at first, rather than
     # ending with its own: a GPU then sums the product's parts in the kernel that uses them.
     after_last = jnp.zeros((len(state.cell), recurrent_weights.shape[1]), recurrent_weights.dtype)
+    xs = d_outputs, saved, previous_states(state.cell, cells)
     (_, d_cell), d_gates = jax.lax.scan(
-        step,
-        (after_last, d_final_cell),
-        (d_outputs, saved, previous_states(state.cell, cells)),
-        reverse=True,
-        unroll=scan_unroll(d_outputs.shape[0], unroll),
+        step, (after_last, d_final_cell), xs, reverse=True, unroll=steps_per_pass
     )
     return d_gates, d_cell
 
@@ -254,7 +218,10 @@ def _scan_backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, 
 def gate_gradients(
     d_hidden: jax.Array, d_cell: jax.Array, saved: Sequence[jax.Array]
 ) -> tuple[list[jax.Array], jax.Array]:
-    """One time step back: the gradients of the four gates' preactivations, and of c[t-1].
+    """One time step back: the gradients of what f, i, o, u are functions of, and of c[t-1].
+
+    Those of c[t] = f c[t-1] + i u and h[t] = o tanh(c[t]) (Zaremba et al. 2014, section 3.1), with
+    sigmoid' = s (1 - s) and tanh' = 1 - tanh^2.
 
     Args:
       d_hidden: the gradient of h[t], [batch, hidden] like all arrays here.
@@ -271,11 +238,6 @@ def gate_gradients(
         d_cell * i * (1 - u * u),
     ]
     return d_gates, d_cell * f
-
-
-def sigmoid(x: jax.Array) -> jax.Array:
-    """The sigmoid through tanh, for which accelerators have an instruction."""
-    return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 
 def outputs_and_final_cell(

@@ -6,65 +6,101 @@ time step are copied in and out during the computation.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
 
+from zaremba_jax.array_types import LSTMState
 from zaremba_jax.kernels.lstm import (
-    TILE,
     TimeLoops,
     gate_gradients,
     outputs_and_final_cell,
-    pad_loops,
     previous_states,
-    sigmoid,
 )
+from zaremba_jax.kernels.tiles import UNITS_PER_TILE, pad_recurrent_weights, pad_rows, pad_units
 from zaremba_jax.ops.products import dot
 
-_STREAMS = 8  # rows of a tile in VMEM
-_MEMORY = 128 * 2**20  # VMEM of a v5e and a v6e, assumed where there is no TPU
-_BLOCKS = 40  # float32 arrays [batch, hidden] that a step needs besides W_h; measured: 10 to 23
+_STREAMS_PER_TILE = 8  # rows of a tile in VMEM
+_USUAL_VMEM = 128 * 2**20  # bytes, of a v5e and a v6e; assumed where there is no TPU
+_USABLE_VMEM = 0.9  # of it, for W_h and the rest of a time step
+_ARRAYS_OF_A_STEP = 40  # float32 [batch, hidden], besides W_h; measured: 10 to 23
 
 
 @functools.cache
 def time_loops(interpret: bool = False) -> TimeLoops:
-    """Both loops, for any sizes.
+    """Both loops, for any sizes: the large products outside of them need no padding.
 
     Args:
       interpret: run the kernels as ordinary operations, on any machine.
     """
-    forward = functools.partial(_forward, interpret=interpret)
-    backward = functools.partial(_backward, interpret=interpret)
-    return pad_loops(TimeLoops(forward, backward), _STREAMS)
+
+    def pad(x: jax.Array, hidden: int) -> jax.Array:
+        return pad_rows(pad_units(x, hidden), _STREAMS_PER_TILE)
+
+    def forward(projected, recurrent_weights, state):
+        batch, hidden = state.hidden.shape
+        saved = _forward(
+            pad(projected, hidden),
+            pad_recurrent_weights(recurrent_weights),
+            jax.tree.map(lambda x: pad(x, hidden), state),
+            interpret,
+        )
+        outputs, final_cell = outputs_and_final_cell(saved)
+        return outputs[:, :batch, :hidden], final_cell[:batch, :hidden], saved
+
+    def backward(recurrent_weights, state, saved, d_outputs, d_final_cell):
+        batch, hidden = state.hidden.shape
+        d_gates, d_cell = _backward(
+            pad_recurrent_weights(recurrent_weights),
+            pad(state.cell, hidden),
+            saved,
+            pad(d_outputs, hidden),
+            pad(d_final_cell, hidden),
+            interpret,
+        )
+        blocks = d_gates.reshape(*d_gates.shape[:-1], 4, -1)[:, :batch, :, :hidden]
+        return blocks.reshape(*blocks.shape[:-2], -1), d_cell[:batch, :hidden]
+
+    return TimeLoops(forward, backward)
 
 
 def fits(batch: int, hidden: int, itemsize: int, memory: int | None = None) -> bool:
-    """Whether W_h and everything else a time step needs fit in VMEM together.
+    """Whether W_h and everything else that a time step needs fit in VMEM together.
 
     Args:
       batch: streams.
       hidden: units.
-      itemsize: bytes per element of W_h.
+      itemsize: bytes of an element of W_h.
       memory: bytes of VMEM; by default those of the local TPU, or 128 MiB if there is none.
     """
-    return _needed(batch, hidden, itemsize) <= 0.9 * (_memory() if memory is None else memory)
+    if memory is None:
+        on_tpu = jax.default_backend() == "tpu"
+        memory = pltpu.get_tpu_info().vmem_capacity_bytes if on_tpu else _USUAL_VMEM
+    return _needed_vmem(batch, hidden, itemsize) <= _USABLE_VMEM * memory
 
 
-def _memory() -> int:
-    if jax.default_backend() != "tpu":
-        return _MEMORY
-    return pltpu.get_tpu_info().vmem_capacity_bytes
+def _needed_vmem(batch: int, hidden: int, itemsize: int) -> int:
+    streams, units = batch + -batch % _STREAMS_PER_TILE, hidden + -hidden % UNITS_PER_TILE
+    return 4 * units**2 * itemsize + _ARRAYS_OF_A_STEP * 4 * streams * units
 
 
-def _needed(batch: int, hidden: int, itemsize: int) -> int:
-    streams, units = batch + -batch % _STREAMS, hidden + -hidden % TILE
-    return 4 * units**2 * itemsize + _BLOCKS * 4 * streams * units
+def _sigmoid(x: jax.Array) -> jax.Array:
+    """The sigmoid through tanh, for which a TPU has an instruction."""
+    return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 
-def _forward(projected, recurrent_weights, state, *, interpret):
+def _forward(
+    projected: Float[Array, "time batch gates"],
+    recurrent_weights: Float[Array, "hidden gates"],
+    state: LSTMState,
+    interpret: bool,
+) -> Float[Array, "time batch gates_and_cell"]:
+    """f, i, o, u and c of every step."""
     time, batch, gates = projected.shape
     hidden = gates // 4
 
@@ -76,7 +112,7 @@ def _forward(projected, recurrent_weights, state, *, interpret):
 
         product = dot(hidden_now[...], weights[...])
         sums = projected[...] + product
-        f, i, o = (sigmoid(sums[:, gate * hidden : (gate + 1) * hidden]) for gate in range(3))
+        f, i, o = (_sigmoid(sums[:, gate * hidden : (gate + 1) * hidden]) for gate in range(3))
         u = jnp.tanh(sums[:, 3 * hidden :])
         cell = f * cell_now[...] + i * u
         for index, part in enumerate((f, i, o, u, cell)):
@@ -85,7 +121,7 @@ def _forward(projected, recurrent_weights, state, *, interpret):
         hidden_now[...] = (o * jnp.tanh(cell)).astype(hidden_now.dtype)
 
     first_hidden = state.hidden.astype(recurrent_weights.dtype)
-    saved = pl.pallas_call(
+    return pl.pallas_call(
         kernel,
         grid=(time,),
         in_specs=[
@@ -94,15 +130,22 @@ def _forward(projected, recurrent_weights, state, *, interpret):
         ],
         out_specs=_of_step(batch, 5 * hidden, lambda t: t),
         out_shape=jax.ShapeDtypeStruct((time, batch, 5 * hidden), projected.dtype),
-        scratch_shapes=[_scratch(first_hidden), _scratch(state.cell)],
+        scratch_shapes=[pltpu.VMEM(x.shape, x.dtype) for x in (first_hidden, state.cell)],
         compiler_params=_compiler_params(batch, recurrent_weights),
         interpret=interpret,
         name="lstm_forward",
     )(projected, recurrent_weights, first_hidden, state.cell)
-    return *outputs_and_final_cell(saved), saved
 
 
-def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, interpret):
+def _backward(
+    recurrent_weights: Float[Array, "hidden gates"],
+    first_cell: Float[Array, "batch hidden"],
+    saved: Float[Array, "time batch gates_and_cell"],
+    d_outputs: Float[Array, "time batch hidden"],
+    d_final_cell: Float[Array, "batch hidden"],
+    interpret: bool,
+) -> tuple[Float[Array, "time batch gates"], Float[Array, "batch hidden"]]:
+    """The gradients of the gates of every step, as operands of products, and of `first_cell`."""
     time, batch, hidden = d_outputs.shape
     gates = 4 * hidden
 
@@ -132,32 +175,30 @@ def _backward(recurrent_weights, state, saved, d_outputs, d_final_cell, *, inter
             _whole(d_final_cell),
             *(reversed_block(size) for size in (hidden, 5 * hidden, hidden)),
         ],
-        out_specs=[reversed_block(gates), _whole(d_final_cell)],
-        out_shape=[
+        out_specs=(reversed_block(gates), _whole(d_final_cell)),
+        out_shape=(
             jax.ShapeDtypeStruct((time, batch, gates), recurrent_weights.dtype),
             jax.ShapeDtypeStruct(d_final_cell.shape, d_final_cell.dtype),
-        ],
+        ),
         scratch_shapes=[pltpu.VMEM((batch, gates), recurrent_weights.dtype)],
         compiler_params=_compiler_params(batch, recurrent_weights),
         interpret=interpret,
         name="lstm_backward",
-    )(recurrent_weights, d_final_cell, d_outputs, saved, previous_states(state.cell, cells))
+    )(recurrent_weights, d_final_cell, d_outputs, saved, previous_states(first_cell, cells))
 
 
-def _of_step(batch: int, size: int, when: Any) -> pl.BlockSpec:
+def _of_step(batch: int, size: int, when: Callable[[Any], Any]) -> pl.BlockSpec:
+    """The block [batch, size] of time step `when(t)`, at step t of the grid."""
     return pl.BlockSpec((None, batch, size), lambda t: (when(t), 0, 0))
 
 
 def _whole(x: jax.Array) -> pl.BlockSpec:
+    """All of `x` at every step of the grid, copied to VMEM once."""
     return pl.BlockSpec(x.shape, lambda t: (0,) * x.ndim, pipeline_mode=pl.Buffered(1))
-
-
-def _scratch(x: jax.Array) -> Any:
-    return pltpu.VMEM(x.shape, x.dtype)
 
 
 def _compiler_params(batch: int, weights: jax.Array) -> pltpu.CompilerParams:
     return pltpu.CompilerParams(
         dimension_semantics=("arbitrary",),
-        vmem_limit_bytes=_needed(batch, len(weights), weights.dtype.itemsize),
+        vmem_limit_bytes=_needed_vmem(batch, len(weights), weights.dtype.itemsize),
     )

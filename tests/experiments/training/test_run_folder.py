@@ -88,6 +88,15 @@ def test_record_from_before_a_setting_existed_means_its_default(tmp_path):
         workdir.refuse_another_run(override(QUICK, cell="gru"))
 
 
+def test_record_from_before_custom_vjp_was_called_so_is_of_the_same_run(tmp_path):
+    workdir = Workdir(tmp_path)
+    write_json(workdir.config, to_dict(QUICK) | {"kernel": "xla"})
+    workdir.refuse_another_run(QUICK)
+    assert workdir.read_config() == (QUICK, {})
+    with pytest.raises(ValueError, match=r"kernel \(custom_vjp there, scan here\);"):
+        workdir.refuse_another_run(override(QUICK, kernel="scan"))
+
+
 def test_check_names_a_field_that_one_of_the_two_lacks(tmp_path):
     workdir = Workdir(tmp_path)
     record = to_dict(QUICK) | {"tied": True}

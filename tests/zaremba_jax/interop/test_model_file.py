@@ -242,6 +242,15 @@ def test_configuration_goes_to_a_dictionary_and_back():
     assert from_dict(older) == CONFIG
 
 
+def test_model_of_before_custom_vjp_was_called_so_is_read(tmp_path):
+    rewrite(tmp_path / "older", config=to_dict(CONFIG) | {"kernel": "xla"})
+    assert load_model(tmp_path / "older").config == CONFIG
+    save_folder(tmp_path / "folder", make())
+    path = tmp_path / "folder" / "config.json"
+    path.write_text(path.read_text().replace("custom_vjp", "xla"))
+    assert load_folder(path.parent).config == CONFIG
+
+
 def test_names_are_those_of_the_records():
     model = make()
     np.testing.assert_array_equal(

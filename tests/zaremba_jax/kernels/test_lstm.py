@@ -21,9 +21,7 @@ from layer_examples import (
 
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.config import ComputeConfig
-from zaremba_jax.kernels import implementations as layer_module
-from zaremba_jax.kernels.lstm import UNROLL, lstm_layer, padded_lstm_layer
-from zaremba_jax.rnn import unroll_layer
+from zaremba_jax.kernels.lstm import STEPS_PER_PASS, lstm_layer, padded_lstm_layer
 
 
 @pytest.mark.parametrize(("dtype", "precision"), TOLERANCE)
@@ -39,7 +37,9 @@ def test_kernel_matches_scan_in_values_and_gradients(
         assert_kernel_matches_scan(layer, dtype, precision)
 
 
-@pytest.mark.parametrize(("hidden", "time"), [(3, 4), (128, 2 * UNROLL), (130, UNROLL + 2)])
+@pytest.mark.parametrize(
+    ("hidden", "time"), [(3, 4), (128, 2 * STEPS_PER_PASS), (130, STEPS_PER_PASS + 2)]
+)
 def test_tiles_and_steps_in_a_pass_change_neither_values_nor_gradients(float64, hidden, time):
     arguments, _, weights = make(time, 2, 3, hidden, "float64")
     layers = padded_lstm_layer, lstm_layer
@@ -94,19 +94,3 @@ def test_gates_saturate_without_overflow():
     assert isinstance(state, LSTMState)
     results = lstm_layer(params, inputs, state)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(results))
-
-
-def test_lstm_takes_this_kernel_where_nothing_touches_its_connections_through_time(monkeypatch):
-    calls = []
-
-    def recorded(name):
-        original = getattr(layer_module, name)
-        monkeypatch.setattr(layer_module, name, lambda *args: calls.append(name) or original(*args))
-
-    recorded("lstm_layer")
-    recorded("cell_layer")
-    arguments, masks, _ = make(2, 1, 2, 3, names=["hidden"])
-    for compute in (ComputeConfig(), ComputeConfig(kernel="scan")):
-        unroll_layer(*arguments, None, compute)
-        unroll_layer(*arguments, masks, compute)
-    assert calls == ["lstm_layer", "cell_layer"]

@@ -73,7 +73,7 @@ def results(compute):
     for cell in CELLS:
         for names in ((), ("hidden",)):
             layer = make(3, 2, 4, 4, "float32", cell, names)
-            for kernel in ("xla", "scan"):
+            for kernel in ("custom_vjp", "scan"):
                 config = dataclasses.replace(compute, kernel=kernel)
                 outputs[f"{kernel} {cell} {names}"] = values_and_gradients(config, *layer)
     return outputs
@@ -87,7 +87,7 @@ def test_every_part_of_a_model_has_the_precision_that_is_asked_for():
         assert all(1e-6 < abs(a - b).max() < 0.1 for a, b in pairs), name
 
 
-@pytest.mark.parametrize("kernel", ["xla", "scan", "pallas"])
+@pytest.mark.parametrize("kernel", ["custom_vjp", "scan", "pallas"])
 @pytest.mark.parametrize("masks", [None, ("hidden",)], ids=["no masks", "masks"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_product_of_a_layer_is_of_the_precision_forward_and_backward(cell, masks, kernel):
