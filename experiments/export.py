@@ -12,7 +12,6 @@ from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import write_bytes
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import (
-    Model,
     assemble,
     is_model_folder,
     named_arrays,
@@ -23,6 +22,7 @@ from zaremba_jax.interop.model_file import (
 )
 from zaremba_jax.interop.stablehlo import portable_scoring
 from zaremba_jax.interop.torch_weights import infer_config, model_from_torch, model_to_torch
+from zaremba_jax.model import Model
 from zaremba_jax.regularizers import expected_masks
 
 define_paths("workdir", None, "a finished run, a member of an ensemble or a .safetensors file")

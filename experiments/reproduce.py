@@ -38,8 +38,8 @@ from experiments.training.run import Run
 from experiments.training.run_folder import Workdir, write_text
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 from zaremba_jax.data.corpus import Corpus
-from zaremba_jax.ensemble import MEMBER, make_mesh
 from zaremba_jax.errors import InputError
+from zaremba_jax.parallel.mesh import MEMBER, make_mesh
 
 flags.adopt_module_key_flags(training_flags)
 flags.adopt_module_key_flags(ensemble_flags)

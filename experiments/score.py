@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -31,8 +30,7 @@ from zaremba_jax.inference.text_scoring import (
     records,
     stream_nll,
 )
-from zaremba_jax.interop.model_file import Model
-from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.model import Model
 
 TAKES = "FILE"
 _STREAMS = 100  # of the training text, for the gradients that the rule rms needs
@@ -151,9 +149,9 @@ def scorer_from_flags() -> Scorer:
         cache = CacheConfig(
             window=FLAGS.cache_window, theta=FLAGS.cache_theta, weight=FLAGS.cache_weight
         )
-        return functools.partial(_score_stream, functools.partial(neural_cache_nll, config=cache))
+        return functools.partial(neural_cache_nll, config=cache)
     if FLAGS.dynamic is None:
-        return functools.partial(_score_stream, text_nll)
+        return text_nll
     rate = FLAGS.dynamic_rate
     dynamic = DynamicConfig(
         rule=FLAGS.dynamic,
@@ -173,7 +171,7 @@ def score_dynamically(dynamic: DynamicConfig, model: Model, ids: np.ndarray) -> 
     Raises:
       InputError: that file is too short, or cannot be read.
     """
-    compute, masks, squares = model.config.compute, expected_masks(model.config), None
+    squares = None
     if dynamic.rule == "rms":
         train = read_text(FLAGS.train_file, model).stream
         streams = min(_STREAMS, len(train) // (dynamic.segment + 1))
@@ -183,12 +181,8 @@ def score_dynamically(dynamic: DynamicConfig, model: Model, ids: np.ndarray) -> 
                 f" {dynamic.segment} + 1 of a step; give more, or a lower --dynamic_segment"
             )
         cut = jnp.asarray(windows(train, streams, dynamic.segment))
-        squares = mean_squares(model.params, cut, compute, masks)
-    return dynamic_nll(model.params, ids, dynamic, squares, compute, masks)
-
-
-def _score_stream(nll: Callable[..., np.ndarray], model: Model, ids: np.ndarray) -> np.ndarray:
-    return nll(model.params, ids, compute=model.config.compute, masks=expected_masks(model.config))
+        squares = mean_squares(model, cut)
+    return dynamic_nll(model, ids, dynamic, squares)
 
 
 def check_scores(file: str, nll: np.ndarray) -> None:

@@ -62,7 +62,7 @@ def step(
     """
     size = len(state[0])
     gates = [slice(k, k + size) for k in range(0, len(params.bias), size)]
-    bias = params.bias + getattr(params, "second_bias", 0)
+    bias = params.bias + (0 if params.second_bias is None else params.second_bias)
     from_input = [params.input_weights[:, g].T @ x + bias[g] for g in gates]
     from_past = [params.recurrent_weights[:, g].T @ (hidden * state[0]) for g in gates]
     new = CELLS[params.cell](from_input, from_past, *state, update)
@@ -96,7 +96,7 @@ def run(params, tokens, state, masks=None):
     state = [[part.copy() for part in layer] for layer in state]
     inputs = masks.inputs if masks and masks.inputs else [None] * len(layers)
     through_time = masks.recurrent if masks and masks.recurrent else [None] * len(layers)
-    softmax = getattr(params.softmax, "weights", params.embedding.T)
+    softmax = params.embedding.T if params.softmax.weights is None else params.softmax.weights
     shape = (*tokens.shape, softmax.shape[0])
     logits = np.empty((*tokens.shape, softmax.shape[1]))
     outputs, dropped = np.empty(shape), np.empty(shape)
@@ -128,7 +128,7 @@ def penalty(params, rates, outputs, dropped):
     """Zou & Hastie (2005) over all weights; Merity et al. (2018), section 4.6, over activations."""
     weights = [params.embedding]
     weights += [w for p in params.layers for w in (p.input_weights, p.recurrent_weights)]
-    weights += [w for name, w in vars(params.softmax).items() if name == "weights"]
+    weights += [] if params.softmax.weights is None else [params.softmax.weights]
     total = 0.0
     for w in np.concatenate([w.ravel() for w in weights]):
         total += rates.get("l1", 0) * abs(w) + rates.get("l2", 0) * w**2

@@ -23,9 +23,8 @@ from zaremba_jax.data.corpus import unigram_perplexity
 from zaremba_jax.data.toy_corpus import toy_corpus
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import perplexity, text_nll
-from zaremba_jax.interop.model_file import Model
 from zaremba_jax.interop.stablehlo import portable_scoring
-from zaremba_jax.model import count_params, init_params, token_nll
+from zaremba_jax.model import Model, count_params, init_params, token_nll
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state
 

@@ -1,11 +1,58 @@
-"""Zaremba, Sutskever & Vinyals, "Recurrent Neural Network Regularization", in JAX.
+"""Zaremba, Sutskever & Vinyals (2014), "Recurrent Neural Network Regularization", in JAX.
 
-The modules, in the order of the paper: `corpus` (text to windows), `cells` (one
-LSTM step), `regularizers` (dropout masks), `rnn` (the deep RNN), `model` (the
-language model), `optimizer`, `train`, `evaluate`, `ensemble`, `checkpoint`; `config` holds
-the paper's presets, `published` and `toy_corpus` the texts.
+The paper in its order: `cells` (one step of an LSTM), `regularizers` (dropout and what it is
+compared with), `rnn` (the deep network), `model` (the language model), `optimizer`, `train`,
+`evaluate`, `ensemble`; `config` has the paper's sizes and schedules. Beside it: `data` (texts),
+`inference` (what a trained model is used for), `interop` (files, Flax, torch, StableHLO), `parallel`
+(many models, many devices), `ops` and `kernels` (the products and loops underneath), `checkpoint`.
 
-Where to begin: `train.init_train_state` and `train.train_windows` train, `evaluate.text_nll`
-evaluates, `exported.save_model` and `load_model` store a model, `generate.generate` writes
-text with it; `flax_modules.DeepRNN` is the network as a Flax module.
+This trains a model for an epoch and evaluates it:
+
+>>> import jax.numpy as jnp
+>>> import zaremba_jax as zj
+>>> corpus = zj.toy_corpus()
+>>> config = zj.override(zj.QUICK, hidden_size=8, epochs=1)
+>>> text = jnp.asarray(zj.windows(corpus.train[:4200], batch_size=20, unroll=20))
+>>> state = zj.init_train_state(config, len(corpus.vocabulary))
+>>> state, statistics = zj.train_windows(config, state, text)
+>>> model = zj.Model(state.params, config, corpus.vocabulary)
+>>> 1 < zj.perplexity(zj.text_nll(model, corpus.test[:500])) < len(corpus.vocabulary)
+True
 """
+
+from zaremba_jax.config import LARGE, MEDIUM, QUICK, SMALL, override
+from zaremba_jax.data.encoding import read_corpus
+from zaremba_jax.data.published import load_published
+from zaremba_jax.data.toy_corpus import toy_corpus
+from zaremba_jax.data.windows import windows
+from zaremba_jax.ensemble import mixture_nll
+from zaremba_jax.errors import InputError
+from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.inference.generation import generate
+from zaremba_jax.interop.flax_modules import DeepRNN
+from zaremba_jax.interop.model_file import load_model, save_model
+from zaremba_jax.model import Model
+from zaremba_jax.train import init_train_state, train_windows
+
+__all__ = [
+    "LARGE",
+    "MEDIUM",
+    "QUICK",
+    "SMALL",
+    "DeepRNN",
+    "InputError",
+    "Model",
+    "generate",
+    "init_train_state",
+    "load_model",
+    "load_published",
+    "mixture_nll",
+    "override",
+    "perplexity",
+    "read_corpus",
+    "save_model",
+    "text_nll",
+    "toy_corpus",
+    "train_windows",
+    "windows",
+]

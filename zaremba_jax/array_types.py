@@ -50,33 +50,26 @@ RNNState = tuple[LayerState, ...]
 
 @struct.dataclass
 class LayerParams:
-    """One recurrent layer: the affine maps T of its gates, side by side, and its cell type."""
+    """One recurrent layer: the affine maps T of its gates, side by side, and its cell type.
+
+    `second_bias`, if there is one, is added to the first.
+    """
 
     input_weights: Float[Array, "features gates"]
     recurrent_weights: Float[Array, "hidden gates"]
     bias: Float[Array, " gates"]
     cell: CellName = struct.field(pytree_node=False, default="lstm")
-
-
-@struct.dataclass(kw_only=True)
-class TwoBiasLayerParams(LayerParams):
-    """A layer whose gates have a second bias, added to the first."""
-
-    second_bias: Float[Array, " gates"]
+    second_bias: Float[Array, " gates"] | None = None
 
 
 @struct.dataclass
 class SoftmaxParams:
-    """The affine map from the last layer's output to the vocabulary's logits."""
+    """The affine map from the last layer's output to the vocabulary's logits.
 
-    weights: Float[Array, "hidden vocabulary"]
-    bias: Float[Array, " vocabulary"]
+    `weights` are None in a model that ties them to its embedding.
+    """
 
-
-@struct.dataclass
-class TiedSoftmaxParams:
-    """A softmax layer whose weights are the transposed embedding."""
-
+    weights: Float[Array, "hidden vocabulary"] | None
     bias: Float[Array, " vocabulary"]
 
 
@@ -86,7 +79,7 @@ class ModelParams:
 
     embedding: Float[Array, "vocabulary features"]
     layers: tuple[LayerParams, ...]
-    softmax: SoftmaxParams | TiedSoftmaxParams
+    softmax: SoftmaxParams
 
 
 @struct.dataclass
@@ -132,3 +125,13 @@ class TrainState:
     rnn_state: RNNState
     step: Step
     key: Key
+
+
+@struct.dataclass
+class WindowStatistics:
+    """What one step of training measured: the mean nats per token, with the noise on, and the
+    global norm of the gradient before clipping.
+    """
+
+    nll: Float[Array, "*windows"]
+    gradient_norm: Float[Array, "*windows"]

@@ -5,7 +5,7 @@ A layer's gates are sums of two products: `projected`, from the inputs, and
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,6 @@ from zaremba_jax.array_types import (
     LayerState,
     LSTMState,
     RecurrentMasks,
-    TwoBiasLayerParams,
 )
 from zaremba_jax.config import Precision
 from zaremba_jax.ops.products import matmul
@@ -29,14 +28,9 @@ _NO_MASKS = RecurrentMasks()
 
 def merge_biases(layer: LayerParams) -> LayerParams:
     """The same layer with a single bias, the sum of both if it has two."""
-    if not isinstance(layer, TwoBiasLayerParams):
+    if layer.second_bias is None:
         return layer
-    return LayerParams(
-        input_weights=layer.input_weights,
-        recurrent_weights=layer.recurrent_weights,
-        bias=layer.bias + layer.second_bias,
-        cell=layer.cell,
-    )
+    return dataclasses.replace(layer, bias=layer.bias + layer.second_bias, second_bias=None)
 
 
 def project_inputs(
@@ -201,16 +195,27 @@ class Cell(NamedTuple):
     """The definition of a kind of cell."""
 
     gates: str  # one letter per gate, in their order on the axis
+    carries: str  # one letter per array of its state, h first
     state: Callable[..., LayerState]  # the class of its state
     activate: Callable[[jax.Array, jax.Array], list[jax.Array]]  # from both products to the gates
     equations: Callable[..., Any]
 
 
 CELLS: dict[CellName, Cell] = {
-    "lstm": Cell("fiou", LSTMState, lstm_gates, lstm),
-    "gru": Cell("rzn", HiddenState, gru_gates, gru),
-    "tanh": Cell("h", HiddenState, tanh_gates, tanh),
+    "lstm": Cell("fiou", "hc", LSTMState, lstm_gates, lstm),
+    "gru": Cell("rzn", "h", HiddenState, gru_gates, gru),
+    "tanh": Cell("h", "h", HiddenState, tanh_gates, tanh),
 }
+
+
+def pack_state(state: LayerState) -> tuple[jax.Array, ...]:
+    """The arrays of a layer's state in the order of its record: h, and for an LSTM c after it."""
+    return tuple(jax.tree.leaves(state))
+
+
+def unpack_state(cell: CellName, arrays: Iterable[jax.Array]) -> LayerState:
+    """The state of a layer from the arrays that `pack_state` returns."""
+    return CELLS[cell].state(*arrays)
 
 
 def _blend(old: jax.Array, new: jax.Array, keep: jax.Array) -> jax.Array:

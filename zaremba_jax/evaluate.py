@@ -7,26 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zaremba_jax.array_types import Key, Masks, ModelParams, RNNState, TokenNLL, Tokens
-from zaremba_jax.config import ComputeConfig, Config
-from zaremba_jax.data.vocabulary import check_ids
+from zaremba_jax.array_types import Key, ModelParams, RNNState, TokenNLL, Tokens
+from zaremba_jax.config import Config
 from zaremba_jax.errors import InputError
-from zaremba_jax.model import token_nll
+from zaremba_jax.model import Model, Predictor, token_nll
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
-from zaremba_jax.rnn import zero_state
 
 TOKENS_AT_ONCE = 512
 WindowScorer = Callable[[Tokens, Tokens, RNNState], tuple[jax.Array, RNNState]]
-window_nll = jax.jit(token_nll, static_argnames="compute")
+window_nll = jax.jit(Predictor.token_nll)
 
 
-def text_nll(
-    params: ModelParams,
-    ids: np.ndarray,
-    streams: int = 1,
-    compute: ComputeConfig = ComputeConfig(),
-    masks: Masks | None = None,
-) -> np.ndarray:
+def text_nll(model: Model, ids: np.ndarray, streams: int = 1) -> np.ndarray:
     """Nats of every token of a text but the first, each predicted once.
 
     One stream is the reported protocol: the state runs from the first token to the
@@ -35,11 +27,9 @@ def text_nll(
     state.
 
     Args:
-      params: the model.
+      model: the model, evaluated as its configuration has it.
       ids: the text, [N] with N at least 2.
       streams: the number of stretches.
-      compute: precision and kernel.
-      masks: from `regularizers.expected_masks`, for a model trained with zoneout.
 
     Returns:
       float32 [N - 1], in the order of the text.
@@ -48,9 +38,10 @@ def text_nll(
       InputError: the text has no token to predict or an id that is not in the model's
         vocabulary, or `streams` is below 1.
     """
-    check_ids(ids, len(params.embedding))
-    read = functools.partial(window_nll, params, masks=masks, compute=compute)
-    return nll_by_windows(read, ids, streams, zero_state(params.layers, streams))
+    model.check_ids(ids)
+    predictor = model.predictor
+    read = functools.partial(window_nll, predictor)
+    return nll_by_windows(read, ids, streams, predictor.zero_state(streams))
 
 
 def nll_by_windows(
@@ -91,19 +82,16 @@ def nll_by_windows(
     return stretches.reshape(*stretches.shape[:-2], -1)[..., :predictions]
 
 
-def monte_carlo_nll(
-    config: Config, params: ModelParams, ids: np.ndarray, samples: int, *, key: Key
-) -> np.ndarray:
+def monte_carlo_nll(model: Model, ids: np.ndarray, samples: int, *, key: Key) -> np.ndarray:
     """Nats of every token of a text but the first, with noise left on and averaged over.
 
     Monte Carlo dropout (Gal & Ghahramani 2016, section 4.1): each sample reads the text
     in one stream as in training, with fresh masks and dropped weights every
-    `config.train.unroll` steps and its own state; for each token, the probabilities of
+    `model.config.train.unroll` steps and its own state; for each token, the probabilities of
     the samples are averaged.
 
     Args:
-      config: the run's configuration; its text, seed and learning rate do not matter.
-      params: the model.
+      model: the model, with the configuration that it was trained with.
       ids: the text, [N] with N at least 2.
       samples: the number of samples to average over.
       key: decides the noise of all samples.
@@ -117,18 +105,20 @@ def monte_carlo_nll(
     """
     if samples < 1:
         raise InputError(f"samples={samples}: nothing to average over; take at least 1")
-    check_ids(ids, len(params.embedding))
-    predictions, unroll = count_predictions(ids), config.train.unroll
+    model.check_ids(ids)
+    predictions, unroll = count_predictions(ids), model.config.train.unroll
     padding = (0, -predictions % unroll)
     inputs, targets = (
         np.pad(tokens, padding).reshape(-1, unroll, 1) for tokens in (ids[:-1], ids[1:])
     )
-    state = zero_state(params.layers, batch_size=1)
+    state = model.predictor.zero_state(batch_size=1)
     states = jax.tree.map(lambda x: jnp.broadcast_to(x, (samples, *x.shape)), state)
     results = []
     for index, window in enumerate(zip(inputs, targets, strict=True)):
         keys = jax.random.split(jax.random.fold_in(key, index), samples)
-        nll, states = _sampled_window_nll(config, params, *map(_tokens, window), states, keys)
+        nll, states = _sampled_window_nll(
+            model.config, model.params, *map(_tokens, window), states, keys
+        )
         results.append(nll)
     return np.concatenate(results)[:predictions]
 

@@ -1,10 +1,14 @@
-"""The language model: embedding, deep RNN, softmax."""
+"""The language model: embedding, deep RNN, softmax; and a trained model with its vocabulary."""
 
+import dataclasses
 import operator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
 
 from zaremba_jax.array_types import (
     Key,
@@ -15,16 +19,16 @@ from zaremba_jax.array_types import (
     Outputs,
     RNNState,
     SoftmaxParams,
-    TiedSoftmaxParams,
     TokenNLL,
     Tokens,
-    TwoBiasLayerParams,
 )
 from zaremba_jax.cells import CELLS, drop
-from zaremba_jax.config import ComputeConfig, ModelConfig
+from zaremba_jax.config import ComputeConfig, Config, ModelConfig
+from zaremba_jax.data.vocabulary import Vocabulary, check_ids
 from zaremba_jax.ops.embedding import embedding_lookup
 from zaremba_jax.ops.softmax import logits, softmax_nll
-from zaremba_jax.rnn import deep_rnn
+from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.rnn import deep_rnn, zero_state
 
 
 def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> ModelParams:
@@ -42,23 +46,20 @@ def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> Model
     gates = len(CELLS[config.cell].gates) * hidden
 
     def layer(depth: int) -> LayerParams:
-        inputs = uniform(hidden if depth else features, gates)
-        recurrent, bias = uniform(hidden, gates), uniform(gates)
-        if config.second_bias:
-            return TwoBiasLayerParams(
-                inputs, recurrent, bias, cell=config.cell, second_bias=uniform(gates)
-            )
-        return LayerParams(inputs, recurrent, bias, cell=config.cell)
+        return LayerParams(
+            input_weights=uniform(hidden if depth else features, gates),
+            recurrent_weights=uniform(hidden, gates),
+            bias=uniform(gates),
+            cell=config.cell,
+            second_bias=uniform(gates) if config.second_bias else None,
+        )
 
     return ModelParams(
         embedding=uniform(vocabulary_size, features),
         layers=tuple(map(layer, range(config.layers))),
-        softmax=(
-            TiedSoftmaxParams(bias=uniform(vocabulary_size))
-            if config.tie_weights
-            else SoftmaxParams(
-                weights=uniform(hidden, vocabulary_size), bias=uniform(vocabulary_size)
-            )
+        softmax=SoftmaxParams(
+            weights=None if config.tie_weights else uniform(hidden, vocabulary_size),
+            bias=uniform(vocabulary_size),
         ),
     )
 
@@ -123,7 +124,8 @@ def apply(
       ValueError: the parameters are in half precision.
     """
     unrolled = unroll(params, tokens, state, masks, compute)
-    return logits(softmax_params(params), unrolled.dropped, compute), unrolled.state
+    scores = logits(softmax_weights(params), params.softmax.bias, unrolled.dropped, compute)
+    return scores, unrolled.state
 
 
 def token_nll(
@@ -140,11 +142,80 @@ def token_nll(
     arguments and errors as for `apply`.
     """
     unrolled = unroll(params, tokens, state, masks, compute)
-    return softmax_nll(softmax_params(params), unrolled.dropped, targets, compute), unrolled.state
+    nll = softmax_nll(
+        softmax_weights(params), params.softmax.bias, unrolled.dropped, targets, compute
+    )
+    return nll, unrolled.state
 
 
-def softmax_params(params: ModelParams) -> SoftmaxParams:
-    """The softmax layer; tied weights are the embedding's (Press & Wolf 2017)."""
-    if isinstance(params.softmax, SoftmaxParams):
-        return params.softmax
-    return SoftmaxParams(weights=params.embedding.T, bias=params.softmax.bias)
+def softmax_weights(params: ModelParams) -> Float[Array, "hidden vocabulary"]:
+    """The weights of the softmax layer; tied ones are the embedding's (Press & Wolf 2017)."""
+    weights = params.softmax.weights
+    return params.embedding.T if weights is None else weights
+
+
+@struct.dataclass
+class Predictor:
+    """A network as it is evaluated: without noise, or with what is expected of it.
+
+    All ways of reading a text with a trained model are compiled for this record.
+
+    Attributes:
+      params: the parameters.
+      masks: of evaluation, from `regularizers.expected_masks`.
+      compute: precision and kernel.
+    """
+
+    params: ModelParams
+    masks: Masks | None = None
+    compute: ComputeConfig = struct.field(pytree_node=False, default=ComputeConfig())
+
+    def zero_state(self, batch_size: int) -> RNNState:
+        """The state before the first token of `batch_size` streams."""
+        return zero_state(self.params.layers, batch_size)
+
+    def unroll(self, tokens: Tokens, state: RNNState) -> Unrolled:
+        """The results for a window, before the softmax."""
+        return unroll(self.params, tokens, state, self.masks, self.compute)
+
+    def logits(self, hidden: Outputs) -> Logits:
+        """The logits of the next token after each output D(h[t])."""
+        return logits(softmax_weights(self.params), self.params.softmax.bias, hidden, self.compute)
+
+    def nll_of(self, hidden: Outputs, targets: Tokens) -> TokenNLL:
+        """The nats of each target after the output D(h[t])."""
+        weights, bias = softmax_weights(self.params), self.params.softmax.bias
+        return softmax_nll(weights, bias, hidden, targets, self.compute)
+
+    def token_nll(
+        self, tokens: Tokens, targets: Tokens, state: RNNState
+    ) -> tuple[TokenNLL, RNNState]:
+        """The nats of each target, and the state after the window."""
+        return token_nll(self.params, tokens, targets, state, self.masks, self.compute)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model with everything that using it takes.
+
+    `train.train_windows` makes the parameters, `interop.model_file` stores and loads a model, and
+    `evaluate.text_nll` and all of `inference` read texts with it.
+
+    Attributes:
+      params: the parameters.
+      config: the configuration that they were trained with.
+      vocabulary: the words that they stand for.
+    """
+
+    params: ModelParams
+    config: Config
+    vocabulary: Vocabulary
+
+    @property
+    def predictor(self) -> Predictor:
+        """The network as its configuration has it evaluated, with zoneout's expectation."""
+        return Predictor(self.params, expected_masks(self.config), self.config.compute)
+
+    def check_ids(self, ids: np.ndarray) -> None:
+        """Raises InputError if an id is not in the model's vocabulary."""
+        check_ids(ids, len(self.params.embedding))

@@ -1,6 +1,5 @@
 """SGD with clipping by global norm, at a learning rate that is constant at first, then decays."""
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
@@ -13,8 +12,30 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
 
     "After 6 epochs" means that epochs 1 to 6 run at the full rate and epoch 7
     is the first with a divided one.
+
+    >>> from zaremba_jax.config import MEDIUM
+    >>> learning_rate(MEDIUM.train, 6), learning_rate(MEDIUM.train, 8)
+    (1.0, 0.6944444444444445)
     """
     return config.learning_rate * config.decay_divisor ** -max(epoch - config.constant_epochs, 0)
+
+
+def make_schedule(config: TrainConfig, first_rate: ArrayLike | None = None) -> optax.Schedule:
+    """`learning_rate` by epochs counted from 0, on the device; it stays at the last epoch's.
+
+    `first_rate` replaces the rate of the first epochs and scales all later ones in proportion.
+    """
+    first_rate = config.learning_rate if first_rate is None else first_rate
+    scale = first_rate / config.learning_rate
+    decay_begins = max(config.constant_epochs - 1, 0)
+    return optax.exponential_decay(
+        init_value=scale * learning_rate(config, decay_begins + 1),
+        transition_steps=1,
+        decay_rate=1 / config.decay_divisor,
+        transition_begin=decay_begins,
+        staircase=True,
+        end_value=scale * learning_rate(config, config.epochs),
+    )
 
 
 def make_optimizer(
@@ -23,15 +44,11 @@ def make_optimizer(
     """Plain SGD after clipping: a gradient of norm above `clip_norm` is scaled down to it.
 
     The norm is taken over all parameters together, of the gradient of the loss
-    summed over time steps and averaged over the batch. `first_rate` replaces the rate
-    of the first epochs and scales all later ones in proportion.
+    summed over time steps and averaged over the batch. `first_rate` is as for `make_schedule`.
     """
-    rates = jnp.array([learning_rate(config, epoch + 1) for epoch in range(config.epochs)])
-    if first_rate is not None:
-        rates = rates * (first_rate / config.learning_rate)
+    schedule = make_schedule(config, first_rate)
 
-    def schedule(step: ArrayLike) -> jax.Array:
-        epoch = jnp.floor_divide(step, windows_per_epoch)
-        return rates[jnp.minimum(epoch, config.epochs - 1)]
+    def rate_of_step(step: ArrayLike) -> ArrayLike:
+        return schedule(jnp.floor_divide(step, windows_per_epoch))
 
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.sgd(schedule))
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.sgd(rate_of_step))

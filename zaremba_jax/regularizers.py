@@ -7,7 +7,7 @@ numbers, so that models with different rates can train side by side under `vmap`
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import jax
@@ -23,12 +23,13 @@ from zaremba_jax.array_types import (
     Outputs,
     RecurrentMasks,
     Scalar,
-    SoftmaxParams,
     Tokens,
 )
 from zaremba_jax.config import Config, RegularizerConfig
 
 Rates = Mapping[str, float | Scalar]
+# The methods with masks on a layer's connections through time.
+_THROUGH_TIME = ("hidden_dropout", "update_dropout", "zoneout_hidden", "zoneout_cell")
 
 
 def active_rates(config: RegularizerConfig) -> Rates:
@@ -44,20 +45,39 @@ def active_rates(config: RegularizerConfig) -> Rates:
     }
 
 
+def dropout_mask(rate: float | Scalar, shape: tuple[int, ...], *, key: Key) -> jax.Array:
+    """The operator D's mask: 1 / (1 - rate) where a unit is kept, 0 where it is dropped.
+
+    The expectation is 1, so that evaluation needs no rescaling (Zaremba et al. 2014, section 3.2).
+
+    >>> mask = dropout_mask(0.5, (2, 3), key=jax.random.key(0))
+    >>> sorted(set(mask.ravel().tolist()))
+    [0.0, 2.0]
+    """
+    keep = 1 - rate
+    return jnp.where(jax.random.bernoulli(key, keep, shape), 1 / keep, 0.0)
+
+
+def zoneout_mask(rate: float | Scalar, shape: tuple[int, ...], *, key: Key) -> jax.Array:
+    """1 where a unit keeps its previous value, 0 elsewhere (Krueger et al. 2017)."""
+    return jnp.where(jax.random.bernoulli(key, rate, shape), 1.0, 0.0)
+
+
 def sample_masks(
     config: Config, rates: Rates, tokens: Tokens, vocabulary_size: int, *, key: Key
 ) -> Masks:
     """Samples all the noise of one window except that on the weights (see `drop_weights`).
 
-    `dropout` (the operator D of Zaremba et al. 2014, section 3.2): a unit of a layer's
-    input, or of the last output, is kept with probability 1 - rate and then scaled by
-    1 / (1 - rate), so that a mask's expectation is 1 and evaluation needs no rescaling.
-    Likewise `hidden_dropout` on h[t-1] (with a mask per step, the ordinary dropout that the
-    paper argues against; with one per window and together with `dropout`, that of Gal &
-    Ghahramani 2016), `update_dropout` on what a cell writes (Semeniuta et al. 2016), and
-    `word_dropout` on all occurrences of a word in a stream's window together (Gal &
-    Ghahramani 2016, section 4.2). `zoneout_hidden` and `zoneout_cell` are the
-    probabilities that a unit keeps its previous value (Krueger et al. 2017).
+    By the name of the setting:
+
+        dropout          D on each layer's input and on the last output (Zaremba et al. 2014)
+        hidden_dropout   D on h[t-1], which the paper argues against; with `mask_each="window"`
+                         and `dropout`, that of Gal & Ghahramani (2016)
+        update_dropout   D on what a cell writes (Semeniuta et al. 2016)
+        word_dropout     D on all occurrences of a word in a stream's window together (Gal &
+                         Ghahramani 2016, section 4.2)
+        zoneout_hidden   units of h, and of c, that keep their previous values (Krueger et al.
+        zoneout_cell     2017)
 
     Args:
       config: the sizes, and `mask_each`: one dropout mask per time step or per window.
@@ -70,43 +90,47 @@ def sample_masks(
       The masks; what is off is None. Each method draws from its own keys, so that
       turning one on does not change the masks of the others.
     """
-    (time, batch), layers = tokens.shape, config.model.layers
-    features, hidden = config.model.features, config.model.hidden_size
+    (time, batch), layers, hidden = tokens.shape, config.model.layers, config.model.hidden_size
     steps = time if config.regularizers.mask_each == "step" else 1
-    keys = iter(jax.random.split(key, 5 * layers + 2))
+    keys = _site_keys(layers, key)
 
-    def dropout_mask(name: str, *shape: int) -> jax.Array | None:
-        site_key = next(keys)
-        if name not in rates:
-            return None
-        keep = 1 - rates[name]
-        return jnp.where(jax.random.bernoulli(site_key, keep, shape), 1 / keep, 0.0)
+    def draw(
+        mask: Callable[..., jax.Array], method: str, layer: int, *shape: int
+    ) -> jax.Array | None:
+        return mask(rates[method], shape, key=keys[method, layer]) if method in rates else None
 
-    def zoneout_mask(name: str) -> Mask | None:
-        site_key, shape = next(keys), (time, batch, hidden)
-        if name not in rates:
-            return None
-        return jnp.where(jax.random.bernoulli(site_key, rates[name], shape), 1.0, 0.0)
-
-    sizes = (features,) + (hidden,) * (layers - 1)
-    inputs = tuple(dropout_mask("dropout", steps, batch, size) for size in sizes)
-    output = dropout_mask("dropout", steps, batch, hidden)
-    words = dropout_mask("word_dropout", vocabulary_size, batch)
-    recurrent = tuple(
-        RecurrentMasks(
-            hidden=dropout_mask("hidden_dropout", steps, batch, hidden),
-            update=dropout_mask("update_dropout", steps, batch, hidden),
-            zoneout_hidden=zoneout_mask("zoneout_hidden"),
-            zoneout_cell=zoneout_mask("zoneout_cell"),
+    def through_time(layer: int) -> RecurrentMasks:
+        dropped, zoned = (steps, batch, hidden), (time, batch, hidden)
+        return RecurrentMasks(
+            hidden=draw(dropout_mask, "hidden_dropout", layer, *dropped),
+            update=draw(dropout_mask, "update_dropout", layer, *dropped),
+            zoneout_hidden=draw(zoneout_mask, "zoneout_hidden", layer, *zoned),
+            zoneout_cell=draw(zoneout_mask, "zoneout_cell", layer, *zoned),
         )
-        for _ in range(layers)
+
+    sizes = [config.model.features] + [hidden] * layers  # at the L + 1 sites
+    *inputs, output = (
+        draw(dropout_mask, "dropout", site, steps, batch, size) for site, size in enumerate(sizes)
     )
+    words = draw(dropout_mask, "word_dropout", 0, vocabulary_size, batch)
+    recurrent = tuple(map(through_time, range(layers)))
     return Masks(
         words=None if words is None else words[tokens, jnp.arange(batch)[None, :]][..., None],
-        inputs=None if output is None else cast(tuple[Mask, ...], inputs),
+        inputs=None if output is None else cast(tuple[Mask, ...], tuple(inputs)),
         output=output,
         recurrent=recurrent if jax.tree.leaves(recurrent) else None,
     )
+
+
+def _site_keys(layers: int, key: Key) -> dict[tuple[str, int], Key]:
+    """A key of its own for every site where noise is drawn, by method and layer.
+
+    A site's number decides its masks. New methods take the numbers after these, so that what is
+    here draws the same masks for ever.
+    """
+    sites = [("dropout", site) for site in range(layers + 1)] + [("word_dropout", 0)]
+    sites += [(method, layer) for layer in range(layers) for method in _THROUGH_TIME]
+    return {site: jax.random.fold_in(key, number) for number, site in enumerate(sites)}
 
 
 def expected_masks(config: Config) -> Masks | None:
@@ -190,5 +214,5 @@ def penalizes_every_word(rates: Rates) -> bool:
 def _weights(params: ModelParams) -> list[jax.Array]:
     """Every matrix of the model; a tied one counts once."""
     layers = [w for p in params.layers for w in (p.input_weights, p.recurrent_weights)]
-    softmax = [params.softmax.weights] if isinstance(params.softmax, SoftmaxParams) else []
-    return [params.embedding, *layers, *softmax]
+    softmax = params.softmax.weights
+    return [params.embedding, *layers] + ([] if softmax is None else [softmax])

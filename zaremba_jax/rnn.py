@@ -11,7 +11,7 @@ from zaremba_jax.array_types import (
     RecurrentMasks,
     RNNState,
 )
-from zaremba_jax.cells import CELLS, drop
+from zaremba_jax.cells import CELLS, drop, unpack_state
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.kernels.implementations import IMPLEMENTATIONS, choose
 
@@ -20,9 +20,9 @@ def zero_state(layers: tuple[LayerParams, ...], batch_size: int) -> RNNState:
     """The state before the first token: one record per layer, all zeros."""
 
     def zeros(layer: LayerParams) -> LayerState:
-        record = CELLS[layer.cell].state
-        shape = (batch_size, layer.recurrent_weights.shape[0])
-        return record(*(jnp.zeros(shape, layer.bias.dtype) for _ in record.__annotations__))
+        shape = (batch_size, len(layer.recurrent_weights))
+        arrays = [jnp.zeros(shape, layer.bias.dtype) for _ in CELLS[layer.cell].carries]
+        return unpack_state(layer.cell, arrays)
 
     return tuple(map(zeros, layers))
 
@@ -77,13 +77,13 @@ def deep_rnn(
       The last layer's outputs, and the state after the last step.
     """
     masks, nothing = masks or Masks(), (None,) * len(layers)
-    final_state = []
+    below, final_state = inputs, []
     for layer, layer_state, mask, through_time in zip(
         layers, state, masks.inputs or nothing, masks.recurrent or nothing, strict=True
     ):
         # Section 3.2: D masks h[l-1, t] only, never h[l, t-1].
-        inputs, layer_state = unroll_layer(
-            layer, drop(inputs, mask), layer_state, through_time, compute
+        below, layer_state = unroll_layer(
+            layer, drop(below, mask), layer_state, through_time, compute
         )
         final_state.append(layer_state)
-    return inputs, tuple(final_state)
+    return below, tuple(final_state)

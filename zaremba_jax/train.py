@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, UInt
+from jaxtyping import Array, Bool, Int, UInt
 
 from zaremba_jax.array_types import (
     Key,
@@ -19,11 +19,13 @@ from zaremba_jax.array_types import (
     TrainState,
     Window,
     Windows,
+    WindowStatistics,
 )
 from zaremba_jax.config import ComputeConfig, Config, RegularizerConfig
-from zaremba_jax.model import init_params, softmax_params, unroll
+from zaremba_jax.model import init_params, softmax_weights, unroll
 from zaremba_jax.ops.softmax import softmax_nll
 from zaremba_jax.optimizer import make_optimizer
+from zaremba_jax.parallel.streams import WHOLE_BATCH, BatchShare, StreamWeights
 from zaremba_jax.regularizers import (
     Rates,
     active_rates,
@@ -34,8 +36,7 @@ from zaremba_jax.regularizers import (
 )
 from zaremba_jax.rnn import zero_state
 
-StreamWeights = Float[Array, " batch"]
-WindowRecord = Float[Array, "*statistics"]
+EmbeddingRows = Int[Array, " words"]
 # The settings that `train_step` also takes as numbers, in which members of one program can differ.
 RATES = (
     "learning_rate",
@@ -71,7 +72,8 @@ def window_loss(
     tokens: Tokens,
     targets: Tokens,
     rnn_state: RNNState,
-    masks: Masks | None,
+    masks: Masks | None = None,
+    *,
     compute: ComputeConfig = ComputeConfig(),
     rates: Rates | None = None,
     weight_key: Key | None = None,
@@ -100,7 +102,9 @@ def window_loss(
     rates = rates or {}
     noisy = drop_weights(rates, params, key=weight_key)
     unrolled = unroll(noisy, tokens, rnn_state, masks, compute)
-    nll = softmax_nll(softmax_params(noisy), unrolled.dropped, targets, compute)
+    nll = softmax_nll(
+        softmax_weights(noisy), noisy.softmax.bias, unrolled.dropped, targets, compute
+    )
     activations = unrolled.outputs, unrolled.dropped
     if stream_weights is not None:
         nll *= stream_weights[None, :]
@@ -116,9 +120,8 @@ def train_step(
     state: TrainState,
     window: Window,
     rates: Rates | None = None,
-    data_axis: str | None = None,
-    record_grad_norm: bool = False,
-) -> tuple[TrainState, WindowRecord]:
+    share: BatchShare = WHOLE_BATCH,
+) -> tuple[TrainState, WindowStatistics]:
     """One window forward and backward, and one update of the parameters.
 
     The recurrent state is carried from window to window as data, so that no
@@ -132,63 +135,39 @@ def train_step(
       window: the input tokens and, one step later, the targets.
       rates: replacements for the rates of regularizers that are on in `config`, and for
         `learning_rate`, the rate of the first epochs.
-      data_axis: inside `jax.shard_map`, the mesh axis over whose devices the streams are
-        divided; `state.rnn_state` is this device's part, `window` is whole.
-      record_grad_norm: whether to record the gradient norm too.
+      share: of the batch; `state.rnn_state` is this device's part, `window` is whole.
 
     Returns:
-      The next state, and the mean nats per token of this window, with dropout on; with
-      `record_grad_norm`, [2]: that mean, and the global norm of the gradient before clipping.
+      The next state, and the statistics of this window.
 
     Raises:
       ValueError: a rate is neither a regularizer's nor the learning rate.
     """
-    window = window.astype(jnp.int32)  # a narrow dtype may have no id beyond the vocabulary
-    rnn_state = state.rnn_state
-    if not config.train.carry_over_epochs:
-        epoch_starts = state.step % windows_per_epoch == 0
-        rnn_state = jax.tree.map(lambda x: jnp.where(epoch_starts, 0, x), rnn_state)
     rates = {**active_rates(config.regularizers), **_known(rates or {})}
-    tokens, vocabulary_size = window[:-1], len(state.params.embedding)
+    window = window.astype(jnp.int32)  # a narrow dtype may have no id beyond the vocabulary
+    tokens, targets = window[:-1], window[1:]
     mask_key, weight_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-    masks = sample_masks(config, rates, tokens, vocabulary_size, key=mask_key)
-    params, words = state.params, None
-    if not config.model.tie_weights and not penalizes_every_word(rates):
-        # The rows of all other words have a gradient of zero, which enters neither the norm nor
-        # the update: training only the rows in use saves passes over the whole embedding.
-        words, tokens = _words_in_use(tokens, vocabulary_size)
-        rows = params.embedding.at[words].get(mode="fill", fill_value=0)
-        params = dataclasses.replace(params, embedding=rows)
-    targets, stream_weights = window[1:], None
-    if data_axis is not None:
-        # Every device computes masks and words in use for the whole window, so that they equal
-        # those of a run on one device.
-        tokens, targets, masks = local_streams((tokens, targets, masks), data_axis)
-        stream_weights = _stream_weights(config.train.batch_size, data_axis)
-    gradient, (nll, rnn_state) = jax.grad(window_loss, has_aux=True)(
-        params,
-        tokens,
-        targets,
-        rnn_state,
-        masks,
-        config.compute,
-        rates,
-        weight_key,
-        stream_weights,
+    masks = sample_masks(config, rates, tokens, len(state.params.embedding), key=mask_key)
+    params, tokens, rows = _take_rows(config, rates, state.params, tokens)
+    tokens, targets, masks = share.part((tokens, targets, masks))
+    loss = functools.partial(
+        window_loss,
+        compute=config.compute,
+        rates=rates,
+        weight_key=weight_key,
+        stream_weights=share.weights(config.train.batch_size),
     )
-    if data_axis is not None:
-        gradient, nll = jax.lax.pmean((gradient, nll), data_axis)
+    start = _state_before(config, windows_per_epoch, state)
+    gradient, (nll, end) = jax.grad(loss, has_aux=True)(params, tokens, targets, start, masks)
+    gradient, nll = share.mean((gradient, nll))
+    # Section 4.1: the global norm is clipped, and the rate decays from epoch to epoch.
     optimizer = make_optimizer(config.train, windows_per_epoch, rates.get("learning_rate"))
-    updates, opt_state = optimizer.update(gradient, state.opt_state, cast(Any, params))
-    params = cast(ModelParams, optax.apply_updates(cast(Any, params), updates))
-    if words is not None:
-        embedding = state.params.embedding.at[words].set(params.embedding, mode="drop")
-        params = dataclasses.replace(params, embedding=embedding)
+    updates, opt_state = optimizer.update(gradient, state.opt_state)
+    params = _put_rows(state.params, optax.apply_updates(cast(Any, params), updates), rows)
     next_state = dataclasses.replace(
-        state, params=params, opt_state=opt_state, rnn_state=rnn_state, step=state.step + 1
+        state, params=params, opt_state=opt_state, rnn_state=end, step=state.step + 1
     )
-    record = jnp.stack([nll, optax.tree.norm(gradient)]) if record_grad_norm else nll
-    return next_state, record
+    return next_state, WindowStatistics(nll, optax.tree.norm(gradient))
 
 
 def _known(rates: Rates) -> Rates:
@@ -197,48 +176,46 @@ def _known(rates: Rates) -> Rates:
     return rates
 
 
-def padded_batch_size(batch_size: int, devices: int) -> int:
-    """The number of streams, padded with weightless ones to a multiple of `devices`."""
-    return -(-batch_size // devices) * devices
+def _state_before(config: Config, windows_per_epoch: int, state: TrainState) -> RNNState:
+    """The recurrent state that a window starts from: zero at the first window of an epoch."""
+    if config.train.carry_over_epochs:
+        return state.rnn_state
+    epoch_starts = state.step % windows_per_epoch == 0
+    return jax.tree.map(lambda x: jnp.where(epoch_starts, 0, x), state.rnn_state)
 
 
-def local_streams(tree: Any, data_axis: str) -> Any:
-    """This device's part of arrays with the batch on axis 1, padded with zeros."""
-    devices, index = jax.lax.axis_size(data_axis), jax.lax.axis_index(data_axis)
+def _take_rows(
+    config: Config, rates: Rates, params: ModelParams, tokens: Tokens
+) -> tuple[ModelParams, Tokens, EmbeddingRows | None]:
+    """The parameters with only those rows of the embedding that the window uses.
 
-    def cut(x: jax.Array) -> jax.Array:
-        size = padded_batch_size(x.shape[1], devices) // devices
-        padding = [(0, 0)] * x.ndim
-        padding[1] = (0, size * devices - x.shape[1])
-        return jax.lax.dynamic_slice_in_dim(jnp.pad(x, padding), index * size, size, axis=1)
+    The rows of all other words have a gradient of zero, which enters neither the norm nor the
+    update: training only the rows in use saves passes over the whole embedding.
 
-    return jax.tree.map(cut, tree)
-
-
-def _stream_weights(batch_size: int, data_axis: str) -> StreamWeights | None:
-    """Weights of this device's streams that make means over devices means over the batch."""
-    padded = padded_batch_size(batch_size, jax.lax.axis_size(data_axis))
-    if padded == batch_size:
-        return None
-    weights = local_streams(jnp.full((1, batch_size), padded / batch_size), data_axis)
-    return weights[0]
-
-
-def _words_in_use(tokens: Tokens, vocabulary_size: int) -> tuple[Int[Array, " words"], Tokens]:
-    """The distinct words of a window, and its tokens as indices into them.
-
-    There is room for as many words as tokens; unused entries hold an id beyond the
-    vocabulary.
+    Returns:
+      The parameters; the tokens as indices of their rows; and the words of the rows, padded with
+      ids beyond the vocabulary. None, with everything as it was, if all words have a gradient.
     """
+    if config.model.tie_weights or penalizes_every_word(rates):
+        return params, tokens, None
     words, indices = jnp.unique(
-        tokens, size=tokens.size, fill_value=vocabulary_size, return_inverse=True
+        tokens, size=tokens.size, fill_value=len(params.embedding), return_inverse=True
     )
-    return words, indices.reshape(tokens.shape)
+    rows = params.embedding.at[words].get(mode="fill", fill_value=0)
+    return dataclasses.replace(params, embedding=rows), indices.reshape(tokens.shape), words
+
+
+def _put_rows(whole: ModelParams, trained: Any, words: EmbeddingRows | None) -> ModelParams:
+    """The trained parameters, with the rows that `_take_rows` took back in the embedding."""
+    if words is None:
+        return trained
+    embedding = whole.embedding.at[words].set(trained.embedding, mode="drop")
+    return dataclasses.replace(trained, embedding=embedding)
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "data_axis", "windows_per_epoch", "record_grad_norm"),
+    static_argnames=("config", "share", "windows_per_epoch"),
     donate_argnames="state",
 )
 def train_windows(
@@ -246,10 +223,9 @@ def train_windows(
     state: TrainState,
     windows: Windows,
     rates: Rates | None = None,
-    data_axis: str | None = None,
+    share: BatchShare = WHOLE_BATCH,
     windows_per_epoch: int | None = None,
-    record_grad_norm: bool = False,
-) -> tuple[TrainState, Float[Array, "windows *statistics"]]:
+) -> tuple[TrainState, WindowStatistics]:
     """Trains on the next windows without leaving the device.
 
     Args:
@@ -258,22 +234,14 @@ def train_windows(
       windows: from `corpus.windows`, all of an epoch or the next part of one.
       rates: as for `train_step`; not static, so that `vmap` can give each of many
         models its own.
-      data_axis: as for `train_step`; static.
+      share: as for `train_step`; static.
       windows_per_epoch: the number in an epoch, if `windows` holds only a part; static.
-      record_grad_norm: as for `train_step`; static.
 
     Returns:
-      The state after them, and what `train_step` returns for each window.
+      The state after them, and the statistics of each window, [windows].
     """
     per_epoch = windows_per_epoch or len(windows)
-    step = functools.partial(
-        train_step,
-        config,
-        per_epoch,
-        rates=rates,
-        data_axis=data_axis,
-        record_grad_norm=record_grad_norm,
-    )
+    step = functools.partial(train_step, config, per_epoch, rates=rates, share=share)
     return jax.lax.scan(step, state, windows)
 
 

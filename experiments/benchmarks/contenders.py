@@ -21,8 +21,9 @@ from experiments.benchmarks.turns import Turn
 from experiments.training.kernel_choice import choice_for, local_workload
 from zaremba_jax.config import Config, ModelConfig, Precision, RegularizerConfig, override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
-from zaremba_jax.ensemble import init_chunks, make_mesh, train_members
 from zaremba_jax.errors import InputError
+from zaremba_jax.parallel.members import init_chunks, train_members
+from zaremba_jax.parallel.mesh import make_mesh
 from zaremba_jax.train import init_train_state, train_windows
 
 OURS = "zaremba_jax"

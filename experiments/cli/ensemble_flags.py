@@ -16,8 +16,8 @@ from experiments.training.ensemble_run import EnsembleRun, default_at_once, new_
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import Config
 from zaremba_jax.data.corpus import Corpus
-from zaremba_jax.ensemble import make_mesh
 from zaremba_jax.errors import InputError
+from zaremba_jax.parallel.mesh import make_mesh
 
 flags.DEFINE_integer(
     "members",

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from experiments.training.run_folder import Workdir
 from zaremba_jax.errors import InputError, MissingFileError
-from zaremba_jax.interop.model_file import FOLDER_VOCABULARY, Model, load_folder, load_model
+from zaremba_jax.interop.model_file import FOLDER_VOCABULARY, load_folder, load_model
+from zaremba_jax.model import Model
 
 
 def load_models(paths: list[str]) -> list[Model]:

@@ -8,7 +8,8 @@ from experiments.compilers.roofline import roofline_seconds
 from experiments.compilers.targets import Target, devices_of
 from zaremba_jax.config import Config
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
-from zaremba_jax.ensemble import MEMBER, chunk_sizes, make_mesh, members_that_fit
+from zaremba_jax.parallel.members import chunk_sizes, members_that_fit
+from zaremba_jax.parallel.mesh import MEMBER, make_mesh
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 from experiments.compilers.targets import Target, devices_of
 from zaremba_jax.config import Config
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE, PUBLISHED
-from zaremba_jax.ensemble import MEMBER, init_members, state_specs, train_members
+from zaremba_jax.parallel.members import init_members, train_members
+from zaremba_jax.parallel.mesh import MEMBER, state_specs
 from zaremba_jax.train import init_train_state, train_windows
 
 

@@ -36,7 +36,7 @@ def summarize(
     def monte_carlo(ids: np.ndarray) -> float | None:
         if mc_samples == 0:
             return None
-        return perplexity(monte_carlo_nll(config, params, ids, mc_samples, key=unused_key))
+        return perplexity(monte_carlo_nll(run.model(), ids, mc_samples, key=unused_key))
 
     paper_valid, paper_test = paper_perplexity(config)
     return {

@@ -23,24 +23,23 @@ from experiments.training.run import (
 )
 from experiments.training.run_folder import Workdir, write_model
 from experiments.training.tensorboard import averages
-from zaremba_jax.array_types import TrainState
+from zaremba_jax.array_types import TrainState, WindowStatistics
 from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.loader import WindowLoader, fits
-from zaremba_jax.ensemble import (
-    MEMBER,
-    MemberNLL,
+from zaremba_jax.ensemble import MemberNLL
+from zaremba_jax.evaluate import perplexity
+from zaremba_jax.model import Model, Predictor
+from zaremba_jax.optimizer import learning_rate
+from zaremba_jax.parallel.members import (
     chunk_members,
-    fetch,
     finite_members,
     init_chunks,
     members_nll,
     members_that_fit,
     train_members,
 )
-from zaremba_jax.evaluate import perplexity
-from zaremba_jax.interop.model_file import Model
-from zaremba_jax.optimizer import learning_rate
+from zaremba_jax.parallel.mesh import MEMBER, fetch
 from zaremba_jax.regularizers import expected_masks
 
 
@@ -64,7 +63,6 @@ class EnsembleRun:
     mesh: Mesh
     console: Console
     kernel: dict[str, Any] = dataclasses.field(default_factory=dict)
-    record_grad_norm: bool = False
     chunk_statistics: dict[str, float] = dataclasses.field(default_factory=dict)
     config: Config = dataclasses.field(init=False)
     journal: Journal = dataclasses.field(init=False)
@@ -149,14 +147,14 @@ class EnsembleRun:
         """As for `Run`; a member that diverges is excluded from then on."""
         first, per_epoch = self.step, len(self.windows)
         stats, finite = self._train_chunks(next_windows(self, count))
-        nll = stats[..., 0] if self.record_grad_norm else stats
+        nll = np.asarray(stats.nll)
         for member in self.live:
             if problem := first_problem(nll[member], finite[member], first, per_epoch):
                 self._exclude(member, problem)
-        self.chunk_statistics = averages(stats[self.live]) if self.record_grad_norm else {}
+        self.chunk_statistics = averages(jax.tree.map(lambda x: x[self.live], stats))
         return {member: float(nll[member].sum()) for member in self.live}
 
-    def _train_chunks(self, windows: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    def _train_chunks(self, windows: jax.Array) -> tuple[WindowStatistics, np.ndarray]:
         """Statistics of each window and whether all parameters are finite, row by member."""
         states, stats, finite = [], [], []
         for state, members in zip(self.state, self.chunk_indices, strict=True):
@@ -167,14 +165,14 @@ class EnsembleRun:
                 self.mesh,
                 {name: values[members] for name, values in self.rates.items()},
                 windows_per_epoch=len(self.windows),
-                record_grad_norm=self.record_grad_norm,
             )
             self.windows.prefetch()
             states.append(state)
-            stats.append(fetch(of_chunk))
+            stats.append(jax.tree.map(fetch, of_chunk))
             finite.append(fetch(finite_members(state.params)))
         self.state = tuple(states)
-        return np.concatenate(stats).astype(np.float64), np.concatenate(finite)
+        together = jax.tree.map(lambda *x: np.concatenate(x).astype(np.float64), *stats)
+        return together, np.concatenate(finite)
 
     def _exclude(self, member: int, reason: str) -> None:
         self.journal.exclude(member, reason)
@@ -190,12 +188,9 @@ class EnsembleRun:
     def nll(self, ids: np.ndarray, streams: int = 1) -> MemberNLL:
         """Nats of every token of a text but the first, for every member, even excluded ones."""
         masks, compute = expected_masks(self.config), self.config.compute
-        return np.concatenate(
-            [
-                members_nll(state.params, ids, streams, compute, masks, self.mesh)
-                for state in self.state
-            ]
-        )[: self.members]
+        predictors = [Predictor(state.params, masks, compute) for state in self.state]
+        nll = [members_nll(predictor, ids, streams, self.mesh) for predictor in predictors]
+        return np.concatenate(nll)[: self.members]
 
     def estimate(self) -> dict[str, Any]:
         """As for `Run`: mean, best, worst, and each member's.

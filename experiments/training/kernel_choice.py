@@ -23,9 +23,10 @@ from zaremba_jax.config import Config, KernelName, in_current_names, override
 from zaremba_jax.errors import InputError
 from zaremba_jax.kernels.implementations import Choice, choose
 from zaremba_jax.model import init_params
+from zaremba_jax.parallel.streams import padded_batch_size
 from zaremba_jax.regularizers import active_rates, sample_masks
 from zaremba_jax.rnn import deep_rnn, zero_state
-from zaremba_jax.train import init_train_state, padded_batch_size, train_windows
+from zaremba_jax.train import init_train_state, train_windows
 
 CANDIDATES: tuple[KernelName, ...] = ("custom_vjp", "pallas")
 _TIMED_WINDOWS, _TIMED_ROUNDS = 5, 3

@@ -60,7 +60,6 @@ def train(
     write_json_lines(workdir.metrics, run.journal.history)
     if run.step < epochs * per_epoch:
         workdir.summary.unlink(missing_ok=True)  # left by a run of fewer epochs
-    run.record_grad_norm = board is not None
     saves = Saves(run, workdir, checkpoint_minutes)
     with (
         EpochDisplay(console, epochs, per_epoch, run.step) as display,

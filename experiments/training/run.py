@@ -14,8 +14,7 @@ from zaremba_jax.data.loader import WindowLoader
 from zaremba_jax.data.windows import TextWindows
 from zaremba_jax.evaluate import count_predictions
 from zaremba_jax.inference.gates import Gates, gate_activations
-from zaremba_jax.interop.model_file import Model
-from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.model import Model
 
 EVALUATION_STREAMS = 20  # of the estimate after each epoch
 
@@ -30,7 +29,6 @@ class Run(Protocol):
       state: on the device.
       journal: what the host keeps beside it.
       kernel: how the kernel was chosen, from `choose_kernel`.
-      record_grad_norm: whether to fill `chunk_statistics`.
       chunk_statistics: `tensorboard.averages` of the windows last trained on.
     """
 
@@ -40,7 +38,6 @@ class Run(Protocol):
     state: Any
     journal: Journal
     kernel: dict[str, Any]
-    record_grad_norm: bool
     chunk_statistics: dict[str, float]
 
     @property
@@ -131,15 +128,8 @@ def words_per_second(run: Run, windows: int) -> float:
 
 def gates(run: Run) -> Gates:
     """The gates of the first model at the beginning of the validation text."""
-    config = run.config
-    return gate_activations(
-        run.model().params,
-        run.corpus.valid,
-        EVALUATION_STREAMS,
-        config.train.unroll,
-        config.compute,
-        expected_masks(config),
-    )
+    steps = run.config.train.unroll
+    return gate_activations(run.model(), run.corpus.valid, EVALUATION_STREAMS, steps)
 
 
 def training_windows(config: Config, corpus: Corpus) -> TextWindows:

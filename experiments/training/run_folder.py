@@ -15,7 +15,8 @@ from experiments.training.identity import differing_settings
 from zaremba_jax.checkpoint import CHECKSUMS_FILE
 from zaremba_jax.config import Config, from_dict, settings, to_dict
 from zaremba_jax.errors import InputError
-from zaremba_jax.interop.model_file import Model, save_model
+from zaremba_jax.interop.model_file import save_model
+from zaremba_jax.model import Model
 from zaremba_jax.whole_files import write_whole
 
 

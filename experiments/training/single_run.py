@@ -26,12 +26,12 @@ from zaremba_jax.array_types import ModelParams, TrainState
 from zaremba_jax.config import Config
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.loader import WindowLoader
-from zaremba_jax.ensemble import fetch, init_data_parallel, make_mesh, train_data_parallel
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity, text_nll
-from zaremba_jax.interop.model_file import Model
+from zaremba_jax.model import Model
 from zaremba_jax.optimizer import learning_rate
-from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.parallel.members import init_data_parallel, train_data_parallel
+from zaremba_jax.parallel.mesh import fetch, make_mesh
 from zaremba_jax.train import all_finite, init_train_state, train_windows
 
 
@@ -46,7 +46,6 @@ class SingleRun:
     mesh: Mesh | None = None
     journal: Journal = dataclasses.field(default_factory=lambda: Journal([0.0]))
     kernel: dict[str, Any] = dataclasses.field(default_factory=dict)
-    record_grad_norm: bool = False
     chunk_statistics: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
@@ -91,31 +90,22 @@ class SingleRun:
     def train(self, count: int) -> dict[int, float]:
         """As for `Run`."""
         first, per_epoch = self.step, len(self.windows)
-        stats = self._train(next_windows(self, count))
-        self.windows.prefetch()
-        stats = np.asarray(stats, np.float64)
-        nll = stats[..., 0] if self.record_grad_norm else stats
-        finite = bool(all_finite(self.state.params))
-        if problem := first_problem(nll, finite, first, per_epoch):
-            raise NonFiniteLossError(problem, seed=self.config.seed)
-        self.chunk_statistics = averages(stats) if self.record_grad_norm else {}
-        return {0: float(nll.sum())}
-
-    def _train(self, chunk: jax.Array) -> jax.Array:
-        per_epoch = len(self.windows)
+        chunk = next_windows(self, count)
         if self.mesh is None:
             self.state, stats = train_windows(
-                self.config,
-                self.state,
-                chunk,
-                windows_per_epoch=per_epoch,
-                record_grad_norm=self.record_grad_norm,
+                self.config, self.state, chunk, windows_per_epoch=per_epoch
             )
         else:
             self.state, stats = train_data_parallel(
-                self.config, self.state, chunk, self.mesh, per_epoch, self.record_grad_norm
+                self.config, self.state, chunk, self.mesh, per_epoch
             )
-        return stats
+        self.windows.prefetch()
+        stats = jax.tree.map(lambda x: np.asarray(x, np.float64), stats)
+        finite = bool(all_finite(self.state.params))
+        if problem := first_problem(stats.nll, finite, first, per_epoch):
+            raise NonFiniteLossError(problem, seed=self.config.seed)
+        self.chunk_statistics = averages(stats)
+        return {0: float(stats.nll.sum())}
 
     def metrics(self, epoch: int, windows: int) -> dict[str, Any]:
         """As for `Run`."""
@@ -128,8 +118,7 @@ class SingleRun:
 
     def nll(self, ids: np.ndarray, streams: int = 1) -> np.ndarray:
         """Nats [predictions] of every token of a text but the first."""
-        masks = expected_masks(self.config)
-        return text_nll(self.params, ids, streams, self.config.compute, masks)
+        return text_nll(self.model(), ids, streams)
 
     def estimate(self) -> dict[str, Any]:
         """As for `Run`."""

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zaremba_jax.array_types import WindowStatistics
 from zaremba_jax.inference.gates import Gates
 
 _TANHS = ("u", "n", "h")  # range from -1; the other gates are sigmoids, which range from 0
@@ -92,11 +93,10 @@ class TensorBoard:
         self.flush()
 
 
-def averages(windows: np.ndarray) -> dict[str, float]:
-    """Statistics of windows [..., 2], nats and gradient norms, by the names of their curves."""
-    nll, norms = windows[..., 0], windows[..., 1]
+def averages(windows: WindowStatistics) -> dict[str, float]:
+    """Statistics of several windows by the names of their curves."""
     return {
-        "nats": float(nll.mean()),
-        "gradient_norm": float(norms.mean()),
-        "gradient_norm_largest": float(norms.max()),
+        "nats": float(windows.nll.mean()),
+        "gradient_norm": float(windows.gradient_norm.mean()),
+        "gradient_norm_largest": float(windows.gradient_norm.max()),
     }

@@ -14,9 +14,8 @@ from experiments.training.run_folder import Workdir, write_model
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import text_nll
-from zaremba_jax.interop.model_file import Model
 from zaremba_jax.interop.torch_weights import model_to_torch
-from zaremba_jax.model import init_params
+from zaremba_jax.model import Model, init_params
 
 WORDS = Vocabulary(("the", "<eos>", "cat"))
 CONFIG = override(QUICK, layers=1, hidden_size=2)
@@ -51,7 +50,7 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
     score = jax.export.deserialize(bytearray((tmp_path / "scoring.stablehlo").read_bytes())).call
     ids, state = np.array([[1], [0], [2], [1]], np.int32), ((np.zeros((1, 2), np.float32),) * 2,)
     nats, _ = score(ids[:-1], ids[1:], state)
-    np.testing.assert_allclose(nats[:, 0], text_nll(MODEL.params, ids[:, 0]), rtol=1e-5)
+    np.testing.assert_allclose(nats[:, 0], text_nll(MODEL, ids[:, 0]), rtol=1e-5)
     zoneout = override(CONFIG, zoneout_hidden=0.5)
     write_model(Workdir(tmp_path / "zoneout").model, dataclasses.replace(MODEL, config=zoneout))
     gru = override(CONFIG, cell="gru")

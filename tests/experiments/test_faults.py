@@ -12,8 +12,7 @@ from experiments.training.run_folder import Workdir, write_model
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import DownloadError, InputError, MissingFileError
-from zaremba_jax.interop.model_file import Model
-from zaremba_jax.model import init_params
+from zaremba_jax.model import Model, init_params
 
 # Programs, the function that they compute with and that is broken, and their arguments.
 PLANTED = {

@@ -9,8 +9,7 @@ from zaremba_jax.config import QUICK, override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.inference.generation import Sampling, generate
 from zaremba_jax.inference.prompts import prompt_ids
-from zaremba_jax.interop.model_file import Model
-from zaremba_jax.model import init_params
+from zaremba_jax.model import Model, init_params
 
 WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
 

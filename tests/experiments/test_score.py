@@ -21,8 +21,7 @@ from zaremba_jax.inference.dynamic_evaluation import DynamicConfig, dynamic_nll,
 from zaremba_jax.inference.independent_lines import lines_nll
 from zaremba_jax.inference.neural_cache import CacheConfig, neural_cache_nll
 from zaremba_jax.inference.text_scoring import read_text
-from zaremba_jax.interop.model_file import Model
-from zaremba_jax.model import init_params
+from zaremba_jax.model import Model, init_params
 from zaremba_jax.regularizers import expected_masks
 
 WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))

@@ -10,27 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from invoke import run_on_devices
+from model_examples import model_of
 
 from experiments.compilers import hlo
-from zaremba_jax.config import QUICK, ComputeConfig, override
+from zaremba_jax.config import QUICK, override
 from zaremba_jax.data.windows import windows
-from zaremba_jax.ensemble import (
+from zaremba_jax.ensemble import mixture_nll, mixture_perplexities, subsets
+from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.model import Predictor
+from zaremba_jax.parallel.members import (
     chunk_members,
     chunk_sizes,
     finite_members,
     init_chunks,
     init_data_parallel,
     init_members,
-    make_mesh,
     members_nll,
     members_that_fit,
-    mixture_nll,
-    mixture_perplexities,
-    subsets,
     train_data_parallel,
     train_members,
 )
-from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.parallel.mesh import make_mesh
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.train import init_train_state, train_windows
 
@@ -45,12 +45,16 @@ PAST_AN_EPOCH = jnp.concatenate([TEXT, TEXT[:2]])
 
 def alone(seed, config=CONFIG):
     state = init_train_state(config, VOCABULARY, jnp.asarray(seed, jnp.uint32))
-    return train_windows(config, state, PAST_AN_EPOCH, windows_per_epoch=len(TEXT))
+    state, statistics = train_windows(config, state, PAST_AN_EPOCH, windows_per_epoch=len(TEXT))
+    return state, statistics.nll
 
 
 def together(seeds, config=CONFIG, rates=None, mesh=MESH):
     states = init_members(config, VOCABULARY, seeds, mesh)
-    return train_members(config, states, PAST_AN_EPOCH, mesh, rates, windows_per_epoch=len(TEXT))
+    states, statistics = train_members(
+        config, states, PAST_AN_EPOCH, mesh, rates, windows_per_epoch=len(TEXT)
+    )
+    return states, statistics.nll
 
 
 def member(states, index):
@@ -134,15 +138,15 @@ def test_members_can_differ_in_rates_so_that_a_sweep_is_an_ensemble():
 
 @pytest.mark.parametrize("streams", [1, 4])
 def test_every_member_is_evaluated_as_it_is_alone(trained, streams):
-    params = trained[0].params
-    masks = expected_masks(override(CONFIG, zoneout_hidden=0.25, zoneout_cell=0.5))
-    nll = members_nll(params, IDS, streams, ComputeConfig(), masks, MESH)
+    config = override(CONFIG, zoneout_hidden=0.25, zoneout_cell=0.5)
+    predictors = Predictor(trained[0].params, expected_masks(config), config.compute)
+    nll = members_nll(predictors, IDS, streams, MESH)
     assert nll.shape == (len(SEEDS), len(IDS) - 1)
     for index in range(len(SEEDS)):
-        expected = text_nll(member(params, index), IDS, streams, masks=masks)
-        np.testing.assert_allclose(nll[index], expected, rtol=1e-5)
+        model = model_of(member(predictors.params, index), config)
+        np.testing.assert_allclose(nll[index], text_nll(model, IDS, streams), rtol=1e-5)
     with pytest.raises(ValueError, match="encode the text with the model's own vocabulary"):
-        members_nll(params, IDS + 1, streams, ComputeConfig(), masks, MESH)
+        members_nll(predictors, IDS + 1, streams, MESH)
 
 
 def test_mixture_averages_probabilities_and_neither_logits_nor_logarithms():
@@ -168,8 +172,9 @@ def test_mixture_s_cross_entropy_is_never_above_the_mean_of_its_members(nll):
 
 
 def test_mixtures_of_one_are_the_singles_and_of_all_the_mixture(trained):
-    nll = members_nll(trained[0].params, IDS, 1, ComputeConfig(), None, MESH)
-    singles = [perplexity(text_nll(member(trained[0].params, i), IDS)) for i in range(3)]
+    nll = members_nll(Predictor(trained[0].params), IDS, 1, MESH)
+    models = [model_of(member(trained[0].params, i)) for i in range(3)]
+    singles = [perplexity(text_nll(model, IDS)) for model in models]
     np.testing.assert_allclose(mixture_perplexities(nll, 1), singles, rtol=1e-5)
     (mixture,) = mixture_perplexities(nll, 3)
     assert mixture == perplexity(mixture_nll(nll)) < np.mean(singles)
@@ -240,9 +245,9 @@ def spread(mesh, config):
     seeds = range(4, 4 + sum(chunk_sizes(2, 1, mesh)))
     states = init_members(config, VOCABULARY, seeds, mesh)
     compiled = train_members.lower(config, states, TEXT, mesh).compile()
-    states, nll = train_members(config, states, TEXT, mesh)
-    loss = members_nll(states.params, IDS, 1, ComputeConfig(), None, mesh)
-    return nll[:2], states, loss[:2], str(compiled.as_text())
+    states, statistics = train_members(config, states, TEXT, mesh)
+    loss = members_nll(Predictor(states.params), IDS, 1, mesh)
+    return statistics.nll[:2], states, loss[:2], str(compiled.as_text())
 
 
 def on_eight_devices():
@@ -257,15 +262,15 @@ def on_eight_devices():
     for data, allowed in ((1, ()), (2, ("all-reduce",))):
         nll, states, loss, program = spread(make_mesh(jax.devices(), data), config)
         assert hlo.parse(program).collectives().keys() == set(allowed)
-        for index, (state, alone_nll) in enumerate(expected):
-            np.testing.assert_allclose(nll[index], alone_nll, rtol=1e-5)
+        for index, (state, statistics) in enumerate(expected):
+            np.testing.assert_allclose(nll[index], statistics.nll, rtol=1e-5)
             assert_close(member(states, index).params, state.params)
-            alone_loss = text_nll(state.params, IDS)
+            alone_loss = text_nll(model_of(state.params), IDS)
             np.testing.assert_allclose(loss[index], alone_loss, rtol=1e-4)
     mesh = make_mesh(jax.devices()[:2], 2)
     state = init_data_parallel(override(config, seed=5), VOCABULARY, mesh)
-    state, nll = train_data_parallel(override(config, seed=5), state, TEXT, mesh)
-    np.testing.assert_allclose(nll, expected[1][1], rtol=1e-5)
+    state, statistics = train_data_parallel(override(config, seed=5), state, TEXT, mesh)
+    np.testing.assert_allclose(statistics.nll, expected[1][1].nll, rtol=1e-5)
     assert_close(state.params, expected[1][0].params)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model_examples import model_of
 
 from zaremba_jax import evaluate
 from zaremba_jax.config import QUICK, override
@@ -16,6 +17,7 @@ VOCABULARY, UNROLL = 6, 4
 PLAIN = override(QUICK, layers=2, hidden_size=5, init_scale=0.9, unroll=UNROLL, dropout=0.0)
 NOISY = override(PLAIN, dropout=0.5, word_dropout=0.25, zoneout_cell=0.5, dropconnect=0.5, l2=1.0)
 PARAMS = init_params(PLAIN.model, VOCABULARY, key=jax.random.key(0))
+MODEL = model_of(PARAMS, PLAIN)
 
 
 def make_text(length, seed=0):
@@ -40,7 +42,7 @@ def short_windows(monkeypatch):
 @pytest.mark.usefixtures("short_windows")
 def test_reported_protocol_carries_state_from_the_first_token_to_the_last(length):
     ids = make_text(length)
-    nll = text_nll(PARAMS, ids)
+    nll = text_nll(MODEL, ids)
     assert nll.shape == (length - 1,)
     np.testing.assert_allclose(nll, in_one_go(ids), rtol=1e-5)
 
@@ -49,7 +51,7 @@ def test_reported_protocol_carries_state_from_the_first_token_to_the_last(length
 @pytest.mark.usefixtures("short_windows")
 def test_estimate_counts_every_token_once_in_stretches_of_their_own(length, streams):
     ids = make_text(length)
-    nll = text_nll(PARAMS, ids, streams)
+    nll = text_nll(MODEL, ids, streams)
     stretch = -(-(length - 1) // streams)
     expected = [
         in_one_go(ids[start : start + stretch + 1]) for start in range(0, length - 1, stretch)
@@ -59,11 +61,10 @@ def test_estimate_counts_every_token_once_in_stretches_of_their_own(length, stre
 
 @pytest.mark.usefixtures("short_windows")
 def test_zoneout_is_evaluated_under_its_expectation():
-    masks = expected_masks(override(PLAIN, zoneout_hidden=0.25, zoneout_cell=0.5))
-    ids = make_text(21)
-    nll = text_nll(PARAMS, ids, masks=masks)
-    np.testing.assert_allclose(nll, in_one_go(ids, masks), rtol=1e-5)
-    assert not np.allclose(nll, text_nll(PARAMS, ids), rtol=1e-2)
+    config, ids = override(PLAIN, zoneout_hidden=0.25, zoneout_cell=0.5), make_text(21)
+    nll = text_nll(model_of(PARAMS, config), ids)
+    np.testing.assert_allclose(nll, in_one_go(ids, expected_masks(config)), rtol=1e-5)
+    assert not np.allclose(nll, text_nll(MODEL, ids), rtol=1e-2)
 
 
 def sampled(config, ids, samples, key):
@@ -89,7 +90,7 @@ def sampled(config, ids, samples, key):
 @pytest.mark.parametrize("samples", [1, 3])
 def test_monte_carlo_averages_the_probabilities_of_samples_that_each_carry_their_state(samples):
     ids, key = make_text(3 * UNROLL + 1), jax.random.key(5)
-    nll = monte_carlo_nll(NOISY, PARAMS, ids, samples, key=key)
+    nll = monte_carlo_nll(model_of(PARAMS, NOISY), ids, samples, key=key)
     sample_nll = sampled(NOISY, ids, samples, key)
     assert nll.shape == (len(ids) - 1,)
     np.testing.assert_allclose(nll, -np.log(np.exp(-sample_nll).mean(axis=0)), rtol=1e-5)
@@ -99,14 +100,15 @@ def test_monte_carlo_averages_the_probabilities_of_samples_that_each_carry_their
 @pytest.mark.parametrize("samples", [1, 4])
 def test_monte_carlo_without_noise_is_the_reported_protocol(length, samples):
     ids = make_text(length)
-    nll = monte_carlo_nll(PLAIN, PARAMS, ids, samples, key=jax.random.key(0))
-    np.testing.assert_allclose(nll, text_nll(PARAMS, ids), rtol=1e-5)
+    nll = monte_carlo_nll(MODEL, ids, samples, key=jax.random.key(0))
+    np.testing.assert_allclose(nll, text_nll(MODEL, ids), rtol=1e-5)
 
 
 def test_monte_carlo_is_decided_by_its_key():
     ids = make_text(9)
     first, repeat, other = (
-        monte_carlo_nll(NOISY, PARAMS, ids, 2, key=jax.random.key(key)) for key in (0, 0, 1)
+        monte_carlo_nll(model_of(PARAMS, NOISY), ids, 2, key=jax.random.key(key))
+        for key in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, repeat)
     assert not np.allclose(first, other)
@@ -122,13 +124,13 @@ def test_monte_carlo_is_decided_by_its_key():
 )
 def test_monte_carlo_refuses_what_it_cannot_average(length, samples, reason):
     with pytest.raises(ValueError, match=reason):
-        monte_carlo_nll(NOISY, PARAMS, make_text(length), samples, key=jax.random.key(0))
+        monte_carlo_nll(model_of(PARAMS, NOISY), make_text(length), samples, key=jax.random.key(0))
 
 
 @given(st.integers(2, 60), st.integers(1, 9))
 def test_any_cut_makes_one_prediction_for_each_token_but_the_first(length, streams):
     uniform = jax.tree.map(jnp.zeros_like, PARAMS)
-    nll = text_nll(uniform, make_text(length), streams)
+    nll = text_nll(model_of(uniform), make_text(length), streams)
     np.testing.assert_allclose(nll, np.full(length - 1, np.log(VOCABULARY)), rtol=1e-6)
 
 
@@ -141,7 +143,7 @@ def test_perplexity_is_the_exponential_of_the_mean_in_double_precision():
 @pytest.mark.parametrize("length", [0, 1])
 def test_text_without_a_prediction_is_refused(length):
     with pytest.raises(ValueError, match=f"{length} tokens has nothing to predict; give at least"):
-        text_nll(PARAMS, make_text(length))
+        text_nll(MODEL, make_text(length))
 
 
 @pytest.mark.parametrize("outside", [-1, VOCABULARY])
@@ -149,11 +151,11 @@ def test_ids_of_another_vocabulary_are_refused(outside):
     ids, key = np.append(make_text(5), outside), jax.random.key(0)
     reason = f"ids from .* for a vocabulary of {VOCABULARY}: encode the text with the model's own"
     with pytest.raises(ValueError, match=reason):
-        text_nll(PARAMS, ids)
+        text_nll(MODEL, ids)
     with pytest.raises(ValueError, match=reason):
-        monte_carlo_nll(PLAIN, PARAMS, ids, 1, key=key)
+        monte_carlo_nll(MODEL, ids, 1, key=key)
 
 
 def test_no_stretch_is_refused():
     with pytest.raises(ValueError, match="streams=0: must be at least 1"):
-        text_nll(PARAMS, make_text(5), streams=0)
+        text_nll(MODEL, make_text(5), streams=0)

@@ -15,7 +15,6 @@ from zaremba_jax.array_types import (
     LSTMState,
     Masks,
     RecurrentMasks,
-    TwoBiasLayerParams,
 )
 from zaremba_jax.cells import CELLS, project_inputs, step
 from zaremba_jax.config import ComputeConfig
@@ -166,8 +165,7 @@ def test_last_output_of_a_layer_is_its_final_hidden_state(cell):
 @pytest.mark.parametrize("cell", CELLS)
 def test_layer_of_two_biases_is_that_of_their_sum_with_a_gradient_for_each(cell, kernel):
     (layer, *_), inputs, (state, *_), _ = example_of(cell=cell)
-    parts = dataclasses.asdict(layer) | {"bias": layer.bias / 4}
-    two = TwoBiasLayerParams(**parts, second_bias=layer.bias * 3 / 4)
+    two = dataclasses.replace(layer, bias=layer.bias / 4, second_bias=layer.bias * 3 / 4)
 
     def total(params):
         return unroll_layer(params, inputs, state, compute=ComputeConfig(kernel=kernel))[0].sum()

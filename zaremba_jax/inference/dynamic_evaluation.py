@@ -14,14 +14,13 @@ take one step on its loss L, the mean nats per token:
 import dataclasses
 import functools
 import math
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from zaremba_jax.array_types import (
-    Masks,
     ModelParams,
     RNNState,
     Scalar,
@@ -30,12 +29,9 @@ from zaremba_jax.array_types import (
     Window,
     Windows,
 )
-from zaremba_jax.config import ComputeConfig
-from zaremba_jax.data.vocabulary import check_ids
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
-from zaremba_jax.model import token_nll
-from zaremba_jax.rnn import zero_state
+from zaremba_jax.model import Model, Predictor
 
 Rule = Literal["sgd", "rms"]
 
@@ -69,60 +65,50 @@ class DynamicConfig:
             raise InputError(f"dynamic_segment={self.segment}: must be at least 1")
 
 
-@functools.partial(jax.jit, static_argnames="compute")
-def mean_squares(
-    params: ModelParams,
-    windows: Windows,
-    compute: ComputeConfig = ComputeConfig(),
-    masks: Masks | None = None,
-) -> ModelParams:
+def mean_squares(model: Model, windows: Windows) -> ModelParams:
     """The mean square of each parameter's gradient over windows of text, noise off.
 
     The gradient is that of the mean over all streams of a window, so more streams give
     smaller squares; the default epsilon of `DynamicConfig` was found with 100.
 
     Args:
-      params: the trained model.
-      windows: of the training text, from `corpus.windows`, each as long as a segment.
-      compute: precision and kernel.
-      masks: from `regularizers.expected_masks`, for a model trained with zoneout.
+      model: the trained model.
+      windows: of the training text, from `data.corpus.windows`, each as long as a segment.
     """
+    return _mean_squares(model.predictor, windows)
+
+
+@jax.jit
+def _mean_squares(predictor: Predictor, windows: Windows) -> ModelParams:
 
     def add(carry: tuple[ModelParams, RNNState], window: Window) -> tuple[tuple, None]:
         total, state = carry
-        gradient, (_, state) = _gradient(params, window[:-1], window[1:], state, masks, compute)
+        gradient, (_, state) = _gradient(predictor, window[:-1], window[1:], state)
         total = jax.tree.map(lambda t, g: t + jnp.square(g), total, gradient)
         return (total, state), None
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    state = zero_state(params.layers, windows.shape[-1])
+    zeros = jax.tree.map(jnp.zeros_like, predictor.params)
+    state = predictor.zero_state(windows.shape[-1])
     (total, _), _ = jax.lax.scan(add, (zeros, state), windows)
     return jax.tree.map(lambda t: t / len(windows), total)
 
 
 def dynamic_nll(
-    params: ModelParams,
-    ids: np.ndarray,
-    config: DynamicConfig,
-    squares: ModelParams | None = None,
-    compute: ComputeConfig = ComputeConfig(),
-    masks: Masks | None = None,
+    model: Model, ids: np.ndarray, config: DynamicConfig, squares: ModelParams | None = None
 ) -> np.ndarray:
     """`evaluate.text_nll` with one stream, for a model that adapts to what it has read.
 
     Args:
-      params: the trained model, which is not modified.
+      model: the trained model, which is not modified.
       ids: the text, [N] with N at least 2.
       config: how to adapt.
       squares: from `mean_squares`; the rule rms needs them.
-      compute: precision and kernel.
-      masks: as for `text_nll`.
 
     Raises:
       InputError: the text has no token to predict or an id that is not in the model's
         vocabulary, or the rule is rms and there are no squares.
     """
-    check_ids(ids, len(params.embedding))
+    model.check_ids(ids)
     predictions, segment = count_predictions(ids), config.segment
     at_once = min(max(TOKENS_AT_ONCE // segment, 1), -(-predictions // segment))
     padded = np.pad(ids, (0, -predictions % (at_once * segment)))
@@ -130,11 +116,11 @@ def dynamic_nll(
         jnp.asarray(tokens.reshape(-1, at_once, segment, 1), jnp.int32)
         for tokens in (padded[:-1], padded[1:])
     )
-    sizes = step_sizes(params, config, squares)
-    adapted, state = jax.tree.map(jnp.copy, params), zero_state(params.layers, batch_size=1)
-    results = []
+    sizes, adapted = step_sizes(model.params, config, squares), model.predictor
+    adapted = dataclasses.replace(adapted, params=jax.tree.map(jnp.copy, model.params))
+    state, results = adapted.zero_state(batch_size=1), []
     for chunk in zip(inputs, targets, strict=True):
-        nll, adapted, state = _read(params, adapted, state, *chunk, sizes, compute, masks)
+        nll, adapted, state = _read(model.params, adapted, state, *chunk, sizes)
         results.append(nll.reshape(-1))
     return np.concatenate(results)[:predictions]
 
@@ -164,45 +150,40 @@ def step_sizes(
     )
 
 
-@functools.partial(jax.jit, static_argnames="compute", donate_argnames="adapted")
+@functools.partial(jax.jit, donate_argnames="adapted")
 def _read(
     trained: ModelParams,
-    adapted: ModelParams,
+    adapted: Predictor,
     state: RNNState,
     inputs: jax.Array,
     targets: jax.Array,
     sizes: tuple[ModelParams, ModelParams],
-    compute: ComputeConfig,
-    masks: Masks | None,
-) -> tuple[jax.Array, ModelParams, RNNState]:
+) -> tuple[jax.Array, Predictor, RNNState]:
     """Predicts segments [segments, time, 1] and learns from each before the next."""
 
     def step(p, gradient, start, rate, decay):
         return p - rate * gradient + decay * (start - p)
 
     def read(
-        carry: tuple[ModelParams, RNNState], segment: tuple[Tokens, Tokens]
+        carry: tuple[Predictor, RNNState], segment: tuple[Tokens, Tokens]
     ) -> tuple[tuple, TokenNLL]:
         adapted, state = carry
-        gradient, (nll, state) = _gradient(adapted, *segment, state, masks, compute)
-        return (jax.tree.map(step, adapted, gradient, trained, *sizes), state), nll
+        gradient, (nll, state) = _gradient(adapted, *segment, state)
+        params = jax.tree.map(step, adapted.params, gradient, trained, *sizes)
+        return (dataclasses.replace(adapted, params=params), state), nll
 
     (adapted, state), nll = jax.lax.scan(read, (adapted, state), (inputs, targets))
     return nll, adapted, state
 
 
 def _gradient(
-    params: ModelParams,
-    inputs: Tokens,
-    targets: Tokens,
-    state: RNNState,
-    masks: Masks | None,
-    compute: ComputeConfig,
+    predictor: Predictor, inputs: Tokens, targets: Tokens, state: RNNState
 ) -> tuple[ModelParams, tuple[TokenNLL, RNNState]]:
     """The gradient of the mean nats per token; also the nats, and the state after them."""
 
     def loss(params: ModelParams) -> tuple[Scalar, tuple[TokenNLL, RNNState]]:
-        nll, new_state = token_nll(params, inputs, targets, state, masks, compute)
+        adapted = dataclasses.replace(predictor, params=params)
+        nll, new_state = adapted.token_nll(inputs, targets, state)
         return nll.mean(), (nll, new_state)
 
-    return cast(tuple[ModelParams, tuple[TokenNLL, RNNState]], jax.grad(loss, has_aux=True)(params))
+    return cast(Any, jax.grad(loss, has_aux=True)(predictor.params))

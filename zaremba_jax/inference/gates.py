@@ -4,8 +4,6 @@ Kernels do not return their gates. Once h of every step is known, one matrix pro
 gives them for all steps, with no step waiting for another.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,16 +12,15 @@ from zaremba_jax.array_types import (
     Activations,
     LayerParams,
     LayerState,
-    Masks,
-    ModelParams,
     Outputs,
     Tokens,
 )
 from zaremba_jax.cells import CELLS, project_inputs
-from zaremba_jax.config import ComputeConfig, Precision
+from zaremba_jax.config import Precision
 from zaremba_jax.kernels.lstm import previous_states
+from zaremba_jax.model import Model, Predictor
 from zaremba_jax.ops.products import matmul
-from zaremba_jax.rnn import unroll_layer, zero_state
+from zaremba_jax.rnn import unroll_layer
 
 Gates = tuple[dict[str, Outputs], ...]  # of each layer, by letter
 
@@ -54,40 +51,29 @@ def gate_values(
     return dict(zip(cell.gates, cell.activate(projected, recurrent), strict=True))
 
 
-def gate_activations(
-    params: ModelParams,
-    ids: np.ndarray,
-    streams: int,
-    steps: int,
-    compute: ComputeConfig = ComputeConfig(),
-    masks: Masks | None = None,
-) -> Gates:
+def gate_activations(model: Model, ids: np.ndarray, streams: int, steps: int) -> Gates:
     """The gates of a model that reads the beginning of a text from the zero state.
 
     Args:
-      params: the model.
+      model: the model.
       ids: the text, at least one token.
       streams: streams side by side, fewer if the text has fewer tokens.
       steps: tokens of each stream, fewer if the text is too short.
-      compute: precision and kernel.
-      masks: from `regularizers.expected_masks`.
     """
     streams = min(streams, len(ids))
     steps = min(steps, len(ids) // streams)
     tokens = ids[: streams * steps].reshape(streams, steps).T
-    return _gates(params, jnp.asarray(tokens, jnp.int32), compute, masks)
+    return _gates(model.predictor, jnp.asarray(tokens, jnp.int32))
 
 
-@functools.partial(jax.jit, static_argnames="compute")
-def _gates(
-    params: ModelParams, tokens: Tokens, compute: ComputeConfig, masks: Masks | None
-) -> Gates:
-    layers = params.layers
+@jax.jit
+def _gates(predictor: Predictor, tokens: Tokens) -> Gates:
+    layers, masks, compute = predictor.params.layers, predictor.masks, predictor.compute
     recurrent = masks.recurrent if masks is not None else None
-    inputs, gates = params.embedding[tokens], []
+    inputs, gates = predictor.params.embedding[tokens], []
     for layer, state, through_time in zip(
         layers,
-        zero_state(layers, tokens.shape[1]),
+        predictor.zero_state(tokens.shape[1]),
         recurrent or (None,) * len(layers),
         strict=True,
     ):

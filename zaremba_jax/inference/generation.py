@@ -10,15 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from zaremba_jax.array_types import Key, Masks, ModelParams, RNNState, Tokens
-from zaremba_jax.config import ComputeConfig
+from zaremba_jax.array_types import Key, RNNState, Tokens
 from zaremba_jax.data.vocabulary import check_ids
+from zaremba_jax.ensemble import mixture_log_probs
 from zaremba_jax.errors import InputError
-from zaremba_jax.interop.model_file import Model
-from zaremba_jax.model import softmax_params, unroll
-from zaremba_jax.ops.softmax import logits
-from zaremba_jax.regularizers import expected_masks
-from zaremba_jax.rnn import zero_state
+from zaremba_jax.model import Model, Predictor
 
 Scores = Float[Array, "samples vocabulary"]
 
@@ -83,35 +79,27 @@ def generate(
     if len({model.vocabulary.fingerprint for model in models}) > 1:
         raise InputError("models with different vocabularies: use models trained on one corpus")
     check_ids(prompt, len(models[0].vocabulary))
-    drawn = _generate(
-        tuple(model.params for model in models),
-        tuple(expected_masks(model.config) for model in models),
-        jnp.asarray(prompt)[:, None],
-        key,
-        tuple(model.config.compute for model in models),
-        length,
-        samples,
-        sampling,
-    )
+    predictors = tuple(model.predictor for model in models)
+    drawn = _generate(predictors, jnp.asarray(prompt)[:, None], key, length, samples, sampling)
     return np.asarray(drawn).T
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _generate(
-    params: tuple[ModelParams, ...],
-    masks: tuple[Masks | None, ...],
+    predictors: tuple[Predictor, ...],
     prompt: Tokens,
     key: Key,
-    computes: tuple[ComputeConfig, ...],
     length: int,
     samples: int,
     sampling: Sampling,
 ) -> Int[Array, "length samples"]:
     def predict(tokens: Tokens, states: tuple[RNNState, ...]) -> tuple[Scores, tuple]:
-        results = list(map(_next_scores, params, masks, computes, states, (tokens,) * len(params)))
-        return mixture_log_probs(jnp.stack([scores for scores, _ in results])), tuple(
-            s for _, s in results
-        )
+        scores, new_states = [], []
+        for predictor, state in zip(predictors, states, strict=True):
+            unrolled = predictor.unroll(tokens, state)
+            scores.append(predictor.logits(unrolled.dropped[-1:])[0])
+            new_states.append(unrolled.state)
+        return mixture_log_probs(jnp.stack(scores)), tuple(new_states)
 
     def step(carry: tuple[Scores, tuple], position: jax.Array) -> tuple[tuple, jax.Array]:
         scores, states = carry
@@ -123,27 +111,9 @@ def _generate(
         return jnp.broadcast_to(x, (samples, *x.shape[1:]))
 
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(samples))
-    read = predict(prompt, tuple(zero_state(p.layers, batch_size=1) for p in params))
+    read = predict(prompt, tuple(p.zero_state(batch_size=1) for p in predictors))
     _, drawn = jax.lax.scan(step, jax.tree.map(for_every_sample, read), jnp.arange(length))
     return drawn
-
-
-def _next_scores(
-    params: ModelParams,
-    masks: Masks | None,
-    compute: ComputeConfig,
-    state: RNNState,
-    tokens: Tokens,
-) -> tuple[Scores, RNNState]:
-    """The logits of the token after the last one, and the state there."""
-    unrolled = unroll(params, tokens, state, masks, compute)
-    return logits(softmax_params(params), unrolled.dropped[-1:], compute)[0], unrolled.state
-
-
-def mixture_log_probs(scores: Float[Array, "models samples vocabulary"]) -> Scores:
-    """Logarithm of the mean of the models' probabilities, from their logits (section 4.1)."""
-    log_probs = jax.nn.log_softmax(scores)
-    return jax.nn.logsumexp(log_probs, axis=0) - math.log(len(scores))
 
 
 def sample_token(

@@ -6,33 +6,22 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from zaremba_jax.array_types import Masks, ModelParams
-from zaremba_jax.config import ComputeConfig
-from zaremba_jax.data.vocabulary import check_ids
 from zaremba_jax.evaluate import text_nll, window_nll
-from zaremba_jax.rnn import zero_state
+from zaremba_jax.model import Model
 
 TOKENS_AT_ONCE = 4096
 
 
-def lines_nll(
-    params: ModelParams,
-    lines: Sequence[np.ndarray],
-    start: int,
-    compute: ComputeConfig = ComputeConfig(),
-    masks: Masks | None = None,
-) -> list[np.ndarray]:
+def lines_nll(model: Model, lines: Sequence[np.ndarray], start: int) -> list[np.ndarray]:
     """Nats of every token of each line, read after `start` from the zero state.
 
     Lines of similar length are read side by side, so that few programs are compiled; a line
     longer than `TOKENS_AT_ONCE` is read on its own, window by window.
 
     Args:
-      params: the model.
+      model: the model.
       lines: the ids of each, at least one, including the token that ends it.
       start: the token before a line's first, the one that ends a line.
-      compute: precision and kernel.
-      masks: from `regularizers.expected_masks`, for a model trained with zoneout.
 
     Returns:
       float32 [tokens of the line] for each, in the order of the lines.
@@ -40,13 +29,13 @@ def lines_nll(
     Raises:
       ValueError: an id is not in the model's vocabulary.
     """
-    check_ids(np.concatenate([[start], *lines]), len(params.embedding))
+    model.check_ids(np.concatenate([[start], *lines]))
+    predictor = model.predictor
     groups = defaultdict(list)
     results = [np.empty(0, np.float32)] * len(lines)
     for index, line in enumerate(lines):
         if len(line) > TOKENS_AT_ONCE:
-            ids = np.concatenate([[start], line])
-            results[index] = text_nll(params, ids, compute=compute, masks=masks)
+            results[index] = text_nll(model, np.concatenate([[start], line]))
         else:
             groups[_power_of_two(len(line))].append(index)
     for time, group in groups.items():
@@ -57,8 +46,8 @@ def lines_nll(
             for column, index in enumerate(chosen):
                 tokens[1 : len(lines[index]) + 1, column] = lines[index]
             inputs, targets = jnp.asarray(tokens[:-1]), jnp.asarray(tokens[1:])
-            state = zero_state(params.layers, batch)
-            nll = np.asarray(window_nll(params, inputs, targets, state, masks, compute)[0])
+            state = predictor.zero_state(batch)
+            nll = np.asarray(window_nll(predictor, inputs, targets, state)[0])
             for column, index in enumerate(chosen):
                 results[index] = nll[: len(lines[index]), column]
     return results

@@ -18,14 +18,10 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from zaremba_jax.array_types import Masks, ModelParams, RNNState, TokenNLL, Tokens
-from zaremba_jax.config import ComputeConfig
-from zaremba_jax.data.vocabulary import check_ids
+from zaremba_jax.array_types import RNNState, TokenNLL, Tokens
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
-from zaremba_jax.model import softmax_params, unroll
-from zaremba_jax.ops.softmax import softmax_nll
-from zaremba_jax.rnn import zero_state
+from zaremba_jax.model import Model, Predictor
 
 _EMPTY = -1  # stands for a word until the memory is full
 
@@ -59,13 +55,7 @@ class Memory:
     words: Int[Array, " window"]
 
 
-def neural_cache_nll(
-    params: ModelParams,
-    ids: np.ndarray,
-    config: CacheConfig,
-    compute: ComputeConfig = ComputeConfig(),
-    masks: Masks | None = None,
-) -> np.ndarray:
+def neural_cache_nll(model: Model, ids: np.ndarray, config: CacheConfig) -> np.ndarray:
     """`evaluate.text_nll` with one stream and a cache that starts out empty.
 
     While it is empty, the model's probability is used on its own.
@@ -74,39 +64,36 @@ def neural_cache_nll(
       InputError: the text has no token to predict, or an id that is not in the model's
         vocabulary.
     """
-    check_ids(ids, len(params.embedding))
+    model.check_ids(ids)
+    predictor = model.predictor
     predictions = count_predictions(ids)
     kept = min(config.window, predictions)
     time = min(TOKENS_AT_ONCE, predictions)
     padded = np.pad(ids, (0, -predictions % time))
-    hidden = params.layers[-1].recurrent_weights.shape[0]
+    hidden = len(model.params.layers[-1].recurrent_weights)
     memory = Memory(
-        outputs=jnp.zeros((kept, hidden), params.embedding.dtype),
+        outputs=jnp.zeros((kept, hidden), model.params.embedding.dtype),
         words=jnp.full(kept, _EMPTY, jnp.int32),
     )
-    state, results = zero_state(params.layers, batch_size=1), []
+    state, results = predictor.zero_state(batch_size=1), []
     for first in range(0, predictions, time):
         window = jnp.asarray(padded[first : first + time + 1], jnp.int32)[:, None]
-        nll, state, memory = _window_nll(
-            params, window[:-1], window[1:], state, memory, config, compute, masks
-        )
+        nll, state, memory = _window_nll(predictor, window[:-1], window[1:], state, memory, config)
         results.append(nll[:, 0])
     return np.concatenate(results)[:predictions]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "compute"))
+@functools.partial(jax.jit, static_argnames="config")
 def _window_nll(
-    params: ModelParams,
+    predictor: Predictor,
     inputs: Tokens,
     targets: Tokens,
     state: RNNState,
     memory: Memory,
     config: CacheConfig,
-    compute: ComputeConfig,
-    masks: Masks | None,
 ) -> tuple[TokenNLL, RNNState, Memory]:
-    unrolled = unroll(params, inputs, state, masks, compute)
-    nll = softmax_nll(softmax_params(params), unrolled.dropped, targets, compute)
+    unrolled = predictor.unroll(inputs, state)
+    nll = predictor.nll_of(unrolled.dropped, targets)
     mixed, memory = mix(nll[:, 0], unrolled.outputs[:, 0], targets[:, 0], memory, config)
     return mixed[:, None], unrolled.state, memory
 

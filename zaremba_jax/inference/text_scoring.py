@@ -17,8 +17,7 @@ from zaremba_jax.data.vocabulary import Vocabulary, listed
 from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.errors import InputError
 from zaremba_jax.inference.independent_lines import lines_nll
-from zaremba_jax.interop.model_file import Model
-from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.model import Model
 
 Each = Literal["sentence", "token"]
 Scorer = Callable[[Model, np.ndarray], np.ndarray]  # nats of every token but the first
@@ -125,14 +124,7 @@ def independent_nll(models: list[Model], text: Text) -> np.ndarray:
             " stream"
         )
     (start,) = models[0].vocabulary.encode([end]).tolist()
-    nll = [
-        np.concatenate(
-            lines_nll(
-                model.params, text.ids, start, model.config.compute, expected_masks(model.config)
-            )
-        )
-        for model in models
-    ]
+    nll = [np.concatenate(lines_nll(model, text.ids, start)) for model in models]
     return mixture_nll(np.stack(nll))
 
 

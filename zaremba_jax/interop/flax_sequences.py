@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import HiddenState, LayerParams, LayerState, LSTMState
-from zaremba_jax.cells import CELLS
+from zaremba_jax.cells import CELLS, pack_state, unpack_state
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.errors import InputError
 from zaremba_jax.rnn import unroll_layer, zero_state
@@ -177,19 +177,22 @@ def _batch_shape(
 def _state(
     layer: LayerParams, carry: Any, batch_shape: tuple[int, ...], dtype: DTypeLike
 ) -> LayerState:
-    parts = [carry.cell, carry.hidden] if isinstance(carry, LSTMState) else jax.tree.leaves(carry)
+    """The state of a layer from Flax's carry, which has c first, or from a state's record."""
+    is_state = isinstance(carry, LSTMState | HiddenState)
+    parts = pack_state(carry)[::-1] if is_state else jax.tree.leaves(carry)
     shapes = [jnp.shape(part) for part in parts]
     shape = (*batch_shape, len(layer.recurrent_weights))
-    names = ("c", "h") if CELLS[layer.cell].state is LSTMState else ("h",)
+    names = CELLS[layer.cell].carries[::-1]
     if shapes != [shape] * len(names):
         raise InputError(
             f"a carry with arrays of shapes {shapes} for the cell {layer.cell}: give"
             f" {' and '.join(names)}, of shape {shape} each"
         )
-    parts = [jnp.asarray(part, dtype).reshape(math.prod(batch_shape), shape[-1]) for part in parts]
-    return HiddenState(*parts) if len(parts) == 1 else LSTMState(hidden=parts[1], cell=parts[0])
+    flat = [jnp.asarray(part, dtype).reshape(math.prod(batch_shape), shape[-1]) for part in parts]
+    return unpack_state(layer.cell, flat[::-1])
 
 
 def _carry(state: LayerState, batch_shape: tuple[int, ...]) -> Any:
-    hidden = state.hidden.reshape(*batch_shape, state.hidden.shape[-1])
-    return (state.cell.reshape(hidden.shape), hidden) if isinstance(state, LSTMState) else hidden
+    """Flax's carry: c and h of an LSTM, h alone of other cells."""
+    parts = [x.reshape(*batch_shape, x.shape[-1]) for x in pack_state(state)[::-1]]
+    return tuple(parts) if len(parts) > 1 else parts[0]

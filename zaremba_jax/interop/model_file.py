@@ -21,7 +21,7 @@ from zaremba_jax.config import Config, UnitName, from_dict, to_dict
 from zaremba_jax.data.units import check_unit
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError, MissingFileError
-from zaremba_jax.model import init_params
+from zaremba_jax.model import Model, init_params
 from zaremba_jax.whole_files import write_whole
 
 # A single entry, since safetensors writes several in no fixed order.
@@ -29,15 +29,6 @@ ENTRY = "zaremba_jax"
 VERSION = 1
 FOLDER_MODEL, FOLDER_CONFIG = "model.safetensors", "config.json"
 FOLDER_VOCABULARY = "vocab.json"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Model:
-    """A trained model with everything needed to use it."""
-
-    params: ModelParams
-    config: Config
-    vocabulary: Vocabulary
 
 
 def save_model(path: str | Path, model: Model) -> None:

@@ -3,6 +3,7 @@
 Jax writes and reads it with flatbuffers, which the extra `stablehlo` installs.
 """
 
+import dataclasses
 import importlib.util
 from typing import Any
 
@@ -11,13 +12,10 @@ import jax.numpy as jnp
 from jax import export
 
 from zaremba_jax.array_types import RNNState
-from zaremba_jax.cells import CELLS
+from zaremba_jax.cells import pack_state, unpack_state
 from zaremba_jax.config import override
 from zaremba_jax.errors import InputError
-from zaremba_jax.interop.model_file import Model
-from zaremba_jax.model import token_nll
-from zaremba_jax.regularizers import expected_masks
-from zaremba_jax.rnn import zero_state
+from zaremba_jax.model import Model
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PlainState = tuple[tuple[jax.Array, ...], ...]
@@ -50,19 +48,21 @@ def portable_scoring(model: Model) -> bytes:
         )
     # Symbolic sizes leave no choice of kernel and cannot be chunked.
     config = override(model.config, kernel="custom_vjp", softmax_tokens=0)
-    masks = expected_masks(config)
-    records = [CELLS[layer.cell].state for layer in model.params.layers]
+    predictor = dataclasses.replace(model, config=config).predictor
+    layers = model.params.layers
 
     def score(tokens: jax.Array, targets: jax.Array, state: PlainState) -> Any:
-        named = tuple(record(*arrays) for record, arrays in zip(records, state, strict=True))
-        nll, new_state = token_nll(model.params, tokens, targets, named, masks, config.compute)
+        named = tuple(
+            unpack_state(layer.cell, arrays) for layer, arrays in zip(layers, state, strict=True)
+        )
+        nll, new_state = predictor.token_nll(tokens, targets, named)
         return nll, _plain(new_state)
 
     time, batch = export.symbolic_shape("time, batch")
     tokens = jax.ShapeDtypeStruct((time, batch), jnp.int32)
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((batch, x.shape[1]), x.dtype),
-        _plain(zero_state(model.params.layers, batch_size=1)),
+        _plain(predictor.zero_state(batch_size=1)),
     )
     exported = export.export(jax.jit(score), platforms=PLATFORMS)(tokens, tokens, state)
     return bytes(exported.serialize())
@@ -70,4 +70,4 @@ def portable_scoring(model: Model) -> bytes:
 
 def _plain(state: RNNState) -> PlainState:
     """The state as tuples, which need no class of this package."""
-    return tuple(tuple(vars(layer).values()) for layer in state)
+    return tuple(map(pack_state, state))

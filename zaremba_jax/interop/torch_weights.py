@@ -16,12 +16,10 @@ from zaremba_jax.array_types import (
     LayerParams,
     ModelParams,
     SoftmaxParams,
-    TiedSoftmaxParams,
-    TwoBiasLayerParams,
 )
 from zaremba_jax.config import QUICK, Config, override
 from zaremba_jax.errors import InputError
-from zaremba_jax.model import softmax_params
+from zaremba_jax.model import softmax_weights
 
 _ARRAY = re.compile(r"(weight|bias)_(ih|hh)_l(0|[1-9]\d*)")
 _GATE_PERMUTATION = (1, 0, 3, 2)  # positions of f, i, o, u among i, f, g, o, and vice versa
@@ -90,8 +88,7 @@ def lstm_to_torch(layers: tuple[LayerParams, ...], prefix: str = "") -> dict[str
     for depth, layer in enumerate(layers):
         if layer.cell != "lstm":
             raise InputError(f"cell={layer.cell}: only LSTM layers convert to torch.nn.LSTM")
-        two = isinstance(layer, TwoBiasLayerParams)
-        second = layer.second_bias if two else np.zeros_like(layer.bias)
+        second = np.zeros_like(layer.bias) if layer.second_bias is None else layer.second_bias
         arrays = {
             "weight_ih": _reordered(layer.input_weights).T,
             "weight_hh": _reordered(layer.recurrent_weights).T,
@@ -122,9 +119,9 @@ def model_from_torch(state: Mapping[str, Any]) -> ModelParams:
     return ModelParams(
         embedding=jnp.asarray(embedding),
         layers=lstm_from_torch(state, _LSTM),
-        softmax=TiedSoftmaxParams(bias=jnp.asarray(bias))
-        if tied
-        else SoftmaxParams(weights=jnp.asarray(weights.T), bias=jnp.asarray(bias)),
+        softmax=SoftmaxParams(
+            weights=None if tied else jnp.asarray(weights.T), bias=jnp.asarray(bias)
+        ),
     )
 
 
@@ -134,12 +131,11 @@ def model_to_torch(params: ModelParams) -> dict[str, np.ndarray]:
     Raises:
       InputError: as for `lstm_to_torch`.
     """
-    softmax = softmax_params(params)
     return {
         _EMBEDDING: np.asarray(params.embedding),
         **lstm_to_torch(params.layers, _LSTM),
-        _WEIGHTS: np.ascontiguousarray(np.asarray(softmax.weights).T),
-        _BIAS: np.asarray(softmax.bias),
+        _WEIGHTS: np.ascontiguousarray(np.asarray(softmax_weights(params)).T),
+        _BIAS: np.asarray(params.softmax.bias),
     }
 
 
@@ -158,8 +154,8 @@ def infer_config(params: ModelParams) -> Config:
         layers=len(params.layers),
         hidden_size=hidden,
         embedding_size=0 if params.embedding.shape[1] == hidden else params.embedding.shape[1],
-        tie_weights=isinstance(params.softmax, TiedSoftmaxParams),
-        second_bias=isinstance(params.layers[0], TwoBiasLayerParams),
+        tie_weights=params.softmax.weights is None,
+        second_bias=params.layers[0].second_bias is not None,
     )
 
 

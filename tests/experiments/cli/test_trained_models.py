@@ -8,8 +8,7 @@ from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import Workdir, write_json, write_model
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.data.vocabulary import Vocabulary
-from zaremba_jax.interop.model_file import Model
-from zaremba_jax.model import init_params
+from zaremba_jax.model import Model, init_params
 
 WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
 

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from model_examples import model_of
 from rich.console import Console
 
 from experiments.reports.mixtures import print_mixtures, summarize_mixtures
@@ -23,7 +24,6 @@ from zaremba_jax.data.corpus import make_corpus, unigram_perplexity
 from zaremba_jax.data.loader import WindowLoader
 from zaremba_jax.data.windows import TextWindows
 from zaremba_jax.evaluate import perplexity, text_nll
-from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.train import init_train_state
 
 CORPUS = make_corpus("ours", list("abcaba") * 5, list("abc") * 4, list("cba") * 6)
@@ -80,7 +80,7 @@ def test_perplexities_are_in_the_precision_of_the_run():
     summary = summary_of(override(TINY, precision="bfloat16"))
     params = init_train_state(TINY, len(CORPUS.vocabulary)).params
     exact, rounded = (
-        perplexity(text_nll(params, CORPUS.test, compute=ComputeConfig(precision=precision)))
+        perplexity(text_nll(model_of(params, override(TINY, precision=precision)), CORPUS.test))
         for precision in ("float32", "bfloat16")
     )
     assert summary["test_perplexity"] == rounded != exact
@@ -92,9 +92,9 @@ def test_quick_has_no_figures_of_the_paper():
 
 def test_figures_are_those_of_the_reported_protocol():
     summary = summary_of(TINY)
-    params = init_train_state(TINY, len(CORPUS.vocabulary)).params
-    assert summary["valid_perplexity"] == perplexity(text_nll(params, CORPUS.valid, streams=1))
-    assert summary["test_perplexity"] == perplexity(text_nll(params, CORPUS.test, streams=1))
+    model = model_of(init_train_state(TINY, len(CORPUS.vocabulary)).params, TINY)
+    assert summary["valid_perplexity"] == perplexity(text_nll(model, CORPUS.valid, streams=1))
+    assert summary["test_perplexity"] == perplexity(text_nll(model, CORPUS.test, streams=1))
     assert summary["mc_test_perplexity"] is None
     assert summary["unigram_perplexity"] == unigram_perplexity(CORPUS)
     assert summary["floor_perplexity"] is None
@@ -121,7 +121,7 @@ def test_monte_carlo_averages_over_noise_and_equals_the_protocol_without_any():
 def test_zoneout_is_evaluated_by_its_expectation():
     config = override(TINY, zoneout_hidden=0.25, zoneout_cell=0.5)
     params = init_train_state(TINY, len(CORPUS.vocabulary)).params
-    nll = text_nll(params, CORPUS.test, masks=expected_masks(config))
+    nll = text_nll(model_of(params, config), CORPUS.test)
     assert summary_of(config)["test_perplexity"] == perplexity(nll)
     assert summary_of(TINY)["test_perplexity"] != perplexity(nll)
 

@@ -13,9 +13,9 @@ from experiments.training.single_run import SingleRun
 from zaremba_jax.checkpoint import restore, save
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.data.corpus import make_corpus
-from zaremba_jax.ensemble import init_chunks, make_mesh
 from zaremba_jax.evaluate import text_nll
-from zaremba_jax.regularizers import expected_masks
+from zaremba_jax.parallel.members import init_chunks
+from zaremba_jax.parallel.mesh import make_mesh
 from zaremba_jax.train import init_train_state
 
 CONFIG = override(QUICK, layers=1, hidden_size=3, batch_size=3)
@@ -87,7 +87,6 @@ def test_ensemble_is_evaluated_by_the_expectation_of_zoneout_and_in_its_precisio
     config = override(QUICK, **sizes, **noise, precision="bfloat16")
     mesh = make_mesh(jax.devices()[:1])
     run = new_ensemble(with_seeds(config, 2), corpus, 1, mesh, Console())
-    options = {"compute": config.compute, "masks": expected_masks(config)}
     for member, nll in enumerate(run.nll(corpus.test)):
-        expected = text_nll(run.model(member).params, corpus.test, **options)
+        expected = text_nll(run.model(member), corpus.test)
         np.testing.assert_allclose(nll, expected, rtol=1e-5)

@@ -49,17 +49,17 @@ def after_chunk(monkeypatch):
     train_windows, chunks = run_module.train_windows, itertools.count(1)
 
     def changed(*args, **kwargs):
-        state, nll = train_windows(*args, **kwargs)
+        state, statistics = train_windows(*args, **kwargs)
         change = todo.pop(next(chunks), lambda *result: result)
-        return change(state, nll)
+        return change(state, statistics)
 
     monkeypatch.setattr(run_module, "train_windows", changed)
     return todo.__setitem__
 
 
-def ctrl_c(state, nll):
+def ctrl_c(state, statistics):
     signal.raise_signal(signal.SIGINT)  # immediately; os.kill leaves the time to the system
-    return state, nll
+    return state, statistics
 
 
 def steps(folder):
@@ -292,7 +292,7 @@ def assert_diverged(outcome, folder, *telling):
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
     folder, reference, after_chunk
 ):
-    after_chunk(42, lambda state, nll: (state, nll.at[1].set(jnp.nan)))
+    after_chunk(42, lambda state, x: (state, x.replace(nll=x.nll.at[1].set(jnp.nan))))
     outcome = run(*FLAGS, "--workdir=run", OFTEN)
     assert_diverged(outcome, folder, "the loss became nan at step 124 (epoch 2, window 5);")
     assert steps(folder)[-1] == WINDOWS + 3
@@ -301,10 +301,10 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoin
 
 
 def test_parameters_that_are_not_finite_are_never_saved(folder, after_chunk):
-    def overflow(state, nll):
+    def overflow(state, statistics):
         bias = jnp.full_like(state.params.softmax.bias, jnp.inf)
         softmax = state.params.softmax.replace(bias=bias)
-        return state.replace(params=state.params.replace(softmax=softmax)), nll
+        return state.replace(params=state.params.replace(softmax=softmax)), statistics
 
     after_chunk(3, overflow)
     outcome = run(*FLAGS, "--workdir=run", OFTEN)

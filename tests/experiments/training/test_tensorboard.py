@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from invoke import FLAGS, WINDOWS, assert_refused, assert_same_run, metrics, run
+from model_examples import model_of
 from tensorboardX.proto import event_pb2
 
 from experiments import ensemble
@@ -130,7 +131,7 @@ def test_what_was_flushed_is_on_the_disk(tmp_path):
 def test_gates_have_histograms_over_their_whole_range(folder, cell, letters):
     config = override(QUICK, hidden_size=8, cell=cell)
     params = init_params(config.model, 9, key=jax.random.key(0))
-    gates = gate_activations(params, np.arange(60, dtype=np.int32) % 9, 4, 5)
+    gates = gate_activations(model_of(params, config), np.arange(60, dtype=np.int32) % 9, 4, 5)
     with TensorBoard(folder / "board", 0) as board:
         board.epoch(7, {}, gates)
     by_tag = points(folder / "board")

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from zaremba_jax.data.loader import MAX_HOST_BYTES, WindowLoader, fits
 from zaremba_jax.data.windows import TextWindows, windows
-from zaremba_jax.ensemble import make_mesh
+from zaremba_jax.parallel.mesh import make_mesh
 
 IDS = np.random.default_rng(0).integers(0, 200, 90).astype(np.uint8)
 TEXT = TextWindows(IDS, batch_size=3, unroll=4)  # 7 windows

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import paper_model
 import pytest
+from model_examples import model_of
 
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.evaluate import text_nll
@@ -20,6 +21,7 @@ from zaremba_jax.rnn import zero_state
 VOCABULARY = 4
 CONFIG = override(QUICK, layers=1, hidden_size=2, init_scale=0.9)
 PARAMS = init_params(CONFIG.model, VOCABULARY, key=jax.random.key(0))
+MODEL = model_of(PARAMS, CONFIG)
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, 12).astype(np.int32)
 SGD = DynamicConfig(rule="sgd", rate=0.7, decay=0.2, segment=3)
 RMS = DynamicConfig(rule="rms", rate=0.05, decay=0.8, segment=3, epsilon=0.01)
@@ -81,10 +83,10 @@ def test_adapting_is_the_papers(monkeypatch, config):
     numbers, make = flat(PARAMS)
     squares = np.random.default_rng(1).uniform(0, 0.04, len(numbers))
     squares_tree = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), make(squares))
-    nll = dynamic_nll(PARAMS, IDS, config, squares_tree)
+    nll = dynamic_nll(MODEL, IDS, config, squares_tree)
     assert nll.shape == (11,)
     np.testing.assert_allclose(nll, by_the_paper(config, squares), rtol=1e-3)
-    assert not np.allclose(nll, text_nll(PARAMS, IDS), rtol=1e-2)
+    assert not np.allclose(nll, text_nll(MODEL, IDS), rtol=1e-2)
 
 
 def test_mean_squares_are_of_each_windows_gradient_with_the_state_carried_on():
@@ -93,7 +95,7 @@ def test_mean_squares_are_of_each_windows_gradient_with_the_state_carried_on():
     first = gradient(make, numbers, windows[0, :, 0], zeros())
     state = nats(make, numbers, windows[0, :, 0], zeros())[1]
     second = gradient(make, numbers, windows[1, :, 0], state)
-    actual, _ = flat(mean_squares(PARAMS, jnp.asarray(windows)))
+    actual, _ = flat(mean_squares(MODEL, jnp.asarray(windows)))
     np.testing.assert_allclose(actual, (first**2 + second**2) / 2, rtol=2e-3, atol=1e-8)
 
 
@@ -103,10 +105,10 @@ ZONEOUT = override(CONFIG, zoneout_hidden=0.5, zoneout_cell=0.3, precision="bflo
 @pytest.mark.parametrize("config", [CONFIG, ZONEOUT], ids=["plain", "zoneout in bfloat16"])
 def test_without_a_rate_nothing_adapts_and_the_trained_model_stays_whole(config):
     before, still = jax.tree.map(np.array, PARAMS), dataclasses.replace(SGD, rate=0.0)
-    how = {"compute": config.compute, "masks": expected_masks(config)}
-    expected = text_nll(PARAMS, IDS, **how)
-    np.testing.assert_allclose(dynamic_nll(PARAMS, IDS, still, **how), expected, rtol=1e-5)
-    dynamic_nll(PARAMS, IDS, SGD, **how)
+    model = model_of(PARAMS, config)
+    expected = text_nll(model, IDS)
+    np.testing.assert_allclose(dynamic_nll(model, IDS, still), expected, rtol=1e-5)
+    dynamic_nll(model, IDS, SGD)
     jax.tree.map(np.testing.assert_array_equal, PARAMS, before)
 
 
@@ -117,15 +119,16 @@ def test_mean_squares_are_of_the_model_as_it_is_evaluated():
     window, state = jnp.asarray(IDS[:, None]), zero_state(PARAMS.layers, 1)
     how = {"compute": ZONEOUT.compute, "masks": expected_masks(ZONEOUT)}
     expected = jax.tree.map(jnp.square, jax.grad(loss)(PARAMS, how))
-    actual, plain = mean_squares(PARAMS, window[None], **how), mean_squares(PARAMS, window[None])
+    models = model_of(PARAMS, ZONEOUT), MODEL
+    actual, plain = (mean_squares(model, window[None]) for model in models)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
     jax.tree.map(close, actual, expected)
     assert not np.allclose(actual.embedding, plain.embedding, rtol=0.1)
 
 
 def test_ids_of_any_type_are_read_alike():
-    nll = dynamic_nll(PARAMS, IDS.astype(np.uint8), SGD)
-    np.testing.assert_array_equal(nll, dynamic_nll(PARAMS, IDS, SGD))
+    nll = dynamic_nll(MODEL, IDS.astype(np.uint8), SGD)
+    np.testing.assert_array_equal(nll, dynamic_nll(MODEL, IDS, SGD))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,7 @@ def test_unknown_rule_is_refused():
 
 def test_ids_of_another_vocabulary_are_refused():
     with pytest.raises(ValueError, match="ids from 0 to 4 for a vocabulary of 4: encode the text"):
-        dynamic_nll(PARAMS, np.append(IDS, VOCABULARY), SGD)
+        dynamic_nll(MODEL, np.append(IDS, VOCABULARY), SGD)
 
 
 def test_rule_rms_without_squares_is_refused():
@@ -161,4 +164,4 @@ def test_rule_rms_without_squares_is_refused():
         ValueError,
         match=r"the rule rms needs the mean squares of gradients.*; give them, or use sgd",
     ):
-        dynamic_nll(PARAMS, IDS, RMS)
+        dynamic_nll(MODEL, IDS, RMS)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from layer_examples import equations, make
+from model_examples import model_of
 
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.cells import CELLS, project_inputs, step
@@ -73,7 +74,7 @@ def test_gates_of_the_upper_layer_give_the_models_outputs():
     config = override(QUICK, hidden_size=4, init_scale=0.5, **noise)
     params, masks = init_params(config.model, 9, key=jax.random.key(0)), expected_masks(config)
     ids = np.arange(30, dtype=np.int32) * 7 % 9
-    _, gates = gate_activations(params, ids, streams=3, steps=5, masks=masks)
+    _, gates = gate_activations(model_of(params, config), ids, streams=3, steps=5)
     hidden = cell = jnp.zeros((3, 4))
     tokens, state = jnp.asarray(ids[:15].reshape(3, 5).T), zero_state(params.layers, 3)
     for t, expected in enumerate(unroll(params, tokens, state, masks).outputs):
@@ -86,5 +87,5 @@ def test_gates_of_the_upper_layer_give_the_models_outputs():
 @pytest.mark.parametrize(("tokens", "shape"), [(2, (1, 2, 4)), (7, (2, 3, 4)), (60, (5, 3, 4))])
 def test_a_short_text_fills_as_much_as_it_can(tokens, shape):
     params = init_params(override(QUICK, hidden_size=4).model, 9, key=jax.random.key(0))
-    gates = gate_activations(params, np.zeros(tokens, np.int32), streams=3, steps=5)
+    gates = gate_activations(model_of(params), np.zeros(tokens, np.int32), streams=3, steps=5)
     assert gates[0]["f"].shape == shape

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.data.vocabulary import Vocabulary
-from zaremba_jax.inference import generation as generate_module
 from zaremba_jax.inference.generation import (
     Sampling,
     filter_logits,
@@ -20,8 +19,7 @@ from zaremba_jax.inference.generation import (
     mixture_log_probs,
     sample_token,
 )
-from zaremba_jax.interop.model_file import Model
-from zaremba_jax.model import apply, init_params
+from zaremba_jax.model import Model, Predictor, apply, init_params
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.rnn import zero_state
 
@@ -166,13 +164,13 @@ def test_models_of_different_words_are_refused():
 
 
 def test_every_model_writes_in_its_own_precision(monkeypatch):
-    asked, unroll = [], generate_module.unroll
+    asked, unroll = [], Predictor.unroll
 
-    def watched(*arguments):
-        asked.append(arguments[-1].precision)
-        return unroll(*arguments)
+    def watched(predictor, *arguments):
+        asked.append(predictor.compute.precision)
+        return unroll(predictor, *arguments)
 
-    monkeypatch.setattr(generate_module, "unroll", watched)
+    monkeypatch.setattr(Predictor, "unroll", watched)
     precisions = ["float32", "bfloat16"]
     models = [model(hidden_size=3, precision=precision) for precision in precisions]
     generate(models, PROMPT, 1, key=jax.random.key(0))

@@ -5,17 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import paper_model
 import pytest
+from model_examples import model_of
 
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.inference import neural_cache
 from zaremba_jax.inference.neural_cache import CacheConfig, Memory, mix, neural_cache_nll
 from zaremba_jax.model import init_params
-from zaremba_jax.regularizers import expected_masks
 
 VOCABULARY = 6
 CONFIG = override(QUICK, layers=2, hidden_size=4, init_scale=0.9)
 PARAMS = init_params(CONFIG.model, VOCABULARY, key=jax.random.key(0))
+MODEL = model_of(PARAMS, CONFIG)
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, 30).astype(np.int32)
 
 
@@ -42,7 +43,7 @@ def by_the_paper(ids, window, theta, weight):
 @pytest.mark.parametrize("window", [1, 7, 100])
 def test_cache_is_the_papers(monkeypatch, window):
     monkeypatch.setattr(neural_cache, "TOKENS_AT_ONCE", 8)
-    nll = neural_cache_nll(PARAMS, IDS, CacheConfig(window=window, theta=2.0, weight=0.4))
+    nll = neural_cache_nll(MODEL, IDS, CacheConfig(window=window, theta=2.0, weight=0.4))
     assert nll.shape == (29,)
     np.testing.assert_allclose(nll, by_the_paper(IDS, window, 2.0, 0.4), rtol=1e-4)
 
@@ -52,23 +53,23 @@ ZONEOUT = override(CONFIG, zoneout_hidden=0.5, zoneout_cell=0.3, precision="bflo
 
 @pytest.mark.parametrize("config", [CONFIG, ZONEOUT], ids=["plain", "zoneout in bfloat16"])
 def test_cache_of_little_weight_is_the_model(config):
-    options = {"compute": config.compute, "masks": expected_masks(config)}
-    nll = neural_cache_nll(PARAMS, IDS, CacheConfig(window=8, theta=1.0, weight=1e-7), **options)
-    np.testing.assert_allclose(nll, text_nll(PARAMS, IDS, **options), rtol=1e-5)
+    model = model_of(PARAMS, config)
+    nll = neural_cache_nll(model, IDS, CacheConfig(window=8, theta=1.0, weight=1e-7))
+    np.testing.assert_allclose(nll, text_nll(model, IDS), rtol=1e-5)
 
 
 def test_ids_of_one_byte_are_read_as_those_of_four():
-    params = init_params(CONFIG.model, 256, key=jax.random.key(1))
+    model = model_of(init_params(CONFIG.model, 256, key=jax.random.key(1)), CONFIG)
     ids = np.tile(np.array([255, 3, 255, 254], np.uint8), 3)
     config = CacheConfig(window=20, theta=1.0, weight=0.5)
-    nll = neural_cache_nll(params, ids, config)
-    np.testing.assert_array_equal(nll, neural_cache_nll(params, ids.astype(np.int32), config))
+    nll = neural_cache_nll(model, ids, config)
+    np.testing.assert_array_equal(nll, neural_cache_nll(model, ids.astype(np.int32), config))
 
 
 def test_memory_has_no_more_places_than_the_text():
     large, enough = (CacheConfig(window=n, theta=2.0, weight=0.4) for n in (10**15, len(IDS)))
-    nll = neural_cache_nll(PARAMS, IDS, large)
-    np.testing.assert_array_equal(nll, neural_cache_nll(PARAMS, IDS, enough))
+    nll = neural_cache_nll(MODEL, IDS, large)
+    np.testing.assert_array_equal(nll, neural_cache_nll(MODEL, IDS, enough))
 
 
 def test_memory_decides_how_far_back_a_word_is_found():
@@ -102,6 +103,6 @@ def test_cache_outside_its_limits_is_refused(setting, reason):
 def test_text_without_a_prediction_or_of_another_vocabulary_is_refused():
     foreign = np.append(IDS, len(PARAMS.embedding))
     with pytest.raises(ValueError, match="encode the text with the model's own vocabulary"):
-        neural_cache_nll(PARAMS, foreign, CacheConfig(window=5, theta=1.0, weight=0.5))
+        neural_cache_nll(MODEL, foreign, CacheConfig(window=5, theta=1.0, weight=0.5))
     with pytest.raises(ValueError, match="1 tokens has nothing to predict"):
-        neural_cache_nll(PARAMS, IDS[:1], CacheConfig(window=5, theta=1.0, weight=0.5))
+        neural_cache_nll(MODEL, IDS[:1], CacheConfig(window=5, theta=1.0, weight=0.5))

@@ -11,8 +11,7 @@ from zaremba_jax.data.units import BYTES
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.text_scoring import independent_nll, read_text, records, stream_nll
-from zaremba_jax.interop.model_file import Model
-from zaremba_jax.model import init_params
+from zaremba_jax.model import Model, init_params
 
 WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
 TEXT = "the cat sat\nthe zebra\n\ncat zebra ran\n"
@@ -29,7 +28,7 @@ MODELS = [make(0), make(1)]
 
 
 def read(model, ids):
-    return text_nll(model.params, ids)
+    return text_nll(model, ids)
 
 
 @pytest.fixture

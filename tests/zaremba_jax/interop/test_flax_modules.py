@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from layer_examples import equations
 
-from zaremba_jax.array_types import LSTMState, TwoBiasLayerParams
+from zaremba_jax.array_types import LayerParams, LSTMState
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.interop.flax_modules import DeepRNN, LinenDeepRNN, linen_params
 from zaremba_jax.interop.flax_weights import nnx_layer
@@ -509,7 +509,7 @@ def test_a_second_bias_is_added_to_the_first(float64):
     _, ours = make_pair("lstm", 1)
     (layer,) = ours.params
     weights, half_bias = (layer.input_weights, layer.recurrent_weights), layer.bias / 2
-    half = TwoBiasLayerParams(*weights, bias=half_bias, second_bias=half_bias)
+    half = LayerParams(*weights, bias=half_bias, second_bias=half_bias)
     x, expected = normal(BATCH, TIME, FEATURES), ours(normal(BATCH, TIME, FEATURES))
     ours.load((half,))
     linen = LinenDeepRNN(HIDDEN, param_dtype=jnp.float64)

@@ -13,14 +13,13 @@ from zaremba_jax.data.units import BYTES
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.interop.model_file import (
     ENTRY,
-    Model,
     load_folder,
     load_model,
     named_arrays,
     save_folder,
     save_model,
 )
-from zaremba_jax.model import init_params
+from zaremba_jax.model import Model, init_params
 
 WORDS = Vocabulary(("the", "<eos>", "naïve", "<unk>"))
 CONFIG = override(QUICK, layers=2, hidden_size=3, seed=5)

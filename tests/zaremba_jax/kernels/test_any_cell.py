@@ -17,7 +17,7 @@ from layer_examples import (
     values_and_gradients,
 )
 
-from zaremba_jax.array_types import RecurrentMasks, TwoBiasLayerParams
+from zaremba_jax.array_types import LayerParams, RecurrentMasks
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.kernels.any_cell import cell_layer
 from zaremba_jax.kernels.lstm import lstm_layer, lstm_layer_with, padded_lstm_layer, scan_loops
@@ -82,11 +82,11 @@ KERNELS = {
 def test_second_bias_is_added_and_has_the_gradient_of_the_first(float64, kernel):
     (params, *others), _, weights = make(3, 2, 3, 5, "float64")
     weights_of_two, half = (params.input_weights, params.recurrent_weights), params.bias / 2
-    two = TwoBiasLayerParams(*weights_of_two, bias=half, second_bias=half)
+    two = LayerParams(*weights_of_two, bias=half, second_bias=half)
     run = jax.jit(functools.partial(of_layer, KERNELS[kernel]))
     (gradient, *d_others), results = run((params, *others), weights)
     (of_two, *d_others_of_two), results_of_two = run((two, *others), weights)
-    expected = TwoBiasLayerParams(**vars(gradient), second_bias=gradient.bias)
+    expected = dataclasses.replace(gradient, second_bias=gradient.bias)
     assert_same((of_two, d_others_of_two, results_of_two), (expected, d_others, results), 1e-12)
 
 

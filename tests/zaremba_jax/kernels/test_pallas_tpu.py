@@ -71,7 +71,7 @@ def test_training_run_ends_with_the_losses_of_the_scan(monkeypatch):
 
     def losses(kernel):
         run = override(config, kernel=kernel)
-        return train_windows(run, init_train_state(run, 9), jnp.asarray(windows))[1]
+        return train_windows(run, init_train_state(run, 9), jnp.asarray(windows))[1].nll
 
     readable = losses("scan")
     assert readable[-1] != readable[0]

@@ -8,17 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from layer_examples import equations, make, values_and_gradients
+from model_examples import model_of
 
 from experiments.compilers import hlo
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import QUICK, ComputeConfig, override
 from zaremba_jax.data.windows import windows
-from zaremba_jax.ensemble import make_mesh, members_nll
 from zaremba_jax.evaluate import monte_carlo_nll, text_nll
 from zaremba_jax.inference.independent_lines import lines_nll
-from zaremba_jax.model import apply, init_params, softmax_params
+from zaremba_jax.model import Predictor, apply, init_params, softmax_weights
 from zaremba_jax.ops.products import dot_few_rows, matmul, operand, weight_gradient
 from zaremba_jax.ops.softmax import logits, softmax_nll
+from zaremba_jax.parallel.members import members_nll
+from zaremba_jax.parallel.mesh import make_mesh
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, train_windows
 
@@ -58,16 +60,16 @@ def test_bfloat16_rounds_the_operands_and_nothing_else(time, batch, inner, outer
 def results(compute):
     """Results of products in every part of a model."""
     params = init_params(override(QUICK, hidden_size=4).model, 7, key=jax.random.key(0))
-    softmax = softmax_params(params)
+    softmax = softmax_weights(params), params.softmax.bias
     tokens, hidden = jnp.arange(6).reshape(3, 2), normal(0, 3, 2, 4)
 
     def loss(softmax, hidden):
-        return softmax_nll(softmax, hidden, tokens, compute).sum()
+        return softmax_nll(softmax[0], softmax[1], hidden, tokens, compute).sum()
 
     outputs = {
         "loss": loss(softmax, hidden),
         "its gradients": jax.grad(loss, argnums=(0, 1))(softmax, hidden),
-        "logits": logits(softmax, hidden, compute),
+        "logits": logits(softmax[0], softmax[1], hidden, compute),
         "model": apply(params, tokens, zero_state(params.layers, 2), compute=compute)[0],
     }
     for cell in CELLS:
@@ -171,12 +173,13 @@ def read_and_trained(precision):
     state, compute = init_train_state(config, 7), config.compute
     params = jax.tree.map(jnp.copy, state.params)  # the state is donated
     stacked, mesh = jax.tree.map(lambda x: x[None], params), make_mesh(jax.devices()[:1])
+    model = model_of(params, config)
     return {
-        "text": text_nll(params, IDS, compute=compute),
-        "ensemble": members_nll(stacked, IDS, 1, compute, None, mesh)[0],
-        "samples": monte_carlo_nll(config, params, IDS, 1, key=jax.random.key(0)),
-        "lines": lines_nll(params, [IDS], 0, compute)[0],
-        "training": train_windows(config, state, jnp.asarray(windows(IDS, 2, 4)))[1],
+        "text": text_nll(model, IDS),
+        "ensemble": members_nll(Predictor(stacked, None, compute), IDS, 1, mesh)[0],
+        "samples": monte_carlo_nll(model, IDS, 1, key=jax.random.key(0)),
+        "lines": lines_nll(model, [IDS], 0)[0],
+        "training": train_windows(config, state, jnp.asarray(windows(IDS, 2, 4)))[1].nll,
     }
 
 

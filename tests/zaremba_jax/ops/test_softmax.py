@@ -9,7 +9,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from layer_examples import assert_same
 
-from zaremba_jax.array_types import SoftmaxParams
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.ops.softmax import logits, softmax_nll
 
@@ -22,9 +21,9 @@ TOLERANCE = {
 
 def make(time, batch, hidden, vocabulary, dtype="float32"):
     rng = np.random.default_rng([time, batch, hidden, vocabulary])
-    params = SoftmaxParams(
-        weights=jnp.asarray(rng.normal(size=(hidden, vocabulary)), dtype),
-        bias=jnp.asarray(rng.normal(size=vocabulary), dtype),
+    params = (
+        jnp.asarray(rng.normal(size=(hidden, vocabulary)), dtype),
+        jnp.asarray(rng.normal(size=vocabulary), dtype),
     )
     targets = jnp.asarray(rng.integers(0, vocabulary, (time, batch)), jnp.int32)
     weights = jnp.asarray(rng.normal(size=(time, batch)), dtype)
@@ -40,11 +39,15 @@ def gradients(nll, params, hidden, targets, weights):
 
 
 def by_autodiff(params, hidden, targets):
-    return optax.softmax_cross_entropy_with_integer_labels(logits(params, hidden), targets)
+    return optax.softmax_cross_entropy_with_integer_labels(
+        logits(params[0], params[1], hidden), targets
+    )
 
 
 def fused(compute):
-    return lambda params, hidden, targets: softmax_nll(params, hidden, targets, compute)
+    return lambda params, hidden, targets: softmax_nll(
+        params[0], params[1], hidden, targets, compute
+    )
 
 
 @pytest.mark.parametrize(("dtype", "precision"), TOLERANCE)
@@ -69,13 +72,13 @@ def test_fused_loss_equals_optax_in_values_and_gradients_chunked_or_not(
 
 @pytest.mark.parametrize("at_once", [0, 1])
 def test_loss_is_safe_for_large_logits(at_once):
-    params = SoftmaxParams(weights=jnp.asarray([[1e4, 0.0, -1e4]]), bias=jnp.zeros(3))
+    params = jnp.asarray([[1e4, 0.0, -1e4]]), jnp.zeros(3)
     hidden = jnp.ones((1, 2, 1))
     targets = jnp.asarray([[0, 1]], jnp.int32)
     loss = fused(ComputeConfig(softmax_tokens=at_once))
-    (d_params, d_hidden), nll = gradients(loss, params, hidden, targets, jnp.ones((1, 2)))
+    ((d_weights, _), d_hidden), nll = gradients(loss, params, hidden, targets, jnp.ones((1, 2)))
     np.testing.assert_array_equal(nll, [[0, 1e4]])
-    np.testing.assert_array_equal(d_params.weights, [[1, -1, 0]])
+    np.testing.assert_array_equal(d_weights, [[1, -1, 0]])
     np.testing.assert_array_equal(d_hidden[..., 0], [[0, 1e4]])
 
 
@@ -101,5 +104,5 @@ def test_chunked_memory_does_not_grow_with_vocabulary_times_all_tokens():
 @pytest.mark.parametrize("outside", [-1, 30])
 def test_target_outside_the_vocabulary_is_nan(outside):
     params, hidden, targets, _ = make(2, 1, 4, 30)
-    nll = softmax_nll(params, hidden, targets.at[1, 0].set(outside))
+    nll = softmax_nll(params[0], params[1], hidden, targets.at[1, 0].set(outside))
     np.testing.assert_array_equal(jnp.isnan(nll), [[False], [True]])

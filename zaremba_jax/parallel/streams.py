@@ -1,0 +1,64 @@
+"""The streams of a batch over devices: the part of each, and the means over all.
+
+A step of training draws masks and finds the words in use for the whole batch on every device, so
+that they equal those of a run on one device; each device then takes its own streams.
+"""
+
+import dataclasses
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+StreamWeights = Float[Array, " batch"]
+Tree = TypeVar("Tree")
+
+
+def padded_batch_size(batch_size: int, devices: int) -> int:
+    """The number of streams, padded with weightless ones to a multiple of `devices`."""
+    return -(-batch_size // devices) * devices
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShare:
+    """A device's share of a batch: all of it or, inside `jax.shard_map`, its part over an axis.
+
+    Attributes:
+      axis: the mesh axis over whose devices the streams are divided; None for one device.
+    """
+
+    axis: str | None = None
+
+    def part(self, tree: Tree) -> Tree:
+        """This device's part of arrays with the batch on axis 1, padded with zeros."""
+        if self.axis is None:
+            return tree
+        devices, index = jax.lax.axis_size(self.axis), jax.lax.axis_index(self.axis)
+
+        def cut(x: jax.Array) -> jax.Array:
+            size = padded_batch_size(x.shape[1], devices) // devices
+            padding = [(0, 0)] * x.ndim
+            padding[1] = (0, size * devices - x.shape[1])
+            return jax.lax.dynamic_slice_in_dim(jnp.pad(x, padding), index * size, size, axis=1)
+
+        return jax.tree.map(cut, tree)
+
+    def weights(self, batch_size: int) -> StreamWeights | None:
+        """Weights of this device's streams that make means over devices means over the batch.
+
+        None if all are equal.
+        """
+        if self.axis is None:
+            return None
+        padded = padded_batch_size(batch_size, jax.lax.axis_size(self.axis))
+        if padded == batch_size:
+            return None
+        return self.part(jnp.full((1, batch_size), padded / batch_size))[0]
+
+    def mean(self, tree: Tree) -> Tree:
+        """The means over the devices that share the batch."""
+        return tree if self.axis is None else jax.lax.pmean(tree, self.axis)
+
+
+WHOLE_BATCH = BatchShare()
