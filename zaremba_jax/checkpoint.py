@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +133,11 @@ def _read(
     # Under jit, so that keys sharded over hosts stay sharded.
     wrap = jax.jit(jax.random.wrap_key_data, static_argnames="impl")
 
-    def as_wanted(x: Any, template: Any) -> Any:
+    def as_wanted(path: Any, template: Any) -> Any:
+        x = _entry(state, path)
         return wrap(x, impl=str(jax.random.key_impl(template))) if _is_key(template) else x
 
-    return jax.tree.map(as_wanted, state, wanted), record
+    return jax.tree_util.tree_map_with_path(as_wanted, wanted), record
 
 
 def _shape(x: Any) -> Any:
@@ -187,10 +188,29 @@ def _manager(directory: str | Path, clean_up: bool = False) -> ocp.CheckpointMan
     return ocp.CheckpointManager(Path(directory).absolute(), options=options)
 
 
-def _storable(state: State) -> State:
-    """The state with its random keys as plain numbers."""
-    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
+def _storable(state: State) -> Any:
+    """The state as Orbax is given it: its keys as plain numbers, its records as dictionaries.
+
+    Orbax would want a field that is None in every file that it reads; here it has no entry.
+    """
+    if dataclasses.is_dataclass(state):
+        fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        arrays = {name: x for name, x in fields.items() if not isinstance(x, str | None)}
+        return {name: _storable(x) for name, x in arrays.items()}
+    if type(state) is tuple:
+        return tuple(map(_storable, state))
+    return jax.random.key_data(state) if _is_key(state) else state
 
 
-def _is_key(x: jax.Array | np.ndarray) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+def _entry(stored: Any, path: Sequence[Any]) -> Any:
+    """What stands at a path of the state in its form by `_storable`."""
+    for key in path:
+        if isinstance(key, jax.tree_util.GetAttrKey):
+            stored = stored[key.name] if isinstance(stored, dict) else getattr(stored, key.name)
+        else:
+            stored = stored[key.idx]
+    return stored
+
+
+def _is_key(x: Any) -> bool:
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

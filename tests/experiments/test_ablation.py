@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from invoke import assert_refused, content, run_elsewhere
+from model_examples import model_of
 
 from experiments.ablations import language_modelling, memory
 from experiments.ablations.language_modelling import (
@@ -131,9 +132,9 @@ def test_model_is_kept_from_the_epoch_that_validated_best():
         np.testing.assert_array_equal(kept_nll, best[0][2])
         assert (nll >= kept_nll).all()
     for member in range(2):
-        params = jax.tree.map(lambda x, member=member: x[member], first)
+        model = model_of(jax.tree.map(lambda x, member=member: x[member], first))
         halves = np.split(ids, 2)  # the streams, in whole windows
-        expected = [text_nll(params, half[: len(half) // 4 * 4 + 1]).mean() for half in halves]
+        expected = [text_nll(model, half[: len(half) // 4 * 4 + 1]).mean() for half in halves]
         assert best[0][1][member] == pytest.approx(np.mean(expected), rel=1e-5)
 
 

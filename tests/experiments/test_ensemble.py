@@ -200,7 +200,7 @@ def test_interrupted_ensemble_ends_as_one_never_interrupted_whatever_is_trained_
 
 
 def test_member_that_diverges_is_said_and_excluded_and_stays_so(finished, folder, after_chunk):
-    after_chunk(3 * 8 + 2, lambda states, nll: (states, nll.at[0, 4].set(jnp.nan)))
+    after_chunk(3 * 8 + 2, lambda states, x: (states, x.replace(nll=x.nll.at[0, 4].set(jnp.nan))))
     outcome = run(*MEMBERS, "--workdir=run")
     assert outcome.status == 0
     reason = f"the loss became nan at step {WINDOWS + CHUNK + 5} (epoch 2, window {CHUNK + 5})"
@@ -224,7 +224,7 @@ def test_member_that_diverges_in_further_epochs_leaves_no_model_of_fewer(
     finished, folder, after_chunk
 ):
     shutil.copytree(finished[0] / "run", folder / "run")
-    after_chunk(2, lambda states, nll: (states, nll.at[0, 4].set(jnp.nan)))
+    after_chunk(2, lambda states, x: (states, x.replace(nll=x.nll.at[0, 4].set(jnp.nan))))
     outcome = run(*MEMBERS, "--epochs=3", "--workdir=run")
     assert outcome.status == 0
     assert "without seed 1: the loss became nan" in outcome.out
@@ -249,11 +249,11 @@ def test_member_whose_validation_perplexity_is_infinite_is_excluded(folder, monk
 
 
 def test_member_whose_parameters_diverge_at_the_very_end_is_not_exported(folder, after_chunk):
-    def break_it(states, nll):
+    def break_it(states, statistics):
         bias = states.params.softmax.bias.at[0, 0].set(jnp.inf)
         softmax = dataclasses.replace(states.params.softmax, bias=bias)
         params = dataclasses.replace(states.params, softmax=softmax)
-        return dataclasses.replace(states, params=params), nll
+        return dataclasses.replace(states, params=params), statistics
 
     after_chunk(3 * (2 * WINDOWS // CHUNK - 1) + 2, break_it)
     assert run(*MEMBERS, "--workdir=run").status == 0

@@ -22,7 +22,6 @@ from zaremba_jax.inference.independent_lines import lines_nll
 from zaremba_jax.inference.neural_cache import CacheConfig, neural_cache_nll
 from zaremba_jax.inference.text_scoring import read_text
 from zaremba_jax.model import Model, init_params
-from zaremba_jax.regularizers import expected_masks
 
 WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
 TEXT = "the cat sat\nthe zebra\n\ncat zebra ran\n"
@@ -67,18 +66,15 @@ def perplexities(models, text):
     """Perplexities of the text, by the library, in each way that the program uses below."""
 
     def mixed(nll, **options):
-        def of(model):
-            usual = {"compute": model.config.compute, "masks": expected_masks(model.config)}
-            return nll(model.params, text.stream, **usual, **options)
+        of_models = [nll(model, text.stream, **options) for model in models]
+        return perplexity(mixture_nll(np.stack(of_models)))
 
-        return perplexity(mixture_nll(np.stack([of(model) for model in models])))
-
-    def scaled(params, ids, **usual):
+    def scaled(model, ids):
         parts = jnp.asarray(windows(ids, 2, 5))
-        return dynamic_nll(params, ids, rms, mean_squares(params, parts, **usual), **usual)
+        return dynamic_nll(model, ids, rms, mean_squares(model, parts))
 
-    def independent(params, ids, **usual):
-        return np.concatenate(lines_nll(params, text.ids, WORDS.words.index("<eos>"), **usual))
+    def independent(model, ids):
+        return np.concatenate(lines_nll(model, text.ids, WORDS.words.index("<eos>")))
 
     sgd = DynamicConfig(rule="sgd", rate=0.9, decay=0.002)
     rms = DynamicConfig(rule="rms", rate=0.1, decay=0.002)
