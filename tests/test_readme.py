@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import zaremba_jax.config
+import zaremba_jax as zj
 from experiments.ablations.report_page import language_table, memory_table
 from experiments.reports.statistics import format_mean
 from experiments.training.run_folder import write_model
@@ -133,10 +133,8 @@ def test_every_block_of_python_is_run_by_a_test():
 
 
 def test_library_example_runs_as_written(monkeypatch, capsys):
-    tiny = override(
-        zaremba_jax.config.QUICK, hidden_size=4, layers=1, epochs=1, batch_size=400, unroll=50
-    )
-    monkeypatch.setattr(zaremba_jax.config, "QUICK", tiny)
+    tiny = override(QUICK, hidden_size=4, layers=1, epochs=1, batch_size=400, unroll=50)
+    monkeypatch.setattr(zj, "QUICK", tiny)
     exec(block(FRONT, "toy_corpus"), {})
     measured, floor = map(float, capsys.readouterr().out.split())
     assert measured > floor > 1
@@ -156,7 +154,7 @@ def test_example_of_a_trained_model_runs_as_written(model, capsys):
     exec(block(LIBRARY_PAGE, "load_model"), {})
     measured, text = capsys.readouterr().out.split("\n", 1)
     ids = np.array([0, 1, 2, 3, 0], np.int32)
-    assert float(measured) == pytest.approx(perplexity(text_nll(model.params, ids)))
+    assert float(measured) == pytest.approx(perplexity(text_nll(model, ids)))
     drawn = model.vocabulary.encode(model.vocabulary.tokenize(text.removesuffix("\n")))
     assert len(drawn) in (20, 21)  # an unfinished last line gets its end added
 
