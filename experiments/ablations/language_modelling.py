@@ -22,7 +22,7 @@ from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.windows import windows
 from zaremba_jax.evaluate import perplexity, text_nll
-from zaremba_jax.model import token_nll
+from zaremba_jax.model import Model, token_nll
 from zaremba_jax.regularizers import Rates
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, train_windows
@@ -106,11 +106,15 @@ def compare_language_models(
     with np.errstate(over="ignore"):
         curve = np.exp(np.stack(curves, axis=-1)).reshape(len(all_rates), seeds, -1)
     best = jax.tree.map(lambda x: x.reshape(-1, seeds, *x.shape[1:]), members.best)
+
+    def test_perplexity(params: ModelParams) -> float:
+        return perplexity(text_nll(Model(params, config, corpus.vocabulary), corpus.test))
+
     records, start = {}, 0
     for name, method_rates in candidates.items():
         span = slice(start, start + len(method_rates))
         params = jax.tree.map(lambda x, span=span: x[span], best)
-        records[name] = choose_and_test(method_rates, curve[span], params, corpus.test)
+        records[name] = choose_and_test(method_rates, curve[span], params, test_perplexity)
         start = span.stop
     return records
 
@@ -174,7 +178,10 @@ def choose(valid: np.ndarray) -> int | None:
 
 
 def choose_and_test(
-    candidates: list[dict[str, float]], valid: np.ndarray, best: Any, test: np.ndarray
+    candidates: list[dict[str, float]],
+    valid: np.ndarray,
+    best: Any,
+    test_perplexity: Callable[[ModelParams], float],
 ) -> dict[str, Any]:
     """Chooses a candidate, and reads the test text with that one only.
 
@@ -182,7 +189,7 @@ def choose_and_test(
       candidates: the rates of each.
       valid: perplexities, [candidates, seeds, epochs].
       best: `ModelParams` of the epochs that validated best, leaves [candidates, seeds, ...].
-      test: the test text.
+      test_perplexity: the test text's perplexity under a model with these parameters.
 
     Returns:
       `candidates` with the rates, the validation perplexity, and how many seeds
@@ -194,7 +201,7 @@ def choose_and_test(
     chosen, tests = choose(valid), []
     for seed in range(0 if chosen is None else valid.shape[1]):
         params = jax.tree.map(lambda x, seed=seed: x[chosen, seed], best)
-        tests.append(perplexity(text_nll(params, test)))
+        tests.append(test_perplexity(params))
     return {
         "candidates": [
             {"rates": rates, "validation": None if lost else low, "diverged": lost}
