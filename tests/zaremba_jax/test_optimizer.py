@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zaremba_jax.config import PRESETS, QUICK, SMALL, override
-from zaremba_jax.optimizer import learning_rate, make_optimizer
+from zaremba_jax.optimizer import learning_rate, make_optimizer, make_schedule
 
 # Written out by hand from section 4.1, to six digits.
 RATES = {
@@ -73,6 +74,13 @@ def test_clipping_never_exceeds_its_norm_and_leaves_smaller_gradients_alone(valu
     else:
         np.testing.assert_allclose(np.linalg.norm(stepped), clip_norm, rtol=1e-4)
         np.testing.assert_allclose(-stepped * norm / clip_norm, values, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_the_device_s_rate_is_the_one_that_is_reported(preset):
+    schedule = make_schedule(preset.train)
+    reported = [learning_rate(preset.train, epoch + 1) for epoch in range(preset.train.epochs)]
+    np.testing.assert_allclose(jax.vmap(schedule)(jnp.arange(len(reported))), reported, rtol=2e-6)
 
 
 def test_rate_vanishes_after_any_number_of_epochs():

@@ -119,6 +119,18 @@ def test_windows_are_trained_on_in_the_order_of_the_text_and_state_starts_epochs
     assert len(set(np.asarray(nll[: len(text)]).tolist())) == len(text)
 
 
+def test_epochs_are_the_same_to_the_bit_however_many_are_to_come(text):
+    settings = {"learning_rate": 0.7, "constant_epochs": 2, "decay_divisor": 1.3}
+    few, many = (override(CONFIG, epochs=epochs, **settings) for epochs in (2, 50))
+    two_epochs = jnp.concatenate([text, text])
+    short, long = (
+        train_windows(config, fresh(text, config), two_epochs, windows_per_epoch=len(text))
+        for config in (few, many)
+    )
+    assert_same(short[0], long[0])
+    jax.tree.map(np.testing.assert_array_equal, short[1], long[1])
+
+
 def test_seed_decides_initial_values_and_masks(text):
     first, _ = train_windows(CONFIG, fresh(text), text)
     repeat, _ = train_windows(CONFIG, fresh(text), text)
