@@ -75,7 +75,8 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
             "--from: the runs are trained, with settings of their own; leave out"
             f" --{', --'.join(refused)}"
         )
-    folders, asked = named_runs(paths), sizes_from_flags(len(paths))
+    folders = named_runs(paths)
+    asked = sizes_from_flags(len(folders))
     configs = [read_run_config(folder) for folder in folders]
     workdir = default_workdir("mixture", *(folder.path.name for folder in folders))
     if workdir.config.exists() or _averaged(workdir) not in (None, _resolved(folders)):
@@ -92,7 +93,7 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
             valid.append(run.nll(corpus.valid))
             test.append(run.nll(corpus.test))
         members.append({"run": _seen_from(workdir, folder), **member_record(valid[-1], test[-1])})
-    sizes = sizes_for(asked, len(paths))
+    sizes = sizes_for(asked, len(folders))
     summary = summarize_mixtures(
         configs[0],
         corpus,

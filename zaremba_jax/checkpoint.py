@@ -1,9 +1,13 @@
 """Saves and restores the whole training state, bit for bit."""
 
 import dataclasses
+import errno
 import json
+import os
+import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,8 @@ from zaremba_jax.whole_files import write_whole
 
 # One model's, or one per chunk of an ensemble.
 State = Any
+_SPECIAL_IN_ORBAX = frozenset("*?[]\\")  # characters of a path, for its globs and TensorStore
+_NO_SPACE = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
 MAX_TO_KEEP = 2  # the newest, and one to fall back on
 CHECKSUMS_FILE = "checksums.json"  # written last: without it, the newest checkpoint was cut off
 
@@ -49,7 +55,7 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
 
     Raises:
       ValueError: there is a checkpoint of this step, or of a later one.
-      OSError: there is no space for it, or no permission.
+      OSError: there is no space for it, or no permission, or what was written is incomplete.
     """
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(_storable(state)), record=ocp.args.JsonSave(record)
@@ -63,11 +69,17 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
             )
         try:
             manager.save(step, args=items, force=True)
-        except ValueError as error:  # how Orbax reports that a file could not be written
+        except ValueError as error:
+            if not _is_systems(error):
+                raise
             reason = str(error).partition("\n")[0]
+            full = "; is the disk full?" if any(said in reason for said in _NO_SPACE) else ""
+            raise OSError(f"{directory}: takes no checkpoint ({reason}){full}") from None
+        if not _opens(manager, step):
             raise OSError(
-                f"{directory}: takes no checkpoint ({reason}); is the disk full?"
-            ) from None
+                f"{directory}: the checkpoint of step {step} lacks arrays of the state, although"
+                " nothing was refused; those before it are intact; name another folder"
+            )
     if jax.process_index() == 0:
         folder = Path(directory, str(step))
         write_whole(folder / CHECKSUMS_FILE, json.dumps(_checksums(folder)).encode())
@@ -121,6 +133,19 @@ def clear_after(directory: str | Path, step: int) -> None:
         for later in manager.all_steps():
             if later > step:
                 manager.delete(later)
+
+
+def _is_systems(error: ValueError) -> bool:
+    """Whether the error is how TensorStore reports that the system did not write a file."""
+    return "os_error_code" in str(error) or "OS error" in str(error)
+
+
+def _opens(manager: ocp.CheckpointManager, step: int) -> bool:
+    """Whether every array of a checkpoint can be opened, as a resumed run has to."""
+    try:
+        return manager.item_metadata(step)["state"] is not None
+    except ValueError:
+        return False
 
 
 def _read(
@@ -181,11 +206,33 @@ def _wait_for_all(event: str) -> None:
         multihost_utils.sync_global_devices(event)
 
 
-def _manager(directory: str | Path, clean_up: bool = False) -> ocp.CheckpointManager:
+@contextmanager
+def _manager(directory: str | Path, clean_up: bool = False) -> Iterator[ocp.CheckpointManager]:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=MAX_TO_KEEP, enable_async_checkpointing=False, cleanup_tmp_directories=clean_up
     )
-    return ocp.CheckpointManager(Path(directory).absolute(), options=options)
+    with (
+        _path_for_orbax(Path(directory).absolute()) as path,
+        ocp.CheckpointManager(path, options=options) as manager,
+    ):
+        yield manager
+
+
+@contextmanager
+def _path_for_orbax(path: Path) -> Iterator[Path]:
+    """The path, or a link to it if Orbax would misread a character of it.
+
+    Orbax takes the path as a pattern when it merges what the processes wrote, and merges nothing,
+    without an error, if the path has brackets. TensorStore refuses backslashes.
+    """
+    if _SPECIAL_IN_ORBAX.isdisjoint(str(path)):
+        yield path
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, "checkpoints")
+        link.symlink_to(path)
+        yield link
 
 
 def _storable(state: State) -> Any:

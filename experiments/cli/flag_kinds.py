@@ -1,29 +1,48 @@
 """Kinds of flags that absl lacks: paths in the user's home, and a choice of several names."""
 
 import os
+import re
 
 from absl import flags
 
 flags.disclaim_key_flags()  # --help lists them among the flags of the program
 
 
-class _PathParser(flags.ArgumentParser[str]):
-    """A path, or several with commas between them, with `~` expanded.
+_SCHEME = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def _local(path: str) -> str:
+    """The path with `~` expanded.
 
     Shells do not expand it after `--flag=`, and a folder named `~` invites a fatal `rm -r ~`.
+
+    Raises:
+      ValueError: it is the address of a store elsewhere, which would become a folder `gs:` here.
     """
+    if _SCHEME.match(path):
+        raise ValueError(
+            "only files and folders of this machine are read and written; mount it as a folder,"
+            " or copy it"
+        )
+    return os.path.expanduser(path)
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    """A path, or several with commas between them, each as by `_local`."""
 
     syntactic_help = "a path"
 
     def parse(self, argument: str) -> str:
-        return ",".join(map(os.path.expanduser, argument.split(",")))
+        return ",".join(map(_local, argument.split(",")))
 
 
 class _PathsParser(flags.ListParser):
-    """A list of paths with `~` expanded, as by `_PathParser`."""
+    """A list of paths, each as by `_local`, or one path that has commas in its name."""
 
     def parse(self, argument: str | list[str]) -> list[str]:
-        return [os.path.expanduser(path) for path in super().parse(argument)]
+        if isinstance(argument, str) and os.path.exists(whole := os.path.expanduser(argument)):
+            return [whole]
+        return list(map(_local, super().parse(argument)))
 
 
 def define_path(name: str, default: str | None, description: str) -> None:

@@ -1,6 +1,5 @@
 """Finds trained models where runs left them."""
 
-import os
 from pathlib import Path
 
 from experiments.training.run_folder import Workdir
@@ -17,8 +16,6 @@ def load_models(paths: list[str]) -> list[Model]:
         vocabularies differ.
       MissingFileError: a path holds no model.
     """
-    joined = ",".join(paths)  # if it is one path with commas in its name
-    paths = [joined] if os.path.exists(joined) else paths
     files = [file for path in paths for file in _model_files(Path(path))]
     if not files:
         raise InputError("--workdir: names no model; give the folder of a finished run")

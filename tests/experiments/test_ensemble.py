@@ -150,6 +150,10 @@ def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(
     for name in ("valid_perplexity", "test_perplexity"):
         expected = [row[name] for row in summary_of(folder / "two")["mixtures"]]
         assert [row[name] for row in mixture["mixtures"]] == pytest.approx(expected, rel=1e-5)
+    odd = (folder / "seed1").rename(folder / "my [v2], a\\b")
+    alone = run(f"--from={odd.name}", *TEXT, "--workdir=[one]")
+    assert alone.status == 0, alone.err
+    odd.rename(folder / "seed1")
     config = folder / "seed1" / "config.json"
     original = config.read_text()
     config.write_text(original.replace('"epochs": 2', '"epochs": 3'))

@@ -1,12 +1,15 @@
 import dataclasses
 import resource
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from invoke import run_on_devices
 
+from zaremba_jax import checkpoint
 from zaremba_jax.checkpoint import (
     CHECKSUMS_FILE,
     DamagedCheckpointError,
@@ -190,6 +193,37 @@ def test_disk_that_is_full_is_said_and_leaves_what_was_saved(tmp_path):
     # In another process: Orbax's threads fail afterwards, which would be blamed on other tests.
     call = f"test.assert_full_disk_is_said_and_harmless({str(tmp_path)!r})"
     run_on_devices(1, f"from tests.zaremba_jax import test_checkpoint as test; {call}")
+
+
+@pytest.mark.parametrize(
+    "name", ["my [v2] run", "c[d]", "a\\b", "what? *", "é 日 $HOME {a,b}#%41~"]
+)
+def test_path_may_have_any_character(tmp_path, name):
+    for step in (1, 2):
+        save(tmp_path / name / "run", step, state_at(step), {"step": step})
+    clear_after(tmp_path / name / "run", 1)
+    restored = restore(tmp_path / name / "run", make_template)
+    assert restored is not None
+    assert_same(restored.state, state_at(1))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_checkpoint_that_lacks_what_a_resume_needs_is_noticed_as_it_is_written(tmp_path):
+    path = tmp_path / "[run]"
+    with (
+        mock.patch.object(checkpoint, "_SPECIAL_IN_ORBAX", frozenset()),  # as Orbax takes the path
+        pytest.raises(OSError, match="checkpoint of step 1 lacks arrays of the state"),
+    ):
+        save(path, 1, state_at(1), {})
+    assert restore(path, make_template) is None
+
+
+def test_error_of_another_kind_is_not_called_a_full_disk(tmp_path):
+    with (
+        mock.patch.object(ocp.CheckpointManager, "save", side_effect=ValueError("no such item")),
+        pytest.raises(ValueError, match="no such item"),
+    ):
+        save(tmp_path, 1, state_at(1), {})
 
 
 def test_checkpoints_without_checksums_that_were_not_cut_off_are_kept_and_named_damaged(tmp_path):

@@ -40,7 +40,7 @@ def test_models_are_found_in_runs_ensembles_and_files(folder):
     models = load_models([str(path) for path in paths])
     assert [model.config.seed for model in models] == [0, 3, 4, 4]
     np.testing.assert_array_equal(models[2].params.embedding, models[3].params.embedding)
-    (of_a_sweep,) = load_models(f"{folder}/dropout=0,0.5".split(","))  # as the flag is parsed
+    (of_a_sweep,) = load_models([str(folder / "dropout=0,0.5")])
     assert of_a_sweep.config.seed == 7
     assert len(load_models([str(folder / "run")] * 99)) == 99  # longer than any path can be
 
