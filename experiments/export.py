@@ -8,6 +8,7 @@ from safetensors.numpy import save
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_path, define_paths
 from experiments.cli.program import FLAGS
+from experiments.cli.terminal import write_out
 from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import write_bytes
 from zaremba_jax.errors import InputError
@@ -46,7 +47,7 @@ def main() -> None:
     if out.is_dir() and any(out.iterdir()) and not is_model_folder(out):
         raise InputError(f"--out={out}: holds something other than an export; name a new folder")
     write_model_as(FLAGS.to, out, model_from_flags())
-    print(f"{_kind()} written: {out}")
+    write_out(f"{_kind()} written: {out}")
 
 
 def model_from_flags() -> Model:

@@ -8,6 +8,7 @@ from absl import flags
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_paths
 from experiments.cli.program import FLAGS
+from experiments.cli.terminal import write_out
 from experiments.cli.trained_models import load_models
 from zaremba_jax.data.units import UNITS, UNK
 from zaremba_jax.data.vocabulary import listed
@@ -47,7 +48,7 @@ def main() -> None:
     key = jax.random.key(FLAGS.seed)
     drawn = generate(models, context, FLAGS.length, FLAGS.samples, sampling, key=key)
     texts = [vocabulary.detokenize([*context, *ids]).strip("\n") for ids in drawn]
-    print(f"\n{_SEPARATOR}\n".join(texts))
+    write_out(f"\n{_SEPARATOR}\n".join(texts))
 
 
 if __name__ == "__main__":

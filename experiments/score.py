@@ -12,6 +12,7 @@ from rich.console import Console
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_path, define_paths
 from experiments.cli.program import FLAGS
+from experiments.cli.terminal import write_out
 from experiments.cli.trained_models import load_models
 from experiments.reports.score_files import write_records
 from zaremba_jax.data.text_files import find_files
@@ -208,12 +209,12 @@ def print_scores(file: str, models: list[Model], text: Text, nll: np.ndarray) ->
     bits = f", {math.log2(perplexity(scored)):.3f} bits per {unit.noun}"
     bits = bits if unit.reported_in_bits else ""
     averaged = "" if len(models) == 1 else f", {len(models)} models averaged"
-    print(
+    write_out(
         f"{file}: perplexity {perplexity(scored):.2f}, {scored.mean():.4f} nats per token"
         f"{bits}, {len(scored):,} tokens in {len(text.raw_lines):,} lines{averaged}"
     )
     if unknown:
-        print(
+        write_out(
             f"{unit.noun}s unknown to the model, read as {UNK}: {unknown:,} tokens,"
             f" {len(text.unknown):,} different: {listed(text.unknown)}"
         )

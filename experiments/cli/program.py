@@ -10,8 +10,9 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
+from experiments.cli import ctrl_c
 from experiments.cli.program_end import ProgramEndError
-from experiments.cli.terminal import Terminal
+from experiments.cli.terminal import Terminal, silence
 from zaremba_jax.errors import InputError
 from zaremba_jax.whole_files import PARTIAL
 
@@ -39,7 +40,10 @@ def fail(error: object, status: int = 2) -> NoReturn:
     """Ends the program with one line on standard error."""
     if isinstance(error, OSError) and error.filename is not None:
         error = _about_file(error)
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    try:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except OSError:  # the line cannot be told, the status can
+        silence(sys.stderr)
     sys.exit(status)
 
 
@@ -64,10 +68,19 @@ def run(main: Callable[..., None], takes: str | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names need not be valid text
             stream.reconfigure(errors="backslashreplace")
+    ctrl_c.make_ready()
+    try:
+        _run(main, takes)
+    finally:
+        if ctrl_c.has_come() and not isinstance(sys.exception(), SystemExit):
+            fail("interrupted", ctrl_c.STATUS)
+
+
+def _run(main: Callable[..., None], takes: str | None) -> None:
     try:
         app.run(lambda argv: main(*argv[1:]), flags_parser=functools.partial(_parse, takes))
     except KeyboardInterrupt:
-        fail("interrupted", status=130)
+        fail("interrupted", ctrl_c.STATUS)
     except ProgramEndError as end:
         if end.is_error:
             fail(end, end.status)

@@ -54,7 +54,7 @@ def train(
 
     Raises:
       NonFiniteLossError: training diverged; the last checkpoint is from before that.
-      InterruptedRunError: SIGINT or SIGTERM came; the run is saved where it stood.
+      InterruptedRunError: a signal asked it to stop; the run is saved where it stood.
     """
     epochs, per_epoch = run.config.train.epochs, len(run.windows)
     write_json_lines(workdir.metrics, run.journal.history)
@@ -66,14 +66,13 @@ def train(
         deferred_signals() as first_signal,
     ):
         while run.step < epochs * per_epoch:
-            so_far = train_chunk(run, chunk)
+            so_far, record = train_chunk(run, chunk), None
             display.windows(run.step, so_far)
             if board is not None:
                 board.windows(run.step, run.chunk_statistics, so_far)
             if run.step % per_epoch == 0:
                 record = finish_epoch(run)
                 write_json_lines(workdir.metrics, run.journal.history)
-                display.epoch(record)
                 if board is not None:
                     board.epoch(run.step, record, gates(run))
             number, due = largest_over_hosts(first_signal(), saves.is_due())
@@ -81,6 +80,8 @@ def train(
                 if board is not None:
                     board.flush()  # a resumed run repeats no points from before its checkpoint
                 saves.save()
+            if record is not None:  # only now: a line that cannot be printed loses nothing
+                display.epoch(record)
             if number:  # only now, after the save that the message reports
                 raise InterruptedRunError(run, workdir, number)
         (number,) = largest_over_hosts(first_signal())

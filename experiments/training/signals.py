@@ -1,26 +1,37 @@
-"""Ctrl-C and termination, put off until the run can be saved."""
+"""Requests to stop, put off until the run can be saved."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from experiments.cli import ctrl_c
+
+# A closed terminal and a scheduler may send theirs more than once, in no impatience.
+_REPEATED = (signal.SIGHUP, signal.SIGUSR1)
+_DEFERRED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, *_REPEATED)
+
 
 @contextmanager
 def deferred_signals() -> Iterator[Callable[[], int]]:
-    """Defers SIGINT and SIGTERM; the second of a kind has its usual effect.
+    """Defers what asks a program to stop: Ctrl-C, termination, quit, hangup, SIGUSR1.
+
+    The second of a kind has its usual effect, but for hangups and SIGUSR1, which are repeated as a
+    matter of course. What the program ignores stays ignored.
 
     Yields:
       A function that returns the first signal's number, 0 if none has come.
     """
-    received: list[int] = []
+    received: list[int] = [signal.SIGINT] if ctrl_c.has_come() else []  # and was swallowed
     handlers = {}
 
     def receive(number: int, _: object) -> None:
         received.append(number)
-        signal.signal(number, handlers[number])
+        if number not in _REPEATED:
+            signal.signal(number, ctrl_c.after_one(handlers[number]))
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        handlers[number] = signal.signal(number, receive)
+    for number in _DEFERRED:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            handlers[number] = signal.signal(number, receive)
     try:
         yield lambda: received[0] if received else 0
     finally:

@@ -1,5 +1,8 @@
+import contextlib
+import errno
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import invoke
@@ -8,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from invoke import assert_refused, run
+
+from experiments.cli import program as command_line
+from experiments.cli.terminal import Terminal, write_out
 
 
 def program_that(does) -> ModuleType:
@@ -82,3 +88,26 @@ def test_program_whose_reader_is_gone_goes_on():
         process.stdout.close()
         assert process.stderr.read() == "done\n"
         assert process.wait() == 0
+
+
+def test_terminal_that_cannot_print_goes_silent():
+    with Path("/dev/full").open("w") as full, contextlib.redirect_stdout(full):
+        terminal = Terminal()
+        with terminal.status("working"):
+            terminal.print("line")
+        terminal.print("line")
+        assert terminal.quiet
+
+
+def test_result_that_cannot_be_printed_is_an_error():
+    with Path("/dev/full").open("w") as full, contextlib.redirect_stdout(full):
+        with pytest.raises(OSError, match="standard output") as raised:
+            write_out("result")
+        assert raised.value.errno == errno.ENOSPC
+
+
+def test_error_that_cannot_be_printed_is_told_by_the_status():
+    with Path("/dev/full").open("w", buffering=1) as full, contextlib.redirect_stderr(full):
+        with pytest.raises(SystemExit) as end:
+            command_line.fail("a: is missing; name another")
+        assert end.value.code == 2

@@ -137,7 +137,7 @@ def test_run_streamed_from_disk_ends_as_one_with_its_text_on_the_device(
     assert asked == [False, way == "--resident"]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def interruptible():
     """Handles Ctrl-C as in the foreground; a program in the background may ignore it."""
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -145,13 +145,21 @@ def interruptible():
     signal.signal(signal.SIGINT, previous)
 
 
-@pytest.mark.usefixtures("interruptible")
 def test_second_ctrl_c_stops_at_once_and_keeps_what_was_saved(folder, reference, after_chunk):
     after_chunk(50, lambda *result: ctrl_c(*ctrl_c(*result)))
     assert_refused(run(*FLAGS, "--workdir=run"), "interrupted", status=128 + signal.SIGINT)
     assert steps(folder) == [WINDOWS]
     assert run(*FLAGS, "--workdir=run").status == 0
     assert_same_run(folder / "run", reference)
+
+
+def test_checkpoint_is_written_before_the_line_about_its_epoch(folder, monkeypatch):
+    saved = []
+    monkeypatch.setattr(
+        loop.EpochDisplay, "epoch", lambda display, record: saved.append(steps(folder)[-1])
+    )
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert saved == [WINDOWS, 2 * WINDOWS]
 
 
 def test_ctrl_c_while_the_last_checkpoint_is_written_stops_before_the_evaluation(

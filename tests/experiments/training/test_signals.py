@@ -1,0 +1,50 @@
+"""Requests to stop are put off, answered once, and left alone where they are ignored."""
+
+import signal
+
+import pytest
+
+from experiments.training.signals import deferred_signals
+
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1")
+
+
+@pytest.fixture(params=STOPPING)
+def number(request):
+    """A signal that would raise its own name."""
+
+    def raise_name(number, _):
+        raise InterruptedError(signal.Signals(number).name)
+
+    number = signal.Signals[request.param]
+    previous = signal.signal(number, raise_name)
+    yield number
+    signal.signal(number, previous)
+
+
+def test_first_signal_is_put_off_and_told(number):
+    with deferred_signals() as first_signal:
+        assert first_signal() == 0
+        signal.raise_signal(number)
+        assert first_signal() == number
+    with pytest.raises(InterruptedError, match=number.name):
+        signal.raise_signal(number)
+
+
+def test_second_has_its_usual_effect_unless_it_is_sent_twice_as_a_matter_of_course(number):
+    with deferred_signals() as first_signal:
+        signal.raise_signal(number)
+        if number in (signal.SIGHUP, signal.SIGUSR1):
+            signal.raise_signal(number)
+        else:
+            with pytest.raises(InterruptedError, match=number.name):
+                signal.raise_signal(number)
+        assert first_signal() == number
+
+
+def test_what_the_program_ignores_stays_ignored(number):
+    signal.signal(number, signal.SIG_IGN)
+    with deferred_signals() as first_signal:
+        signal.raise_signal(number)
+        assert first_signal() == 0
+    assert signal.getsignal(number) == signal.SIG_IGN
