@@ -24,7 +24,7 @@ from zaremba_jax.data.toy_corpus import toy_corpus
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.interop.stablehlo import portable_scoring
-from zaremba_jax.model import Model, count_params, init_params, token_nll
+from zaremba_jax.model import Model, Predictor, count_params, init_params
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state
 
@@ -171,7 +171,7 @@ def test_example_of_an_exported_model_runs_as_written(model):
     params, tokens = model.params, jnp.arange(10).reshape(5, 2) % 4
     names = {"tokens": np.asarray(tokens), "targets": np.asarray(tokens[::-1])}
     exec(block(LIBRARY_PAGE, "deserialize"), names)
-    expected, _ = token_nll(params, tokens, tokens[::-1], zero_state(params.layers, 2))
+    expected, _ = Predictor(params).token_nll(tokens, tokens[::-1], zero_state(params.layers, 2))
     np.testing.assert_allclose(names["nats"], expected, rtol=1e-5)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from zaremba_jax.array_types import Key, ModelParams, RNNState, TokenNLL, Tokens
 from zaremba_jax.config import Config
 from zaremba_jax.errors import InputError
-from zaremba_jax.model import Model, Predictor, token_nll
+from zaremba_jax.model import Model, Predictor
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 
 TOKENS_AT_ONCE = 512
@@ -139,7 +139,7 @@ def _sampled_window_nll(
         mask_key, weight_key = jax.random.split(key)
         masks = sample_masks(config, rates, inputs, len(params.embedding), key=mask_key)
         noisy = drop_weights(rates, params, key=weight_key)
-        return token_nll(noisy, inputs, targets, state, masks, config.compute)
+        return Predictor(noisy, masks, config.compute).token_nll(inputs, targets, state)
 
     nll, states = jax.vmap(sample)(states, keys)
     return jnp.log(len(nll)) - jax.nn.logsumexp(-nll[..., 0], axis=0), states

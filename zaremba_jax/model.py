@@ -77,26 +77,67 @@ class Unrolled(NamedTuple):
     state: RNNState  # after the last step
 
 
-def unroll(
-    params: ModelParams,
-    tokens: Tokens,
-    state: RNNState,
-    masks: Masks | None = None,
-    compute: ComputeConfig = ComputeConfig(),
-) -> Unrolled:
-    """Everything but the softmax; arguments and errors as for `apply`."""
-    dtype = params.embedding.dtype
-    if jnp.finfo(dtype).bits < 32:
-        raise ValueError(
-            f"parameters of {dtype}: too imprecise for training and for sums; keep them float32,"
-            ' and get bfloat16 products with ComputeConfig(precision="bfloat16")'
-        )
-    masks = masks or Masks()
-    # `scan` also supports forward-mode differentiation, which `embedding_lookup` does not.
-    look = operator.getitem if compute.kernel == "scan" else embedding_lookup
-    inputs = drop(look(params.embedding, tokens), masks.words)
-    outputs, state = deep_rnn(params.layers, inputs, state, masks, compute)
-    return Unrolled(outputs, drop(outputs, masks.output), state)
+def softmax_weights(params: ModelParams) -> Float[Array, "hidden vocabulary"]:
+    """The weights of the softmax layer; tied ones are the embedding's (Press & Wolf 2017)."""
+    weights = params.softmax.weights
+    return params.embedding.T if weights is None else weights
+
+
+@struct.dataclass
+class Predictor:
+    """A network with its noise: that of a window in training, none or its expectation otherwise.
+
+    All ways of reading a text with a trained model are compiled for this record.
+
+    Attributes:
+      params: the parameters.
+      masks: the window's noise; to evaluate, None or, with zoneout, those of
+        `regularizers.expected_masks`.
+      compute: precision and kernel.
+    """
+
+    params: ModelParams
+    masks: Masks | None = None
+    compute: ComputeConfig = struct.field(pytree_node=False, default=ComputeConfig())
+
+    def zero_state(self, batch_size: int) -> RNNState:
+        """The state before the first token of `batch_size` streams."""
+        return zero_state(self.params.layers, batch_size)
+
+    def unroll(self, tokens: Tokens, state: RNNState) -> Unrolled:
+        """Everything but the softmax; arguments and errors as for `apply`."""
+        embedding, masks = self.params.embedding, self.masks or Masks()
+        if jnp.finfo(embedding.dtype).bits < 32:
+            raise ValueError(
+                f"parameters of {embedding.dtype}: too imprecise for training and for sums; keep"
+                " them float32, and get bfloat16 products with"
+                ' ComputeConfig(precision="bfloat16")'
+            )
+        # `scan` also supports forward-mode differentiation, which `embedding_lookup` does not.
+        look = operator.getitem if self.compute.kernel == "scan" else embedding_lookup
+        inputs = drop(look(embedding, tokens), masks.words)
+        outputs, state = deep_rnn(self.params.layers, inputs, state, masks, self.compute)
+        return Unrolled(outputs, drop(outputs, masks.output), state)
+
+    def logits(self, hidden: Outputs) -> Logits:
+        """The logits of the next token after each output D(h[t])."""
+        return logits(softmax_weights(self.params), self.params.softmax.bias, hidden, self.compute)
+
+    def nll_of(self, hidden: Outputs, targets: Tokens) -> TokenNLL:
+        """The nats of each target after the output D(h[t])."""
+        weights, bias = softmax_weights(self.params), self.params.softmax.bias
+        return softmax_nll(weights, bias, hidden, targets, self.compute)
+
+    def token_nll(
+        self, tokens: Tokens, targets: Tokens, state: RNNState
+    ) -> tuple[TokenNLL, RNNState]:
+        """Negative log-likelihood, in nats, of `targets[t]` after the tokens up to t.
+
+        Equals the cross-entropy of the logits of `apply`, with fewer passes over them;
+        arguments and errors as there. Also returns the state after the last token.
+        """
+        unrolled = self.unroll(tokens, state)
+        return self.nll_of(unrolled.dropped, targets), unrolled.state
 
 
 def apply(
@@ -113,8 +154,7 @@ def apply(
       tokens: ids of a window of text; one that is not in the vocabulary is read as some word of
         it, unnoticed.
       state: one record per layer, from `rnn.zero_state` or from the previous window.
-      masks: the window's noise; to evaluate, None or, with zoneout, those of
-        `regularizers.expected_masks`.
+      masks: as for `Predictor`.
       compute: precision and kernel.
 
     Returns:
@@ -123,75 +163,9 @@ def apply(
     Raises:
       ValueError: the parameters are in half precision.
     """
-    unrolled = unroll(params, tokens, state, masks, compute)
-    scores = logits(softmax_weights(params), params.softmax.bias, unrolled.dropped, compute)
-    return scores, unrolled.state
-
-
-def token_nll(
-    params: ModelParams,
-    tokens: Tokens,
-    targets: Tokens,
-    state: RNNState,
-    masks: Masks | None = None,
-    compute: ComputeConfig = ComputeConfig(),
-) -> tuple[TokenNLL, RNNState]:
-    """Negative log-likelihood, in nats, of `targets[t]` after the tokens up to t.
-
-    Equals the cross-entropy of the logits of `apply`, with fewer passes over them;
-    arguments and errors as for `apply`.
-    """
-    unrolled = unroll(params, tokens, state, masks, compute)
-    nll = softmax_nll(
-        softmax_weights(params), params.softmax.bias, unrolled.dropped, targets, compute
-    )
-    return nll, unrolled.state
-
-
-def softmax_weights(params: ModelParams) -> Float[Array, "hidden vocabulary"]:
-    """The weights of the softmax layer; tied ones are the embedding's (Press & Wolf 2017)."""
-    weights = params.softmax.weights
-    return params.embedding.T if weights is None else weights
-
-
-@struct.dataclass
-class Predictor:
-    """A network as it is evaluated: without noise, or with what is expected of it.
-
-    All ways of reading a text with a trained model are compiled for this record.
-
-    Attributes:
-      params: the parameters.
-      masks: of evaluation, from `regularizers.expected_masks`.
-      compute: precision and kernel.
-    """
-
-    params: ModelParams
-    masks: Masks | None = None
-    compute: ComputeConfig = struct.field(pytree_node=False, default=ComputeConfig())
-
-    def zero_state(self, batch_size: int) -> RNNState:
-        """The state before the first token of `batch_size` streams."""
-        return zero_state(self.params.layers, batch_size)
-
-    def unroll(self, tokens: Tokens, state: RNNState) -> Unrolled:
-        """The results for a window, before the softmax."""
-        return unroll(self.params, tokens, state, self.masks, self.compute)
-
-    def logits(self, hidden: Outputs) -> Logits:
-        """The logits of the next token after each output D(h[t])."""
-        return logits(softmax_weights(self.params), self.params.softmax.bias, hidden, self.compute)
-
-    def nll_of(self, hidden: Outputs, targets: Tokens) -> TokenNLL:
-        """The nats of each target after the output D(h[t])."""
-        weights, bias = softmax_weights(self.params), self.params.softmax.bias
-        return softmax_nll(weights, bias, hidden, targets, self.compute)
-
-    def token_nll(
-        self, tokens: Tokens, targets: Tokens, state: RNNState
-    ) -> tuple[TokenNLL, RNNState]:
-        """The nats of each target, and the state after the window."""
-        return token_nll(self.params, tokens, targets, state, self.masks, self.compute)
+    predictor = Predictor(params, masks, compute)
+    unrolled = predictor.unroll(tokens, state)
+    return predictor.logits(unrolled.dropped), unrolled.state
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

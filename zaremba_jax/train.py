@@ -22,8 +22,7 @@ from zaremba_jax.array_types import (
     WindowStatistics,
 )
 from zaremba_jax.config import ComputeConfig, Config, RegularizerConfig
-from zaremba_jax.model import init_params, softmax_weights, unroll
-from zaremba_jax.ops.softmax import softmax_nll
+from zaremba_jax.model import Predictor, init_params
 from zaremba_jax.optimizer import make_optimizer
 from zaremba_jax.parallel.streams import WHOLE_BATCH, BatchShare, StreamWeights
 from zaremba_jax.regularizers import (
@@ -100,11 +99,9 @@ def window_loss(
       after the window.
     """
     rates = rates or {}
-    noisy = drop_weights(rates, params, key=weight_key)
-    unrolled = unroll(noisy, tokens, rnn_state, masks, compute)
-    nll = softmax_nll(
-        softmax_weights(noisy), noisy.softmax.bias, unrolled.dropped, targets, compute
-    )
+    network = Predictor(drop_weights(rates, params, key=weight_key), masks, compute)
+    unrolled = network.unroll(tokens, rnn_state)
+    nll = network.nll_of(unrolled.dropped, targets)
     activations = unrolled.outputs, unrolled.dropped
     if stream_weights is not None:
         nll *= stream_weights[None, :]
@@ -231,7 +228,7 @@ def train_windows(
     Args:
       config: the run's configuration; static.
       state: the current state of the run; its buffers are donated.
-      windows: from `corpus.windows`, all of an epoch or the next part of one.
+      windows: from `data.windows.windows`, all of an epoch or the next part of one.
       rates: as for `train_step`; not static, so that `vmap` can give each of many
         models its own.
       share: as for `train_step`; static.

@@ -22,9 +22,8 @@ from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.windows import windows
 from zaremba_jax.evaluate import perplexity, text_nll
-from zaremba_jax.model import Model, token_nll
+from zaremba_jax.model import Model, Predictor
 from zaremba_jax.regularizers import Rates
-from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, train_windows
 
 TASK = "language_modelling"
@@ -155,10 +154,11 @@ def validation_nll(params: ModelParams, text: Windows) -> Scalar:
     """Mean nats per token, dropout off, of a text that is cut into streams and windows."""
 
     def read(state, window):
-        nll, state = token_nll(params, window[:-1], window[1:], state)
+        nll, state = predictor.token_nll(window[:-1], window[1:], state)
         return state, nll.mean()
 
-    state = zero_state(params.layers, text.shape[-1])
+    predictor = Predictor(params)
+    state = predictor.zero_state(text.shape[-1])
     return jax.lax.scan(read, state, text)[1].mean()
 
 

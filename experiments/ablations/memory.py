@@ -20,7 +20,7 @@ from experiments.ablations.methods import member_rates
 from experiments.ablations.parts import Part
 from zaremba_jax.array_types import CellName, Key, Masks, ModelParams, Scalar, Step, Tokens
 from zaremba_jax.config import QUICK, Config, override
-from zaremba_jax.model import apply, init_params, token_nll
+from zaremba_jax.model import Predictor, apply, init_params
 from zaremba_jax.regularizers import Rates, sample_masks
 from zaremba_jax.rnn import zero_state
 
@@ -84,8 +84,9 @@ def sample_sequences(lags: int, batch_size: int, *, key: Key) -> Sequences:
 
 def answer_loss(params: ModelParams, sequences: Sequences, masks: Masks | None) -> Scalar:
     """Mean nats of the answers; nothing else counts."""
-    state = zero_state(params.layers, sequences.tokens.shape[1])
-    nll, _ = token_nll(params, sequences.tokens, sequences.targets, state, masks)
+    predictor = Predictor(params, masks)
+    state = predictor.zero_state(sequences.tokens.shape[1])
+    nll, _ = predictor.token_nll(sequences.tokens, sequences.targets, state)
     return jnp.where(sequences.asked, nll, 0).sum() / sequences.asked.sum(dtype=nll.dtype)
 
 

@@ -120,9 +120,12 @@ np.testing.assert_allclose(after.cell, c_t, rtol=1e-5)
 # untouched. The last $D$ is not in `deep_rnn` but after it, in `unroll`, before the softmax.
 
 # %%
+import textwrap
+
 from zaremba_jax import model, rnn
 
-bodies = [inspect.getsource(f).split('"""')[-1] for f in (rnn.deep_rnn, model.unroll)]
+network = rnn.deep_rnn, model.Predictor.unroll
+bodies = [textwrap.dedent(inspect.getsource(f).split('"""')[-1]) for f in network]
 Code("# deep_rnn" + bodies[0] + "\n# unroll" + bodies[1], language="python")
 
 # %% [markdown]

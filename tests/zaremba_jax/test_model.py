@@ -17,7 +17,7 @@ from zaremba_jax.config import (
     ModelConfig,
     override,
 )
-from zaremba_jax.model import apply, count_params, init_params, softmax_weights, token_nll, unroll
+from zaremba_jax.model import Predictor, apply, count_params, init_params, softmax_weights
 from zaremba_jax.regularizers import active_rates, drop_weights, expected_masks, sample_masks
 from zaremba_jax.rnn import drop, zero_state
 from zaremba_jax.train import window_loss
@@ -129,7 +129,7 @@ def test_token_nll_is_that_of_a_softmax_of_the_logits_whatever_the_kernel(exampl
     _, params, window, state, masks = example
     logits, expected_state = apply(params, window[:-1], state, masks)
     readable = ComputeConfig(kernel="scan")
-    nll, final = token_nll(params, window[:-1], window[1:], state, masks, readable)
+    nll, final = Predictor(params, masks, readable).token_nll(window[:-1], window[1:], state)
     log_probabilities = jax.nn.log_softmax(logits)
     expected = -jnp.take_along_axis(log_probabilities, window[1:, :, None], axis=-1)[..., 0]
     np.testing.assert_allclose(nll, expected, rtol=1e-10)
@@ -138,7 +138,7 @@ def test_token_nll_is_that_of_a_softmax_of_the_logits_whatever_the_kernel(exampl
 
 def test_unrolled_network_gives_the_last_outputs_before_and_after_dropout(example):
     _, params, window, state, masks = example
-    unrolled = unroll(params, window[:-1], state, masks)
+    unrolled = Predictor(params, masks).unroll(window[:-1], state)
     np.testing.assert_array_equal(unrolled.outputs[-1], unrolled.state[-1].hidden)
     np.testing.assert_array_equal(unrolled.dropped, drop(unrolled.outputs, masks.output))
 

@@ -167,7 +167,7 @@ class DeepRNN(nnx.Module):
         """Runs all layers over all time steps.
 
         The last two arguments are as for `nnx.Dropout`, the others as for `nnx.RNN`; see
-        `sequences.run_sequences`.
+        `flax_sequences.run_sequences`.
         """
         if isinstance(rngs, nnx.RngStream) and rngs.tag == "carry":
             rngs = None  # nnx.Bidirectional's, for carries, which start from zeros here

@@ -14,7 +14,7 @@ from zaremba_jax.config import QUICK, override
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.inference import dynamic_evaluation
 from zaremba_jax.inference.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares
-from zaremba_jax.model import init_params, token_nll
+from zaremba_jax.model import Predictor, init_params
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.rnn import zero_state
 
@@ -114,7 +114,7 @@ def test_without_a_rate_nothing_adapts_and_the_trained_model_stays_whole(config)
 
 def test_mean_squares_are_of_the_model_as_it_is_evaluated():
     def loss(params, how):
-        return token_nll(params, window[:-1], window[1:], state, **how)[0].mean()
+        return Predictor(params, **how).token_nll(window[:-1], window[1:], state)[0].mean()
 
     window, state = jnp.asarray(IDS[:, None]), zero_state(PARAMS.layers, 1)
     how = {"compute": ZONEOUT.compute, "masks": expected_masks(ZONEOUT)}

@@ -9,7 +9,7 @@ from zaremba_jax.array_types import LSTMState
 from zaremba_jax.cells import CELLS, project_inputs, step
 from zaremba_jax.config import QUICK, override
 from zaremba_jax.inference.gates import gate_activations, gate_values
-from zaremba_jax.model import init_params, unroll
+from zaremba_jax.model import Predictor, init_params
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.rnn import unroll_layer, zero_state
 
@@ -77,7 +77,7 @@ def test_gates_of_the_upper_layer_give_the_models_outputs():
     _, gates = gate_activations(model_of(params, config), ids, streams=3, steps=5)
     hidden = cell = jnp.zeros((3, 4))
     tokens, state = jnp.asarray(ids[:15].reshape(3, 5).T), zero_state(params.layers, 3)
-    for t, expected in enumerate(unroll(params, tokens, state, masks).outputs):
+    for t, expected in enumerate(Predictor(params, masks).unroll(tokens, state).outputs):
         new = gates["f"][t] * cell + gates["i"][t] * gates["u"][t]
         hidden = 0.4 * hidden + 0.6 * gates["o"][t] * jnp.tanh(new)
         cell = 0.3 * cell + 0.7 * new
