@@ -59,10 +59,7 @@ def mapped_afresh(ids: np.ndarray) -> np.ndarray:
 
 
 def make_corpus(
-    name: str,
-    train: Sequence[str],
-    valid: Sequence[str],
-    test: Sequence[str],
+    name: str, train: Sequence[str], valid: Sequence[str], test: Sequence[str]
 ) -> Corpus:
     """Encodes three lists of tokens with the vocabulary of the first.
 

@@ -1,6 +1,5 @@
 """What a token is: a word, a character or a byte. Everything that depends on it stands here."""
 
-import abc
 import dataclasses
 import json
 from collections import Counter
@@ -22,11 +21,12 @@ EOS = "<eos>"
 UNK = "<unk>"
 BYTES = tuple(map(chr, range(256)))
 _CODES = 0x110000  # code points of Unicode
+IdsOf = Callable[[Iterable[str]], np.ndarray]  # from tokens to their ids
 
 
 @dataclasses.dataclass(frozen=True)
-class Unit(abc.ABC):
-    """How text becomes tokens and tokens become text.
+class Unit:
+    """How text becomes tokens and tokens become text; what a kind does differently, it overrides.
 
     Strings are *spelled* where each byte of a unit is to be one character: `read` yields such
     strings and `split` takes them. By words and by characters every text is spelled as it is; by
@@ -75,7 +75,6 @@ class Unit(abc.ABC):
         """A text with these tokens; bytes that are not UTF-8 become U+FFFD."""
         return self.unspell("".join(tokens))
 
-    @abc.abstractmethod
     def read(self, piece: Piece, normalize_whitespace: bool = False) -> Iterator[str]:
         """Yields a file's spelled text in blocks that cut no token.
 
@@ -90,25 +89,23 @@ class Unit(abc.ABC):
         Raises:
           InputError: the file is damaged, or is not UTF-8 (unless read by bytes).
         """
+        return read_normalized_lines(piece) if normalize_whitespace else read_text(piece)
 
-    @abc.abstractmethod
     def count(self, blocks: Iterable[str]) -> Counter[str]:
         """How often each type occurs in spelled texts; bytes count once each, unread."""
+        counts = Counter()
+        for block in blocks:
+            counts.update(self.split(block))
+        return counts
 
-    @abc.abstractmethod
-    def encode(
-        self,
-        blocks: Iterable[str],
-        words: Sequence[str],
-        ids_of: Callable[[Iterable[str]], np.ndarray],
-    ) -> Iterator[np.ndarray]:
-        """Yields the ids of spelled texts: integers [tokens of the block].
+    def encoder(self, words: Sequence[str], ids_of: IdsOf) -> Callable[[str], np.ndarray]:
+        """A function from a spelled text that cuts no token to its ids, integers [tokens].
 
         Args:
-          blocks: the texts, which cut no token.
           words: the types in the order of their ids.
           ids_of: gives the ids of tokens, and raises an error for an unknown one.
         """
+        return lambda block: ids_of(self.split(block))
 
     def to_hash(self, words: Sequence[str]) -> str:
         """What the fingerprint of a vocabulary is a hash of: the unit and the types."""
@@ -126,30 +123,12 @@ class _Words(Unit):
     def read(self, piece: Piece, normalize_whitespace: bool = False) -> Iterator[str]:
         return read_normalized_lines(piece) if normalize_whitespace else read_whole_words(piece)
 
-    def count(self, blocks: Iterable[str]) -> Counter[str]:
-        counts = Counter()
-        for block in blocks:
-            counts.update(self.split(block))
-        return counts
-
-    def encode(
-        self,
-        blocks: Iterable[str],
-        words: Sequence[str],
-        ids_of: Callable[[Iterable[str]], np.ndarray],
-    ) -> Iterator[np.ndarray]:
-        for block in blocks:
-            yield ids_of(self.split(block))
-
     def to_hash(self, words: Sequence[str]) -> str:
         return "\n".join(words)  # from before there were other units
 
 
 class _Characters(Unit):
     """Counts and encodes by code points, many times as fast as by strings."""
-
-    def read(self, piece: Piece, normalize_whitespace: bool = False) -> Iterator[str]:
-        return read_normalized_lines(piece) if normalize_whitespace else read_text(piece)
 
     def count(self, blocks: Iterable[str]) -> Counter[str]:
         totals = np.zeros(_CODES, np.int64)
@@ -158,19 +137,17 @@ class _Characters(Unit):
             totals[: len(counts)] += counts
         return Counter({chr(code): int(totals[code]) for code in np.flatnonzero(totals)})
 
-    def encode(
-        self,
-        blocks: Iterable[str],
-        words: Sequence[str],
-        ids_of: Callable[[Iterable[str]], np.ndarray],
-    ) -> Iterator[np.ndarray]:
+    def encoder(self, words: Sequence[str], ids_of: IdsOf) -> Callable[[str], np.ndarray]:
         table = np.full(_CODES, words.index(UNK) if UNK in words else -1, np.int32)
         for number, character in enumerate(words):
             if character != UNK:
                 table[ord(character)] = number
-        for block in blocks:
+
+        def encode(block: str) -> np.ndarray:
             ids = table[_codes(block)]
-            yield ids_of(block) if len(ids) and ids.min() < 0 else ids
+            return ids_of(block) if len(ids) and ids.min() < 0 else ids
+
+        return encode
 
 
 class _Bytes(Unit):
@@ -186,14 +163,8 @@ class _Bytes(Unit):
     def count(self, blocks: Iterable[str]) -> Counter[str]:
         return Counter(BYTES)
 
-    def encode(
-        self,
-        blocks: Iterable[str],
-        words: Sequence[str],
-        ids_of: Callable[[Iterable[str]], np.ndarray],
-    ) -> Iterator[np.ndarray]:
-        for block in blocks:
-            yield np.frombuffer(block.encode("latin-1"), np.uint8)
+    def encoder(self, words: Sequence[str], ids_of: IdsOf) -> Callable[[str], np.ndarray]:
+        return lambda block: np.frombuffer(block.encode("latin-1"), np.uint8)
 
 
 def _codes(text: str) -> np.ndarray:

@@ -160,7 +160,7 @@ class Vocabulary:
     def encode_blocks(self, blocks: Iterable[str], source: str = "text") -> Iterator[np.ndarray]:
         """Yields the ids of texts as `units.Unit.read` yields them; errors as for `encode`."""
         ids_of = functools.partial(self.encode, source=source)
-        return self._unit.encode(blocks, self.words, ids_of)
+        return map(self._unit.encoder(self.words, ids_of), blocks)
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """The tokens of `ids`."""

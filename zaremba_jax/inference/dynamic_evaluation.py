@@ -20,15 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zaremba_jax.array_types import (
-    ModelParams,
-    RNNState,
-    Scalar,
-    TokenNLL,
-    Tokens,
-    Window,
-    Windows,
-)
+from zaremba_jax.array_types import ModelParams, RNNState, Scalar, TokenNLL, Tokens, Window, Windows
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
 from zaremba_jax.model import Model, Predictor

@@ -8,13 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zaremba_jax.array_types import (
-    Activations,
-    LayerParams,
-    LayerState,
-    Outputs,
-    Tokens,
-)
+from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs, Tokens
 from zaremba_jax.cells import CELLS, project_inputs
 from zaremba_jax.config import Precision
 from zaremba_jax.kernels.lstm import previous_states

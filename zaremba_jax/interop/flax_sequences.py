@@ -16,7 +16,7 @@ from flax.nnx.nn.recurrent import flip_sequences
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from zaremba_jax.array_types import HiddenState, LayerParams, LayerState, LSTMState
+from zaremba_jax.array_types import HiddenState, LayerParams, LayerState, LSTMState, RNNState
 from zaremba_jax.cells import CELLS, pack_state, unpack_state
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.errors import InputError
@@ -98,28 +98,41 @@ def run_sequences(
     x = turn(x) if options.reverse else x
     start = zero_state(layers, batch)
     if carry is not None:
-        start = tuple(
-            _state(layer, part, batch_shape, dtype)
-            for layer, part in zip(layers, carry, strict=True)
-        )
-    ends = []
-    for layer, state in zip(layers, start, strict=True):
-        read = drop(x)
-        if options.return_carry and lengths is not None:
-            x, end = _unroll_to_ends(layer, read, state, lengths, compute)
-        else:
-            x, end = unroll_layer(layer, read, state, compute=compute)
-        ends.append(_carry(end, batch_shape))
+        parts = zip(layers, carry, strict=True)
+        start = tuple(_state(layer, part, batch_shape, dtype) for layer, part in parts)
+    x, ends = _run_layers(
+        layers, x, start, lengths if options.return_carry else None, drop, compute
+    )
     x = drop(x) if drop_output else x
     x = turn(x) if options.reverse and options.keep_order else x
     outputs = jnp.moveaxis(x.reshape(len(x), *batch_shape, x.shape[-1]), 0, time_axis)
-    results = (tuple(ends), outputs) if options.return_carry else outputs
+    carry = tuple(_carry(end, batch_shape) for end in ends)
+    results = (carry, outputs) if options.return_carry else outputs
     return jax.tree.map(lambda x: x.astype(param_dtype), results)
 
 
 def at_least_float32(dtype: DTypeLike) -> DTypeLike:
     """float32 in place of a half-precision type; others unchanged."""
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def _run_layers(
+    layers: tuple[LayerParams, ...],
+    inputs: jax.Array,
+    start: RNNState,
+    lengths: jax.Array | None,
+    drop: Drop,
+    compute: ComputeConfig,
+) -> tuple[jax.Array, list[LayerState]]:
+    """The last layer's outputs and each layer's end: of every sequence if there are lengths."""
+    x, ends = inputs, []
+    for layer, state in zip(layers, start, strict=True):
+        if lengths is None:
+            x, end = unroll_layer(layer, drop(x), state, compute=compute)
+        else:
+            x, end = _unroll_to_ends(layer, drop(x), state, lengths, compute)
+        ends.append(end)
+    return x, ends
 
 
 def _unroll_to_ends(

@@ -12,11 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from zaremba_jax.array_types import (
-    LayerParams,
-    ModelParams,
-    SoftmaxParams,
-)
+from zaremba_jax.array_types import LayerParams, ModelParams, SoftmaxParams
 from zaremba_jax.config import QUICK, Config, override
 from zaremba_jax.errors import InputError
 from zaremba_jax.model import softmax_weights

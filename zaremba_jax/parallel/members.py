@@ -92,11 +92,7 @@ def init_members(
 
 
 def init_chunks(
-    config: Config,
-    vocabulary_size: int,
-    seeds: Sequence[int],
-    at_once: int,
-    mesh: Mesh,
+    config: Config, vocabulary_size: int, seeds: Sequence[int], at_once: int, mesh: Mesh
 ) -> tuple[TrainState, ...]:
     """The states of all members, in chunks to train in turn, padded with the last member.
 
@@ -121,10 +117,7 @@ def chunk_members(members: int, sizes: Sequence[int]) -> list[Int[np.ndarray, " 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _init(
-    seeds: UInt[Array, " members"],
-    config: Config,
-    vocabulary_size: int,
-    mesh: Mesh,
+    seeds: UInt[Array, " members"], config: Config, vocabulary_size: int, mesh: Mesh
 ) -> TrainState:
     start = _make_init(config, vocabulary_size, mesh)
     return map_shards(_vmap_members(start), mesh, (EVERY_MEMBER,), state_specs(MEMBER))(seeds)
@@ -139,9 +132,7 @@ def init_data_parallel(config: Config, vocabulary_size: int, mesh: Mesh) -> Trai
 
 
 @functools.partial(
-    jax.jit,
-    static_argnames=("config", "mesh", "windows_per_epoch"),
-    donate_argnames="states",
+    jax.jit, static_argnames=("config", "mesh", "windows_per_epoch"), donate_argnames="states"
 )
 def train_members(
     config: Config,
@@ -183,9 +174,7 @@ def train_members(
 
 
 @functools.partial(
-    jax.jit,
-    static_argnames=("config", "mesh", "windows_per_epoch"),
-    donate_argnames="state",
+    jax.jit, static_argnames=("config", "mesh", "windows_per_epoch"), donate_argnames="state"
 )
 def train_data_parallel(
     config: Config,
