@@ -1,3 +1,5 @@
+"""Imports run one way: the rules of the rooms, and the order of the library's modules in them."""
+
 import ast
 from pathlib import Path
 
@@ -36,8 +38,6 @@ ORDER = [
     {"inference.dynamic_evaluation", "inference.independent_lines", "inference.neural_cache"},
     {"inference.prompts", "inference.text_scoring"},
 ]
-PACKAGE = ROOT / "zaremba_jax"
-LIBRARY = sorted(PACKAGE.rglob("*.py"))
 
 
 def imported(path):
@@ -50,46 +50,112 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def name(path):
-    """A module's name inside the package, as in `kernels.lstm`."""
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+def dotted(path):
+    """A module's name, as in `zaremba_jax.kernels.lstm`; a package's is that of its folder."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if path.stem == "__init__" else parts)
 
 
-def top(module):
-    """The package that a name is imported from."""
-    return module.split(".")[0]
+def room(module):
+    """The first part of a name inside its package: that of a folder, or of a module at the top."""
+    return f"{module}..".split(".")[1]
 
 
-def entry(module):
-    """The entry of `ORDER` for a module, or for the module that a name is imported from."""
-    (match,) = (item for row in ORDER for item in row if f"{module}.".startswith(f"{item}."))
-    return match
+PATHS = {
+    dotted(path): path
+    for package in ("zaremba_jax", "experiments")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+LIBRARY = [module for module in PATHS if module.split(".")[0] == "zaremba_jax"]
+MODULES = [module for module in LIBRARY if PATHS[module].stem != "__init__"]
+PROGRAMS = {
+    module
+    for module, path in PATHS.items()
+    if path.parent == ROOT / "experiments" and path.stem != "__init__"
+}
+
+
+def module_of(name):
+    """The module of ours that an imported name comes from; "" if it is not ours."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in PATHS), "")
+
+
+IMPORTS = {
+    module: {module_of(name) for name in imported(path)} - {""} for module, path in PATHS.items()
+}
+
+
+def importers(condition):
+    """The modules that import one for which the condition is true."""
+    return {module for module in PATHS if any(map(condition, IMPORTS[module]))}
+
+
+def test_library_imports_neither_programs_nor_flags_nor_tests():
+    for module in LIBRARY:
+        packages = {name.split(".")[0] for name in imported(PATHS[module])}
+        assert not packages & {"experiments", "absl", "tests"}, module
+
+
+@pytest.mark.parametrize(
+    ("own", "others"),
+    [
+        ("data", {"config", "array_types", "errors"}),
+        ("ops", {"config", "array_types", "errors"}),
+        ("cells", {"config", "array_types", "ops"}),
+        ("kernels", {"config", "array_types", "ops", "cells"}),
+    ],
+)
+def test_room_imports_only_itself_and_what_lies_below(own, others):
+    modules = [module for module in MODULES if room(module) == own]
+    below = {room(name) for module in modules for name in IMPORTS[module]}
+    assert modules
+    assert below <= {own} | others
+
+
+@pytest.mark.parametrize("leaf", ["inference", "interop"])
+def test_only_the_front_door_of_the_library_imports_its_leaves(leaf):
+    inside = importers(lambda module: module in LIBRARY and room(module) == leaf) & {*LIBRARY}
+    assert {room(module) for module in inside} <= {leaf, ""}  # "" is zaremba_jax/__init__.py
+
+
+def test_front_door_of_the_library_is_for_users_only():
+    assert "zaremba_jax" not in set().union(*IMPORTS.values())
+
+
+def test_nobody_imports_a_program():
+    assert len(PROGRAMS) > 10
+    assert not importers(PROGRAMS.__contains__)
+
+
+def test_catching_errors_of_users_takes_no_training():
+    reached, ahead = set(), {"experiments.cli.program"}
+    while ahead:
+        reached |= ahead
+        ahead = set().union(*(IMPORTS[module] for module in ahead)) - reached
+    assert {room(module) for module in reached if module.startswith("experiments.")} == {"cli"}
 
 
 def rank(module):
-    (index,) = (index for index, row in enumerate(ORDER) if entry(module) in row)
+    """The row of `ORDER` that has the module."""
+    (index,) = (index for index, row in enumerate(ORDER) if module.split(".", 1)[1] in row)
     return index
 
 
 def test_every_module_of_the_library_has_its_place_in_the_order():
-    modules = {entry(name(path)) for path in LIBRARY if path.stem != "__init__"}
-    assert modules == set().union(*ORDER)
+    assert {module.split(".", 1)[1] for module in MODULES} == set().union(*ORDER)
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=name)
-def test_library_imports_only_modules_above_and_never_programs_or_flags(path):
-    modules = list(imported(path))
-    assert not [module for module in modules if top(module) in ("experiments", "absl", "tests")]
-    inside = [module.split(".", 1)[1] for module in modules if top(module) == "zaremba_jax"]
-    if path.stem != "__init__":
-        assert all(rank(module) < rank(name(path)) for module in inside)
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_only_those_before_it_in_the_order(module):
+    assert all(rank(name) < rank(module) for name in IMPORTS[module])
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=name)
-def test_library_never_prints(path):
-    calls = (
-        node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
-    )
+@pytest.mark.parametrize("module", LIBRARY)
+def test_library_never_prints(module):
+    nodes = ast.walk(ast.parse(PATHS[module].read_text()))
+    calls = (node.func for node in nodes if isinstance(node, ast.Call))
     assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
 
 
