@@ -227,7 +227,7 @@ def toy_corpus(
     word must occur in training, which 200,000 tokens make almost certain.
 
     Raises:
-      ValueError: the seed is negative, a split holds fewer than 2 tokens, or a
+      InputError: the seed is negative, a split holds fewer than 2 tokens, or a
         word of the language does not occur in the training split.
     """
     if seed < 0:

@@ -65,7 +65,7 @@ def mean_squares(model: Model, windows: Windows) -> ModelParams:
 
     Args:
       model: the trained model.
-      windows: of the training text, from `data.corpus.windows`, each as long as a segment.
+      windows: of the training text, from `data.windows.windows`, each as long as a segment.
     """
     return _mean_squares(model.predictor, windows)
 
@@ -98,7 +98,8 @@ def dynamic_nll(
 
     Raises:
       InputError: the text has no token to predict or an id that is not in the model's
-        vocabulary, or the rule is rms and there are no squares.
+        vocabulary.
+      ValueError: the rule is rms and there are no squares.
     """
     model.check_ids(ids)
     predictions, segment = count_predictions(ids), config.segment
@@ -125,7 +126,7 @@ def step_sizes(
     Arguments as for `dynamic_nll`.
 
     Raises:
-      InputError: the rule is rms and there are no squares.
+      ValueError: the rule is rms and there are no squares.
     """
     if config.rule == "sgd":
         numbers = (config.rate, config.decay)

@@ -27,7 +27,7 @@ def lines_nll(model: Model, lines: Sequence[np.ndarray], start: int) -> list[np.
       float32 [tokens of the line] for each, in the order of the lines.
 
     Raises:
-      ValueError: an id is not in the model's vocabulary.
+      InputError: an id is not in the model's vocabulary.
     """
     model.check_ids(np.concatenate([[start], *lines]))
     predictor = model.predictor
