@@ -11,6 +11,8 @@ from experiments.cli.program import FLAGS
 from experiments.cli.terminal import write_out
 from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import write_bytes
+from zaremba_jax.data.units import EOS, UNK
+from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import (
     assemble,
@@ -33,6 +35,8 @@ define_path(
     None,
     "for --from_torch: JSON file of the words, in order or with their ids",
 )
+flags.DEFINE_string("line_end", EOS, "for --from_torch: the word that ends a line, such as </s>")
+flags.DEFINE_string("unknown", UNK, "for --from_torch: the word that stands for all others")
 flags.DEFINE_enum("to", "folder", ["folder", "model", "torch", "stablehlo"], "what to write")
 define_path("out", "", "the folder, or the file")
 
@@ -46,8 +50,22 @@ def main() -> None:
         raise InputError(f"--out={out}: exists; name a new {_kind()}")
     if out.is_dir() and any(out.iterdir()) and not is_model_folder(out):
         raise InputError(f"--out={out}: holds something other than an export; name a new folder")
-    write_model_as(FLAGS.to, out, model_from_flags())
+    model = model_from_flags()
+    write_model_as(FLAGS.to, out, model)
     write_out(f"{_kind()} written: {out}")
+    if FLAGS.from_torch is not None:
+        print_missing_marks(model.vocabulary)
+
+
+def print_missing_marks(vocabulary: Vocabulary) -> None:
+    """Says what a model cannot read that comes with a word list from elsewhere."""
+    missing = {
+        EOS: ("line_end", "the ends of lines are left out when it reads a text"),
+        UNK: ("unknown", "it reads no text with a word that is not in its list"),
+    }
+    for mark, (flag, consequence) in missing.items():
+        if mark not in vocabulary.words:
+            write_out(f"the model has no {mark}: {consequence}; if a word means it, give --{flag}")
 
 
 def model_from_flags() -> Model:
@@ -61,6 +79,8 @@ def model_from_flags() -> Model:
         raise InputError("--workdir, --from_torch: give one of the two")
     if (FLAGS.from_torch is None) != (FLAGS.vocabulary is None):
         raise InputError("--vocabulary: goes with --from_torch, which has no words of its own")
+    if FLAGS.from_torch is None and (FLAGS["line_end"].present or FLAGS["unknown"].present):
+        raise InputError("--line_end, --unknown: go with --from_torch, like --vocabulary")
     if FLAGS.from_torch is None:
         models = load_models(FLAGS.workdir)
         if len(models) > 1:
@@ -70,6 +90,10 @@ def model_from_flags() -> Model:
             )
         return models[0]
     vocabulary = read_vocabulary(FLAGS.vocabulary)
+    try:
+        vocabulary = vocabulary.with_marks(FLAGS.line_end, FLAGS.unknown)
+    except InputError as error:
+        raise InputError(f"--vocabulary={FLAGS.vocabulary}: {error}") from None
     arrays, _ = read_safetensors(FLAGS.from_torch)
     try:
         params = model_from_torch(arrays)

@@ -93,9 +93,11 @@ def main(file: str) -> None:
         else:
             nll = stream_nll(models, text, score)
     check_scores(file, nll if FLAGS.independent else nll[1:])
-    print_scores(file, models, text, nll)
-    if scores is not None:
-        write_records(scores, records(text, nll, FLAGS.each))
+    try:  # what is kept first: whoever reads the report may leave early
+        if scores is not None:
+            write_records(scores, records(text, nll, FLAGS.each))
+    finally:
+        print_scores(file, models, text, nll)
 
 
 def scores_path(file: str) -> Path | None:
@@ -213,6 +215,8 @@ def print_scores(file: str, models: list[Model], text: Text, nll: np.ndarray) ->
         f"{file}: perplexity {perplexity(scored):.2f}, {scored.mean():.4f} nats per token"
         f"{bits}, {len(scored):,} tokens in {len(text.raw_lines):,} lines{averaged}"
     )
+    if not text.vocabulary.reads_line_ends:
+        write_out(f"the ends of lines are left out: the model has no {unit.noun} for them")
     if unknown:
         write_out(
             f"{unit.noun}s unknown to the model, read as {UNK}: {unknown:,} tokens,"

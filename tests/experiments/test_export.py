@@ -22,6 +22,36 @@ CONFIG = override(QUICK, layers=1, hidden_size=2)
 MODEL = Model(init_params(CONFIG.model, 3, key=jax.random.key(0)), CONFIG, WORDS)
 
 
+def test_import_takes_the_words_that_mean_end_and_unknown_and_says_what_is_missing(tmp_path):
+    (tmp_path / "torch.safetensors").write_bytes(save(model_to_torch(MODEL.params)))
+    (tmp_path / "words.json").write_text(json.dumps(["the", "</s>", "[unk]"]))
+    (tmp_path / "text").write_text("the cat\nthe\n")
+    flags = ["--from_torch=torch.safetensors", "--vocabulary=words.json", "--to=model"]
+    both = ["--line_end=</s>", "--unknown=[unk]"]
+    named, bare, *refused = run_elsewhere(
+        "experiments.export",
+        [*flags, *both, "--out=named.safetensors"],
+        [*flags, "--unknown=[unk]", "--out=bare.safetensors"],
+        [*flags, "--line_end=<s>", "--out=x"],
+        ["--workdir=named.safetensors", "--line_end=</s>", "--out=x"],
+        cwd=tmp_path,
+    )
+    assert named == (0, "file written: named.safetensors\n", "")
+    assert "the model has no <eos>: the ends of lines are left out" in bare.out
+    assert bare.out.endswith("give --line_end\n")
+    assert_refused(refused[0], "<s>: is not in the vocabulary; name the word for <eos>")
+    assert_refused(refused[1], "--line_end, --unknown: go with --from_torch")
+    with_ends, without = run_elsewhere(
+        "experiments.score",
+        *([f"--workdir={name}.safetensors", "text"] for name in ("named", "bare")),
+        cwd=tmp_path,
+    )
+    assert "4 tokens in 2 lines" in with_ends.out
+    assert "the ends of lines are left out" not in with_ends.out
+    assert "2 tokens in 2 lines" in without.out
+    assert "the ends of lines are left out: the model has no word for them" in without.out
+
+
 def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_path):
     write_model(Workdir(tmp_path / "run").model, MODEL)
     for seed in (0, 1):

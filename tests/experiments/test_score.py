@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from invoke import SETTINGS, assert_refused, content, run, run_elsewhere, summary_of
+from invoke import SETTINGS, assert_refused, content, run, run_elsewhere, start_python, summary_of
 
 from experiments.training.run_folder import Workdir, write_model
 from zaremba_jax.config import QUICK, override
@@ -194,6 +194,17 @@ def test_program_scores_in_every_way(scored):
 def test_mistake_is_refused_in_one_line(scored, reason):
     *_, refused = scored
     assert_refused(refused[reason], reason)
+
+
+def test_scores_are_there_before_the_report_is_read(tmp_path):
+    write_model(Workdir(tmp_path / "run").model, MODELS[0])
+    (tmp_path / "text").write_text(TEXT)
+    flags = ("-m", "experiments.score", "--workdir=run", "text", "--scores=scores.tsv")
+    with start_python(*flags, cwd=tmp_path, PYTHONUNBUFFERED="1") as process:
+        assert process.stdout is not None
+        process.stdout.close()  # as `head` does, only sooner
+        process.wait(timeout=300)
+    assert len((tmp_path / "scores.tsv").read_text().splitlines()) == 5
 
 
 def test_perplexity_is_not_lost_when_the_scores_cannot_be_written(scored):

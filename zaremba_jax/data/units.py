@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -20,6 +21,8 @@ from zaremba_jax.errors import InputError
 EOS = "<eos>"
 UNK = "<unk>"
 BYTES = tuple(map(chr, range(256)))
+_WRITTEN_END = re.compile(rf"(?<!\S){EOS}[^\S\n]*\n")
+_LONGEST_END = 32  # characters from a written end to the line's, within which it is found
 _CODES = 0x110000  # code points of Unicode
 IdsOf = Callable[[Iterable[str]], np.ndarray]  # from tokens to their ids
 
@@ -87,7 +90,8 @@ class Unit:
             between words; bytes stay as they are.
 
         Raises:
-          InputError: the file is damaged, or is not UTF-8 (unless read by bytes).
+          InputError: the file is damaged, or is not UTF-8 (unless read by bytes), or a line of
+            words ends in `<eos>`, which its end would repeat.
         """
         return read_normalized_lines(piece) if normalize_whitespace else read_text(piece)
 
@@ -121,10 +125,26 @@ class _Words(Unit):
         return spaced.replace(" \n", "\n").replace("\n ", "\n")
 
     def read(self, piece: Piece, normalize_whitespace: bool = False) -> Iterator[str]:
-        return read_normalized_lines(piece) if normalize_whitespace else read_whole_words(piece)
+        blocks = read_normalized_lines(piece) if normalize_whitespace else read_whole_words(piece)
+        return _without_written_ends(blocks, piece)
 
     def to_hash(self, words: Sequence[str]) -> str:
         return "\n".join(words)  # from before there were other units
+
+
+def _without_written_ends(blocks: Iterable[str], piece: Piece) -> Iterator[str]:
+    """The same blocks; errors as for `Unit.read`."""
+    before = ""
+    for block in blocks:
+        seen = before + block
+        if EOS in seen and (found := _WRITTEN_END.search(seen)):
+            line = seen[seen.rfind("\n", 0, found.start()) + 1 : found.start()]
+            raise InputError(
+                f"{piece}: the line '{line[-60:]}{EOS}' ends in {EOS}, which its end becomes by"
+                f" itself, so that there would be two; remove {EOS} from the ends of lines"
+            )
+        before = seen[-_LONGEST_END:]
+        yield block
 
 
 class _Characters(Unit):

@@ -63,13 +63,13 @@ class Vocabulary:
         """The types of a text, most frequent first, ties in alphabetical order.
 
         Types that are left out count as `<unk>`, as if it stood in their place in the
-        text; `<eos>` is never left out. Bytes are always all 256, in numerical order.
+        text; `<eos>` is never left out. With a limit there is an `<unk>` even if nothing is left
+        out, for the words of other texts. Bytes are always all 256, in numerical order.
 
         Args:
           counts: how often each type occurs.
           unit: what a type is.
-          size: how many of the most frequent types to keep, counting `<unk>` if any is left
-            out; 0: no limit.
+          size: how many of the most frequent types to keep, counting `<unk>`; 0: no limit.
           min_count: types that occur fewer times than this are left out.
 
         Raises:
@@ -86,7 +86,7 @@ class Vocabulary:
         words = sorted(counts.keys() - {EOS, UNK}, key=lambda word: (-counts[word], word))
         kept = [word for word in words if counts[word] >= min_count]
         special = {word: counts[word] for word in (EOS, UNK) if word in counts}
-        if len(kept) < len(words) or 0 < size < len(words) + len(special):
+        if size or min_count > 1:
             special.setdefault(UNK, 0)
             kept = kept[: max(size - len(special), 0)] if size else kept
             special[UNK] += sum(counts[word] for word in words[len(kept) :])
@@ -98,6 +98,20 @@ class Vocabulary:
             )
         kept_counts = {word: counts[word] for word in kept} | special
         return cls(tuple(sorted(kept_counts, key=lambda word: (-kept_counts[word], word))), unit)
+
+    def with_marks(self, line_end: str = EOS, unknown: str = UNK) -> "Vocabulary":
+        """The same types, with `<eos>` and `<unk>` for those that mean it elsewhere, like `</s>`.
+
+        Raises:
+          InputError: there is no such type, or one of that name already.
+        """
+        names = {line_end: EOS, unknown: UNK}
+        for word, mark in names.items():
+            if word not in (mark, *self.words):
+                raise InputError(f"{word}: is not in the vocabulary; name the word for {mark}")
+            if word != mark and mark in self.words:
+                raise InputError(f"{word}: the vocabulary has {mark} itself; leave {word} out")
+        return dataclasses.replace(self, words=tuple(names.get(word, word) for word in self.words))
 
     def __len__(self) -> int:
         return len(self.words)

@@ -241,3 +241,22 @@ def test_every_byte_can_be_read_that_is_no_text(tmp_path):
         "c", *[tmp_path / "bytes"] * 3, encoding=Encoding("byte"), cache_dir=tmp_path
     )
     assert corpus.train.tolist() == list(range(255, -1, -1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a b\nb <eos>\na b\n", "a <eos> b <eos>", "a\nb <eos> \t \nb", "a\n" * 9 + "b <eos>\n"],
+)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_text_that_writes_its_line_ends_itself_is_refused(texts, tmp_path, text, normalize):
+    texts[2].write_text(text)
+    encoding = Encoding(normalize_whitespace=normalize)
+    with pytest.raises(ValueError, match=r"<eos>' ends in <eos>, which .* remove <eos> from"):
+        read_corpus("c", *texts, encoding=encoding, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a <eos> b\n", "a b<eos>\n"])
+def test_mark_of_line_ends_within_a_line_is_a_token_as_any_other(tmp_path, text):
+    (tmp_path / "text").write_text(text)
+    corpus = read_corpus("c", *[tmp_path / "text"] * 3, cache_dir=tmp_path)
+    assert corpus.vocabulary.decode(corpus.train) == [*text.split(), "<eos>"]

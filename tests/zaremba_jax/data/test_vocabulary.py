@@ -66,7 +66,8 @@ def test_limits_give_the_vocabulary_of_a_text_with_unk_for_what_is_rare(words, s
         return
     assert size == 0 or len(limited) <= size
     replaced = [word if word in limited.words else UNK for word in words]
-    assert limited == Vocabulary.from_tokens(replaced)
+    always = (UNK,) if (size or min_count > 1) and UNK not in replaced else ()
+    assert limited.words == Vocabulary.from_tokens(replaced).words + always
     assert limited.decode(limited.encode(words)) == replaced
 
 
@@ -80,6 +81,24 @@ def test_nothing_is_left_out_that_has_room_and_is_frequent_enough(words, size, m
         assert len(limited) == size
         assert all(counts[word] <= counts[kept] for kept in limited.words if kept in frequent)
     assert EOS not in counts or EOS in limited.words
+
+
+@pytest.mark.parametrize("limits", [{"size": 20_000}, {"min_count": 2}])
+def test_whoever_gives_a_limit_can_read_words_of_other_texts(limits):
+    vocabulary = Vocabulary.from_tokens(["a", "a", "b", "b", EOS, EOS], **limits)
+    assert vocabulary.decode(vocabulary.encode(["a", "zebra"])) == ["a", UNK]
+
+
+def test_words_that_mean_the_end_or_the_unknown_elsewhere_become_the_marks_of_here():
+    vocabulary = Vocabulary(("the", "</s>", "[unk]"))
+    marked = vocabulary.with_marks("</s>", "[unk]")
+    assert marked.words == ("the", EOS, UNK)
+    assert marked.encode(marked.tokenize("the cat\n")).tolist() == [0, 2, 1]
+    assert marked.with_marks() == marked
+    with pytest.raises(ValueError, match=r"^cat: is not in the vocabulary"):
+        vocabulary.with_marks("cat")
+    with pytest.raises(ValueError, match=r"^the: the vocabulary has <unk> itself"):
+        marked.with_marks(unknown="the")
 
 
 def test_bytes_have_a_vocabulary_of_their_own_whatever_the_text():
