@@ -16,16 +16,20 @@ from rich.markdown import Markdown
 
 from experiments.ablations import language_modelling, memory
 from experiments.ablations.corruption import corruption_table
-from experiments.ablations.figures import language_modelling_figure, memory_figure
 from experiments.ablations.methods import METHODS
 from experiments.ablations.parts import run_parts
-from experiments.ablations.report_page import language_table, report_page
+from experiments.ablations.report_page import (
+    language_modelling_figure,
+    language_table,
+    memory_figure,
+    report_page,
+)
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_choices, define_path
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.reports.environment import environment
-from experiments.reports.pictures import write_picture
+from experiments.reports.figures import write_picture
 from experiments.training.run_folder import write_json, write_text
 from zaremba_jax.array_types import CellName
 from zaremba_jax.cells import CELLS
@@ -76,11 +80,7 @@ def main() -> None:
 
 
 def configure() -> Config:
-    """The configuration that all language models share.
-
-    Raises:
-      InputError: the flags do not go together.
-    """
+    """The configuration that all language models share; refuses flags that do not go together."""
     if FLAGS.data_dir and FLAGS.corpus != "ptb":
         raise InputError(
             f"--data_dir={FLAGS.data_dir}: holds the Penn Treebank, but this run reads the"
@@ -107,12 +107,7 @@ def configure() -> Config:
 
 
 def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
-    """Creates the folder of the report.
-
-    Raises:
-      InputError: it holds a report of other settings, or a damaged one.
-      OSError: it cannot be created.
-    """
+    """Creates the folder of the report; refuses one of other settings, or with a damaged report."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
     try:

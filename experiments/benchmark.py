@@ -13,17 +13,15 @@ from absl import flags
 
 from experiments.benchmarks.contenders import BUILDERS, choose_contenders, default_peers
 from experiments.benchmarks.own_process import needs_of_all
-from experiments.benchmarks.scaling import scaling_curves
-from experiments.benchmarks.scaling_figure import scaling_figure
-from experiments.benchmarks.step_table import print_step_times
-from experiments.benchmarks.step_times import compare_step_times
+from experiments.benchmarks.scaling import scaling_curves, scaling_figure
+from experiments.benchmarks.step_times import compare_step_times, print_step_times
 from experiments.cli import program
 from experiments.cli.config_flags import config_from_flags, define_config_flags
 from experiments.cli.flag_kinds import define_path
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.reports.environment import environment
-from experiments.reports.pictures import can_draw, write_picture
+from experiments.reports.figures import can_draw, write_picture
 from experiments.training.run_folder import write_json
 from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
@@ -73,11 +71,7 @@ def main() -> None:
 
 
 def configure() -> Config:
-    """The configuration to time; refuses what would fail only after the measurements.
-
-    Raises:
-      InputError: a flag has no meaning here, or its file cannot be written.
-    """
+    """The configuration to time; refuses what would fail only after the measurements."""
     config, changes = config_from_flags()
     if unread := sorted(changes.keys() & TEXT_SETTINGS):
         raise InputError(

@@ -17,15 +17,14 @@ from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus, with_text_settings
 from experiments.cli.training_flags import default_workdir, train_by_flags
-from experiments.reports.figures import mixtures_figure
-from experiments.reports.mixtures import (
+from experiments.reports.figures import mixtures_figure, write_picture
+from experiments.reports.summary import (
     member_record,
     print_mixtures,
     sizes_for,
     summarize_members,
     summarize_mixtures,
 )
-from experiments.reports.pictures import write_picture
 from experiments.training.ensemble_run import with_seeds
 from experiments.training.finished_runs import load_finished_run, named_runs, read_run_config
 from experiments.training.identity import same_model
@@ -67,7 +66,11 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
       InputError: the flags do not go together, or a run is missing, unfinished, or was
         trained on another text.
     """
-    refused = [name for name in ("config", *settings(), *_TRAINING_FLAGS) if _is_given(name)]
+    refused = [
+        name
+        for name in ("config", *settings(), *_TRAINING_FLAGS)
+        if name in FLAGS and FLAGS[name].present
+    ]
     if FLAGS.coordinator_address:
         raise InputError("--from: one process averages; leave --coordinator_address out")
     if refused:
@@ -92,7 +95,9 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
             run = load_finished_run(folder, corpus)
             valid.append(run.nll(corpus.valid))
             test.append(run.nll(corpus.test))
-        members.append({"run": _seen_from(workdir, folder), **member_record(valid[-1], test[-1])})
+        # Independent of the current directory.
+        path = os.path.relpath(folder.path.resolve(), workdir.path.resolve())
+        members.append({"run": path, **member_record(valid[-1], test[-1])})
     sizes = sizes_for(asked, len(folders))
     summary = summarize_mixtures(
         configs[0],
@@ -117,17 +122,8 @@ def _averaged(workdir: Workdir) -> list[Path] | None:
         return []  # a record of something else
 
 
-def _seen_from(workdir: Workdir, folder: Workdir) -> str:
-    """The path of a run in its mixture's record, independent of the current directory."""
-    return os.path.relpath(folder.path.resolve(), workdir.path.resolve())
-
-
 def _resolved(folders: list[Workdir]) -> list[Path]:
     return [folder.path.resolve() for folder in folders]
-
-
-def _is_given(name: str) -> bool:
-    return name in FLAGS and FLAGS[name].present > 0
 
 
 def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:

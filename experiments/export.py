@@ -14,15 +14,7 @@ from experiments.training.run_folder import write_bytes
 from zaremba_jax.data.units import EOS, UNK
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError
-from zaremba_jax.interop.model_file import (
-    assemble,
-    is_model_folder,
-    named_arrays,
-    read_safetensors,
-    read_vocabulary,
-    save_folder,
-    save_model,
-)
+from zaremba_jax.interop import model_file
 from zaremba_jax.interop.stablehlo import portable_scoring
 from zaremba_jax.interop.torch_weights import infer_config, model_from_torch, model_to_torch
 from zaremba_jax.model import Model
@@ -31,9 +23,7 @@ from zaremba_jax.regularizers import expected_masks
 define_paths("workdir", None, "a finished run, a member of an ensemble or a .safetensors file")
 define_path("from_torch", None, "instead of --workdir, a .safetensors file with torch's arrays")
 define_path(
-    "vocabulary",
-    None,
-    "for --from_torch: JSON file of the words, in order or with their ids",
+    "vocabulary", None, "for --from_torch: JSON file of the words, in order or with their ids"
 )
 flags.DEFINE_string("line_end", EOS, "for --from_torch: the word that ends a line, such as </s>")
 flags.DEFINE_string("unknown", UNK, "for --from_torch: the word that stands for all others")
@@ -48,7 +38,7 @@ def main() -> None:
         raise InputError(f"--out: names no {_kind()}; give the one to write")
     if out.exists() and (FLAGS.to != "folder" or not out.is_dir()):
         raise InputError(f"--out={out}: exists; name a new {_kind()}")
-    if out.is_dir() and any(out.iterdir()) and not is_model_folder(out):
+    if out.is_dir() and any(out.iterdir()) and not model_file.is_model_folder(out):
         raise InputError(f"--out={out}: holds something other than an export; name a new folder")
     model = model_from_flags()
     write_model_as(FLAGS.to, out, model)
@@ -69,12 +59,7 @@ def print_missing_marks(vocabulary: Vocabulary) -> None:
 
 
 def model_from_flags() -> Model:
-    """The model that the flags name.
-
-    Raises:
-      InputError: they name none or several, or something that is not a model.
-      MissingFileError: it does not exist.
-    """
+    """The one model that the flags name."""
     if (FLAGS.workdir is None) == (FLAGS.from_torch is None):
         raise InputError("--workdir, --from_torch: give one of the two")
     if (FLAGS.from_torch is None) != (FLAGS.vocabulary is None):
@@ -89,30 +74,28 @@ def model_from_flags() -> Model:
                 " members/"
             )
         return models[0]
-    vocabulary = read_vocabulary(FLAGS.vocabulary)
+    vocabulary = model_file.read_vocabulary(FLAGS.vocabulary)
     try:
         vocabulary = vocabulary.with_marks(FLAGS.line_end, FLAGS.unknown)
     except InputError as error:
         raise InputError(f"--vocabulary={FLAGS.vocabulary}: {error}") from None
-    arrays, _ = read_safetensors(FLAGS.from_torch)
+    arrays, _ = model_file.read_safetensors(FLAGS.from_torch)
     try:
         params = model_from_torch(arrays)
     except InputError as error:
         raise InputError(f"--from_torch={FLAGS.from_torch}: {error}") from None
-    return assemble(FLAGS.from_torch, named_arrays(params), infer_config(params), vocabulary)
+    return model_file.assemble(
+        FLAGS.from_torch, model_file.named_arrays(params), infer_config(params), vocabulary
+    )
 
 
 def write_model_as(form: str, out: Path, model: Model) -> None:
-    """Writes the model in a form that `--to` can name.
-
-    Raises:
-      InputError: the model has no such form.
-    """
+    """Writes the model in a form that `--to` can name."""
     if form == "folder":
-        return save_folder(out, model)
+        return model_file.save_folder(out, model)
     if form == "model":
         out.parent.mkdir(parents=True, exist_ok=True)
-        return save_model(out, model)
+        return model_file.save_model(out, model)
     content = portable_scoring(model) if form == "stablehlo" else _torch_file(model)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out, content)

@@ -8,8 +8,7 @@ from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus
 from experiments.cli.training_flags import configure, open_run, train_by_flags
-from experiments.reports.figures import curves_figure
-from experiments.reports.pictures import write_picture
+from experiments.reports.figures import curves_figure, write_picture
 from experiments.reports.summary import print_summary, summarize
 from experiments.training.run_folder import Workdir, write_json
 from experiments.training.single_run import SingleRun

@@ -29,12 +29,7 @@ def main(*runs: str) -> None:
 
 
 def check_page(page: Path) -> None:
-    """Refuses to overwrite a file that is not a page of this program.
-
-    Raises:
-      InputError: the file exists and is something else.
-      OSError: it cannot be read, or is a folder.
-    """
+    """Refuses to overwrite a file that is not a page of this program."""
     if page.exists() and TITLE not in page.read_text(encoding="utf-8", errors="replace"):
         raise InputError(f"--page={page}: exists and is not a page of this program; name another")
 

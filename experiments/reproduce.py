@@ -17,25 +17,13 @@ from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import TEXT_FILES, load_corpus, with_text_settings
 from experiments.cli.training_flags import default_workdir, open_run, train_by_flags
-from experiments.reports.mixtures import summarize_members
-from experiments.reports.pictures import write_picture
 from experiments.reports.records import model_name, read_records
-from experiments.reports.summary import summarize
-from experiments.table1.averages import mix, read_mixtures, write_mixtures
-from experiments.table1.figure import table1_figure
-from experiments.table1.jobs import (
-    Job,
-    SummaryOf,
-    record_diverged,
-    record_job,
-    remaining_jobs,
-    seeds_without_nll,
-)
-from experiments.table1.page import markdown_page, other_choices, print_page, table_lines
-from experiments.training.divergence import NonFiniteLossError
+from experiments.reports.summary import summarize, summarize_members
+from experiments.table1 import jobs
+from experiments.table1.page import write_table
 from experiments.training.ensemble_run import with_seeds
-from experiments.training.run import Run
-from experiments.training.run_folder import Workdir, write_text
+from experiments.training.run import NonFiniteLossError, Run
+from experiments.training.run_folder import Workdir
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
@@ -70,19 +58,14 @@ def main() -> None:
     for config, averaged in zip(rows, sizes, strict=True):
         corpus = load_corpus(config)
         for _ in train_row(config, corpus, mesh, folder, results, console):
-            write_mixtures(results, config, mix(config, corpus, folder, averaged))
+            jobs.write_mixtures(results, config, jobs.mix(config, corpus, folder, averaged))
             write_table(results, Console(quiet=True))  # printed once, at the end
     write_table(results, console)
     console.print(f"all results are in {results}", soft_wrap=True)
 
 
 def train_row(
-    config: Config,
-    corpus: Corpus,
-    mesh: Mesh,
-    folder: Path,
-    results: Path,
-    console: Console,
+    config: Config, corpus: Corpus, mesh: Mesh, folder: Path, results: Path, console: Console
 ) -> Iterator[None]:
     """Trains and records the models of a configuration that have no record yet.
 
@@ -90,22 +73,22 @@ def train_row(
     """
     seeds, records = num_models_from_flags(config), read_records(results)
     at_most = at_once_on(mesh, config, corpus, seeds) * mesh.shape[MEMBER]
-    jobs = remaining_jobs(config, seeds, records, folder, at_most)
-    if jobs and (unmixed := seeds_without_nll(config, seeds, records, folder)):
+    left = jobs.remaining_jobs(config, seeds, records, folder, at_most)
+    if left and (unmixed := jobs.seeds_without_nll(config, seeds, records, folder)):
         console.print(
             f"{model_name(config)}: no average will include seed {', '.join(map(str, unmixed))}:"
             f" recorded, but its nats per token are not in {folder}; remove that record to train"
             " it here",
             soft_wrap=True,
         )
-    if not jobs:
+    if not left:
         console.print(
             f"{model_name(config)}: nothing to train, since {results} has the records; to start"
             " afresh, name another folder with --results",
             soft_wrap=True,
         )
     yield
-    for job in jobs:
+    for job in left:
         console.print(f"{job.name}:", soft_wrap=True)
         workdir = Workdir(folder / job.name)
         run, summary_of = open_job(job, corpus, mesh, workdir, console)
@@ -113,21 +96,17 @@ def train_row(
             train_by_flags(run, workdir, console)
         except NonFiniteLossError as error:  # of one model, or of an ensemble's last
             console.print(f"left out: {error}", soft_wrap=True)
-            record_diverged(error.reasons, workdir, results)
+            jobs.record_diverged(error.reasons, workdir, results)
         else:
             with console.status("evaluating"):
-                record_job(run, summary_of, workdir, results)
+                jobs.record_job(run, summary_of, workdir, results)
         yield
 
 
 def open_job(
-    job: Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Console
-) -> tuple[Run, SummaryOf]:
-    """The run of a job, resumed if its folder holds it, and what makes its summary.
-
-    Raises:
-      InputError: the folder holds another run, or its checkpoints are damaged.
-    """
+    job: jobs.Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Console
+) -> tuple[Run, jobs.SummaryOf]:
+    """The run of a job, resumed if its folder holds it, and what makes its summary."""
     # A run of one model uses one process's devices; an ensemble of one uses those of all.
     more = {"members": job.count} if job.count > 1 or jax.process_count() > 1 else {}
     workdir.refuse_another_run(job.config, **more)
@@ -140,11 +119,7 @@ def open_job(
 
 
 def rows_from_flags() -> list[Config]:
-    """The configurations named by `--rows`, with the changes of the other flags.
-
-    Raises:
-      InputError: the flags do not go together.
-    """
+    """The configurations named by `--rows`, with the changes of the other flags."""
     if FLAGS["config"].present:
         raise InputError(f"--config={FLAGS.config}: name models of the table with --rows")
     changes = changes_from_flags()
@@ -169,26 +144,9 @@ def num_models_from_flags(config: Config) -> int:
 
 
 def mixture_sizes(config: Config) -> list[int]:
-    """The numbers of models to average: the paper's for a configuration, and those requested.
-
-    Raises:
-      InputError: the flags do not go together.
-    """
+    """The numbers of models to average: the paper's for a configuration, and those requested."""
     asked = sizes_from_flags(num_models_from_flags(config)) or []
     return sorted({*PAPER_PERPLEXITIES[config.name], *asked})
-
-
-def write_table(results: Path, console: Console) -> None:
-    """Writes the table of all records and its picture; prints what was run."""
-    records = read_records(results)
-    models = {model_name(r.model): r.model for r in records}
-    mixtures = {name: read_mixtures(results, model) for name, model in models.items()}
-    mixtures = {name: mixture for name, mixture in mixtures.items() if mixture}
-    lines, others = table_lines(records, mixtures), other_choices(records, mixtures)
-    picture = "![learning curves, and perplexity over the models averaged](table1.png)"
-    write_text(results / "table1.md", f"{markdown_page(lines, others)}\n\n{picture}\n")
-    print_page(console, lines, others)
-    write_picture(console, results / "table1.png", table1_figure, records, mixtures)
 
 
 if __name__ == "__main__":

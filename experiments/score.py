@@ -21,16 +21,9 @@ from zaremba_jax.data.vocabulary import listed
 from zaremba_jax.data.windows import windows
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.inference import text_scoring
 from zaremba_jax.inference.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares
 from zaremba_jax.inference.neural_cache import CacheConfig, neural_cache_nll
-from zaremba_jax.inference.text_scoring import (
-    Scorer,
-    Text,
-    independent_nll,
-    read_text,
-    records,
-    stream_nll,
-)
 from zaremba_jax.model import Model
 
 TAKES = "FILE"
@@ -86,27 +79,22 @@ def main(file: str) -> None:
     models = load_models(FLAGS.workdir)
     if FLAGS.independent and models[0].vocabulary.line_end is None:
         raise InputError("--independent: the model's text had no line ends; leave it out")
-    text = read_text(file, models[0], whole_lines=FLAGS.independent)
+    text = text_scoring.read_text(file, models[0], whole_lines=FLAGS.independent)
     with Console(stderr=True).status(f"reading {file}"):
         if FLAGS.independent:
-            nll = independent_nll(models, text)
+            nll = text_scoring.independent_nll(models, text)
         else:
-            nll = stream_nll(models, text, score)
+            nll = text_scoring.stream_nll(models, text, score)
     check_scores(file, nll if FLAGS.independent else nll[1:])
     try:  # what is kept first: whoever reads the report may leave early
         if scores is not None:
-            write_records(scores, records(text, nll, FLAGS.each))
+            write_records(scores, text_scoring.records(text, nll, FLAGS.each))
     finally:
         print_scores(file, models, text, nll)
 
 
 def scores_path(file: str) -> Path | None:
-    """The path for `--scores`, if it is given.
-
-    Raises:
-      InputError: the name has another ending, or is that of a folder or of a text that is read.
-      MissingFileError: such a text does not exist.
-    """
+    """The path for `--scores`, if given; refuses one that would replace a text that is read."""
     if FLAGS.scores is None:
         return None
     path = Path(FLAGS.scores)
@@ -122,11 +110,7 @@ def scores_path(file: str) -> Path | None:
 
 
 def check_flags() -> None:
-    """Refuses flags that do not go together.
-
-    Raises:
-      InputError: one has no effect without another, or excludes it.
-    """
+    """Refuses flags of which one has no effect without another, or excludes it."""
     for name, other in _REQUIRED_FLAGS.items():
         if FLAGS[name].present and not FLAGS[other].value:
             raise InputError(f"--{name}: has no effect without --{other}; give that too")
@@ -142,12 +126,8 @@ def check_flags() -> None:
         )
 
 
-def scorer_from_flags() -> Scorer:
-    """The function that reads a text by one of the models.
-
-    Raises:
-      InputError: a value is outside its limits, or the rule rms lacks its training text.
-    """
+def scorer_from_flags() -> text_scoring.Scorer:
+    """The function that reads a text by one of the models."""
     if FLAGS.cache_window:
         cache = CacheConfig(
             window=FLAGS.cache_window, theta=FLAGS.cache_theta, weight=FLAGS.cache_weight
@@ -169,14 +149,10 @@ def scorer_from_flags() -> Scorer:
 
 
 def score_dynamically(dynamic: DynamicConfig, model: Model, ids: np.ndarray) -> np.ndarray:
-    """Dynamic evaluation; the rule rms takes the gradients of `--train_file`.
-
-    Raises:
-      InputError: that file is too short, or cannot be read.
-    """
+    """Dynamic evaluation; the rule rms takes the gradients of `--train_file`."""
     squares = None
     if dynamic.rule == "rms":
-        train = read_text(FLAGS.train_file, model).stream
+        train = text_scoring.read_text(FLAGS.train_file, model).stream
         streams = min(_STREAMS, len(train) // (dynamic.segment + 1))
         if streams < 1:
             raise InputError(
@@ -189,11 +165,7 @@ def score_dynamically(dynamic: DynamicConfig, model: Model, ids: np.ndarray) -> 
 
 
 def check_scores(file: str, nll: np.ndarray) -> None:
-    """Refuses the scores of a broken model, such as one that learned too fast.
-
-    Raises:
-      InputError: a score, or the perplexity, is not finite.
-    """
+    """Refuses the scores of a broken model, such as one that learned too fast."""
     figure = perplexity(nll)
     if not math.isfinite(figure):
         remedy = (
@@ -204,7 +176,7 @@ def check_scores(file: str, nll: np.ndarray) -> None:
         raise InputError(f"{file}: a perplexity of {figure}, the scores are not finite; {remedy}")
 
 
-def print_scores(file: str, models: list[Model], text: Text, nll: np.ndarray) -> None:
+def print_scores(file: str, models: list[Model], text: text_scoring.Text, nll: np.ndarray) -> None:
     """Prints the perplexity and the unknown tokens."""
     scored = nll[~np.isnan(nll)]
     unit, unknown = UNITS[text.vocabulary.unit], sum(text.unknown.values())

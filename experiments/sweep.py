@@ -15,10 +15,9 @@ from experiments.cli.ensemble_flags import prepare
 from experiments.cli.program import FLAGS
 from experiments.cli.training_flags import train_by_flags
 from experiments.reports.environment import environment
-from experiments.reports.figures import sweep_figure
-from experiments.reports.mixtures import member_records
-from experiments.reports.pictures import write_picture
+from experiments.reports.figures import sweep_figure, write_picture
 from experiments.reports.statistics import format_mean
+from experiments.reports.summary import member_records
 from experiments.training.ensemble_run import EnsembleRun, with_seeds
 from experiments.training.run_folder import Workdir, write_json, write_model
 from zaremba_jax.config import Config, override, to_dict
@@ -81,11 +80,7 @@ def grid_from_flags(asked: list[str]) -> Grid:
 
 
 def configs_of_grid(config: Config, grid: Grid, seeds: int) -> list[Config]:
-    """One member per combination and seed; the seeds of a combination are consecutive.
-
-    Raises:
-      InputError: a value is outside its limits, or a seed would exceed the largest one.
-    """
+    """One member per combination and seed; the seeds of a combination are consecutive."""
     return [
         member
         for values in itertools.product(*grid.values())
@@ -98,12 +93,7 @@ def summarize_sweep(
 ) -> dict[str, Any]:
     """The record of a sweep: one line per combination, and which of them validates best.
 
-    Args:
-      run: the trained sweep.
-      grid: what was tried.
-      seeds: models of each combination.
-      valid: nats of every token of the validation text, from `EnsembleRun.nll`.
-      test: the same for the test text.
+    `valid` and `test` are from `EnsembleRun.nll`.
     """
     members = member_records(run, valid, test)
     lines = [

@@ -17,18 +17,13 @@ _VALUE = 1.25  # of every mask: float32 holds its powers up to some 390 masks
 
 
 def count_masks(config: Config, lag: int) -> np.ndarray:
-    """Counts the masks between an embedded input and the dropped output some steps later.
+    """Counts the masks between an embedded input and the dropped output 0 to `lag` steps later.
 
     At zero input, bias and state the tanh cell is linear. If every mask that `sample_masks`
     makes is replaced by a constant, the derivative of the output with respect to the input
     grows by that factor for each mask on the way, whichever way it takes.
 
-    Args:
-      config: decides which masks there are; a tanh cell, and an `unroll` of `lag` + 1.
-      lag: the longest number of steps between input and output.
-
-    Returns:
-      The counts at lags 0 to `lag`.
+    `config` decides which masks there are; it has a tanh cell, and an `unroll` of `lag` + 1.
     """
     tokens = jnp.zeros((lag + 1, 1), jnp.int32)
     rates = active_rates(config.regularizers)

@@ -163,13 +163,10 @@ def validation_nll(params: ModelParams, text: Windows) -> Scalar:
 
 
 def choose(valid: np.ndarray) -> int | None:
-    """The candidate with the lowest validation perplexity, averaged over seeds' best epochs.
+    """The index of the candidate with the lowest perplexity, averaged over seeds' best epochs.
 
-    Args:
-      valid: perplexities, [candidates, seeds, epochs].
-
-    Returns:
-      Its index; None if every candidate has a seed that was not finite after some epoch.
+    `valid` are perplexities, [candidates, seeds, epochs]. None if every candidate has a seed that
+    was not finite after some epoch.
     """
     finite = np.isfinite(valid).all(axis=(1, 2))
     if not finite.any():

@@ -22,13 +22,11 @@ class Part(NamedTuple):
     run: Callable[..., dict[str, Any]]  # takes `on_progress`; returns results by name
 
 
-class PartsProgress:
+class PartsProgress(Progress):
     """Shows a bar on a terminal and a line for each finished part; Ctrl-C stops the work."""
 
     def __init__(self, console: Console, steps: int):
-        self._console, self._stopped = console, threading.Event()
-        self._started = time.monotonic()
-        self._bar = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TimeElapsedColumn(),
@@ -36,27 +34,24 @@ class PartsProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("compiling", total=steps)
+        self._stopped, self._began = threading.Event(), time.monotonic()
+        self._all = self.add_task("compiling", total=steps)
 
-    def __enter__(self) -> "PartsProgress":
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         if kind is not None:
             self._stopped.set()
-        self._bar.stop()
+        super().__exit__(kind, *rest)
 
-    def advance(self, description: str) -> None:
-        """Advances the bar by one step; raises `RuntimeError` if the work was stopped."""
+    def step(self, description: str) -> None:
+        """Moves the bar on by one step; raises `RuntimeError` if the work was stopped."""
         if self._stopped.is_set():
             raise RuntimeError("stopped")
-        self._bar.update(self._task, advance=1, description=description)
+        self.update(self._all, advance=1, description=description)
 
     def done(self, part: Part) -> None:
         """Prints that a part is finished."""
-        seconds = time.monotonic() - self._started
-        self._console.print(
+        seconds = time.monotonic() - self._began
+        self.console.print(
             f"{seconds:6.1f} s  {part.task.replace('_', ' ')}, {part.cell}", soft_wrap=True
         )
 
@@ -65,7 +60,7 @@ def run_parts(parts: Sequence[Part], console: Console) -> dict[str, dict[CellNam
     """Runs all parts, of which the longest should come first; returns results by task and cell."""
     steps = sum(part.steps for part in parts)
     with ThreadPoolExecutor(cores()) as pool, PartsProgress(console, steps) as progress:
-        futures = {pool.submit(part.run, on_progress=progress.advance): part for part in parts}
+        futures = {pool.submit(part.run, on_progress=progress.step): part for part in parts}
         try:
             for future in as_completed(futures):
                 future.result()

@@ -76,11 +76,7 @@ def build_scan(config: Config, windows: np.ndarray) -> Turn:
 
 
 def check_pallas(config: Config) -> None:
-    """Refuses what `build_pallas` would run without the Pallas kernels.
-
-    Raises:
-      InputError: the kernels do not support this configuration here.
-    """
+    """Refuses what `build_pallas` would run without the Pallas kernels."""
     if reason := choice_for(local_workload(config, PTB_VOCABULARY_SIZE), "pallas").why_not:
         raise InputError(f"--peers=pallas: {reason}; leave it out here")
 
@@ -143,12 +139,9 @@ def doublings(members: int) -> list[int]:
 
 
 def choose_contenders(config: Config, peers: Sequence[str], members: int = 1) -> list[Contender]:
-    """Ours first, then its ensembles if there are several members, then the peers.
+    """Ours first, then its ensembles of up to `members` if there are several, then the peers.
 
-    Args:
-      config: what is trained.
-      peers: names of `BUILDERS`, each with `:float32` or `:bfloat16` to override the precision.
-      members: of the largest ensemble.
+    `peers` are names of `BUILDERS`, each with `:float32` or `:bfloat16` to override the precision.
 
     Raises:
       InputError: a peer or its precision is unknown or cannot run here, or one is named

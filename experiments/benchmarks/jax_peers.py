@@ -89,11 +89,7 @@ def build_nnx(config: Config, windows: np.ndarray) -> Turn:
 
 
 def check_cudnn(config: Config) -> None:
-    """Refuses what `build_cudnn` cannot build.
-
-    Raises:
-      InputError: there is no NVIDIA GPU, or the precision is not float32.
-    """
+    """Refuses what `build_cudnn` cannot build: only float32, on an NVIDIA GPU."""
     if jax.default_backend() != "gpu":
         raise InputError("--peers=cudnn: needs an NVIDIA GPU; leave it out here")
     if config.compute.precision != "float32":

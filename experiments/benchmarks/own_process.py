@@ -30,13 +30,9 @@ class Needs(NamedTuple):
 def needs_of_all(
     contenders: Sequence[Contender], windows: int, console: Console, *, leave_out: bool
 ) -> dict[Contender, Needs]:
-    """What each contender needs on its own.
+    """What each contender needs on its own; the first is ours, without which nothing is compared.
 
-    Args:
-      contenders: ours first, to which all others will be compared.
-      windows: training steps of a turn.
-      console: shows whose turn it is, and who is left out and why.
-      leave_out: whether peers that cannot run here are left out, instead of refused.
+    With `leave_out`, peers that cannot run here are left out, with a line that says why.
 
     Raises:
       InputError: ours cannot run here, or a peer that is not to be left out.

@@ -1,10 +1,12 @@
-"""Tokens per second of every contender, over sizes of the model and of its windows."""
+"""Tokens per second of every contender over sizes of model and windows, and their figure."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from experiments.benchmarks.contenders import OURS, Contender, choose_contenders
 from experiments.benchmarks.step_times import compare_step_times
 from experiments.benchmarks.turns import Quartiles
+from experiments.reports.figures import label_sizes, panels
 from zaremba_jax.config import Config, override
 
 # The values of each setting in the scaling curves; all others stay as configured.
@@ -36,3 +38,23 @@ def scaling_curves(
         setting: {str(value): at(setting, value) for value in values}
         for setting, values in SCALES.items()
     }
+
+
+def scaling_figure(results: dict[str, Any]) -> Any:
+    """Tokens per second over each setting that a benchmark varied, one panel per setting."""
+    scaling = results["scaling"]
+    figure, of_settings = panels(3.2 * len(scaling), 3.6, columns=len(scaling), sharey=True)
+    for panel, (setting, points) in zip(of_settings, scaling.items(), strict=True):
+        sizes = [int(size) for size in points]
+        for name in next(iter(points.values())):
+            lower, median, upper = zip(*(point[name] for point in points.values()), strict=True)
+            panel.plot(sizes, median, marker=".", label=name)
+            panel.fill_between(sizes, lower, upper, alpha=0.2, linewidth=0)
+        panel.set(yscale="log", xlabel=setting.replace("_", " "))
+        label_sizes(panel, sizes)
+    of_settings[0].set_ylabel("tokens per second")
+    of_settings[0].legend(fontsize="small")
+    figure.suptitle(
+        f"training {results['config']['name']} with one setting varied, {results['device']}"
+    )
+    return figure

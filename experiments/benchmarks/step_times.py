@@ -1,16 +1,36 @@
-"""The time of whole training steps, contenders and bare matrix products in one run."""
+"""The time of whole training steps, contenders and bare matrix products in one run.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+The time of a step's matrix products at the best rate is the least that it can take.
+"""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
 
 from experiments.benchmarks.contenders import Contender
-from experiments.benchmarks.step_products import Product, largest_products, step_flops
-from experiments.benchmarks.turns import quartiles, take_turns
+from experiments.benchmarks.turns import Turn, quartiles, take_turns
+from zaremba_jax.cells import CELLS
+from zaremba_jax.config import Config
+from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
+from zaremba_jax.ops.products import dot, operand, weight_gradient
+
+_REPEATS = 4
+_SQUARE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}  # large enough for the full rate
 
 Seconds = Float[np.ndarray, " rounds"]
+
+
+class Product(NamedTuple):
+    """A repeated matrix product to time: its operations in all, and what runs them."""
+
+    flops: float
+    run: Turn
 
 
 def compare_step_times(
@@ -67,3 +87,70 @@ def _best_rates(
         rate = product.flops / float(np.median(seconds[f"{precision} {name}"]))
         best[precision] = max(rate, best.get(precision, 0.0))
     return best
+
+
+def step_flops(config: Config) -> float:
+    """Operations of one training step's matrix products, forward and backward."""
+    model, train = config.model, config.train
+    hidden, gates = model.hidden_size, len(CELLS[model.cell].gates)
+    inputs = model.features + (model.layers - 1) * hidden  # of all layers
+    weights = gates * hidden * (inputs + model.layers * hidden) + hidden * PTB_VOCABULARY_SIZE
+    return 6.0 * weights * train.batch_size * train.unroll
+
+
+def largest_products(config: Config) -> dict[str, Product]:
+    """The largest products of a step, and a square one that is in no step, by name.
+
+    The largest are the softmax layer's: its outputs, and the gradient of its weights.
+    """
+    precision, size = config.compute.precision, config.model.hidden_size
+    tokens = config.train.batch_size * config.train.unroll
+    square = _SQUARE[jax.default_backend()]
+
+    def product(
+        function: Callable[[jax.Array, jax.Array], jax.Array],
+        flops: float,
+        *shapes: tuple[int, int],
+    ) -> Product:
+        factors = [operand(jnp.ones(shape), precision) for shape in shapes]
+        compiled = jax.jit(function)
+
+        def run() -> None:
+            jax.block_until_ready([compiled(*factors) for _ in range(_REPEATS)])
+
+        return Product(_REPEATS * flops, run)
+
+    softmax = 2.0 * tokens * size * PTB_VOCABULARY_SIZE
+    outputs = product(dot, softmax, (tokens, size), (size, PTB_VOCABULARY_SIZE))
+    gradient = product(weight_gradient, softmax, (tokens, size), (tokens, PTB_VOCABULARY_SIZE))
+    largest = product(dot, 2.0 * square**3, (square, square), (square, square))
+    return {"outputs": outputs, "gradient": gradient, "square": largest}
+
+
+def print_step_times(console: Console, results: dict[str, Any]) -> None:
+    """Prints one row per contender."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    table.add_column("contender")
+    for column in ("step ms", "tokens/s", "ratio", "quartiles", "of floor", "first s", "MB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for record in results["contenders"]:
+        ratio, step = record["ratio"], record["step_ms"].median
+        table.add_row(
+            record["contender"],
+            f"{step:.2f}" if step < 10 else f"{step:.1f}",
+            f"{record['tokens_per_second'].median:,.0f}",
+            f"{ratio.median:.2f}",
+            f"{ratio.lower:.2f}-{ratio.upper:.2f}",
+            f"{record['of_floor'].median:.0%}",
+            f"{record['first_seconds']:.1f}",
+            f"{record['peak_bytes'] / 1e6:,.0f}",
+        )
+    console.print(table)
+    rates = ", ".join(f"{rate:,.0f} in {p}" for p, rate in results["peak_gflops"].items())
+    console.print(
+        f"{results['config']['name']} on {results['device']}, medians of {results['rounds']}"
+        " rounds. Step: of all members. Ratio: time per token over that of our single model."
+        " Of floor: the time of the step's matrix products at this run's best rate, over the"
+        f" step's; best rates in GFLOP/s: {rates}. First: seconds until the first turn ends. MB:"
+        " peak memory."
+    )

@@ -13,11 +13,7 @@ from zaremba_jax.errors import InputError
 
 
 def check_torch(_: Config) -> None:
-    """Checks that torch is installed.
-
-    Raises:
-      InputError: it is not.
-    """
+    """Refuses a contender that needs torch if it is not installed."""
     if importlib.util.find_spec("torch") is None:
         raise InputError(
             "--peers=torch: torch is not installed; pip install torch, or leave it out"
@@ -77,17 +73,8 @@ def build_torch(
 ) -> Turn:
     """`torch.nn.LSTM` with its own dropout between layers; bfloat16 by autocast.
 
-    Args:
-      config: sizes, dropout, clipping and precision.
-      windows: tokens, [count, unroll + 1, batch].
-      vocabulary: how many different tokens there are.
-      compiled: whether the forward pass goes through `torch.compile`.
-
-    Returns:
-      A turn that trains on all windows once.
-
-    Raises:
-      InputError: torch cannot run this here; the turn raises it too.
+    Builder and turn raise `InputError` if torch cannot run this here. `compiled` sends the forward
+    pass through `torch.compile`.
     """
     import torch  # pyright: ignore[reportMissingImports]
 

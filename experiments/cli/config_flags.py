@@ -44,11 +44,7 @@ def _define_setting(name: str, setting: Setting) -> None:
 
 
 def config_from_flags() -> tuple[Config, dict[str, int | float | str]]:
-    """The preset with the flags' overrides, and those overrides.
-
-    Raises:
-      InputError: a setting is outside its limits.
-    """
+    """The preset with the flags' overrides, and those overrides."""
     changes = changes_from_flags()
     return override(PRESETS[FLAGS.config], **changes), changes
 

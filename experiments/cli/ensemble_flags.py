@@ -38,11 +38,7 @@ flags.DEFINE_integer(
 
 
 def sizes_from_flags(members: int) -> list[int] | None:
-    """The sizes given by `--sizes`; None if it is not given.
-
-    Raises:
-      InputError: a size is not a number from 1 to `members`.
-    """
+    """The sizes given by `--sizes`, each from 1 to `members`; None if it is not given."""
     if FLAGS.sizes is None:
         return None
     for size in FLAGS.sizes:
@@ -63,12 +59,8 @@ def prepare(
 ) -> tuple[EnsembleRun, Workdir, Console]:
     """The ensemble that the flags describe, its folder, and the console.
 
-    Args:
-      make_member_configs: makes the configurations of all members from one.
-      more: what the folder keeps besides the configuration.
-
-    Raises:
-      InputError: the flags conflict with each other, with the folder or with the text.
+    `make_member_configs` makes the configurations of all members from one; the folder keeps `more`
+    besides the configuration.
     """
     config, workdir = configure(**more)
     console = join_hosts()
@@ -86,20 +78,7 @@ def open_ensemble(
     console: Console,
     **more: Any,
 ) -> EnsembleRun:
-    """The ensemble that the flags describe, resumed if its folder holds it.
-
-    Args:
-      config: as requested.
-      make_member_configs: makes the configurations of all members from one.
-      corpus: the texts.
-      mesh: of all devices.
-      workdir: its folder.
-      console: takes the messages.
-      more: what the folder keeps besides the configuration.
-
-    Raises:
-      InputError: the flags conflict with each other, with the folder or with the text.
-    """
+    """The ensemble that the flags describe, resumed if its folder holds it; see `prepare`."""
     members = len(make_member_configs(config))
     at_once = at_once_on(mesh, config, corpus, members)
     resolved, kernel = with_kernel(config, corpus, workdir, console, min(at_once, members))

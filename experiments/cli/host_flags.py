@@ -26,9 +26,6 @@ def join_hosts() -> Console:
 
     Returns:
       The console, which is silent except on process 0.
-
-    Raises:
-      InputError: the flags do not go together.
     """
     address, numbers = FLAGS.coordinator_address, (FLAGS.num_processes, FLAGS.process_id)
     if address is None and numbers != (None, None):
@@ -69,11 +66,7 @@ def _join_at(address: str) -> None:
 
 
 def _check_address(host: str, port: int, process_id: int) -> None:
-    """Refuses an address that would crash jax, or that it would only reject after minutes.
-
-    Raises:
-      InputError: the host is unknown or, on process 0, the port is not free.
-    """
+    """Refuses an address that would crash jax, or that it would only reject after minutes."""
     try:
         socket.getaddrinfo(host.strip("[]"), port)
         if process_id == 0:

@@ -11,7 +11,6 @@ import jax
 from absl import app, flags, logging
 
 from experiments.cli import ctrl_c
-from experiments.cli.program_end import ProgramEndError
 from experiments.cli.terminal import Terminal, silence
 from zaremba_jax.errors import InputError
 from zaremba_jax.whole_files import PARTIAL
@@ -34,6 +33,13 @@ _MEMORY_REMEDIES = {
     "softmax_tokens": "--softmax_tokens=1000",
     "batch_size": "a lower --batch_size",
 }
+
+
+class ProgramEndError(Exception):
+    """Ends a program with its message as one line; caught once, by `program.run`."""
+
+    status: int = 1  # the exit status
+    is_error: bool = True  # for standard error; otherwise a plain line of output
 
 
 def fail(error: object, status: int = 2) -> NoReturn:
@@ -61,9 +67,8 @@ def run(main: Callable[..., None], takes: str | None = None) -> None:
     disk, or too little memory on the device or the host; a `ProgramEndError` brings its own.
     Anything else is a fault of the program and keeps its traceback.
 
-    Args:
-      main: the program; gets the arguments that are not flags.
-      takes: the arguments besides flags: one, as `FILE`, or one or more, as `RUN...`.
+    `main` gets the arguments that are not flags: none; or, as `takes` says, one (`FILE`), or one or
+    more (`RUN...`).
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names need not be valid text

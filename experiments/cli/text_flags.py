@@ -26,12 +26,7 @@ define_path(
 def with_text_settings(config: Config, changes: dict[str, int | float | str]) -> Config:
     """The configuration with the corpus and the unit that the flags of the text imply.
 
-    Args:
-      config: with the flags' settings.
-      changes: those settings.
-
-    Raises:
-      InputError: the flags do not go together.
+    `changes` are the settings given by flags. Refuses flags that do not go together.
     """
     own_text = [FLAGS[name].value for name in TEXT_FILES]
     if any(own_text):
@@ -54,11 +49,7 @@ def with_text_settings(config: Config, changes: dict[str, int | float | str]) ->
 
 
 def _with_own_unit(config: Config, changes: dict[str, int | float | str]) -> Config:
-    """The configuration with the unit of its corpus; a published one is read in one unit only.
-
-    Raises:
-      InputError: the flags request what the corpus does not have.
-    """
+    """The configuration with the unit of its corpus; a published one is read in one unit only."""
     if config.corpus == "files":
         return config
     unit = PUBLISHED[config.corpus].unit if config.corpus in PUBLISHED else "word"

@@ -50,13 +50,8 @@ flags.adopt_module_key_flags(host_flags)
 def configure(**more: object) -> tuple[Config, Workdir]:
     """The configuration and the working directory that the flags specify.
 
-    Args:
-      more: settings of a program besides the configuration's; the default directory is
-        named after them too.
-
-    Raises:
-      InputError: the flags do not go together, or the directory holds another run.
-      InputError: as for `Workdir.refuse_another_run`.
+    `more` are settings of a program besides the configuration's; the default directory is named
+    after them too.
     """
     config, changes = config_from_flags()
     config = with_text_settings(config, changes)
@@ -82,18 +77,10 @@ def with_kernel(
 ) -> tuple[Config, dict[str, Any]]:
     """The configuration, with the chosen kernel in place of `auto`, and how it was chosen.
 
-    Args:
-      config: as requested.
-      corpus: the texts.
-      workdir: where the run keeps its choice.
-      console: gets a line for what was chosen or left out.
-      members: models that a device trains together.
+    `members` are the models that a device trains together.
     """
     workload = local_workload(
-        config,
-        len(corpus.vocabulary),
-        members=members,
-        data_parallel=FLAGS.data_parallel,
+        config, len(corpus.vocabulary), members=members, data_parallel=FLAGS.data_parallel
     )
     choice = choose_kernel(workload, workdir.kernel, console)
     if config.compute.kernel == "auto":
@@ -102,11 +89,7 @@ def with_kernel(
 
 
 def open_run(config: Config, corpus: Corpus, workdir: Workdir, console: Console) -> SingleRun:
-    """The run of one model that the flags specify, resumed if its folder holds it.
-
-    Raises:
-      InputError: the flags do not go together, or do not fit the folder or the text.
-    """
+    """The run of one model that the flags specify, resumed if its folder holds it."""
     resolved, kernel = with_kernel(config, corpus, workdir, console)
     run = new_run(resolved, corpus, FLAGS.data_parallel, FLAGS.resident)
     run.kernel = kernel
@@ -117,16 +100,7 @@ def open_run(config: Config, corpus: Corpus, workdir: Workdir, console: Console)
 def begin(run: Run, workdir: Workdir, config: Config, console: Console, **more: Any) -> None:
     """Resumes the run if its folder holds it; locks the folder against other processes.
 
-    Args:
-      run: before its first window, with the kernel that was chosen.
-      workdir: its folder, created if it is missing.
-      config: as requested.
-      console: gets the messages.
-      more: what the folder keeps besides the configuration.
-
-    Raises:
-      InputError: another process holds the folder, or its checkpoints are damaged or of
-        another run.
+    `config` is as requested, without the choice of a kernel; the folder keeps it, and `more`.
     """
     workdir.hold()
     resume(run, workdir, console)
@@ -137,11 +111,7 @@ def begin(run: Run, workdir: Workdir, config: Config, console: Console, **more: 
 
 
 def train_by_flags(run: Run, workdir: Workdir, console: Console) -> None:
-    """Trains to the last epoch, with the chunks, checkpoints and curves that the flags specify.
-
-    Raises:
-      NonFiniteLossError, InterruptedRunError: as for `loop.train`.
-    """
+    """Trains to the last epoch, with the chunks, checkpoints and curves that the flags specify."""
     with (
         TensorBoard(workdir.tensorboard, run.step) if FLAGS.tensorboard else nullcontext()
     ) as board:

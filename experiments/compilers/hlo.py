@@ -33,19 +33,12 @@ _TRANSFERS = frozenset({"infeed", "outfeed", "send", "recv"})
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """A while loop.
+    """A while loop."""
 
-    Attributes:
-      body: the name of the computation that it repeats.
-      trip_count: how often; None if that is decided at run time.
-      source: the path of names under which jax traced it.
-      outer: the loops around it, the outermost first.
-    """
-
-    body: str
-    trip_count: int | None
-    source: str
-    outer: tuple["Loop", ...] = ()
+    body: str  # the name of the computation that it repeats
+    trip_count: int | None  # None if that is decided at run time
+    source: str  # the path of names under which jax traced it
+    outer: tuple["Loop", ...] = ()  # the loops around it, the outermost first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +98,7 @@ class Program:
         ]
 
     def flops(self, kernel: Instruction, scope: Computation) -> Counter[str]:
-        """Operations of a kernel's matrix products, by the dtype of their right operands.
-
-        Args:
-          kernel: the kernel.
-          scope: the computation that contains it.
-        """
+        """Operations of a kernel's matrix products, by the dtype of their right operands."""
         flops: Counter[str] = Counter()
         for line, around in self._inside(kernel, scope):
             if line.opcode in ("dot", "convolution"):
@@ -121,9 +109,7 @@ class Program:
     def reads(self, kernel: Instruction, scope: Computation) -> dict[str, int]:
         """Bytes that a kernel reads of each buffer; bitcasts are followed to their origin.
 
-        Args:
-          kernel: the kernel; of an operand that it slices, only the slices count.
-          scope: the computation that contains it.
+        Of an operand that the kernel slices, only the slices count.
         """
         reads: Counter[str] = Counter()
         for position, name in enumerate(kernel.operands):

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from experiments.compilers.ensemble_profile import profile_ensemble
-from experiments.compilers.epoch_profile import profile_epoch
-from experiments.compilers.epochs import compile_epoch, windows_per_epoch
+from experiments.compilers.epochs import (
+    compile_epoch,
+    profile_ensemble,
+    profile_epoch,
+    windows_per_epoch,
+)
 from experiments.compilers.targets import Target
 from zaremba_jax.config import Config
 

@@ -49,33 +49,19 @@ class MissingCompilerError(InputError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """One accelerator: how to compile for it, and its peak performance.
+    """One accelerator: how to compile for it, and its peak performance."""
 
-    Attributes:
-      name: as on the command line.
-      package: the module that contains the compiler.
-      requirement: what to pip-install for it, with jax's version left open.
-      devices: makes the devices of a slice of a given size.
-      compiler_options: pairs of an XLA option and its value.
-      peak_flops: operations per second in matrix products, by precision.
-      memory_bytes: of a device.
-      memory_bandwidth: bytes per second between the chip and its memory.
-      on_chip_bytes: size of the on-chip memory that all of the chip's units share.
-      launch_seconds: from one kernel to the next that depends on it.
-      scalar_kernels: whether arithmetic on a single number takes a kernel.
-    """
-
-    name: str
-    package: str
-    requirement: str
-    devices: Callable[[int], list[Any]]
-    compiler_options: tuple[tuple[str, str], ...] = ()
-    peak_flops: dict[str, float]
-    memory_bytes: int
-    memory_bandwidth: float
-    on_chip_bytes: int
-    launch_seconds: float
-    scalar_kernels: bool
+    name: str  # as on the command line
+    package: str  # the module that contains the compiler
+    requirement: str  # what to pip-install for it, with jax's version left open
+    devices: Callable[[int], list[Any]]  # makes those of a slice of a given size
+    compiler_options: tuple[tuple[str, str], ...] = ()  # pairs of an XLA option and its value
+    peak_flops: dict[str, float]  # operations per second in matrix products, by precision
+    memory_bytes: int  # of a device
+    memory_bandwidth: float  # bytes per second between the chip and its memory
+    on_chip_bytes: int  # of the on-chip memory that all of the chip's units share
+    launch_seconds: float  # from one kernel to the next that depends on it
+    scalar_kernels: bool  # whether arithmetic on a single number takes a kernel
 
     @property
     def install_command(self) -> str:

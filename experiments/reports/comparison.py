@@ -1,30 +1,17 @@
 """Runs side by side: a table, curves, and an HTML page that needs no other file."""
 
+import statistics
 from html import escape
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from experiments.reports.figures import comparison_figure
-from experiments.reports.pictures import as_svg, can_draw
+from experiments.reports.figures import as_svg, can_draw, comparison_figure
 from experiments.reports.records import Record, model_name
-from experiments.reports.statistics import mean
 from zaremba_jax.config import to_dict
 from zaremba_jax.errors import InputError
 
-_TITLES = (
-    "run",
-    "model",
-    "seed",
-    "epochs",
-    "training",
-    "validation",
-    "test",
-    "words/s",
-    "hours",
-    "device",
-)
 _PRINTED = ("run", "epochs", "training", "validation", "test", "words/s")
 
 TITLE = "<title>Comparison of runs</title>"
@@ -63,30 +50,25 @@ Line = dict[str, str]
 
 def compare(records: dict[str, Record]) -> list[Line]:
     """The table's cells by column title, one line per run; `records` are by run name."""
-    return [
-        dict(zip(_TITLES, (name, *_cells(record)), strict=True)) for name, record in records.items()
-    ]
+    return [{"run": name, **_figures(record)} for name, record in records.items()]
 
 
-def _cells(record: Record) -> list[str]:
+def _figures(record: Record) -> Line:
     summary, last = record.summary, record.history[-1] if record.history else {}
-    figures = list(record.perplexities.values())
-    valid, test = (
-        f"{mean([pair[split] for pair in figures]):.2f}" if figures else "" for split in (0, 1)
-    )
-    if not figures and last:
-        valid = f"({last['valid_perplexity_estimate']:.2f})"
-    return [
-        model_name(record.model),
-        ", ".join(map(str, record.perplexities)),
-        f"{len(record.history)} of {record.model.train.epochs}",
-        f"{last['train_perplexity']:.2f}" if last else "",
-        valid,
-        test,
-        f"{last['words_per_second']:,.0f}" if last else "",
-        f"{last['seconds'] / 3600:.2f}" if last else "",
-        summary.get("device", ""),
-    ]
+    valid, test = f"({last['valid_perplexity_estimate']:.2f})" if last else "", ""
+    if pairs := record.perplexities.values():
+        valid, test = (f"{statistics.mean(split):.2f}" for split in zip(*pairs, strict=True))
+    return {
+        "model": model_name(record.model),
+        "seed": ", ".join(map(str, record.perplexities)),
+        "epochs": f"{len(record.history)} of {record.model.train.epochs}",
+        "training": f"{last['train_perplexity']:.2f}" if last else "",
+        "validation": valid,
+        "test": test,
+        "words/s": f"{last['words_per_second']:,.0f}" if last else "",
+        "hours": f"{last['seconds'] / 3600:.2f}" if last else "",
+        "device": summary.get("device", ""),
+    }
 
 
 def print_comparison(console: Console, lines: list[Line]) -> None:
@@ -101,18 +83,14 @@ def print_comparison(console: Console, lines: list[Line]) -> None:
 
 
 def html_page(records: dict[str, Record], lines: list[Line]) -> str:
-    """The page: the table, the curves as an inline picture, and the settings that differ.
-
-    Raises:
-      InputError: matplotlib is not installed.
-    """
+    """The page: the table, the curves as an inline picture, and the settings that differ."""
     if not can_draw():
         raise InputError("the page's figures need matplotlib: pip install 'zaremba-jax[plots]'")
     histories = {name: record.history for name, record in records.items()}
     settings = {name: to_dict(record.config) for name, record in records.items()}
     return _PAGE.format(
         title=TITLE,
-        table=_html_table([list(_TITLES), *(list(line.values()) for line in lines)]),
+        table=_html_table([list(lines[0]), *(list(line.values()) for line in lines)]),
         curves=as_svg(comparison_figure(histories)),
         settings=_html_table(_differing(settings)),
     )

@@ -13,17 +13,11 @@ from zaremba_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """A run of one model, or of members with consecutive seeds.
-
-    Attributes:
-      config: the run's configuration.
-      summary: what the program reported at the end; empty before that.
-      history: one record per epoch.
-    """
+    """A run of one model, or of members with consecutive seeds."""
 
     config: Config
-    summary: dict[str, Any]
-    history: list[dict[str, Any]]
+    summary: dict[str, Any]  # what the program reported at the end; empty before that
+    history: list[dict[str, Any]]  # one record per epoch
 
     @property
     def model(self) -> Config:
@@ -73,11 +67,7 @@ class Record:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every finished run in a folder, in order of name.
-
-    Raises:
-      InputError: a record is damaged.
-    """
+    """Every finished run in a folder, in order of name."""
     paths = [path.parent for path in sorted(folder.glob("*/summary.json"))]
     return [read_record(Workdir(path)) for path in paths]
 

@@ -6,11 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def mean(values: Sequence[float]) -> float:
-    """The mean, rounded once."""
-    return statistics.mean(values)
-
-
 def deviation(values: Sequence[float] | np.ndarray) -> float:
     """The standard deviation of what the values were sampled from; 0 for a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
@@ -18,7 +13,8 @@ def deviation(values: Sequence[float] | np.ndarray) -> float:
 
 def format_mean(values: Sequence[float], digits: int = 1) -> str:
     """The mean, with the standard deviation if there are several values."""
-    return format_spread(mean(values), deviation(values) if len(values) > 1 else None, digits)
+    spread = deviation(values) if len(values) > 1 else None
+    return format_spread(statistics.mean(values), spread, digits)
 
 
 def format_change(values: Sequence[float], base: Sequence[float], digits: int = 1) -> str:
@@ -29,7 +25,7 @@ def format_change(values: Sequence[float], base: Sequence[float], digits: int = 
     if not base:
         return ""
     error = deviation(base) * (1 / len(values) + 1 / len(base)) ** 0.5
-    difference = mean(values) - mean(base)
+    difference = statistics.mean(values) - statistics.mean(base)
     sign = "" if difference < 0 else "+"
     return sign + format_spread(difference, error if len(base) > 1 else None, digits)
 

@@ -1,7 +1,9 @@
-"""The runs behind the table: what is left to train, and how it is recorded."""
+"""The runs behind the table: what is left to train, how it is recorded, and their averages."""
 
 import dataclasses
+import json
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ import numpy as np
 
 from experiments.reports.environment import environment
 from experiments.reports.records import Record, model_name
-from experiments.table1.averages import read_nll
-from experiments.training.identity import same_model
+from experiments.reports.summary import sizes_for, summarize_mixtures
+from experiments.training.identity import canonical_config, same_model
 from experiments.training.run import Run
 from experiments.training.run_folder import Workdir, write_arrays, write_json, write_text
 from zaremba_jax.config import Config, override
+from zaremba_jax.data.corpus import Corpus
+from zaremba_jax.errors import InputError
 
 # A run's record, from the nats of every token of its validation and its test text.
 SummaryOf = Callable[[np.ndarray, np.ndarray], dict[str, Any]]
@@ -23,15 +27,10 @@ SummaryOf = Callable[[np.ndarray, np.ndarray], dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Models of one configuration, with consecutive seeds, that are trained together.
+    """Models of one configuration, with consecutive seeds, that are trained together."""
 
-    Attributes:
-      config: theirs, with the first seed.
-      count: the number of models.
-    """
-
-    config: Config
-    count: int
+    config: Config  # theirs, with the first seed
+    count: int  # how many models
 
     @property
     def name(self) -> str:
@@ -49,16 +48,10 @@ class Job:
 def remaining_jobs(
     config: Config, seeds: int, records: list[Record], folder: Path, at_most: int
 ) -> list[Job]:
-    """The jobs left to train, of models with consecutive seeds from that of `config`.
+    """The jobs left to train, of `seeds` models with consecutive seeds from that of `config`.
 
-    Jobs already begun come first, and their models stay together.
-
-    Args:
-      config: of the models.
-      seeds: how many models.
-      records: of finished runs.
-      folder: where jobs run.
-      at_most: the most models of a new job.
+    Jobs already begun in `folder` come first, and their models stay together; a new one has at
+    most `at_most` models.
     """
     left = set(range(config.seed, config.seed + seeds)) - recorded_seeds(config, records)
     begun = []
@@ -90,7 +83,7 @@ def recorded_seeds(config: Config, records: list[Record]) -> set[int]:
 
 
 def seeds_without_nll(config: Config, seeds: int, records: list[Record], folder: Path) -> list[int]:
-    """The seeds with recorded perplexities but without nats that `averages.mix` could average.
+    """The seeds with recorded perplexities but without nats that `mix` could average.
 
     Arguments as for `remaining_jobs`.
     """
@@ -102,7 +95,7 @@ def seeds_without_nll(config: Config, seeds: int, records: list[Record], folder:
 def record_job(run: Run, summary_of: SummaryOf, workdir: Workdir, results: Path) -> None:
     """Evaluates a trained job and writes its record to a folder of its own in `results`.
 
-    The models, and the nats of every token for `averages.mix`, stay in the working directory.
+    The models, and the nats of every token for `mix`, stay in the working directory.
     """
     run.write_models(workdir)
     valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
@@ -132,3 +125,62 @@ def _leave_record(workdir: Workdir, results: Path, summary: dict[str, Any]) -> N
     write_text(record.config, workdir.config.read_text())
     write_text(record.metrics, workdir.metrics.read_text())
     write_json(record.summary, summary)
+
+
+def read_nll(config: Config, folder: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Validation and test nats of every token, by seed, for the models of a configuration.
+
+    Whatever its seed, its models' folders are those in `folder`, one per job.
+
+    Raises:
+      InputError: a file is damaged.
+    """
+    nll: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for path in sorted(folder.glob(f"{model_name(config)}-seed*/nll.npz")):
+        try:
+            with path.open("rb") as file, np.load(file) as arrays:
+                pairs = zip(arrays["valid"], arrays["test"], strict=True)
+                nll |= dict(zip(arrays["seeds"].tolist(), pairs, strict=True))
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{path}: is damaged ({error}); remove it, and also the record of that run to"
+                " evaluate it again"
+            ) from None
+    return nll
+
+
+def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[str, Any] | None:
+    """The record of the mixtures of all models of a configuration that were run in a folder.
+
+    It is by `summarize_mixtures`, for as many models as `sizes` and as there are, with the seeds;
+    None if there are fewer than two models.
+    """
+    nll = read_nll(config, folder)
+    if len(nll) < 2:
+        return None
+    seeds = sorted(nll)
+    valid, test = (np.stack([nll[seed][split] for seed in seeds]) for split in (0, 1))
+    averaged = sizes_for(sizes, len(seeds))
+    summary = summarize_mixtures(canonical_config(config), corpus, valid, test, averaged)
+    return summary | {"seeds": seeds}
+
+
+def mixtures_path(results: Path, config: Config) -> Path:
+    """The path of the record of `mix`."""
+    return results / f"{model_name(config)}-mixtures.json"
+
+
+def read_mixtures(results: Path, config: Config) -> dict[str, Any] | None:
+    """The record of `mix` in a folder, if there is one."""
+    path = mixtures_path(results, config)
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error}); remove it to have it rewritten") from None
+
+
+def write_mixtures(results: Path, config: Config, mixtures: dict[str, Any] | None) -> None:
+    """Writes a record of `mix`, unless there is already one of more models."""
+    existing = read_mixtures(results, config)
+    if mixtures and (existing is None or len(mixtures["seeds"]) >= len(existing["seeds"])):
+        write_json(mixtures_path(results, config), mixtures)

@@ -1,17 +1,30 @@
-"""The paper's table 1 as Markdown, its figures beside ours, made from records only."""
+"""The paper's table 1 beside ours, as Markdown and as a picture, made from records only."""
 
 import dataclasses
 import re
+import statistics
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.reports.figures import (
+    draw_range,
+    draw_sizes,
+    label_epochs,
+    label_perplexities,
+    label_sizes,
+    panels,
+    write_picture,
+)
 from experiments.reports.markdown import table
-from experiments.reports.mixtures import format_mixture
-from experiments.reports.records import Record, by_seed, model_name
-from experiments.reports.statistics import format_change, format_mean
+from experiments.reports.records import Record, by_seed, model_name, read_records
+from experiments.reports.statistics import deviation, format_change, format_mean
+from experiments.reports.summary import format_mixture
+from experiments.table1.jobs import read_mixtures
+from experiments.training.run_folder import write_text
 from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
 
 # Test perplexities of single models: from the docstring of ptb_word_lm.py in TensorFlow's
@@ -51,6 +64,15 @@ class Line:
     models: str = ""
     time: str = ""
 
+    @property
+    def cells(self) -> list[str]:
+        """The fields as text, in the order of `_TITLES`."""
+        return [str(value) for value in dataclasses.astuple(self)]
+
+
+_TITLES = ["model", "averaged", "validation", "paper", "test", "paper", "TensorFlow", "models"]
+_TITLES += ["training time"]
+
 
 _OTHERS_TITLES = ["setting", "validation", "change", "test", "change", "models", "all averaged"]
 _OTHERS_LEGEND = """\
@@ -59,25 +81,24 @@ preset's seeds, ± its standard error, assuming that seeds vary as much as in th
 compared with the preset of the same precision, unless only the precision differs. All averaged: the
 test perplexity of the average of all these models."""
 
-_TITLES = {
-    "model": "model",
-    "averaged": "averaged",
-    "valid": "validation",
-    "paper_valid": "paper",
-    "test": "test",
-    "paper_test": "paper",
-    "tensorflow": "TensorFlow",
-    "models": "models",
-    "time": "training time",
-}
+
+def write_table(results: Path, console: Console) -> None:
+    """Writes the table of all records and its picture; prints what was run."""
+    records = read_records(results)
+    models = {model_name(r.model): r.model for r in records}
+    mixtures = {name: read_mixtures(results, model) for name, model in models.items()}
+    mixtures = {name: mixture for name, mixture in mixtures.items() if mixture}
+    lines, others = table_lines(records, mixtures), other_choices(records, mixtures)
+    picture = "![learning curves, and perplexity over the models averaged](table1.png)"
+    write_text(results / "table1.md", f"{markdown_page(lines, others)}\n\n{picture}\n")
+    print_page(console, lines, others)
+    write_picture(console, results / "table1.png", table1_figure, records, mixtures)
 
 
 def table_lines(records: list[Record], mixtures: Mixtures) -> list[Line]:
     """The lines of the table: the paper's, and what else was averaged or run in bfloat16.
 
-    Args:
-      records: of finished runs.
-      mixtures: records of `averages.mix`, by name of the model.
+    `mixtures` are the records of `jobs.mix`, by name of the model.
     """
     other_precision = [override(PRESETS[name], precision="bfloat16") for name in PAPER_PERPLEXITIES]
     measured = [model for model in other_precision if any(r.model == model for r in records)]
@@ -87,15 +108,9 @@ def table_lines(records: list[Record], mixtures: Mixtures) -> list[Line]:
 
 
 def markdown_page(lines: list[Line], others: list[list[str]]) -> str:
-    """The table, and one of choices other than the presets', as Markdown.
-
-    Args:
-      lines: by `table_lines`.
-      others: by `other_choices`.
-    """
-    left = [column for column, name in enumerate(_TITLES) if name in ("model", "models", "time")]
-    cells = [[str(getattr(line, name)) for name in _TITLES] for line in lines]
-    main_table = table([*_TITLES.values()], cells, left)
+    """The table, and one of choices other than the presets' (by `other_choices`), as Markdown."""
+    left = [_TITLES.index(title) for title in ("model", "models", "training time")]
+    main_table = table(_TITLES, [line.cells for line in lines], left)
     paragraphs = ["# Table 1: Penn Treebank", _LEGEND, main_table]
     if others:
         paragraphs += ["## Other choices", _OTHERS_LEGEND, table(_OTHERS_TITLES, others)]
@@ -104,14 +119,10 @@ def markdown_page(lines: list[Line], others: list[list[str]]) -> str:
 
 def print_page(console: Console, lines: list[Line], others: list[list[str]]) -> None:
     """Prints what was run, with the paper's figures; arguments as for `markdown_page`."""
-    titles = ("model", "averaged", "validation", "paper", "test", "paper")
-    run = [
-        [x.model, str(x.averaged), x.valid, x.paper_valid, x.test, x.paper_test]
-        for x in lines
-        if x.models
-    ]
+    shown = _TITLES.index("TensorFlow")  # the columns before it
+    run = [line.cells[:shown] for line in lines if line.models]
     for title, columns, rows in (
-        ("Perplexity: Penn Treebank", titles, run),
+        ("Perplexity: Penn Treebank", _TITLES[:shown], run),
         ("Other choices", _OTHERS_TITLES, others),
     ):
         if rows:
@@ -212,3 +223,53 @@ def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
         averaged = f"{mixed['mixtures'][-1]['test_perplexity']:.1f}" if complete else ""
         lines.append([*cells, str(len(own)), averaged])
     return lines
+
+
+def table1_figure(records: list[Record], mixtures: dict[str, dict[str, Any]]) -> Any:
+    """Validation perplexity over epochs, and test perplexity over the models averaged."""
+    figure, (left, right) = panels(11, 4.6, columns=2)
+    for precision, line in (("bfloat16", "--"), ("float32", "-")):
+        for number, preset in enumerate(PAPER_PERPLEXITIES):
+            model = override(PRESETS[preset], precision=precision)
+            of_model = [record for record in records if record.model == model]
+            style = {"color": f"C{number}", "linestyle": line}
+            _draw_model(left, right, model_name(model), of_model, mixtures, style)
+    for number, (name, paper) in enumerate(PAPER_PERPLEXITIES.items()):
+        tests = [test for _, test in paper.values()]
+        right.plot(list(paper), tests, "x", color=f"C{number}", label=f"{name}, paper")
+    left.set(ylabel="validation perplexity (estimate)", title="mean and range over seeds")
+    label_perplexities(left)
+    label_epochs(left)
+    right.set(
+        xlabel="models averaged",
+        ylabel="test perplexity",
+        title="mean ± standard deviation over seeds or sets",
+    )
+    label_sizes(right, sorted({size for paper in PAPER_PERPLEXITIES.values() for size in paper}))
+    for axes in (left, right):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
+    figure.suptitle("Penn Treebank")
+    return figure
+
+
+def _draw_model(
+    curves: Any,
+    averages: Any,
+    name: str,
+    records: list[Record],
+    mixtures: dict[str, dict[str, Any]],
+    style: dict[str, str],
+) -> None:
+    """What a model adds to both panels; alone where its records have no averages."""
+    validated = np.array([curve for record in records for curve in record.curves])
+    if validated.size:
+        epochs = range(1, validated.shape[1] + 1)
+        label = f"{name}, {len(validated)} seed{'s' * (len(validated) > 1)}"
+        draw_range(curves, epochs, validated, **style, label=label)
+    tests = [test for _, test in by_seed(records).values()]
+    if name in mixtures:
+        draw_sizes(averages, mixtures[name]["mixtures"], "test", name, **style)
+    elif tests:
+        figures = {"test_perplexity": statistics.mean(tests), "test_spread": deviation(tests)}
+        draw_sizes(averages, [{"members": 1, **figures}], "test", name, **style)

@@ -10,11 +10,13 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from experiments.training import resharding
-from experiments.training.divergence import NonFiniteLossError, first_problem
+from experiments.training import resumption
 from experiments.training.journal import Journal
 from experiments.training.run import (
     EVALUATION_STREAMS,
+    NonFiniteLossError,
+    Run,
+    first_problem,
     next_windows,
     on_every_device,
     training_windows,
@@ -44,24 +46,15 @@ from zaremba_jax.regularizers import expected_masks
 
 
 @dataclasses.dataclass
-class EnsembleRun:
-    """A `run.Run` of members that differ in seed and, in a sweep, in rates.
+class EnsembleRun(Run):
+    """A run of members that are alike except in seed, learning rate and regularizer strengths."""
 
-    Attributes:
-      all_configs: one per member, alike except in seed, learning rate and regularizer strengths.
-      corpus: the texts.
-      windows: of the training text.
-      state: the stacked states of each chunk of members.
-      mesh: of all devices.
-      console: where a line is printed for each member that diverges.
-    """
-
-    all_configs: list[Config]
+    all_configs: list[Config]  # one per member
     corpus: Corpus
     windows: WindowLoader
-    state: tuple[TrainState, ...]
-    mesh: Mesh
-    console: Console
+    state: tuple[TrainState, ...]  # the stacked states of each chunk of members
+    mesh: Mesh  # of all devices
+    console: Console  # gets a line for each member that diverges
     kernel: dict[str, Any] = dataclasses.field(default_factory=dict)
     chunk_statistics: dict[str, float] = dataclasses.field(default_factory=dict)
     config: Config = dataclasses.field(init=False)
@@ -73,7 +66,6 @@ class EnsembleRun:
 
     @property
     def step(self) -> int:
-        """As for `Run`."""
         return windows_trained(self.state[0])
 
     @property
@@ -112,9 +104,8 @@ class EnsembleRun:
         return {"chunks": [shape[0] for shape in shapes], "streams": shapes[0][1]}
 
     def host_buffers(self, saved: dict[str, Any]) -> Any:
-        """As for `Run`."""
         return tuple(
-            resharding.host_buffers(self.state[0], (size,), saved["streams"])
+            resumption.host_buffers(self.state[0], (size,), saved["streams"])
             for size in saved["chunks"]
         )
 
@@ -122,7 +113,7 @@ class EnsembleRun:
         """As for `Run`; the last member pads the last chunk."""
         together = jax.tree.map(lambda *chunks: np.concatenate(chunks), *stored)
         return tuple(
-            resharding.cut(
+            resumption.cut(
                 jax.tree.map(lambda x, chosen=chosen: x[chosen], together),
                 state,
                 self.config.train.batch_size,
@@ -235,9 +226,6 @@ def default_at_once(config: Config, corpus: Corpus, members: int, mesh: Mesh) ->
     """How many members a device trains together: as many as its memory allows; on a CPU, one.
 
     Members have separate weights, so a CPU that one keeps busy gains nothing from more.
-
-    Raises:
-      InputError: the text is too short.
     """
     device = mesh.local_devices[0]
     memory = (device.memory_stats() or {}).get("bytes_limit")
@@ -250,11 +238,7 @@ def default_at_once(config: Config, corpus: Corpus, members: int, mesh: Mesh) ->
 
 
 def with_seeds(config: Config, count: int) -> list[Config]:
-    """Copies of a configuration with `count` consecutive seeds, its own first.
-
-    Raises:
-      InputError: a seed would exceed the largest one.
-    """
+    """Copies of a configuration with `count` consecutive seeds, its own first."""
     return [override(config, seed=config.seed + offset) for offset in range(count)]
 
 
@@ -266,18 +250,9 @@ def new_ensemble(
     console: Console,
     resident: bool | None = None,
 ) -> EnsembleRun:
-    """An ensemble before its first window.
+    """An ensemble before its first window; arguments as `EnsembleRun`'s and `WindowLoader`'s.
 
-    Args:
-      configs: one per member, alike except in seed, learning rate and regularizer strengths.
-      corpus: the texts.
-      at_once: members that a device trains together.
-      mesh: of all devices.
-      console: where a line is printed for each member that diverges.
-      resident: as for `WindowLoader`.
-
-    Raises:
-      InputError: the text is too short.
+    A device trains `at_once` members together.
     """
     config = configs[0]
     text = training_windows(config, corpus)

@@ -6,12 +6,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-class EpochDisplay:
+class EpochDisplay(Progress):
     """A context manager that shows one task: all windows of all epochs."""
 
     def __init__(self, console: Console, epochs: int, windows_per_epoch: int, step: int):
-        self._epochs, self._console = epochs, console
-        self._bar = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[detail]}"),
@@ -20,21 +19,13 @@ class EpochDisplay:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(
-            "", total=epochs * windows_per_epoch, completed=step, detail=""
-        )
-
-    def __enter__(self) -> "EpochDisplay":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._epochs = epochs
+        self._all = self.add_task("", total=epochs * windows_per_epoch, completed=step, detail="")
 
     def windows(self, step: int, metrics: dict[str, Any]) -> None:
         """Shows where the run stands within an epoch."""
-        self._bar.update(
-            self._task,
+        self.update(
+            self._all,
             completed=step,
             description=f"epoch {metrics['epoch']}/{self._epochs}",
             detail=f"perplexity {metrics['train_perplexity']:.2f}"
@@ -48,7 +39,7 @@ class EpochDisplay:
         if "valid_perplexity_best" in metrics:
             best, worst = (metrics[f"valid_perplexity_{which}"] for which in ("best", "worst"))
             spread = f"  best {best:8.2f}  worst {worst:8.2f}"
-        self._console.print(
+        self.console.print(
             f"epoch {metrics['epoch']:>2}/{self._epochs}"
             f"  rate {metrics['learning_rate']:<7.4g}"
             f"  train {metrics['train_perplexity']:8.2f}"

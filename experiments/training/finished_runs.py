@@ -13,11 +13,7 @@ from zaremba_jax.errors import InputError
 
 
 def read_run_config(workdir: Workdir) -> Config:
-    """The configuration of the run of one model in a folder.
-
-    Raises:
-      InputError: the folder holds no such run.
-    """
+    """The configuration of the run of one model in a folder."""
     try:
         config, more = workdir.read_config()
         if more:
@@ -53,11 +49,7 @@ def load_finished_run(workdir: Workdir, corpus: Corpus) -> SingleRun:
 
 
 def named_runs(paths: list[str]) -> list[Workdir]:
-    """The folders named by `--from`.
-
-    Raises:
-      InputError: none is named, or one is named twice.
-    """
+    """The folders named by `--from`, each once."""
     if not paths:
         raise InputError("--from: names no run; give folders, separated by commas")
     resolved = [Path(path).resolve() for path in paths]

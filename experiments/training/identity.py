@@ -23,9 +23,7 @@ def differing_settings(
 ) -> dict[str, tuple[Any, Any]]:
     """The settings that make two runs different ones, by name, each with both values.
 
-    Args:
-      saved: as read from a file, of any version.
-      wanted: as from `to_dict`.
+    `saved` is as read from a file, of any version; `wanted` as from `to_dict`.
     """
     saved = completed(saved)
     return {

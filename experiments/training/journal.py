@@ -12,19 +12,13 @@ class Journal:
     """The figures of a run so far; a checkpoint keeps them beside the state.
 
     Where the run stands is not among them: `TrainState.step` alone counts the windows.
-
-    Attributes:
-      epoch_nll: for each model, the sum of the mean nats per token of this epoch's windows.
-      epoch_seconds: spent training in this epoch.
-      seconds: spent training and evaluating since the run first began.
-      history: one record per epoch.
-      excluded: why a model diverged, by its index, which JSON makes a string.
     """
 
-    epoch_nll: list[float]
-    epoch_seconds: float = 0.0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    epoch_nll: list[float]  # of each model: sum of this epoch's windows' mean nats per token
+    epoch_seconds: float = 0.0  # spent training in this epoch
+    seconds: float = 0.0  # spent training and evaluating since the run first began
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one per epoch
+    # Why a model diverged, by its index, which JSON makes a string.
     excluded: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod

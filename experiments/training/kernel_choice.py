@@ -37,19 +37,12 @@ _ALLOWED_ON_TOP = 1e-4  # as a share of an array's largest number
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What one device trains: the run, and how much of it at a time.
+    """What one device trains: the run, and how much of it at a time."""
 
-    Attributes:
-      config: of the run, its batch size that of this device.
-      vocabulary_size: how many different tokens there are.
-      members: models side by side.
-      platform: of the device.
-    """
-
-    config: Config
-    vocabulary_size: int
-    members: int = 1
-    platform: str
+    config: Config  # of the run, its batch size that of this device
+    vocabulary_size: int  # how many different tokens there are
+    members: int = 1  # models side by side
+    platform: str  # of the device
 
 
 def local_workload(
@@ -68,13 +61,7 @@ def local_workload(
 def choose_kernel(workload: Workload, record: Path, console: Console) -> dict[str, Any]:
     """The implementation of the layers, under `kernel`, and how it was chosen.
 
-    Args:
-      workload: of the run; the setting `kernel` says what is asked for.
-      record: where a run with `auto` keeps its choice; read if it exists.
-      console: gets a line for what was measured or left out.
-
-    Raises:
-      InputError: the record is damaged.
+    A run with `auto` keeps its choice in `record`, which is read if it exists.
     """
     asked = workload.config.compute.kernel
     if asked == "auto" and record.exists():

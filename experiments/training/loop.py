@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from experiments.cli.program_end import ProgramEndError
+from experiments.cli.program import ProgramEndError
 from experiments.training.epoch_display import EpochDisplay
 from experiments.training.resumption import Saves
 from experiments.training.run import Run, gates, position
@@ -90,14 +90,7 @@ def train(
 
 
 def train_chunk(run: Run, chunk: int) -> dict[str, Any]:
-    """Trains on the next windows, at most to the end of the epoch.
-
-    Returns:
-      `run.metrics` of the epoch so far.
-
-    Raises:
-      NonFiniteLossError: as for `Run.train`.
-    """
+    """Trains on the next windows, at most to the epoch's end; returns its metrics so far."""
     started = time.monotonic()
     epoch, window = position(run)
     count = min(chunk, len(run.windows) - window)
@@ -107,14 +100,7 @@ def train_chunk(run: Run, chunk: int) -> dict[str, Any]:
 
 
 def finish_epoch(run: Run) -> dict[str, Any]:
-    """Estimates the validation perplexity, and adds the epoch's record to the history.
-
-    Returns:
-      The record.
-
-    Raises:
-      NonFiniteLossError: as for `Run.estimate`.
-    """
+    """Estimates the validation perplexity; returns the epoch's record, now added to the history."""
     started = time.monotonic()
     estimate = run.estimate()
     seconds = time.monotonic() - started

@@ -1,8 +1,14 @@
-"""Saves a run in its folder now and then, and takes it up again where it stood."""
+"""Saves a run in its folder now and then, and takes it up again where it stood.
 
+On other devices, the saved state is read to the host and split again.
+"""
+
+import dataclasses
 import time
 from typing import Any
 
+import jax
+import numpy as np
 from rich.console import Console
 
 from experiments.training.identity import checkpoint_settings, differing_settings
@@ -10,6 +16,7 @@ from experiments.training.journal import Journal
 from experiments.training.run import Run, position
 from experiments.training.run_folder import Workdir
 from zaremba_jax import checkpoint
+from zaremba_jax.array_types import TrainState
 from zaremba_jax.config import to_dict
 from zaremba_jax.errors import InputError
 
@@ -84,11 +91,7 @@ def resume(run: Run, workdir: Workdir, console: Console) -> None:
 
 
 def _require_checkpoint_of(run: Run, record: dict[str, Any], workdir: Workdir) -> None:
-    """Refuses a checkpoint of another run, by its record.
-
-    Raises:
-      InputError: it is of another configuration or text.
-    """
+    """Refuses a checkpoint whose record is of another configuration or text."""
     saved, wanted = (
         [checkpoint_settings(settings) for settings in of_models]
         for of_models in (record["configs"], map(to_dict, run.all_configs))
@@ -103,3 +106,52 @@ def _require_checkpoint_of(run: Run, record: dict[str, Any], workdir: Workdir) -
             f"{workdir.path}: holds a run on another text; name another --workdir, or give"
             " the text of that run"
         )
+
+
+def host_buffers(state: TrainState, members: tuple[int, ...], streams: int) -> Any:
+    """Host buffers for a state that was saved with other axes, its key as raw data.
+
+    Args:
+      state: the state of the present run.
+      members: the leading axis of the saved state, empty for a run of one model.
+      streams: the streams of its batch, padding included.
+    """
+
+    def plain(state: TrainState) -> Any:
+        return dataclasses.replace(state, key=jax.random.key_data(state.key))
+
+    shapes = jax.eval_shape(plain, state)
+    skipped = len(members)
+
+    def room(x: jax.ShapeDtypeStruct, *axes: int) -> np.ndarray:
+        return np.empty((*members, *axes, *x.shape[skipped + len(axes) :]), x.dtype)
+
+    return dataclasses.replace(
+        jax.tree.map(room, shapes),
+        rnn_state=jax.tree.map(lambda x: room(x, streams), shapes.rnn_state),
+    )
+
+
+def cut(stored: Any, like: TrainState, batch: int) -> TrainState:
+    """Puts a stored state on the devices, bit for bit.
+
+    Args:
+      stored: the buffers of `host_buffers`, filled, with as many members as `like`.
+      like: gives the shardings and the shapes.
+      batch: streams of the batch; in both states, any surplus is padding.
+    """
+    axis = like.step.ndim
+
+    def streams(x: np.ndarray, y: jax.Array) -> np.ndarray:
+        kept = x[:batch] if axis == 0 else x[:, :batch]
+        padding = [(0, 0)] * x.ndim
+        padding[axis] = (0, y.shape[axis] - batch)
+        return np.pad(kept, padding)
+
+    def put(x: np.ndarray, y: jax.Array) -> jax.Array:
+        return jax.make_array_from_callback(x.shape, y.sharding, lambda part: x[part])
+
+    rnn_state = jax.tree.map(streams, stored.rnn_state, like.rnn_state)
+    state = jax.tree.map(put, dataclasses.replace(stored, rnn_state=rnn_state), like)
+    # Under jit, so that keys that are spread over hosts stay spread.
+    return dataclasses.replace(state, key=jax.jit(jax.random.wrap_key_data)(state.key))

@@ -1,10 +1,12 @@
-"""What a run in training is, whether it trains one model or many."""
+"""What a run in training is, whether it trains one model or many, and how it diverges."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from experiments.cli.program import ProgramEndError
 from experiments.training.journal import Journal
 from experiments.training.run_folder import Workdir
 from zaremba_jax.array_types import TrainState, Windows
@@ -17,37 +19,27 @@ from zaremba_jax.inference.gates import Gates, gate_activations
 from zaremba_jax.model import Model
 
 EVALUATION_STREAMS = 20  # of the estimate after each epoch
+_REMEDY = (
+    "the checkpoints before it are kept; try a lower --learning_rate or --clip_norm, in another"
+    " --workdir"
+)
 
 
 class Run(Protocol):
-    """What the loop, the checkpoints and the reports ask of a run.
+    """What the loop, the checkpoints and the reports ask of a run."""
 
-    Attributes:
-      config: of the first model.
-      corpus: the texts.
-      windows: of the training text.
-      state: on the device.
-      journal: what the host keeps beside it.
-      kernel: how the kernel was chosen, from `choose_kernel`.
-      chunk_statistics: `tensorboard.averages` of the windows last trained on.
-    """
-
-    config: Config
+    config: Config  # of the first model
+    all_configs: list[Config]  # of each model
     corpus: Corpus
-    windows: WindowLoader
-    state: Any
-    journal: Journal
-    kernel: dict[str, Any]
-    chunk_statistics: dict[str, float]
+    windows: WindowLoader  # of the training text
+    state: Any  # on the device
+    journal: Journal  # what the host keeps beside it
+    kernel: dict[str, Any]  # how the kernel was chosen, from `choose_kernel`
+    chunk_statistics: dict[str, float]  # `averages` of the windows last trained on
 
     @property
     def step(self) -> int:
         """Windows trained on, as the state counts them."""
-        ...
-
-    @property
-    def all_configs(self) -> list[Config]:
-        """The configuration of each model."""
         ...
 
     @property
@@ -133,11 +125,7 @@ def gates(run: Run) -> Gates:
 
 
 def training_windows(config: Config, corpus: Corpus) -> TextWindows:
-    """The windows of the training text, once the other texts are known to be long enough.
-
-    Raises:
-      InputError: a text is too short.
-    """
+    """The windows of the training text, once the other texts are known to be long enough."""
     for ids in (corpus.valid, corpus.test):
         count_predictions(ids)
     return TextWindows(corpus.train, config.train.batch_size, config.train.unroll)
@@ -146,3 +134,34 @@ def training_windows(config: Config, corpus: Corpus) -> TextWindows:
 def on_every_device(mesh: Mesh) -> NamedSharding:
     """A sharding that replicates over all devices of a mesh, other hosts' included."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+class NonFiniteLossError(ProgramEndError, ArithmeticError):
+    """A loss, a parameter or the validation perplexity of every model became infinite or NaN.
+
+    `reasons` say why each model diverged, by seed.
+    """
+
+    def __init__(self, problem: str, reasons: Mapping[int, str] | None = None, *, seed: int = 0):
+        super().__init__(f"{problem}; {_REMEDY}")
+        self.reasons = reasons or {seed: str(self)}
+
+
+def first_problem(
+    nll: np.ndarray, params_finite: bool, first_step: int, windows_per_epoch: int
+) -> str | None:
+    """What is wrong with the losses of some windows or the parameters after them, and where.
+
+    `nll` are mean nats per token of each window; `first_step` windows came before these.
+    """
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.exp(nll))
+    if not finite.all():
+        bad = int(np.argmin(finite))
+        problem = f"the loss became {nll[bad]:.4g}"
+    elif not params_finite:
+        bad, problem = len(nll) - 1, "a parameter became infinite or NaN"
+    else:
+        return None
+    epoch, window = divmod(first_step + bad, windows_per_epoch)
+    return f"{problem} at step {first_step + bad + 1} (epoch {epoch + 1}, window {window + 1})"

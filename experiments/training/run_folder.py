@@ -42,16 +42,12 @@ class Workdir:
     def refuse_another_run(self, config: Config, **more: Any) -> None:
         """Refuses a directory that cannot hold this run, before anything is written.
 
-        It may hold the same run with more or fewer epochs.
-
-        Args:
-          config: the run's configuration.
-          more: the run's settings besides it.
+        It may hold the same run with more or fewer epochs; `more` are the settings besides those of
+        the configuration.
 
         Raises:
-          InputError: it holds a run of another configuration, a damaged `config.json` or
-            results that no run left, or its path is not UTF-8.
-          InputError: the path is a file.
+          InputError: it holds a run of another configuration, a damaged `config.json` or results
+            that no run left, its path is not UTF-8, or it is a file.
         """
         try:
             str(self.path).encode()
@@ -98,20 +94,13 @@ class Workdir:
         return from_dict(flat), more
 
     def hold(self) -> None:
-        """Creates the directory and locks it for this process until the process ends.
-
-        Raises:
-          InputError: another process holds it.
-        """
+        """Creates the directory and locks it for this process until the process ends."""
         self.path.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:  # on behalf of all hosts
             _lock(self.path.resolve())
 
     def create(self, config: Config, **more: Any) -> None:
-        """Locks the directory and writes `config.json`.
-
-        Arguments as for `refuse_another_run`.
-        """
+        """Locks the directory and writes `config.json`; arguments as for `refuse_another_run`."""
         self.hold()
         write_json(self.config, to_dict(config) | more)
 

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.training import resharding
-from experiments.training.divergence import NonFiniteLossError, first_problem
+from experiments.training import resumption
 from experiments.training.journal import Journal
 from experiments.training.run import (
     EVALUATION_STREAMS,
+    NonFiniteLossError,
+    Run,
+    first_problem,
     next_windows,
     on_every_device,
     position,
@@ -36,8 +38,8 @@ from zaremba_jax.train import all_finite, init_train_state, train_windows
 
 
 @dataclasses.dataclass
-class SingleRun:
-    """A `run.Run` of one model; `mesh` is of the devices that share the batch, if several do."""
+class SingleRun(Run):
+    """A run of one model; `mesh` is of the devices that share the batch, if several do."""
 
     config: Config
     corpus: Corpus
@@ -48,15 +50,12 @@ class SingleRun:
     kernel: dict[str, Any] = dataclasses.field(default_factory=dict)
     chunk_statistics: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    @property
-    def step(self) -> int:
-        """As for `Run`."""
-        return windows_trained(self.state)
+    def __post_init__(self):
+        self.all_configs = [self.config]
 
     @property
-    def all_configs(self) -> list[Config]:
-        """As for `Run`."""
-        return [self.config]
+    def step(self) -> int:
+        return windows_trained(self.state)
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -64,12 +63,10 @@ class SingleRun:
         return {"streams": self.state.rnn_state[0].hidden.shape[0]}
 
     def host_buffers(self, saved: dict[str, Any]) -> Any:
-        """As for `Run`."""
-        return resharding.host_buffers(self.state, (), saved["streams"])
+        return resumption.host_buffers(self.state, (), saved["streams"])
 
     def cut(self, stored: Any) -> TrainState:
-        """As for `Run`."""
-        return resharding.cut(stored, self.state, self.config.train.batch_size)
+        return resumption.cut(stored, self.state, self.config.train.batch_size)
 
     @property
     def params(self) -> ModelParams:
@@ -80,15 +77,12 @@ class SingleRun:
         return jax.tree.map(lambda x: jnp.asarray(fetch(x)), params)
 
     def model(self) -> Model:
-        """As for `Run`."""
         return Model(self.params, self.config, self.corpus.vocabulary)
 
     def write_models(self, workdir: Workdir) -> None:
-        """As for `Run`."""
         write_model(workdir.model, self.model())
 
     def train(self, count: int) -> dict[int, float]:
-        """As for `Run`."""
         first, per_epoch = self.step, len(self.windows)
         chunk = next_windows(self, count)
         if self.mesh is None:
@@ -108,7 +102,6 @@ class SingleRun:
         return {0: float(stats.nll.sum())}
 
     def metrics(self, epoch: int, windows: int) -> dict[str, Any]:
-        """As for `Run`."""
         return {
             "epoch": epoch,
             "learning_rate": learning_rate(self.config.train, epoch),
@@ -121,7 +114,6 @@ class SingleRun:
         return text_nll(self.model(), ids, streams)
 
     def estimate(self) -> dict[str, Any]:
-        """As for `Run`."""
         estimate = perplexity(self.nll(self.corpus.valid, EVALUATION_STREAMS))
         if not np.isfinite(estimate):
             epoch, _ = position(self)

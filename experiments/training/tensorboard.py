@@ -1,5 +1,6 @@
 """What TensorBoard shows of a run: curves over the windows trained on, and its gates."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,7 @@ _CURVES = ("learning_rate", "words_per_second")
 
 def is_installed() -> bool:
     """Whether the package that writes the files, an extra, is installed."""
-    try:
-        import tensorboardX  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("tensorboardX") is not None
 
 
 class TensorBoard:
@@ -74,9 +71,7 @@ class TensorBoard:
             # TensorBoard reads files in the order of their names; within a second, the step
             # decides it.
             self._writer = SummaryWriter(
-                str(self._folder),
-                purge_step=self._step + 1,
-                filename_suffix=f".{self._step:012}",
+                str(self._folder), purge_step=self._step + 1, filename_suffix=f".{self._step:012}"
             )
         return self._writer
 

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from experiments.benchmarks import contenders, jax_peers, own_process, torch_peer, turns
 from experiments.benchmarks.contenders import Contender, is_paper_model
-from experiments.benchmarks.step_products import largest_products, step_flops
+from experiments.benchmarks.step_times import largest_products, step_flops
 from zaremba_jax.array_types import ModelParams, SoftmaxParams
 from zaremba_jax.config import MEDIUM, QUICK, override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE

@@ -14,9 +14,15 @@ import pytest
 from invoke import ROOT, assert_refused, run_elsewhere
 
 from experiments.compilers import hlo
-from experiments.compilers.epoch_profile import is_backward, profile_epoch, time_loops
-from experiments.compilers.epochs import compile_epoch, memory_of, windows_per_epoch
-from experiments.compilers.roofline import roofline_seconds
+from experiments.compilers.epochs import (
+    compile_epoch,
+    is_backward,
+    memory_of,
+    profile_epoch,
+    roofline_seconds,
+    time_loops,
+    windows_per_epoch,
+)
 from experiments.compilers.targets import TARGETS, MissingCompilerError
 from zaremba_jax.config import PRESETS, QUICK, Config, override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
@@ -194,14 +200,14 @@ def test_what_cannot_be_compiled_is_refused_in_one_line():
 
 def test_what_was_compiled_is_printed_though_what_follows_cannot_be():
     before = """
-from experiments.compilers import ensemble_profile
+from experiments.compilers import epochs
 from zaremba_jax.errors import InputError
 def profile_ensemble(config, target, members, devices, **_):
     if devices == 5: raise InputError("there is no slice of 5")
-    return ensemble_profile.EnsembleProfile(
+    return epochs.EnsembleProfile(
         members=1, at_once=1, device_bytes=1, collectives={}, epoch_seconds=1.0
     )
-ensemble_profile.profile_ensemble = profile_ensemble
+epochs.profile_ensemble = profile_ensemble
 """
     flags = ("--targets=v5e", "--configs=small", "--precisions=bfloat16", "--members=3")
     (outcome,) = run([*flags, "--devices=4,5"], before=before)

@@ -16,7 +16,7 @@ from rich.console import Console
 from experiments import reproduce
 from experiments.reports import records
 from experiments.reports.statistics import format_mean
-from experiments.table1 import averages, jobs
+from experiments.table1 import jobs
 from experiments.table1 import page as table1
 from zaremba_jax.config import MEDIUM, PAPER_PERPLEXITIES, PRESETS, SMALL, override
 from zaremba_jax.data.encoding import read_corpus
@@ -172,9 +172,9 @@ def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
     for damaged in (b"PK", b"", path.read_bytes()[:300]):
         (folder / "runs" / "small-seed7" / "nll.npz").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"small-seed7/nll.npz: is damaged .*; remove it"):
-            averages.mix(TINY, corpus, folder / "runs", [1])
+            jobs.mix(TINY, corpus, folder / "runs", [1])
     with pytest.raises(ValueError, match=r"small-mixtures.json: is damaged"):
-        averages.read_mixtures(folder / "results", TINY)
+        jobs.read_mixtures(folder / "results", TINY)
 
 
 BAD_FLAGS = [
@@ -259,8 +259,8 @@ def test_member_that_diverged_is_in_no_figure_and_no_curve():
 def test_mixtures_of_fewer_models_leave_those_of_more(tmp_path):
     more, fewer = {"seeds": [0, 1, 2]}, {"seeds": [0, 1]}
     for mixtures in (more, fewer, None):
-        averages.write_mixtures(tmp_path, SMALL, mixtures)
-        assert averages.read_mixtures(tmp_path, SMALL) == more
+        jobs.write_mixtures(tmp_path, SMALL, mixtures)
+        assert jobs.read_mixtures(tmp_path, SMALL) == more
 
 
 def test_page_is_that_of_the_records_beside_it(tmp_path):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.compilers import hlo
+from experiments.compilers.epochs import roofline_seconds
 from experiments.compilers.hlo_text import ON_CHIP, Buffer
-from experiments.compilers.roofline import roofline_seconds
 from experiments.compilers.targets import TARGETS
 
 TIME, BATCH, WIDTH = 5, 4, 16

@@ -4,8 +4,7 @@ import pytest
 from matplotlib import pyplot
 from rich.console import Console
 
-from experiments.reports.figures import curves_figure
-from experiments.reports.pictures import write_picture
+from experiments.reports.figures import curves_figure, write_picture
 
 HISTORY = [
     {

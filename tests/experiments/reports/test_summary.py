@@ -7,8 +7,7 @@ import pytest
 from model_examples import model_of
 from rich.console import Console
 
-from experiments.reports.mixtures import print_mixtures, summarize_mixtures
-from experiments.reports.summary import print_summary, summarize
+from experiments.reports.summary import print_mixtures, print_summary, summarize, summarize_mixtures
 from experiments.training.journal import Journal
 from experiments.training.single_run import SingleRun
 from zaremba_jax.config import (

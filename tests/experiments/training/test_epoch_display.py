@@ -27,7 +27,7 @@ def shown():
         console = Console(file=file, width=120, force_terminal=terminal, highlight=False)
         with EpochDisplay(console, epochs=5, windows_per_epoch=10, step=10) as progress:
             progress.windows(15, METRICS)
-            progress._bar.refresh()
+            progress.refresh()
             progress.epoch(METRICS)
         return file.getvalue()
 
@@ -59,7 +59,7 @@ def test_line_of_an_epoch_is_never_wrapped():
 def test_bar_of_a_resumed_run_starts_where_the_run_stands():
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
     with EpochDisplay(console, epochs=5, windows_per_epoch=10, step=30) as progress:
-        (task,) = progress._bar.tasks
+        (task,) = progress.tasks
         assert (task.completed, task.total) == (30, 50)
 
 

@@ -1,7 +1,7 @@
 from rich.console import Console
 
-from experiments.benchmarks.scaling_figure import scaling_figure
-from experiments.reports.pictures import write_picture
+from experiments.benchmarks.scaling import scaling_figure
+from experiments.reports.figures import write_picture
 
 
 def test_scaling_has_a_panel_a_setting_and_a_line_a_contender(tmp_path):

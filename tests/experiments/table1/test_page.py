@@ -1,5 +1,5 @@
 from experiments.reports.records import Record
-from experiments.table1.figure import table1_figure
+from experiments.table1.page import table1_figure
 from zaremba_jax.config import MEDIUM, SMALL, override
 
 

@@ -9,9 +9,8 @@ import functools
 import jax
 import pytest
 
-from experiments.benchmarks.step_products import step_flops
-from experiments.compilers.ensemble_profile import profile_ensemble
-from experiments.compilers.epochs import windows_per_epoch
+from experiments.benchmarks.step_times import step_flops
+from experiments.compilers.epochs import profile_ensemble, windows_per_epoch
 from experiments.compilers.targets import TARGETS
 from zaremba_jax.config import PRESETS, override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
