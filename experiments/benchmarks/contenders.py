@@ -44,9 +44,9 @@ def sample_windows(config: Config, count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, PTB_VOCABULARY_SIZE, shape).astype(np.int32)
 
 
-def build_ours(config: Config, windows: np.ndarray) -> Turn:
-    """This library, as `experiments.ptb` runs it."""
-    text = jnp.asarray(windows)
+def build_ours(config: Config, windows: np.ndarray, **changes: str) -> Turn:
+    """This library, as `experiments.ptb` runs it with these changes of the configuration."""
+    config, text = override(config, **changes), jnp.asarray(windows)
     state = init_train_state(config, PTB_VOCABULARY_SIZE)
 
     def train() -> None:
@@ -70,26 +70,17 @@ def build_members(config: Config, windows: np.ndarray, members: int, at_once: in
     return train
 
 
-def build_scan(config: Config, windows: np.ndarray) -> Turn:
-    """This library's readable reference: layers by `lax.scan`, differentiated by jax."""
-    return build_ours(override(config, kernel="scan"), windows)
-
-
 def check_pallas(config: Config) -> None:
-    """Refuses what `build_pallas` would run without the Pallas kernels."""
+    """Refuses what would run without the Pallas kernels."""
     if reason := choice_for(local_workload(config, PTB_VOCABULARY_SIZE), "pallas").why_not:
         raise InputError(f"--peers=pallas: {reason}; leave it out here")
 
 
-def build_pallas(config: Config, windows: np.ndarray) -> Turn:
-    """This library with its Pallas kernels."""
-    return build_ours(override(config, kernel="pallas"), windows)
-
-
 BUILDERS: dict[str, Callable[..., Turn]] = {
     OURS: build_ours,
-    "scan": build_scan,
-    "pallas": build_pallas,
+    # The readable reference: layers by `lax.scan`, differentiated by jax.
+    "scan": functools.partial(build_ours, kernel="scan"),
+    "pallas": functools.partial(build_ours, kernel="pallas"),
     "flax": build_linen,
     "nnx": build_nnx,
     "torch": functools.partial(build_torch, vocabulary=PTB_VOCABULARY_SIZE),
