@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = [
     {"array_types", "errors", "whole_files"},
-    {"config"},
-    {"data.text_files", "ops.products"},
+    {"config", "json_text"},
+    {"data.text_files", "data.partial_folders", "ops.products"},
     {"data.units"},
     {"data.vocabulary"},
     {"data.corpus"},

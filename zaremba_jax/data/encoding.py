@@ -8,19 +8,21 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
 
 from zaremba_jax.config import UnitName
 from zaremba_jax.data.corpus import Corpus
+from zaremba_jax.data.partial_folders import partial_folder
 from zaremba_jax.data.text_files import Piece, content_hash, find_files
 from zaremba_jax.data.units import EOS, UNITS, check_unit
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError
+from zaremba_jax.json_text import parse_json_object
 
 SPLITS = ("train", "valid", "test")
 _VERSION = 2  # of the cache format
@@ -116,26 +118,26 @@ def _key(texts: Sequence[Pieces], encoding: Encoding) -> str:
 
 
 def _load(name: str, folder: Path) -> Corpus | None:
-    """The cached corpus; None if it is missing or incomplete."""
+    """The cached corpus; None if it is missing, incomplete or not what was written."""
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        vocabulary = Vocabulary(tuple(record["words"]), record["unit"])
-        dtype = np.dtype(record["dtype"])
-        train, valid, test = (
-            np.memmap(folder / split, dtype, "r", shape=(record["tokens"][split],))
-            for split in SPLITS
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        record = parse_json_object((folder / _RECORD).read_text(encoding="utf-8"))
+        corpus = _mapped(name, folder, record)
+        return corpus if record["fingerprint"] == corpus.fingerprint else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
-    return Corpus(name, vocabulary, train, valid, test)
+
+
+def _mapped(name: str, folder: Path, record: Mapping[str, Any]) -> Corpus:
+    train, valid, test = (
+        np.memmap(folder / split, record["dtype"], "r", shape=(record["tokens"][split],))
+        for split in SPLITS
+    )
+    return Corpus(name, Vocabulary(tuple(record["words"]), record["unit"]), train, valid, test)
 
 
 def _write(texts: Sequence[Pieces], encoding: Encoding, folder: Path) -> None:
     """Counts the training text, encodes all three, and moves them into place together."""
-    # Not by tempfile, whose folders only their owner can read.
-    partial = folder.with_name(f"partial-{uuid.uuid4().hex}")
-    partial.mkdir(parents=True)
-    try:
+    with partial_folder(folder.parent) as partial:
         vocabulary = _count(texts[0], encoding)
         dtype = _smallest_type(len(vocabulary))
         tokens = {
@@ -148,15 +150,20 @@ def _write(texts: Sequence[Pieces], encoding: Encoding, folder: Path) -> None:
             "tokens": tokens,
             "words": vocabulary.words,
         }
+        record["fingerprint"] = _mapped("", partial, record).fingerprint
         (partial / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-        if folder.exists() and _load("", folder) is None:  # else another process was faster
-            shutil.rmtree(folder, ignore_errors=True)
+        _move(partial, folder)
+
+
+def _move(partial: Path, folder: Path) -> None:
+    """Makes a complete folder an entry of the cache, unless another process was faster."""
+    if folder.exists() and _load("", folder) is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
         os.rename(partial, folder)
     except OSError:
         if not (folder / _RECORD).exists():  # else it wrote the same
             raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _smallest_type(types: int) -> np.dtype:

@@ -5,6 +5,7 @@ Reading a file executes nothing: it holds only arrays and JSON.
 
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +22,11 @@ from zaremba_jax.config import Config, UnitName, from_dict, to_dict
 from zaremba_jax.data.units import check_unit
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError, MissingFileError
+from zaremba_jax.json_text import parse_json, parse_json_object
 from zaremba_jax.model import Model, init_params
 from zaremba_jax.whole_files import write_whole
 
-# A single entry, since safetensors writes several in no fixed order.
+# A single entry of a file's metadata, since safetensors writes several in no fixed order.
 ENTRY = "zaremba_jax"
 VERSION = 1
 FOLDER_MODEL, FOLDER_CONFIG = "model.safetensors", "config.json"
@@ -36,7 +38,7 @@ def save_model(path: str | Path, model: Model) -> None:
 
     The arrays are named by their paths in `ModelParams`, such as `layers.0.bias`. The
     file's metadata has one entry, `zaremba_jax`: JSON with the format version, the
-    configuration as in `config.json`, and the vocabulary.
+    configuration as in `config.json`, the vocabulary, and a hash of all of it.
 
     Raises:
       InputError: the arrays do not match the configuration and the vocabulary.
@@ -48,6 +50,7 @@ def save_model(path: str | Path, model: Model) -> None:
         "config": to_dict(model.config),
         "vocabulary": dataclasses.asdict(model.vocabulary),
     }
+    record["sha256"] = _digest(arrays, json.loads(json.dumps(record)))
     write_whole(path, save(arrays, metadata={ENTRY: json.dumps(record)}))
 
 
@@ -56,8 +59,9 @@ def load_model(path: str | Path) -> Model:
 
     Raises:
       MissingFileError: there is no such file.
-      InputError: it is not a complete safetensors file, comes from another program or
-        format version, or its arrays do not match its configuration and vocabulary.
+      InputError: it is not a complete safetensors file, was damaged, comes from another program
+        or format version, or its arrays are not finite or do not match its configuration and
+        vocabulary.
     """
     arrays, metadata = read_safetensors(path)
     if ENTRY not in metadata:
@@ -65,18 +69,43 @@ def load_model(path: str | Path) -> Model:
             f"{path}: holds no model of zaremba_jax; name a file that experiments.ptb or"
             " experiments.export wrote"
         )
+    return assemble(path, arrays, *_described(path, arrays, metadata[ENTRY]))
+
+
+def _described(
+    path: str | Path, arrays: Mapping[str, np.ndarray], text: str
+) -> tuple[Config, Vocabulary]:
+    """What a file's description says; those of the first versions have no hash to check it by.
+
+    Raises:
+      InputError: it cannot be read, is of another version, or it or an array was damaged.
+    """
     try:
-        record = dict(json.loads(metadata[ENTRY]))
-        version = record["version"]
+        record = parse_json_object(text)
+        version, written = record["version"], record.pop("sha256", None)
         if version != VERSION:
             raise InputError(f"format version {version}, but only {VERSION} is supported")
-        config, vocabulary = from_dict(record["config"]), vocabulary_from_dict(record["vocabulary"])
+        described = from_dict(record["config"]), vocabulary_from_dict(record["vocabulary"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: its description cannot be read ({error}); export the model again with this"
             " version of zaremba_jax"
         ) from None
-    return assemble(path, arrays, config, vocabulary)
+    is_whole = record.keys() == {"version", "config", "vocabulary"}
+    if not is_whole or written not in (None, _digest(arrays, record)):
+        raise InputError(
+            f"{path}: was damaged after it was written; copy it again from where it was"
+        )
+    return described
+
+
+def _digest(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> str:
+    """A hash of arrays and their description, as read from JSON."""
+    shapes = {name: [array.dtype.str, *array.shape] for name, array in arrays.items()}
+    digest = hashlib.sha256(json.dumps([shapes, record], sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]))
+    return digest.hexdigest()
 
 
 def save_folder(path: str | Path, model: Model) -> None:
@@ -124,7 +153,9 @@ def load_folder(path: str | Path) -> Model:
         raise InputError(
             f"{folder}: cannot be read as a model folder ({error}); export the model again"
         ) from None
-    arrays, _ = read_safetensors(folder / FOLDER_MODEL)
+    arrays, metadata = read_safetensors(folder / FOLDER_MODEL)
+    if ENTRY in metadata:
+        _described(folder / FOLDER_MODEL, arrays, metadata[ENTRY])
     return assemble(folder / FOLDER_MODEL, arrays, config, vocabulary)
 
 
@@ -137,7 +168,7 @@ def is_model_folder(path: str | Path) -> bool:
 
 
 def _folder_record(folder: Path) -> dict[str, Any]:
-    record = dict(json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8")))
+    record = parse_json_object((folder / FOLDER_CONFIG).read_text(encoding="utf-8"))
     if record["model_type"] != ENTRY:
         raise InputError(f"model_type={record['model_type']}: is not {ENTRY}")
     return record
@@ -151,7 +182,7 @@ def read_vocabulary(path: str | Path, unit: UnitName = "word") -> Vocabulary:
       InputError: it is neither, or the ids of its N words are not 0 to N - 1.
     """
     try:
-        words = _in_order_of_ids(json.loads(Path(path).read_text(encoding="utf-8")))
+        words = _in_order_of_ids(parse_json(Path(path).read_text(encoding="utf-8")))
         return vocabulary_from_dict({"words": words, "unit": unit})
     except (ValueError, TypeError) as error:
         raise InputError(
@@ -217,10 +248,15 @@ def assemble(
     """Makes the model of a configuration from its arrays by name.
 
     Raises:
-      InputError: an array is missing, unexpected, of another shape, or neither float32 nor
-        float64; the message starts with `source`.
+      InputError: an array is missing, unexpected, of another shape, not finite, or neither float32
+        nor float64; the message starts with `source`.
     """
     like = _checked_structure(source, arrays, config, vocabulary)
+    if infinite := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise InputError(
+            f"{source}: {infinite[0]} has numbers that are not finite; name a model whose training"
+            " did not diverge"
+        )
 
     def read(path: Any, _: Any) -> jax.Array:
         array = arrays[_name(path)]
@@ -233,6 +269,16 @@ def _checked_structure(
     source: str | Path, arrays: Mapping[str, np.ndarray], config: Config, vocabulary: Vocabulary
 ) -> ModelParams:
     """The parameters' shapes; arguments and errors as for `assemble`."""
+    sizes = {
+        name: getattr(config.model, name) for name in ("layers", "hidden_size", "embedding_size")
+    }
+    largest = max([len(arrays), *(length for array in arrays.values() for length in array.shape)])
+    if max(sizes.values()) > largest:  # not to be tried: it may ask for millions of layers
+        raise InputError(
+            f"{source}: its arrays do not match its configuration of"
+            f" {', '.join(f'{name}={size}' for name, size in sizes.items())}; save the model with"
+            " the one it was made with"
+        )
     make = functools.partial(init_params, config.model, len(vocabulary))
     like = jax.eval_shape(lambda: make(key=jax.random.key(0)))
     expected, _ = jax.tree_util.tree_flatten_with_path(like)

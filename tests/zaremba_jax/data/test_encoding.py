@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import json
 import os
 
 import numpy as np
@@ -147,17 +148,33 @@ def test_keys_of_the_cache_and_fingerprints_are_those_of_before(
 
 
 @pytest.mark.parametrize("name", ["record.json", *SPLITS])
-@pytest.mark.parametrize("damage", ["missing", "cut"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "nested"])
 def test_damaged_cache_is_written_again(texts, tmp_path, written, name, damage):
     fingerprint = read_corpus("c", *texts, cache_dir=tmp_path).fingerprint
     (folder,) = (tmp_path / "encoded").iterdir()
     if damage == "missing":
         (folder / name).unlink()
     else:
-        (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+        content = (folder / name).read_bytes()
+        is_record = name == "record.json"
+        other = content.replace(b'"a"', b'"z"') if is_record else bytes([content[0] ^ 1])
+        other += content[len(other) :]
+        assert other != content
+        changed = {"cut": content[:-1], "flipped": other, "nested": b"[" * 100_000}
+        (folder / name).write_bytes(changed[damage])
     assert read_corpus("c", *texts, cache_dir=tmp_path).fingerprint == fingerprint
     assert len(written) == 2
     assert cached(tmp_path) == [folder.name]
+
+
+def test_entry_without_a_checksum_is_written_again(texts, tmp_path, written):
+    fingerprint = read_corpus("c", *texts, cache_dir=tmp_path).fingerprint
+    (path,) = (tmp_path / "encoded").glob("*/record.json")
+    record = json.loads(path.read_text())
+    del record["fingerprint"]
+    path.write_text(json.dumps(record))
+    assert read_corpus("c", *texts, cache_dir=tmp_path).fingerprint == fingerprint
+    assert len(written) == 2
 
 
 def test_of_two_processes_that_encode_at_once_the_first_is_kept(texts, tmp_path, monkeypatch):

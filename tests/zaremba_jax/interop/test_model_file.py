@@ -11,6 +11,7 @@ from safetensors.numpy import load, save
 from zaremba_jax.config import QUICK, from_dict, override, to_dict
 from zaremba_jax.data.units import BYTES
 from zaremba_jax.data.vocabulary import Vocabulary
+from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import (
     ENTRY,
     load_folder,
@@ -152,6 +153,38 @@ def test_file_that_is_cut_off_is_refused(tmp_path, missing):
         load_model(path)
 
 
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_flipped_bit_is_noticed_or_does_no_harm(tmp_path, form):
+    path, model = tmp_path / "model.safetensors", make()
+    save_folder(tmp_path, model)
+    content, harmless = path.read_bytes(), 0
+    for position in range(0, len(content), 29):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        try:
+            read = load_model(path) if form == "file" else load_folder(tmp_path)
+        except InputError:
+            continue
+        harmless += 1
+        jax.tree.map(np.testing.assert_array_equal, read.params, model.params)
+        assert (read.config, read.vocabulary) == (model.config, model.vocabulary)
+    assert harmless <= len(content) // 29 // 20
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    rewrite(tmp_path / "model", {"softmax.bias": np.array([0, np.nan, 0, 0], np.float32)})
+    with pytest.raises(InputError, match=r"softmax\.bias has numbers that are not finite; name"):
+        load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["layers", "hidden_size", "embedding_size"])
+def test_description_of_a_model_beyond_any_memory_is_refused_at_once(tmp_path, name):
+    rewrite(tmp_path / "model", config=to_dict(CONFIG) | {name: 10**30})
+    with pytest.raises(InputError, match=r"model: its (arrays|description)"):
+        load_model(tmp_path / "model")
+
+
 def test_numbers_of_a_type_that_numpy_lacks_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     header = b'{"x":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}'
@@ -172,6 +205,7 @@ def test_missing_file_is_said(tmp_path):
         ({"config": to_dict(CONFIG) | {"name": "huge"}}, "name='huge': must be one of quick"),
         ({"config": to_dict(CONFIG) | {"layers": "2"}}, "layers='2': must be of type int"),
         ({"config": to_dict(CONFIG) | {"width": 2}}, "width: no such setting"),
+        ({"config": [[[0]]]}, "its description cannot be read"),
         ({"config": 3}, "its description cannot be read"),
         ({"config": []}, "name=None: must be one of quick"),
         ({"vocabulary": {"words": "the", "unit": "word"}}, "the vocabulary is not a list of words"),
@@ -287,6 +321,12 @@ def test_load_folder_inverts_save_folder(folder):
     }
 
 
+def test_description_that_is_nested_deeply_is_refused(tmp_path):
+    (tmp_path / "model").write_bytes(save({}, {ENTRY: "[" * 100_000}))
+    with pytest.raises(InputError, match=r"model: its description cannot be read .*too deeply"):
+        load_model(tmp_path / "model")
+
+
 def test_folder_whose_weights_lost_their_metadata_is_read(folder):
     path = folder / "model.safetensors"
     path.write_bytes(save(load(path.read_bytes()), {"format": "pt"}))
@@ -303,9 +343,11 @@ def test_folder_whose_weights_lost_their_metadata_is_read(folder):
             '{"model_type": "zaremba_jax", "format_version": 2}',
             "format_version=2: must be 1",
         ),
-        ("config.json", "[]", "'model_type'"),
+        ("config.json", "[]", "it is no JSON object"),
         ("vocab.json", '{"a": 1, "b": 2}', r"its ids are not 0 to 1, each once"),
         ("vocab.json", "3", "the vocabulary is not a list of words"),
+        ("config.json", "[" * 100_000, "nested too deeply"),
+        ("vocab.json", '{"a":' * 100_000, "nested too deeply"),
         ("vocab.json", '["a", "b"]', r"and 2 words: embedding \(float32\[4, 3\] there"),
         ("model.safetensors", "{}", "is not a whole safetensors file"),
     ],
