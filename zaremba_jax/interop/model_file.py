@@ -104,7 +104,7 @@ def _digest(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> str:
     shapes = {name: [array.dtype.str, *array.shape] for name, array in arrays.items()}
     digest = hashlib.sha256(json.dumps([shapes, record], sort_keys=True).encode())
     for name in sorted(arrays):
-        digest.update(np.ascontiguousarray(arrays[name]))
+        digest.update(np.ascontiguousarray(arrays[name]).data)
     return digest.hexdigest()
 
 
