@@ -47,6 +47,7 @@ def main() -> None:
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         summary = summarize_sweep(run, grid, seeds, valid, test)
+    workdir.require_held()
     for member in summary["best_members"]:
         write_model(workdir.member(run.seed(member)), run.model(member))
     report(summary, workdir, console)

@@ -101,7 +101,7 @@ def test_library_imports_neither_programs_nor_flags_nor_tests():
 @pytest.mark.parametrize(
     ("own", "others"),
     [
-        ("data", {"config", "array_types", "errors"}),
+        ("data", {"config", "array_types", "errors", "json_text", "whole_files"}),
         ("ops", {"config", "array_types", "errors"}),
         ("cells", {"config", "array_types", "ops"}),
         ("kernels", {"config", "array_types", "ops", "cells"}),

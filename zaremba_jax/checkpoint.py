@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from zaremba_jax.errors import InputError
-from zaremba_jax.whole_files import write_whole
+from zaremba_jax.whole_files import naming, write_whole
 
 # One model's, or one per chunk of an ensemble.
 State = Any
@@ -60,7 +60,7 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(_storable(state)), record=ocp.args.JsonSave(record)
     )
-    with _manager(directory) as manager:
+    with naming(directory), _manager(directory) as manager:
         newest = manager.latest_step()
         if newest is not None and step <= newest:
             raise ValueError(
@@ -72,8 +72,9 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
         except ValueError as error:
             if not _is_systems(error):
                 raise
-            reason = str(error).partition("\n")[0]
-            full = "; is the disk full?" if any(said in reason for said in _NO_SPACE) else ""
+            told = str(error).partition("\n")[0]
+            reason = next((said.lower() for said in _NO_SPACE if said in told), told)
+            full = "; is the disk full?" if reason != told else ""
             raise OSError(f"{directory}: takes no checkpoint ({reason}){full}") from None
         if not _opens(manager, step):
             raise OSError(

@@ -1,6 +1,8 @@
 """Files that are written whole: a reader finds the old content or the new, never a part."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 PARTIAL = ".partial"  # ends the name of the file that becomes the target
@@ -14,5 +16,21 @@ def write_whole(path: str | Path, content: bytes) -> None:
     """
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with naming(path):
+        partial.write_bytes(content)
+        os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Tells with errors of the system what was being written; a full disk does not say where.
+
+    Raises:
+      OSError: the block raised it; it names a file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -1,5 +1,6 @@
 """Runs a program: its command line parsed, what the user can mend told in one line."""
 
+import errno
 import functools
 import io
 import re
@@ -24,6 +25,7 @@ _PATH_ERRORS = (
     IsADirectoryError,
     PermissionError,
 )
+_NO_SPACE_LEFT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How a compiler or a device says that memory ran out.
 _NO_MEMORY_LEFT = re.compile("RESOURCE_EXHAUSTED|out.of.memory", re.IGNORECASE)
 # Ways to save memory, by the flag that a program needs for each.
@@ -56,7 +58,11 @@ def fail(error: object, status: int = 2) -> NoReturn:
 def _about_file(error: OSError) -> str:
     """The system's message about a file, under its intended name, with a remedy."""
     path = str(error.filename2 or error.filename).removesuffix(PARTIAL)
-    remedy = "; name another, or change what is there" if isinstance(error, _PATH_ERRORS) else ""
+    remedy = ""
+    if isinstance(error, _PATH_ERRORS):
+        remedy = "; name another, or change what is there"
+    elif error.errno in _NO_SPACE_LEFT:
+        remedy = "; free some space, and give the same command again"
     return f"{path}: {str(error.strerror).lower()}{remedy}"
 
 

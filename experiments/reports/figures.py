@@ -15,6 +15,7 @@ from rich.console import Console
 
 from zaremba_jax.config import from_dict
 from zaremba_jax.regularizers import active_rates
+from zaremba_jax.whole_files import write_whole
 
 P = ParamSpec("P")
 
@@ -34,7 +35,9 @@ def write_picture(
     if not can_draw():
         console.print(f"no {path.name} without matplotlib: pip install 'zaremba-jax[plots]'")
     elif jax.process_index() == 0:
-        figure_of(*content, **more).savefig(path, dpi=150)
+        picture = io.BytesIO()
+        figure_of(*content, **more).savefig(picture, dpi=150)
+        write_whole(path, picture.getvalue())
 
 
 def as_svg(figure: Any) -> str:

@@ -54,6 +54,7 @@ def train(
 
     Raises:
       NonFiniteLossError: training diverged; the last checkpoint is from before that.
+      InputError: the folder was moved or removed.
       InterruptedRunError: a signal asked it to stop; the run is saved where it stood.
     """
     epochs, per_epoch = run.config.train.epochs, len(run.windows)
@@ -67,6 +68,7 @@ def train(
     ):
         while run.step < epochs * per_epoch:
             so_far, record = train_chunk(run, chunk), None
+            workdir.require_held()  # before anything is written that would make another
             display.windows(run.step, so_far)
             if board is not None:
                 board.windows(run.step, run.chunk_statistics, so_far)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from experiments.training.identity import checkpoint_settings, differing_settings
 from experiments.training.journal import Journal
+from experiments.training.quiet_threads import quiet_threads
 from experiments.training.run import Run, position
 from experiments.training.run_folder import Workdir
 from zaremba_jax import checkpoint
@@ -50,7 +51,8 @@ class Saves:
             "layout": run.layout,
             **run.journal.record(),
         }
-        checkpoint.save(self._workdir.checkpoints, run.step, run.state, record)
+        with quiet_threads():
+            checkpoint.save(self._workdir.checkpoints, run.step, run.state, record)
         self._last = time.monotonic()
         self._took = self._last - started
 

@@ -87,7 +87,11 @@ class Run(Protocol):
         ...
 
     def write_models(self, workdir: Workdir) -> None:
-        """Writes the models that did not diverge where the programs that use them look."""
+        """Writes the models that did not diverge where the programs that use them look.
+
+        Raises:
+          InputError: the folder was moved or removed since training began.
+        """
         ...
 
 

@@ -38,6 +38,7 @@ class Workdir:
         self.pictures = (self.curves, self.mixtures, self.sweep)
         self.tensorboard = self.path / "tensorboard"
         self.nll = self.path / "nll.npz"
+        self._held: os.stat_result | None = None
 
     def refuse_another_run(self, config: Config, **more: Any) -> None:
         """Refuses a directory that cannot hold this run, before anything is written.
@@ -98,6 +99,23 @@ class Workdir:
         self.path.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:  # on behalf of all hosts
             _lock(self.path.resolve())
+        self._held = self.path.stat()
+
+    def require_held(self) -> None:
+        """Refuses to go on if the directory that `hold` locked is no longer there.
+
+        Raises:
+          InputError: it was moved or removed, and another may stand in its place.
+        """
+        try:
+            is_there = self._held is None or os.path.samestat(self._held, self.path.stat())
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise InputError(
+                f"{self.path}: was moved or removed while the run trained there; put it back, or"
+                " name its new place with --workdir, and give the same command again"
+            )
 
     def create(self, config: Config, **more: Any) -> None:
         """Locks the directory and writes `config.json`; arguments as for `refuse_another_run`."""

@@ -80,6 +80,7 @@ class SingleRun(Run):
         return Model(self.params, self.config, self.corpus.vocabulary)
 
     def write_models(self, workdir: Workdir) -> None:
+        workdir.require_held()
         write_model(workdir.model, self.model())
 
     def train(self, count: int) -> dict[int, float]:

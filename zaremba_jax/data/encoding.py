@@ -23,6 +23,7 @@ from zaremba_jax.data.units import EOS, UNITS, check_unit
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import parse_json_object
+from zaremba_jax.whole_files import naming
 
 SPLITS = ("train", "valid", "test")
 _VERSION = 2  # of the cache format
@@ -137,7 +138,7 @@ def _mapped(name: str, folder: Path, record: Mapping[str, Any]) -> Corpus:
 
 def _write(texts: Sequence[Pieces], encoding: Encoding, folder: Path) -> None:
     """Counts the training text, encodes all three, and moves them into place together."""
-    with partial_folder(folder.parent) as partial:
+    with partial_folder(folder.parent) as partial, naming(folder.parent):
         vocabulary = _count(texts[0], encoding)
         dtype = _smallest_type(len(vocabulary))
         tokens = {

@@ -19,6 +19,7 @@ from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.encoding import SPLITS, Encoding, default_cache_dir, encode
 from zaremba_jax.data.text_files import Piece, content_hash
 from zaremba_jax.errors import DownloadError, InputError, MissingFileError
+from zaremba_jax.whole_files import naming
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +234,8 @@ def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
         registry: dict[str, str | None] = {name: entry.hashes.get(name) for name in entry.files}
         files = pooch.create(path=cache_dir, base_url=address, registry=registry)
         try:
-            paths = {name: Path(files.fetch(name)) for name in entry.files}
+            with naming(cache_dir):
+                paths = {name: Path(files.fetch(name)) for name in entry.files}
         except (OSError, ValueError) as error:
             # Errors of the network have no number; those of the disk do, or are these.
             if isinstance(error, PermissionError) or getattr(error, "errno", None):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import shutil
 import signal
 import time
@@ -25,7 +26,7 @@ from invoke import (
     write_texts,
 )
 
-from experiments.training import loop, resumption
+from experiments.training import loop, resumption, run_folder
 from experiments.training import single_run as run_module
 
 OFTEN = "--checkpoint_minutes=0"
@@ -288,6 +289,33 @@ def test_when_every_checkpoint_is_damaged_one_line_says_so_and_all_is_kept(folde
     outcome = run(*FLAGS, "--workdir=run")
     assert_refused(outcome, "run/checkpoints: every checkpoint is damaged", "remove the directory")
     assert content(folder) == before
+
+
+def test_run_whose_folder_is_removed_ends_and_makes_no_other(folder, after_chunk):
+    def remove(*result):
+        shutil.rmtree("run")
+        return result
+
+    after_chunk(2, remove)
+    refused = run(*FLAGS, "--workdir=run", OFTEN)
+    assert_refused(refused, "run: was moved or removed while the run trained there; put it back")
+    assert not (folder / "run").exists()
+
+
+def test_run_whose_folder_is_moved_goes_on_with_the_same_command_there(
+    folder, reference, after_chunk
+):
+    def move(*result):
+        (folder / "run").rename("moved")
+        return result
+
+    after_chunk(42, move)
+    assert_refused(run(*FLAGS, "--workdir=run"), "run: was moved or removed")
+    assert not (folder / "run").exists()
+    os.close(run_folder._lock((folder / "run").resolve()))  # as when that process has ended
+    resumed = run(*FLAGS, "--workdir=moved")
+    assert "resuming moved after epoch 1, window 0" in resumed.out
+    assert_same_run(folder / "moved", reference)
 
 
 def assert_diverged(outcome, folder, *telling):

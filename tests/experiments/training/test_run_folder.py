@@ -36,6 +36,19 @@ def test_nothing_is_made_before_create(tmp_path):
     assert not (tmp_path / "absent").exists()
 
 
+def test_folder_that_was_replaced_since_it_was_held_is_refused(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    workdir.require_held()
+    workdir.create(QUICK)
+    workdir.require_held()
+    workdir.path.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match="run: was moved or removed while"):
+        workdir.require_held()
+    workdir.path.mkdir()
+    with pytest.raises(InputError, match="run: was moved or removed while"):
+        workdir.require_held()
+
+
 def test_folder_of_other_things_can_take_a_run(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     Workdir(tmp_path).refuse_another_run(QUICK)
