@@ -1,11 +1,11 @@
 """Zaremba, Sutskever & Vinyals (2014), "Recurrent Neural Network Regularization", in JAX.
 
-The paper in its order: `cells` (one step of an LSTM), `regularizers` (dropout and what it is
-compared with), `rnn` (the deep network), `model` (the language model), `optimizer`, `train`,
-`evaluate`, `ensemble`; `config` has the paper's sizes and schedules. Beside it: `data` (texts),
-`inference` (what a trained model is used for), `interop` (files, Flax, torch, StableHLO),
-`parallel` (many models, many devices), `ops` and `kernels` (the products and loops underneath),
-`checkpoint`.
+The paper (https://arxiv.org/abs/1409.2329) in its order: `cells` (one step of an LSTM),
+`regularizers` (dropout and what it is compared with), `rnn` (the deep network), `model` (the
+language model), `optimizer`, `train`, `evaluate`, `ensemble`; `config` has the paper's sizes and
+schedules. Beside it: `data` (texts), `inference` (what a trained model is used for), `interop`
+(files, Flax, torch, StableHLO), `parallel` (many models, many devices), `ops` and `kernels` (the
+products and loops underneath), `checkpoint`.
 
 This trains a model for an epoch and evaluates it:
 

@@ -2,6 +2,13 @@
 
 A layer's gates are sums of two products: `projected`, from the inputs, and
 `recurrent`, from h[t-1]. A cell's equations turn both into the next state.
+
+References:
+  Cho et al. (2014), the GRU: https://arxiv.org/abs/1406.1078
+  Elman (1990), the plain cell: https://doi.org/10.1207/s15516709cog1402_1
+  Krueger et al. (2017), zoneout: https://arxiv.org/abs/1606.01305
+  Semeniuta et al. (2016), masks on updates: https://arxiv.org/abs/1603.05118
+  Zaremba et al. (2014), the LSTM: https://arxiv.org/abs/1409.2329
 """
 
 import dataclasses

@@ -311,6 +311,9 @@ def from_dict(flat: Mapping[str, int | float | str]) -> Config:
 def override(config: Config, **changes: int | float | str) -> Config:
     """The same configuration with some settings changed, validated again.
 
+    >>> override(MEDIUM, dropout=0.3, cell="gru").regularizers.dropout
+    0.3
+
     Raises:
       InputError: there is no such setting, or a value is outside its limits.
     """

@@ -85,10 +85,10 @@ def nll_by_windows(
 def monte_carlo_nll(model: Model, ids: np.ndarray, samples: int, *, key: Key) -> np.ndarray:
     """Nats of every token of a text but the first, with noise left on and averaged over.
 
-    Monte Carlo dropout (Gal & Ghahramani 2016, section 4.1): each sample reads the text
-    in one stream as in training, with fresh masks and dropped weights every
-    `model.config.train.unroll` steps and its own state; for each token, the probabilities of
-    the samples are averaged.
+    Monte Carlo dropout (Gal & Ghahramani 2016, https://arxiv.org/abs/1512.05287, section
+    4.1): each sample reads the text in one stream as in training, with fresh masks and dropped
+    weights every `model.config.train.unroll` steps and its own state; for each token, the
+    probabilities of the samples are averaged.
 
     Args:
       model: the model, with the configuration that it was trained with.
@@ -162,6 +162,10 @@ def count_predictions(ids: np.ndarray) -> int:
 
 
 def perplexity(nll: np.ndarray) -> float:
-    """exp of the mean nats, summed in float64; inf if it exceeds what a float holds."""
+    """exp of the mean nats, summed in float64; inf if it exceeds what a float holds.
+
+    >>> round(perplexity(np.log([2.0, 8.0])), 4)
+    4.0
+    """
     with np.errstate(over="ignore"):
         return float(np.exp(np.mean(nll, dtype=np.float64)))

@@ -78,7 +78,10 @@ class Unrolled(NamedTuple):
 
 
 def softmax_weights(params: ModelParams) -> Float[Array, "hidden vocabulary"]:
-    """The weights of the softmax layer; tied ones are the embedding's (Press & Wolf 2017)."""
+    """The weights of the softmax layer.
+
+    Tied ones are the embedding's (Press & Wolf 2017, https://arxiv.org/abs/1608.05859).
+    """
     weights = params.softmax.weights
     return params.embedding.T if weights is None else weights
 

@@ -4,6 +4,15 @@ The paper's own, dropout on the non-recurrent connections, is `dropout` with
 `mask_each="step"`. The others are those that the paper names or is compared to; all can
 be combined. A rate of 0 is off. `Rates` holds the settings that are on, as plain or traced
 numbers, so that models with different rates can train side by side under `vmap`.
+
+References:
+  Zaremba et al. (2014): https://arxiv.org/abs/1409.2329
+  Gal & Ghahramani (2016): https://arxiv.org/abs/1512.05287
+  Krueger et al. (2017), zoneout: https://arxiv.org/abs/1606.01305
+  Merity et al. (2018): https://arxiv.org/abs/1708.02182
+  Semeniuta et al. (2016): https://arxiv.org/abs/1603.05118
+  Wan et al. (2013), DropConnect: https://proceedings.mlr.press/v28/wan13.html
+  Zou & Hastie (2005): https://doi.org/10.1111/j.1467-9868.2005.00503.x
 """
 
 import dataclasses

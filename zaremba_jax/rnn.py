@@ -65,6 +65,16 @@ def deep_rnn(
     the same as stepping all layers at each time step, with one large matrix product
     per layer for its inputs.
 
+    >>> import jax
+    >>> from zaremba_jax.config import QUICK
+    >>> from zaremba_jax.model import init_params
+    >>> layers = init_params(QUICK.model, 50, key=jax.random.key(0)).layers
+    >>> time, batch, features = 20, 3, 128
+    >>> inputs = jnp.ones((time, batch, features))
+    >>> outputs, state = deep_rnn(layers, inputs, zero_state(layers, batch))
+    >>> outputs.shape, state[1].cell.shape
+    ((20, 3, 128), (3, 128))
+
     Args:
       layers: the weights, bottom layer first.
       inputs: the embedded tokens.

@@ -4,9 +4,9 @@ from typing import Any
 
 from absl import flags
 
+from experiments.cli.program import FLAGS
 from zaremba_jax.config import PRESETS, Config, Setting, override, settings
 
-FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # --help lists them among the flags of the program
 
 

@@ -31,7 +31,7 @@ from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.loader import WindowLoader, fits
 from zaremba_jax.ensemble import MemberNLL
 from zaremba_jax.evaluate import perplexity
-from zaremba_jax.model import Model, Predictor
+from zaremba_jax.model import Model
 from zaremba_jax.optimizer import learning_rate
 from zaremba_jax.parallel.members import (
     chunk_members,
@@ -42,7 +42,6 @@ from zaremba_jax.parallel.members import (
     train_members,
 )
 from zaremba_jax.parallel.mesh import MEMBER, fetch
-from zaremba_jax.regularizers import expected_masks
 
 
 @dataclasses.dataclass
@@ -178,9 +177,9 @@ class EnsembleRun(Run):
 
     def nll(self, ids: np.ndarray, streams: int = 1) -> MemberNLL:
         """Nats of every token of a text but the first, for every member, even excluded ones."""
-        masks, compute = expected_masks(self.config), self.config.compute
-        predictors = [Predictor(state.params, masks, compute) for state in self.state]
-        nll = [members_nll(predictor, ids, streams, self.mesh) for predictor in predictors]
+        words = self.corpus.vocabulary
+        chunks = [Model(state.params, self.config, words).predictor for state in self.state]
+        nll = [members_nll(predictor, ids, streams, self.mesh) for predictor in chunks]
         return np.concatenate(nll)[: self.members]
 
     def estimate(self) -> dict[str, Any]:

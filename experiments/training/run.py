@@ -98,8 +98,9 @@ class Run(Protocol):
 def windows_trained(state: TrainState) -> int:
     """The windows that a state was trained on.
 
-    This is the only count there is: it also decides masks and learning rates, and names the
-    checkpoint. All models of a run have the same, so that a host reads any that it holds.
+    It also decides masks and names the checkpoint; optax's count, from which the learning rate
+    follows, rises with it. All models of a run have the same, so that a host reads any that it
+    holds.
     """
     return int(np.ravel(state.step.addressable_shards[0].data)[0])
 

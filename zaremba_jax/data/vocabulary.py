@@ -44,6 +44,12 @@ class Vocabulary:
     """The types of a training text; a type's id is its index in `words`.
 
     `unit` says what a type is: a word, a character or a byte; see `units`.
+
+    >>> vocabulary = Vocabulary.from_tokens("a rose is a rose <eos>".split(), min_count=2)
+    >>> vocabulary.words
+    ('a', 'rose', '<eos>', '<unk>')
+    >>> vocabulary.encode(vocabulary.tokenize("a daisy")).tolist()
+    [0, 3]
     """
 
     words: tuple[str, ...]

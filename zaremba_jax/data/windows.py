@@ -74,5 +74,9 @@ def windows(ids: np.ndarray, batch_size: int, unroll: int) -> np.ndarray:
     """All windows of an epoch in one array, int32 [windows, unroll + 1, batch_size].
 
     Layout and errors are as for `TextWindows`.
+
+    >>> first, second = windows(np.arange(11), batch_size=2, unroll=2)
+    >>> first.T.tolist(), second.T.tolist()  # the streams are 0 to 4 and 5 to 9
+    ([[0, 1, 2], [5, 6, 7]], [[2, 3, 4], [7, 8, 9]])
     """
     return TextWindows(ids, batch_size, unroll)[:]

@@ -1,8 +1,8 @@
 """A model that keeps learning while it is evaluated, and is pulled back to its trained values.
 
 Krause, Kahembwe, Murray & Renals (2018), *Dynamic Evaluation of Neural Sequence Models*,
-section 3. A text is read in segments; each is predicted first, and then the parameters
-take one step on its loss L, the mean nats per token:
+https://arxiv.org/abs/1709.07432, section 3. A text is read in segments; each is predicted
+first, and then the parameters take one step on its loss L, the mean nats per token:
 
     sgd: p <- p - rate * grad L + decay * (trained - p)
     rms: p <- p - rate * grad L / (rms + epsilon) + decay * norm * (trained - p)

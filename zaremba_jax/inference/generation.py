@@ -24,9 +24,9 @@ class Sampling:
     """How a token is drawn from the predicted probabilities; by default, they are not changed.
 
     `temperature` divides the log-probabilities; 0 takes the most probable token. Then
-    `top_k` keeps that many of the most probable tokens (Fan et al. 2018), 0 all of them;
-    of these, `top_p` keeps the fewest whose probabilities add up to at least this
-    (Holtzman et al. 2020).
+    `top_k` keeps that many of the most probable tokens (Fan et al. 2018,
+    https://arxiv.org/abs/1805.04833), 0 all of them; of these, `top_p` keeps the fewest whose
+    probabilities add up to at least this (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751).
 
     Raises:
       InputError: a value is outside its limits.

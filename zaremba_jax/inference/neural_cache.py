@@ -1,8 +1,8 @@
 """A continuous cache: words that followed states like the present one become more probable.
 
 Grave, Joulin & Usunier (2017), *Improving Neural Language Models with a Continuous
-Cache*, section 3. The last `window` outputs h[i] of the last layer are kept with the
-words x[i + 1] that came after them, and
+Cache*, https://arxiv.org/abs/1612.04426, section 3. The last `window` outputs h[i] of the last
+layer are kept with the words x[i + 1] that came after them, and
 
     p_cache(w) ∝ sum over i < t of [w = x[i+1]] exp(theta * h[t] . h[i])
     p(w) = (1 - weight) * p_model(w) + weight * p_cache(w)
