@@ -124,7 +124,9 @@ def mix(
     visible = (positions >= steps) & (positions < steps + window) & (words != _EMPTY)[None, :]
     similarity = jnp.where(visible, config.theta * (outputs @ kept.T), -jnp.inf)
     of_target = jnp.where(words[None, :] == targets[:, None], similarity, -jnp.inf)
-    in_cache = jax.nn.logsumexp(of_target, axis=1) - jax.nn.logsumexp(similarity, axis=1)
+    any_visible = visible.any(axis=1)
+    total = jnp.where(any_visible, jax.nn.logsumexp(similarity, axis=1), 0)  # never -inf - -inf
+    in_cache = jax.nn.logsumexp(of_target, axis=1) - total
     log_p = jnp.logaddexp(math.log1p(-config.weight) - nll, math.log(config.weight) + in_cache)
     new_memory = Memory(outputs=kept[-window:], words=words[-window:])
-    return jnp.where(visible.any(axis=1), -log_p, nll), new_memory
+    return jnp.where(any_visible, -log_p, nll), new_memory

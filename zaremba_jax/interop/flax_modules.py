@@ -1,8 +1,8 @@
 """The regularized deep RNN as a Flax module: `DeepRNN` for nnx, `LinenDeepRNN` for linen.
 
 Both are called like `nnx.RNN` and `nn.RNN`, with Flax's dropout and random streams, and run
-the layers of `rnn`. The carry is a tuple of Flax's own carry for each layer, bottom layer
-first: (c, h) for an LSTM, h for the other cells.
+the layers of `rnn`. The carry is Flax's own: (c, h) for an LSTM, h for the other cells. Of several
+layers it is a tuple of these, bottom layer first.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ from zaremba_jax.interop.flax_sequences import (
     SequenceOptions,
     at_least_float32,
     run_sequences,
+    zero_carry,
 )
 
 # The defaults of Flax's cells.
@@ -37,10 +38,12 @@ _NAMES = ("input_weights", "recurrent_weights", "bias")
 class _Layer(nnx.Module):
     """The parameters of one layer."""
 
-    def __init__(self, cell: CellName, shapes: Any, inits: Any, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self, cell: CellName, shapes: Any, inits: Any, parts: int, dtype: Any, rngs: nnx.Rngs
+    ):
         self.cell: CellName = cell
         self.input_weights, self.recurrent_weights, self.bias = (
-            nnx.Param(_each_gate(init, cell)(rngs.params(), shape, dtype))
+            nnx.Param(_in_parts(init, parts)(rngs.params(), shape, dtype))
             for init, shape in zip(inits, shapes, strict=True)
         )
 
@@ -53,13 +56,14 @@ class _Layer(nnx.Module):
 class DeepRNN(nnx.Module):
     """A deep RNN with dropout on the inputs of its layers (Zaremba et al. 2014, section 3).
 
-    Replaces `nnx.RNN(nnx.OptimizedLSTMCell(in_features, hidden_features))`, or several with
-    an `nnx.Dropout` before each and after the last:
+    Replaces `nnx.RNN(nnx.OptimizedLSTMCell(in_features, hidden_features))` in one line, or several
+    with an `nnx.Dropout` before each and after the last:
 
         rnn = DeepRNN(3, 64, layers=2, dropout=0.5, rngs=nnx.Rngs(params=0, dropout=1))
         outputs = rnn(inputs, seq_lengths=lengths)  # [batch, time, 3] to [batch, time, 64]
 
-    `train()` and `eval()` turn dropout on and off, as does a call's `deterministic`.
+    `train()` and `eval()` turn dropout on and off, as does a call's `deterministic`. The arguments
+    of an `nnx.RNN` are attributes, which `set_attributes` or an assignment changes.
 
     Attributes:
       layers: their parameters, bottom layer first.
@@ -79,7 +83,9 @@ class DeepRNN(nnx.Module):
         return_carry: bool = False,
         reverse: bool = False,
         keep_order: bool = False,
+        unroll: int = 1,
         deterministic: bool = False,
+        draw_each_gate: bool = False,
         kernel_init: Initializer = _KERNEL,
         recurrent_kernel_init: Initializer = _RECURRENT_KERNEL,
         bias_init: Initializer = _BIAS,
@@ -101,10 +107,15 @@ class DeepRNN(nnx.Module):
           return_carry: whether a call returns the carry, before the outputs.
           reverse: whether sequences are read from their end.
           keep_order: whether the outputs are then flipped back.
+          unroll: accepted from an `nnx.RNN`, where it changes speed alone; the kernels here choose
+            for themselves.
           deterministic: turns dropout off, as for `nnx.Dropout`.
-          kernel_init: of the input weights, gate by gate.
-          recurrent_kernel_init: of the recurrent weights, gate by gate.
-          bias_init: of the biases, gate by gate.
+          draw_each_gate: whether each gate's weights are drawn on their own, as `nnx.LSTMCell` and
+            the cells of linen do, instead of all gates' together, as the cells that this replaces.
+            It decides the size of orthogonal weights: those of an LSTM are twice as large.
+          kernel_init: of the input weights.
+          recurrent_kernel_init: of the recurrent weights.
+          bias_init: of the biases.
           param_dtype: type of the parameters, to which inputs are converted.
           compute: precision of the products, and kernel. For jvp, jacfwd or hessian use
             `ComputeConfig(kernel="scan")` without bfloat16: all others support only
@@ -115,15 +126,16 @@ class DeepRNN(nnx.Module):
         Raises:
           InputError: a size, the dropout or the cell is outside its limits.
         """
-        _check(
-            cell, dropout, in_features=in_features, hidden_features=hidden_features, layers=layers
-        )
+        sizes = {"in_features": in_features, "hidden_features": hidden_features}
+        _check(cell, dropout, **sizes, layers=layers, unroll=unroll)
         self.drop_output, self.compute = drop_output, compute
-        self.options = SequenceOptions(time_major, return_carry, reverse, keep_order)
+        self.time_major, self.return_carry = time_major, return_carry
+        self.reverse, self.keep_order, self.unroll = reverse, keep_order, unroll
+        parts = len(CELLS[cell].gates) if draw_each_gate else 1
         inits = kernel_init, recurrent_kernel_init, bias_init
         self.layers = nnx.List(
             [
-                _Layer(cell, shapes, inits, param_dtype, rngs)
+                _Layer(cell, shapes, inits, parts, param_dtype, rngs)
                 for shapes in _shapes(in_features, hidden_features, layers, cell)
             ]
         )
@@ -135,6 +147,14 @@ class DeepRNN(nnx.Module):
     def params(self) -> tuple[LayerParams, ...]:
         """The layers as `rnn.deep_rnn` takes them."""
         return tuple(layer.params for layer in self.layers)
+
+    def initialize_carry(
+        self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
+    ) -> Carry:
+        """The zeros before the first step of inputs [*batch, features]; `rngs` is not used."""
+        (first, *_), count = self.params, len(self.layers)
+        hidden, dtype = len(first.recurrent_weights), first.bias.dtype
+        return zero_carry(first.cell, count, hidden, input_shape, dtype)
 
     def load(self, layers: tuple[LayerParams, ...]) -> None:
         """Copies the values of other layers, such as `flax_weights.nnx_layer` returns.
@@ -184,7 +204,7 @@ class DeepRNN(nnx.Module):
             seq_lengths,
             drop=drop,
             drop_output=self.drop_output,
-            options=self.options.override(
+            options=_options(self).override(
                 time_major=time_major,
                 return_carry=return_carry,
                 reverse=reverse,
@@ -194,18 +214,24 @@ class DeepRNN(nnx.Module):
         )
 
 
+def _options(module: "DeepRNN | LinenDeepRNN") -> SequenceOptions:
+    """The options of a module's calls, from its attributes of the same names."""
+    return SequenceOptions(*(getattr(module, name) for name in SequenceOptions._fields))
+
+
 class _LinenLayer(nn.Module):
     """The parameters of one layer."""
 
     cell: CellName
     shapes: Any
     inits: Any
+    parts: int
     dtype: Any
 
     @nn.compact
     def __call__(self) -> LayerParams:
         values = [
-            self.param(name, _each_gate(init, self.cell), shape, self.dtype)
+            self.param(name, _in_parts(init, self.parts), shape, self.dtype)
             for name, init, shape in zip(_NAMES, self.inits, self.shapes, strict=True)
         ]
         return LayerParams(*values, cell=self.cell)
@@ -215,7 +241,8 @@ class LinenDeepRNN(nn.Module):
     """`DeepRNN` for linen, called like `nn.RNN`.
 
     Its attributes are the arguments of `DeepRNN`, except that `features` is the number of
-    units and the size of the inputs is inferred. Its parameters are `layers_0` and so on,
+    units, the size of the inputs is inferred, and by default each gate is drawn on its own, as by
+    the cells of linen. Its parameters are `layers_0` and so on,
     each with `input_weights`, `recurrent_weights` and `bias`. With dropout, `deterministic`
     must be given here or in the call, as for `nn.Dropout`. For jvp, jacfwd or hessian use
     `ComputeConfig(kernel="scan")` without bfloat16.
@@ -230,12 +257,19 @@ class LinenDeepRNN(nn.Module):
     return_carry: bool = False
     reverse: bool = False
     keep_order: bool = False
+    unroll: int = 1
     deterministic: bool | None = None
+    draw_each_gate: bool = True
     kernel_init: Initializer = _KERNEL
     recurrent_kernel_init: Initializer = _RECURRENT_KERNEL
     bias_init: Initializer = _BIAS
     param_dtype: DTypeLike = jnp.float32
     compute: ComputeConfig = ComputeConfig()
+
+    @nn.nowrap
+    def initialize_carry(self, rng: jax.Array | None, input_shape: tuple[int, ...]) -> Carry:
+        """The zeros before the first step of inputs [*batch, features]; `rng` is not used."""
+        return zero_carry(self.cell, self.layers, self.features, input_shape, self.param_dtype)
 
     @nn.compact
     def __call__(
@@ -258,11 +292,15 @@ class LinenDeepRNN(nn.Module):
             in_features=inputs.shape[-1],
             features=self.features,
             layers=self.layers,
+            unroll=self.unroll,
         )
+        parts = len(CELLS[self.cell].gates) if self.draw_each_gate else 1
         inits = self.kernel_init, self.recurrent_kernel_init, self.bias_init
         shapes = _shapes(inputs.shape[-1], self.features, self.layers, self.cell)
         params = tuple(
-            _LinenLayer(self.cell, of_layer, inits, self.param_dtype, name=f"layers_{depth}")()
+            _LinenLayer(
+                self.cell, of_layer, inits, parts, self.param_dtype, name=f"layers_{depth}"
+            )()
             for depth, of_layer in enumerate(shapes)
         )
         dropout = nn.Dropout(self.dropout, deterministic=self.deterministic)
@@ -270,7 +308,6 @@ class LinenDeepRNN(nn.Module):
         def drop(x: jax.Array) -> jax.Array:
             return dropout(x, deterministic=deterministic) if self.dropout else x
 
-        options = SequenceOptions(self.time_major, self.return_carry, self.reverse, self.keep_order)
         return run_sequences(
             params,
             inputs,
@@ -278,7 +315,7 @@ class LinenDeepRNN(nn.Module):
             seq_lengths,
             drop=drop,
             drop_output=self.drop_output,
-            options=options.override(
+            options=_options(self).override(
                 time_major=time_major,
                 return_carry=return_carry,
                 reverse=reverse,
@@ -315,15 +352,14 @@ def _shapes(
     return [((size, gates), (hidden, gates), (gates,)) for size in sizes]
 
 
-def _each_gate(init: Initializer, cell: CellName) -> Initializer:
-    """Draws every gate's part of an array separately, as Flax's cells do."""
-    gates = len(CELLS[cell].gates)
+def _in_parts(init: Initializer, parts: int) -> Initializer:
+    """Draws parts of an array's last axis separately, such as its gates."""
 
     def draw(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None):
         *lead, last = shape
-        keys = jax.random.split(key, gates)
+        keys = jax.random.split(key, parts) if parts > 1 else [key]
         wide = at_least_float32(dtype)  # `orthogonal` does not draw in half precision
-        return _side_by_side([init(key, (*lead, last // gates), wide) for key in keys], dtype)
+        return _side_by_side([init(key, (*lead, last // parts), wide) for key in keys], dtype)
 
     return draw
 

@@ -106,3 +106,11 @@ def test_text_without_a_prediction_or_of_another_vocabulary_is_refused():
         neural_cache_nll(MODEL, foreign, CacheConfig(window=5, theta=1.0, weight=0.5))
     with pytest.raises(ValueError, match="1 tokens has nothing to predict"):
         neural_cache_nll(MODEL, IDS[:1], CacheConfig(window=5, theta=1.0, weight=0.5))
+
+
+def test_empty_cache_forms_no_number_that_is_none():
+    memory = Memory(jnp.zeros((4, 3)), jnp.full(4, neural_cache._EMPTY, jnp.int32))
+    config = CacheConfig(window=4, theta=0.5, weight=0.5)
+    with jax.debug_nans(True):
+        nll, _ = mix(jnp.ones(2), jnp.ones((2, 3)), jnp.array([1, 1]), memory, config)
+    assert nll[0] == 1

@@ -10,12 +10,14 @@ import pytest
 from flax import nnx
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from invoke import run_on_devices
+from jax import export
 from layer_examples import equations
 
 from zaremba_jax.array_types import LayerParams, LSTMState
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.interop.flax_modules import DeepRNN, LinenDeepRNN, linen_params
-from zaremba_jax.interop.flax_weights import nnx_layer
+from zaremba_jax.interop.flax_weights import linen_layer, nnx_layer
 
 BATCH, TIME, FEATURES, HIDDEN = 3, 4, 2, 3
 CELLS = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "tanh": nnx.SimpleCell}
@@ -44,7 +46,8 @@ class FlaxStack(nnx.Module):
             keep = keep_order or not last  # so that the next layer reverses it again
             carry, x = rnn(self.dropout(x), initial_carry=carry, keep_order=keep, **options)
             new_carries.append(carry)
-        return tuple(new_carries), self.dropout(x)
+        carries = tuple(new_carries) if len(new_carries) > 1 else new_carries[0]
+        return carries, self.dropout(x)
 
 
 def make_pair(cell, layers, dropout=0.0):
@@ -335,12 +338,150 @@ def test_both_directions_draw_masks_from_streams_of_their_own():
     assert not np.array_equal(outputs(1), outputs(2))
 
 
-def test_every_gate_starts_as_one_of_flaxs_cells():
-    module = DeepRNN(FEATURES, HIDDEN, layers=2, rngs=nnx.Rngs(0))
-    for layer in module.params:
-        assert not layer.bias.any()
-        for gate in np.split(np.asarray(layer.recurrent_weights), 4, axis=1):
-            np.testing.assert_allclose(gate @ gate.T, np.eye(HIDDEN), atol=1e-5)
+def test_weights_start_as_those_of_the_cells_that_are_replaced():
+    for each, gates in ((False, 1), (True, 4)):
+        module = DeepRNN(FEATURES, HIDDEN, layers=2, draw_each_gate=each, rngs=nnx.Rngs(0))
+        for layer in module.params:
+            assert not layer.bias.any()
+            for part in np.split(np.asarray(layer.recurrent_weights), gates, axis=1):
+                np.testing.assert_allclose(part @ part.T, np.eye(HIDDEN), atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_recurrent_weights_are_as_large_as_flaxs(cell):
+    units, rngs = 8, nnx.Rngs(0)
+    theirs = CELLS[cell](FEATURES, units, rngs=rngs)
+    (ours,) = DeepRNN(FEATURES, units, cell=cell, rngs=rngs).params
+    expected = np.linalg.norm(nnx_layer(theirs).recurrent_weights)
+    assert np.linalg.norm(ours.recurrent_weights) == pytest.approx(expected, rel=1e-4)
+    x = jnp.ones((BATCH, TIME, FEATURES))
+    linen_cell: Any = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell, "tanh": nn.SimpleCell}[cell]
+    drawn = nn.RNN(linen_cell(units)).init(jax.random.key(0), x)["params"]["cell"]
+    expected = np.linalg.norm(linen_layer(linen_cell(units), drawn).recurrent_weights)
+    module: Any = LinenDeepRNN(units, cell=cell)
+    mine = module.init(jax.random.key(0), x)["params"]["layers_0"]
+    assert np.linalg.norm(mine["recurrent_weights"]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_single_layer_takes_and_returns_the_carry_of_flax(float64, cell):
+    theirs, ours = make_pair(cell, 1)
+    x, (start,) = normal(BATCH, TIME, FEATURES), carries(cell, 1)
+    expected = theirs.rnns[0](x, initial_carry=start)
+    assert_close(ours(x, initial_carry=start), expected)
+    assert_close(ours(x, initial_carry=(start,)), expected)  # in a tuple, as of several layers
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_first_carry_is_flaxs_zeros(cell, layers):
+    rngs, shape = nnx.Rngs(0), (2, BATCH, FEATURES)
+    expected = CELLS[cell](FEATURES, HIDDEN, rngs=rngs).initialize_carry(shape, rngs)
+    expected = expected if layers == 1 else (expected,) * layers
+    ours = DeepRNN(FEATURES, HIDDEN, layers=layers, cell=cell, rngs=rngs)
+    linen = LinenDeepRNN(HIDDEN, layers=layers, cell=cell)
+    for carry in (ours.initialize_carry(shape, rngs), linen.initialize_carry(None, shape)):
+        assert_close(carry, expected)
+    x = jnp.ones((2, BATCH, TIME, FEATURES))
+    assert_close(ours(x, initial_carry=expected, return_carry=True), ours(x, return_carry=True))
+
+
+def test_options_can_be_set_later_and_take_effect():
+    options: Any = {"time_major": True, "return_carry": True, "reverse": True, "keep_order": True}
+    x = normal(BATCH, TIME, FEATURES).astype(jnp.float32)
+    changed, made = (
+        DeepRNN(FEATURES, HIDDEN, rngs=nnx.Rngs(0)),
+        DeepRNN(FEATURES, HIDDEN, **options, unroll=4, rngs=nnx.Rngs(0)),
+    )
+    changed.set_attributes(**options)
+    assert_close(changed(x), made(x))
+    changed.reverse = False
+    assert not np.allclose(changed(x)[1], made(x)[1])
+    with pytest.raises(ValueError, match="backwards"):
+        changed.set_attributes(backwards=True)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("time_major", [False, True])
+def test_sequences_of_no_steps_give_no_outputs_and_the_carry_as_it_was(cell, time_major):
+    module = DeepRNN(FEATURES, HIDDEN, layers=2, cell=cell, rngs=nnx.Rngs(0))
+    start = jax.tree.map(lambda x: x.astype(jnp.float32), carries(cell, 2))
+    axes = (0, BATCH) if time_major else (BATCH, 0)
+    options: Any = {"time_major": time_major, "return_carry": True, "initial_carry": start}
+    carry, outputs = module(jnp.ones((*axes, FEATURES)), **options)
+    assert outputs.shape == (*axes, HIDDEN)
+    assert_close(carry, start)
+
+
+@pytest.mark.parametrize("bias", [2e4, -2e4, 1e20])
+def test_weights_of_any_size_leave_the_carry_of_an_ended_sequence_as_it_is(bias):
+    module = DeepRNN(FEATURES, HIDDEN, return_carry=True, rngs=nnx.Rngs(0))
+    layer = module.layers[0]
+    layer.bias[...] = jnp.repeat(jnp.array([-bias, bias, 0, 1]), HIDDEN).astype(jnp.float32)
+    layer.recurrent_weights[...] = layer.recurrent_weights[...] * bias
+    x = normal(BATCH, TIME, FEATURES).astype(jnp.float32)
+    (cell, hidden), _ = module(x, seq_lengths=[1, 2, 4])
+    for sequence, length in enumerate((1, 2, 4)):
+        expected, _ = module(x[sequence : sequence + 1, :length])
+        np.testing.assert_allclose(cell[sequence : sequence + 1], expected[0], rtol=1e-6)
+        np.testing.assert_allclose(hidden[sequence : sequence + 1], expected[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_program_for_sequences_of_any_size_can_be_exported(cell):
+    module = DeepRNN(FEATURES, HIDDEN, layers=2, cell=cell, rngs=nnx.Rngs(0))
+    linen, variables = LinenDeepRNN(HIDDEN, layers=2, cell=cell), linen_params(module.params)
+    options: Any = {"return_carry": True, "reverse": True, "keep_order": True}
+
+    def call(x, carry, lengths):
+        given = {"initial_carry": carry, "seq_lengths": lengths}
+        return linen.apply({"params": variables}, x, **given, **options)
+
+    batch, time = export.symbolic_shape("batch, time")
+    start = linen.initialize_carry(None, (BATCH, FEATURES))
+    of_any_size = (
+        jax.ShapeDtypeStruct((batch, time, FEATURES), jnp.float32),
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, HIDDEN), x.dtype), start),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )
+    exported = export.export(jax.jit(call))(*of_any_size)
+    x, lengths = normal(BATCH, TIME, FEATURES).astype(jnp.float32), jnp.array([1, 4, 2])
+    expected = module(x, initial_carry=start, seq_lengths=lengths, **options)
+    assert_close(exported.call(x, start, lengths), expected, 1e-6)
+
+
+def assert_explicit_axes_change_nothing():
+    """Runs in a process with two devices, for the test below."""
+    mesh, batch = jax.make_mesh((2,), ("data",)), jax.sharding.PartitionSpec("data")
+
+    def gradients(cell, put, **options):
+        rngs = nnx.Rngs(params=0, dropout=1)
+        module = DeepRNN(FEATURES, HIDDEN, layers=2, cell=cell, **options, rngs=rngs)
+        x = put(jnp.arange(4.0 * TIME * FEATURES).reshape(4, TIME, FEATURES) / 9)
+        start = jax.tree.map(put, module.initialize_carry((4, FEATURES)))
+        lengths = put(jnp.array([1, 2, 3, 4]))
+
+        def loss(module, x):
+            outputs = module(x, initial_carry=start)
+            carry, _ = module(x, initial_carry=start, seq_lengths=lengths, return_carry=True)
+            return sum((leaf**2).sum() for leaf in (outputs, *jax.tree.leaves(carry)))
+
+        _, by_x = nnx.grad(loss, argnums=(0, 1))(module, x)
+        return np.asarray(by_x)
+
+    for cell, dropout in (("lstm", 0.5), ("gru", 0.0), ("tanh", 0.0)):
+        expected = gradients(cell, lambda x: x, dropout=dropout)
+        with jax.set_mesh(mesh):
+            actual = gradients(cell, lambda x: jax.device_put(x, batch), dropout=dropout)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_on_a_mesh_with_explicit_axes_are_those_on_one_device():
+    run_on_devices(
+        2,
+        "from tests.zaremba_jax.interop import test_flax_modules as test;"
+        " test.assert_explicit_axes_change_nothing()",
+    )
 
 
 def test_operands_in_bfloat16_change_rounding_alone():
@@ -468,10 +609,9 @@ def test_module_that_cannot_be_is_refused(settings, reason):
 @pytest.mark.parametrize(
     ("shape", "options", "reason"),
     [
-        ((BATCH, TIME, 5), {}, "a time axis of at least one step and a last axis of 2 features"),
-        ((BATCH, 0, FEATURES), {}, "a time axis of at least one step"),
-        ((FEATURES,), {}, "a time axis of at least one step"),
-        ((BATCH, TIME, FEATURES), {"initial_carry": ()}, "a carry of 0 parts: give a tuple of 1,"),
+        ((BATCH, TIME, 5), {}, "a time axis and a last axis of 2 features"),
+        ((FEATURES,), {}, "a time axis and a last axis of 2 features"),
+        ((BATCH, TIME, FEATURES), {"initial_carry": ()}, "a carry with arrays of shapes .. for"),
         (
             (BATCH, TIME, FEATURES),
             {"seq_lengths": jnp.ones(TIME, jnp.int32)},
