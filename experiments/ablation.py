@@ -5,7 +5,6 @@ figures, and `results.json`.
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.published import load_published
 from zaremba_jax.data.toy_corpus import toy_corpus
 from zaremba_jax.errors import InputError
+from zaremba_jax.json_text import parse_json_object
 
 LAGS_COUNTED = (1, 10, 100)
 _ASKED = (
@@ -111,7 +111,7 @@ def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
     try:
-        recorded = dict(json.loads(path.read_text())).get("asked") if path.exists() else asked
+        recorded = parse_json_object(path.read_text()).get("asked") if path.exists() else asked
     except (ValueError, TypeError):
         recorded = None
     if recorded != asked:

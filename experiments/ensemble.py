@@ -1,7 +1,6 @@
 """Trains many models and averages them: `python -m experiments.ensemble --config=small`."""
 
 import functools
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from experiments.training.identity import same_model
 from experiments.training.run_folder import Workdir, write_json
 from zaremba_jax.config import settings
 from zaremba_jax.errors import InputError
+from zaremba_jax.json_text import parse_json_object
 
 DEFAULT_MEMBERS = 10
 # Flags without a meaning where nothing is trained.
@@ -116,7 +116,7 @@ def _averaged(workdir: Workdir) -> list[Path] | None:
     if not workdir.summary.exists():
         return None
     try:
-        members = json.loads(workdir.summary.read_text())["members"]
+        members = parse_json_object(workdir.summary.read_text())["members"]
         return _resolved([Workdir(workdir.path / member["run"]) for member in members])
     except (ValueError, KeyError, TypeError):
         return []  # a record of something else

@@ -15,7 +15,11 @@ from experiments.training.single_run import SingleRun
 
 flags.adopt_module_key_flags(training_flags)
 flags.DEFINE_integer(
-    "mc_samples", 0, "evaluate by Monte Carlo dropout too, over this many samples", lower_bound=0
+    "mc_samples",
+    0,
+    "evaluate by Monte Carlo dropout too, over this many samples",
+    lower_bound=0,
+    upper_bound=1_000_000,
 )
 
 

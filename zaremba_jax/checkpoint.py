@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from zaremba_jax.errors import InputError
+from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.whole_files import naming, write_whole
 
 # One model's, or one per chunk of an ensemble.
@@ -195,7 +196,7 @@ def _newest_intact(directory: str | Path, steps: list[int]) -> int | None:
 
 def _is_intact(folder: Path) -> bool:
     try:
-        written = dict(json.loads((folder / CHECKSUMS_FILE).read_text()))
+        written = parse_json_object((folder / CHECKSUMS_FILE).read_text())
         return written.items() <= _checksums(folder).items()  # file managers add their own
     except (OSError, ValueError, TypeError):
         return False

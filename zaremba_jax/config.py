@@ -24,6 +24,7 @@ Precision = Literal["float32", "bfloat16"]
 KernelName = Literal["auto", "scan", "custom_vjp", "pallas"]
 
 _LARGEST = float(np.finfo(np.float32).max)
+_LARGEST_INT = int(np.iinfo(np.int32).max)
 _LIMITS = {
     "at_least": operator.ge,
     "above": operator.gt,
@@ -58,6 +59,8 @@ def _check(name: str, value: Any, kind: Any, limits: Mapping[str, float]) -> Non
         raise InputError(f"{name}={value!r}: must be of type {kind.__name__}")
     if kind in (str, bool):
         return
+    if kind is int and not {"below", "at_most"} & limits.keys():
+        limits = {**limits, "at_most": _LARGEST_INT}
     within = abs(value) <= _LARGEST
     bounds = [] if within else ["finite in float32"]
     rounded = np.float32(value) if within and kind is float else value  # as it is computed with
@@ -72,14 +75,19 @@ def _check(name: str, value: Any, kind: Any, limits: Mapping[str, float]) -> Non
 class ModelConfig(_Validated):
     """The network: its cell, its sizes and its initial values."""
 
-    layers: int = _setting("number of recurrent layers", at_least=1)
+    layers: int = _setting("number of recurrent layers", at_least=1, at_most=1000)
     hidden_size: int = _setting(
-        "units per layer, and the embedding size unless embedding_size is set", at_least=1
+        "units per layer, and the embedding size unless embedding_size is set",
+        at_least=1,
+        at_most=100_000,
     )
     init_scale: float = _setting("parameters are initialized uniformly in ± this", above=0)
     cell: CellName = _setting("recurrent cell", default="lstm")
     embedding_size: int = _setting(
-        "size of the token embeddings; 0: same as hidden_size", at_least=0, default=0
+        "size of the token embeddings; 0: same as hidden_size",
+        at_least=0,
+        at_most=100_000,
+        default=0,
     )
     second_bias: bool = _setting(
         "give every gate two biases, which are summed, as in the authors' code", default=False

@@ -3,6 +3,7 @@
 import errno
 import functools
 import io
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ _PATH_ERRORS = (
     PermissionError,
 )
 _NO_SPACE_LEFT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LARGEST_INT = 2**32 - 1
 # How a compiler or a device says that memory ran out.
 _NO_MEMORY_LEFT = re.compile("RESOURCE_EXHAUSTED|out.of.memory", re.IGNORECASE)
 # Ways to save memory, by the flag that a program needs for each.
@@ -107,16 +109,18 @@ def _run(main: Callable[..., None], takes: str | None) -> None:
             raise
         remedies = [remedy for name, remedy in _MEMORY_REMEDIES.items() if name in FLAGS]
         less = " or ".join([*remedies, "a smaller model"])
-        fail(f"not enough memory: {message}; end other programs, or try {less}", status=1)
+        told = f": {message}" if message else ""
+        fail(f"not enough memory{told}; end other programs, or try {less}", status=1)
 
 
 def _parse(takes: str | None, argv: list[str]) -> list[str]:
     try:
         rest = FLAGS(argv)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # absl's own flags raise the latter
         fail(f"{error}; see --help")
     except SystemExit:  # after --help, with status 1
         sys.exit(0)
+    _refuse_numbers_without_use()
     if FLAGS["verbosity"].using_default_value:  # no progress messages from libraries
         FLAGS.verbosity = logging.WARNING
     arguments, name = rest[1:], (takes or "").removesuffix("...")
@@ -126,3 +130,13 @@ def _parse(takes: str | None, argv: list[str]) -> list[str]:
         prefix = f"{' '.join(arguments)}: " if arguments else ""
         fail(f"{prefix}give {takes} besides the flags; see --help")
     return rest
+
+
+def _refuse_numbers_without_use() -> None:
+    """Refuses what slips through every limit of a flag, or overflows where it is used."""
+    for name in FLAGS:
+        value = FLAGS[name].value
+        if isinstance(value, float) and math.isnan(value):
+            fail(f"--{name}=nan: is no number; see --help")
+        if isinstance(value, int) and abs(value) > _LARGEST_INT:
+            fail(f"--{name}={value}: must be at most {_LARGEST_INT}; see --help")

@@ -1,10 +1,12 @@
 """Flags of the training programs: the settings, the folder, and how the run is trained."""
 
 import hashlib
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 from rich.console import Console
 
@@ -23,6 +25,8 @@ from experiments.training.tensorboard import TensorBoard, is_installed
 from zaremba_jax.checkpoint import clear_after
 from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
+from zaremba_jax.errors import InputError
+from zaremba_jax.model import count_params, init_params
 
 _LONGEST_NAME = 200  # of a workdir; file systems allow 255 bytes
 
@@ -79,6 +83,7 @@ def with_kernel(
 
     `members` are the models that a device trains together.
     """
+    _require_memory(config, len(corpus.vocabulary))
     workload = local_workload(
         config, len(corpus.vocabulary), members=members, data_parallel=FLAGS.data_parallel
     )
@@ -86,6 +91,27 @@ def with_kernel(
     if config.compute.kernel == "auto":
         config = override(config, kernel=choice["kernel"])
     return config, choice
+
+
+def _require_memory(config: Config, types: int) -> None:
+    """Refuses a model that no memory here can hold, before anything is compiled for it.
+
+    Raises:
+      InputError: its parameters and their gradients alone take more.
+    """
+    params = jax.eval_shape(
+        lambda: init_params(config.model, types, key=jax.random.key(config.seed))
+    )
+    needed = 2 * 4 * count_params(params)
+    of_device = jax.local_devices()[0].memory_stats() or {}
+    of_host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = of_device.get("bytes_limit", of_host)
+    if needed > memory:
+        raise InputError(
+            f"layers={config.model.layers}, hidden_size={config.model.hidden_size}: the parameters"
+            f" and their gradients take {needed / 2**30:,.0f} GiB, and the device has"
+            f" {memory / 2**30:,.0f}; give a smaller model"
+        )
 
 
 def open_run(config: Config, corpus: Corpus, workdir: Workdir, console: Console) -> SingleRun:

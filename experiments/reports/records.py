@@ -1,7 +1,6 @@
 """Records of runs: which model, which seeds, which results."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from experiments.training.identity import canonical_config
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import PRESETS, Config, to_dict
 from zaremba_jax.errors import InputError
+from zaremba_jax.json_text import parse_json_object
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,8 @@ def read_record(workdir: Workdir) -> Record:
         finished = workdir.summary.exists()
         record = Record(
             config=config,
-            summary=json.loads(workdir.summary.read_text()) if finished else {},
-            history=[json.loads(line) for line in lines],
+            summary=parse_json_object(workdir.summary.read_text()) if finished else {},
+            history=[parse_json_object(line) for line in lines],
         )
         record.check()
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,7 +1,6 @@
 """The runs behind the table: what is left to train, how it is recorded, and their averages."""
 
 import dataclasses
-import json
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from experiments.training.run_folder import Workdir, write_arrays, write_json, w
 from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
+from zaremba_jax.json_text import parse_json_object
 
 # A run's record, from the nats of every token of its validation and its test text.
 SummaryOf = Callable[[np.ndarray, np.ndarray], dict[str, Any]]
@@ -174,7 +174,7 @@ def read_mixtures(results: Path, config: Config) -> dict[str, Any] | None:
     """The record of `mix` in a folder, if there is one."""
     path = mixtures_path(results, config)
     try:
-        return json.loads(path.read_text()) if path.exists() else None
+        return parse_json_object(path.read_text()) if path.exists() else None
     except ValueError as error:
         raise InputError(f"{path}: is damaged ({error}); remove it to have it rewritten") from None
 

@@ -7,7 +7,6 @@ resumes bit for bit.
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from rich.console import Console
 from experiments.benchmarks.turns import take_turns
 from zaremba_jax.config import Config, KernelName, in_current_names, override
 from zaremba_jax.errors import InputError
+from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.kernels.implementations import Choice, choose
 from zaremba_jax.model import init_params
 from zaremba_jax.parallel.streams import padded_batch_size
@@ -225,7 +225,7 @@ class _Trial:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        choice = in_current_names(json.loads(path.read_text()))
+        choice = in_current_names(parse_json_object(path.read_text()))
         if choice["kernel"] in CANDIDATES:
             return choice
     except (ValueError, TypeError, KeyError):

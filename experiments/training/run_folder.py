@@ -16,6 +16,7 @@ from zaremba_jax.checkpoint import CHECKSUMS_FILE
 from zaremba_jax.config import Config, from_dict, settings, to_dict
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import save_model
+from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.model import Model
 from zaremba_jax.whole_files import write_whole
 
@@ -61,8 +62,8 @@ class Workdir:
         if not self.config.exists():
             return self._refuse_other_results()
         try:
-            saved = dict(json.loads(self.config.read_text()))
-        except (ValueError, TypeError):
+            saved = parse_json_object(self.config.read_text())
+        except ValueError:
             raise InputError(
                 f"{self.config}: is damaged; remove it if the run in {self.path} is this one,"
                 " or name another --workdir"
@@ -90,7 +91,7 @@ class Workdir:
         Raises:
           OSError, ValueError, TypeError: the file is missing or is not what `create` wrote.
         """
-        flat = dict(json.loads(self.config.read_text()))
+        flat = parse_json_object(self.config.read_text())
         more = {name: flat.pop(name) for name in flat.keys() - settings().keys()}
         return from_dict(flat), more
 

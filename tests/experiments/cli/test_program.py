@@ -54,6 +54,29 @@ def test_other_failures_of_the_device_are_not_taken_for_it():
         run(program=program_that(lambda: fail_with("INTERNAL: a kernel is wrong")))
 
 
+@pytest.mark.parametrize(
+    ("flag", "telling"),
+    [
+        ("--checkpoint_minutes=nan", "is no number"),
+        ("--clip_norm=nan", "is no number"),
+        (f"--mc_samples={10**24}", "in the range [0, 1000000]"),
+        (f"--chunk={10**24}", "must be at most 4294967295"),
+        (f"--min_count={2**31}", "must be at least 1 and at most 2147483647"),
+        ("--stderrthreshold=x", "must be one of"),
+        ("--verbosity=x", "see --help"),
+    ],
+)
+def test_flag_that_no_run_could_use_is_refused_before_training(folder, flag, telling):
+    assert_refused(run(*invoke.FLAGS, flag, "--workdir=run"), flag.split("=")[0][2:], telling)
+    assert not (folder / "run").exists()
+
+
+def test_model_that_no_memory_can_hold_is_refused_before_training(folder):
+    refused = run(*invoke.FLAGS, "--hidden_size=100000", "--layers=9", "--workdir=run")
+    assert_refused(refused, "layers=9, hidden_size=100000: the parameters and their", "GiB, and")
+    assert not (folder / "run" / "checkpoints").exists()
+
+
 def test_home_in_a_path_is_the_users_and_no_folder_of_that_name(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     names = (f"--{name}_file=~/{name}.txt" for name in ("train", "valid"))

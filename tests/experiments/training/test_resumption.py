@@ -154,6 +154,12 @@ def test_second_ctrl_c_stops_at_once_and_keeps_what_was_saved(folder, reference,
     assert_same_run(folder / "run", reference)
 
 
+def test_number_of_epochs_without_end_begins_like_any_other(folder, after_chunk):
+    after_chunk(1, ctrl_c)
+    assert run(*FLAGS, f"--epochs={10**8}", "--workdir=run").status == 128 + signal.SIGINT
+    assert steps(folder) == [3]
+
+
 def test_checkpoint_is_written_before_the_line_about_its_epoch(folder, monkeypatch):
     saved = []
     monkeypatch.setattr(

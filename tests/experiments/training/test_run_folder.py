@@ -8,6 +8,8 @@ import invoke
 import pytest
 from invoke import content
 
+from experiments.reports.records import read_record
+from experiments.training import kernel_choice
 from experiments.training.run_folder import Workdir, write_json, write_json_lines
 from zaremba_jax.checkpoint import CHECKSUMS_FILE
 from zaremba_jax.config import QUICK, override, to_dict
@@ -89,6 +91,19 @@ def test_check_names_every_differing_field_with_both_values_and_no_other(tmp_pat
         "configuration: dropout (0.5 there, 0.1 here), layers (3 there, 2 here); name another"
         in str(error.value)
     )
+
+
+@pytest.mark.parametrize("content", ["[[1, 2]]", "[[[1]]]", "3", "[" * 100_000, '{"a":' * 100_000])
+def test_record_that_is_hostile_or_of_another_shape_is_damaged(tmp_path, content):
+    workdir = Workdir(tmp_path)
+    workdir.config.write_text(content)
+    with pytest.raises(InputError, match=r"config\.json: is damaged; remove it if the run"):
+        workdir.refuse_another_run(QUICK)
+    with pytest.raises(InputError, match="holds a damaged record"):
+        read_record(workdir)
+    workdir.kernel.write_text(content)
+    with pytest.raises(InputError, match=r"kernel\.json: is damaged"):
+        kernel_choice._read(workdir.kernel)
 
 
 def test_record_from_before_a_setting_existed_means_its_default(tmp_path):
