@@ -32,6 +32,7 @@ from zaremba_jax.errors import InputError
 from zaremba_jax.rnn import unroll_layer, zero_state
 
 Carry = Any
+Sizes = tuple[Any, ...]  # of axes; a program for arrays of any size has symbols for numbers
 Lengths = Int[Array | np.ndarray, "*batch"] | Sequence[Any]
 Drop = Callable[[jax.Array], jax.Array]
 
@@ -208,7 +209,7 @@ def _batch_shape(
     inputs: jax.Array,
     lengths: jax.Array | None,
     time_axis: int,
-) -> tuple[int, ...]:
+) -> Sizes:
     """The axes of the batch."""
     features = len(layers[0].input_weights)
     if inputs.ndim < 2 or inputs.shape[-1] != features:
@@ -235,7 +236,7 @@ def _of_each_layer(carry: Carry, layers: int) -> tuple[Any, ...]:
 
 
 def zero_carry(
-    cell: CellName, layers: int, features: int, input_shape: tuple[int, ...], dtype: DTypeLike
+    cell: CellName, layers: int, features: int, input_shape: Sizes, dtype: DTypeLike
 ) -> Carry:
     """The carry of zeros for inputs [*batch, features], as `run_sequences` takes and returns it."""
     zeros = jnp.zeros((*input_shape[:-1], features), at_least_float32(dtype)).astype(dtype)
@@ -244,9 +245,7 @@ def zero_carry(
     return carries if layers > 1 else carries[0]
 
 
-def _state(
-    layer: LayerParams, carry: Any, batch_shape: tuple[int, ...], dtype: DTypeLike
-) -> LayerState:
+def _state(layer: LayerParams, carry: Any, batch_shape: Sizes, dtype: DTypeLike) -> LayerState:
     """The state of a layer from Flax's carry, which has c first, or from a state's record."""
     is_state = isinstance(carry, LSTMState | HiddenState)
     parts = pack_state(carry)[::-1] if is_state else jax.tree.leaves(carry)
@@ -262,7 +261,7 @@ def _state(
     return unpack_state(layer.cell, flat[::-1])
 
 
-def _carry(state: LayerState, batch_shape: tuple[int, ...]) -> Any:
+def _carry(state: LayerState, batch_shape: Sizes) -> Any:
     """Flax's carry: c and h of an LSTM, h alone of other cells."""
     parts = [x.reshape(*batch_shape, x.shape[-1]) for x in pack_state(state)[::-1]]
     return tuple(parts) if len(parts) > 1 else parts[0]
