@@ -109,7 +109,9 @@ def run_sequences(
     x = jnp.moveaxis(inputs, time_axis, 0)
     x = x.reshape(x.shape[0], batch, x.shape[-1]).astype(dtype)
     x = turn(x) if options.reverse else x
-    start = zero_state(layers, batch)
+    start = jax.tree.map(  # the size of a batch may be a symbol
+        lambda x: jnp.broadcast_to(x, (batch, x.shape[1])), zero_state(layers, batch_size=1)
+    )
     if carry is not None:
         parts = zip(layers, _of_each_layer(carry, len(layers)), strict=True)
         start = tuple(_state(layer, part, batch_shape, dtype) for layer, part in parts)
