@@ -8,7 +8,7 @@ from absl import flags
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_paths
 from experiments.cli.program import FLAGS
-from experiments.cli.terminal import write_out
+from experiments.cli.terminal import as_shown, write_out
 from experiments.cli.trained_models import load_models
 from zaremba_jax.data.units import UNITS, UNK
 from zaremba_jax.data.vocabulary import listed
@@ -44,7 +44,8 @@ def main() -> None:
     context, unknown = prompt_ids(vocabulary, FLAGS.prompt, "--prompt")
     if unknown:
         noun = UNITS[vocabulary.unit].noun
-        print(f"{noun}s unknown to the model, read as {UNK}: {listed(unknown)}", file=sys.stderr)
+        line = f"{noun}s unknown to the model, read as {UNK}: {listed(unknown)}"
+        print(as_shown(line, sys.stderr), file=sys.stderr)
     key = jax.random.key(FLAGS.seed)
     drawn = generate(models, context, FLAGS.length, FLAGS.samples, sampling, key=key)
     texts = [vocabulary.detokenize([*context, *ids]).strip("\n") for ids in drawn]

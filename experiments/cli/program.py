@@ -13,7 +13,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments.cli import ctrl_c
-from experiments.cli.terminal import Terminal, silence
+from experiments.cli.terminal import Terminal, as_shown, silence
 from zaremba_jax.errors import InputError
 from zaremba_jax.whole_files import PARTIAL
 
@@ -51,7 +51,8 @@ def fail(error: object, status: int = 2) -> NoReturn:
     if isinstance(error, OSError) and error.filename is not None:
         error = _about_file(error)
     try:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = f"error: {' '.join(str(error).split())}"
+        print(as_shown(line, sys.stderr), file=sys.stderr)
     except OSError:  # the line cannot be told, the status can
         silence(sys.stderr)
     sys.exit(status)

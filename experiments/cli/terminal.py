@@ -1,10 +1,15 @@
 """Where a program prints."""
 
 import os
+import re
 import sys
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.text import Text
+
+# All but line ends and tabs that moves the cursor, sounds, or turns the direction of reading.
+_HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class Terminal(Console):
@@ -12,6 +17,10 @@ class Terminal(Console):
 
     def __init__(self, *, quiet: bool = False):
         super().__init__(highlight=False, markup=False, emoji=False, quiet=quiet)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A line or a table's cell as it is shown."""
+        return super().render_str(harmless(text) if self.is_terminal else text, **options)
 
     def __exit__(self, *raised: Any) -> None:
         """Ends a line, as every method that prints does."""
@@ -33,11 +42,21 @@ def write_out(text: str) -> None:
       OSError: they cannot be written.
     """
     try:
-        print(text, flush=True)
+        print(as_shown(text, sys.stdout), flush=True)
     except OSError as error:
         silence(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             raise OSError(error.errno, error.strerror, "standard output") from None
+
+
+def harmless(text: str) -> str:
+    """The text with its control characters escaped: they can come from anybody's words."""
+    return _HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def as_shown(text: str, stream: TextIO | None) -> str:
+    """The text as it goes to a stream: harmless on a terminal, exact in a file or a pipe."""
+    return harmless(text) if stream is not None and stream.isatty() else text
 
 
 def silence(stream: TextIO) -> None:

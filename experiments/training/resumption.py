@@ -49,6 +49,7 @@ class Saves:
             "configs": [checkpoint_settings(to_dict(config)) for config in run.all_configs],
             "corpus_sha256": run.corpus.fingerprint,
             "layout": run.layout,
+            "precision_of_state": _precision(),
             **run.journal.record(),
         }
         with quiet_threads():
@@ -102,6 +103,12 @@ def _require_checkpoint_of(run: Run, record: dict[str, Any], workdir: Workdir) -
         raise InputError(
             f"{workdir.path}: has checkpoints of another configuration; give the flags of that"
             " run, or name another --workdir"
+        )
+    precision = record.get("precision_of_state", _precision())  # older ones do not tell
+    if precision != _precision():
+        raise InputError(
+            f"{workdir.path}: holds a run in {precision}, which would go on in {_precision()}; set"
+            " JAX_ENABLE_X64 as it was for that run, or name another --workdir"
         )
     if record["corpus_sha256"] != run.corpus.fingerprint:
         raise InputError(
@@ -157,3 +164,8 @@ def cut(stored: Any, like: TrainState, batch: int) -> TrainState:
     state = jax.tree.map(put, dataclasses.replace(stored, rnn_state=rnn_state), like)
     # Under jit, so that keys that are spread over hosts stay spread.
     return dataclasses.replace(state, key=jax.jit(jax.random.wrap_key_data)(state.key))
+
+
+def _precision() -> str:
+    """The type of the parameters of a new run, by JAX's own settings."""
+    return jax.dtypes.canonicalize_dtype(float).name

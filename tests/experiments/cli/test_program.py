@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from invoke import assert_refused, run
+from rich.table import Table
 
 from experiments.cli import program as command_line
 from experiments.cli.terminal import Terminal, write_out
@@ -134,3 +136,35 @@ def test_error_that_cannot_be_printed_is_told_by_the_status():
         with pytest.raises(SystemExit) as end:
             command_line.fail("a: is missing; name another")
         assert end.value.code == 2
+
+
+class Tty(io.StringIO):
+    def isatty(self):
+        return True
+
+
+HOSTILE = "a\x1b]0;title\x07 b\u202ec \x9b31m é日\u200d👩\tend"
+SHOWN = "a\\x1b]0;title\\x07 b\\u202ec \\x9b31m é日\u200d👩\tend"
+
+
+@pytest.mark.parametrize(("stream", "told"), [(Tty, SHOWN), (io.StringIO, HOSTILE)])
+def test_control_characters_are_escaped_on_a_terminal_and_exact_in_a_file(stream, told):
+    out, err = stream(), stream()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        write_out(HOSTILE)
+        with pytest.raises(SystemExit):
+            command_line.fail(HOSTILE.replace("\t", " "))
+    assert out.getvalue() == f"{told}\n"
+    assert err.getvalue() == f"error: {told}\n".replace("\t", " ")
+
+
+def test_control_characters_in_lines_and_tables_are_escaped_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    out, table = Tty(), Table("\x1b[2Jtitle")
+    table.add_row("cell\u202e")
+    with contextlib.redirect_stdout(out):
+        Terminal().print("line\x1b[2J")
+        Terminal().print(table)
+    assert "\x1b[2J" not in out.getvalue()
+    assert "\u202e" not in out.getvalue()
+    assert all(x in out.getvalue() for x in ("line\\x1b[2J", "\\x1b[2Jtitle", "cell\\u202e"))

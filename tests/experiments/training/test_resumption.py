@@ -237,6 +237,15 @@ def test_checkpoints_are_of_their_configuration_though_its_record_is_lost(folder
     assert_same_run(folder / "run", reference)
 
 
+def test_run_in_one_precision_does_not_go_on_in_another(folder, reference):
+    shutil.copytree(reference, "run")
+    before = content(folder)
+    with jax.enable_x64(True):
+        refused = run(*FLAGS, "--epochs=3", "--workdir=run")
+    assert_refused(refused, "run: holds a run in float32, which would go on in float64; set JAX_")
+    assert content(folder) == before
+
+
 def test_run_goes_on_to_more_epochs_than_it_was_begun_with_and_not_back_to_fewer(folder, reference):
     assert run(*FLAGS, "--epochs=1", "--workdir=run").status == 0
     first = (folder / "run" / "summary.json").read_bytes()
