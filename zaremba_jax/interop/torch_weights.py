@@ -6,7 +6,7 @@ here needs torch: weights come and go as arrays by name.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,21 +19,25 @@ from zaremba_jax.model import softmax_weights
 
 _ARRAY = re.compile(r"(weight|bias)_(ih|hh)_l(0|[1-9]\d*)")
 _GATE_PERMUTATION = (1, 0, 3, 2)  # positions of f, i, o, u among i, f, g, o, and vice versa
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # of DataParallel and torch.compile
 # Names in torch's example `word_language_model`.
 _EMBEDDING, _LSTM, _WEIGHTS, _BIAS = "encoder.weight", "rnn.", "decoder.weight", "decoder.bias"
 
+State = Mapping[str, Any] | Iterable[tuple[str, Any]]
 
-def lstm_from_torch(state: Mapping[str, Any], prefix: str = "") -> tuple[LayerParams, ...]:
+
+def lstm_from_torch(state: State, prefix: str = "") -> tuple[LayerParams, ...]:
     """The layers of a `torch.nn.LSTM`, from its `state_dict()`.
 
     Args:
-      state: arrays, or tensors in host memory, by name.
+      state: arrays, or tensors in host memory, by name; `named_parameters()` will do, too.
       prefix: of the LSTM's names, such as `rnn.`; all other names are ignored.
 
     Raises:
       InputError: it is not an LSTM, or one that is bidirectional or has projections, or an array
         has other dimensions than torch's.
     """
+    state = dict(state)
     names = [name for name in state if name.startswith(prefix)]
     if others := [name for name in names if not _ARRAY.fullmatch(name.removeprefix(prefix))]:
         raise InputError(
@@ -95,22 +99,26 @@ def lstm_to_torch(layers: tuple[LayerParams, ...], prefix: str = "") -> dict[str
     return state
 
 
-def model_from_torch(state: Mapping[str, Any]) -> ModelParams:
+def model_from_torch(state: State) -> ModelParams:
     """A language model from a state with the names of torch's example `word_language_model`.
 
-    They are `encoder.weight`, `rnn.*`, `decoder.weight` and `decoder.bias`. The weights are
-    tied if decoder and encoder are equal.
+    They are `encoder.weight`, `rnn.*`, `decoder.weight` and `decoder.bias`, after the prefixes
+    `module.` and `_orig_mod.` of torch's wrappers. The weights are tied if decoder and encoder are
+    equal, or if one of the two is missing, as `safetensors.torch.save_model` leaves it. A bias that
+    is missing is zero.
 
     Raises:
       InputError: an array is missing, or as for `lstm_from_torch`.
     """
-    names = (_EMBEDDING, _WEIGHTS, _BIAS)
-    if missing := [name for name in names if name not in state]:
+    state = {_WRAPPERS.sub("", name, count=1): x for name, x in dict(state).items()}
+    given = [name for name in (_EMBEDDING, _WEIGHTS) if name in state]
+    if not given:
         raise InputError(
-            f"{', '.join(missing)}: missing; name the arrays {', '.join(names)} and {_LSTM}*, as"
-            " torch's example word_language_model does"
+            f"{_EMBEDDING}, {_WEIGHTS}: missing; name the arrays {_EMBEDDING}, {_WEIGHTS},"
+            f" {_BIAS} and {_LSTM}*, as torch's example word_language_model does"
         )
-    embedding, weights, bias = (_array(name, state) for name in names)
+    embedding, weights = _array(given[0], state), _array(given[-1], state)
+    bias = _array(_BIAS, state) if _BIAS in state else np.zeros(len(weights), weights.dtype)
     tied = np.array_equal(embedding, weights)
     return ModelParams(
         embedding=jnp.asarray(embedding),
@@ -157,7 +165,9 @@ def infer_config(params: ModelParams) -> Config:
 
 def _array(name: str, state: Mapping[str, Any]) -> np.ndarray:
     """A double-precision array as it is, any other in single precision."""
-    array, dimensions = np.asarray(state[name]), 1 if "bias" in name else 2
+    x = state[name]
+    x = x.detach() if hasattr(x, "detach") else x  # a parameter of torch
+    array, dimensions = np.asarray(x), 1 if "bias" in name else 2
     if array.ndim != dimensions:
         raise InputError(
             f"{name}: has {array.ndim} dimensions, where torch's has {dimensions}; give an"

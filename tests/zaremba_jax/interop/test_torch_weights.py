@@ -160,5 +160,38 @@ def test_other_cells_and_missing_parts_are_refused():
     gru = init_params(override(QUICK, cell="gru", hidden_size=2).model, 3, key=jax.random.key(0))
     with pytest.raises(ValueError, match="cell=gru: only LSTM layers convert to torch"):
         lstm_to_torch(gru.layers)
-    with pytest.raises(ValueError, match=r"decoder\.weight, decoder\.bias: missing; name the"):
+    with pytest.raises(ValueError, match=r"encoder\.weight, decoder\.weight: missing; name the"):
+        model_from_torch({"decoder.bias": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"rnn\.weight_ih_l0: is missing"):
         model_from_torch({"encoder.weight": np.zeros((3, 2))})
+
+
+@pytest.mark.parametrize("missing", ["encoder.weight", "decoder.weight"])
+def test_tied_weights_may_be_there_once(missing):
+    config = override(QUICK, hidden_size=3, tie_weights=True)
+    params = init_params(config.model, 7, key=jax.random.key(0))
+    state = model_to_torch(params)
+    del state[missing]
+    jax.tree.map(np.testing.assert_array_equal, model_from_torch(state), params)
+
+
+def test_model_without_a_bias_of_its_decoder_has_zeros():
+    params = init_params(override(QUICK, hidden_size=3).model, 7, key=jax.random.key(0))
+    state = model_to_torch(params)
+    del state["decoder.bias"]
+    restored = model_from_torch(state)
+    assert not restored.softmax.bias.any()
+    np.testing.assert_array_equal(restored.embedding, params.embedding)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_no_part_of_the_names(prefix):
+    params = init_params(override(QUICK, hidden_size=3).model, 7, key=jax.random.key(0))
+    wrapped = {f"{prefix}{name}": x for name, x in model_to_torch(params).items()}
+    jax.tree.map(np.testing.assert_array_equal, model_from_torch(wrapped), params)
+
+
+def test_parameters_may_come_as_pairs_of_name_and_array():
+    state = torch_state()
+    expected = lstm_from_torch(state)
+    jax.tree.map(np.testing.assert_array_equal, lstm_from_torch(iter(state.items())), expected)
