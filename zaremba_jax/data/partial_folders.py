@@ -21,7 +21,6 @@ def partial_folder(parent: Path) -> Iterator[Path]:
     Raises:
       OSError: it cannot be made.
     """
-    parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f"{_PREFIX}*"):
         _remove_if_dead(left)
     partial, lock = _make(parent)
@@ -47,7 +46,7 @@ def _make(parent: Path) -> tuple[Path, int]:
     while True:
         # Not by tempfile, whose folders only their owner can read.
         partial = parent / f"{_PREFIX}{uuid.uuid4().hex}"
-        partial.mkdir()
+        partial.mkdir(parents=True)
         with contextlib.suppress(FileNotFoundError):
             lock = os.open(partial, os.O_RDONLY)
             with contextlib.suppress(OSError):  # a file system without locks
