@@ -69,7 +69,7 @@ def main() -> None:
     asked = {name: FLAGS[name].value for name in _ASKED}
     config = configure()
     claim_folder(folder, asked)
-    results = {"asked": asked, **measure_all(config, read_corpus(), console)}
+    results = {"asked": asked, **measure_all(config, corpus_from_flags(), console)}
     write_json(folder / "results.json", results)
     write_text(folder / "report.md", report_page(results))
     write_picture(console, folder / "language_modelling.png", language_modelling_figure, results)
@@ -121,7 +121,7 @@ def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
         )
 
 
-def read_corpus() -> Corpus:
+def corpus_from_flags() -> Corpus:
     """The texts, the training text cut to what is to be read."""
     if FLAGS.corpus == "ptb":
         corpus = load_published("ptb", FLAGS.data_dir)

@@ -47,7 +47,7 @@ define_paths("from", None, "folders of finished runs of experiments.ptb to avera
 def main() -> None:
     """Trains an ensemble, or takes finished runs, and reports the perplexities of averages."""
     if FLAGS["from"].value is not None:
-        return report(*average_runs(FLAGS["from"].value))
+        return write_averages(*average_runs(FLAGS["from"].value))
     members = FLAGS.members or DEFAULT_MEMBERS
     sizes_from_flags(members)
     run, workdir, console = prepare(functools.partial(with_seeds, count=members), members=members)
@@ -56,7 +56,7 @@ def main() -> None:
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         summary = summarize_members(run, valid, test, sizes_from_flags(run.members))
-    report(summary, workdir, console)
+    write_averages(summary, workdir, console)
 
 
 def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
@@ -126,7 +126,7 @@ def _resolved(folders: list[Workdir]) -> list[Path]:
     return [folder.path.resolve() for folder in folders]
 
 
-def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
+def write_averages(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
     """Writes the summary and the picture, and prints the table."""
     write_json(workdir.summary, summary)
     print_mixtures(console, summary)

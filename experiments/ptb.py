@@ -32,10 +32,10 @@ def main() -> None:
     run = open_run(config, corpus, workdir, console)
     train_by_flags(run, workdir, console)
     run.write_models(workdir)
-    report(run, workdir, console)
+    write_results(run, workdir, console)
 
 
-def report(run: SingleRun, workdir: Workdir, console: Console) -> None:
+def write_results(run: SingleRun, workdir: Workdir, console: Console) -> None:
     """Evaluates the trained model, writes its summary and curves, and prints its table."""
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)

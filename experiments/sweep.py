@@ -50,7 +50,7 @@ def main() -> None:
     workdir.require_held()
     for member in summary["best_members"]:
         write_model(workdir.member(run.seed(member)), run.model(member))
-    report(summary, workdir, console)
+    write_comparison(summary, workdir, console)
 
 
 def grid_from_flags(asked: list[str]) -> Grid:
@@ -131,7 +131,7 @@ def perplexities(line: dict[str, Any], split: str) -> list[float]:
     return [member[f"{split}_perplexity"] for member in members]
 
 
-def report(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
+def write_comparison(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
     """Writes the summary and the picture, and prints the table and the best setting."""
     write_json(workdir.summary, summary)
     table = Table(title=f"Perplexity: {summary['corpus']}, {summary['name']}")

@@ -29,7 +29,7 @@ from zaremba_jax.train import init_train_state, train_windows
 OURS = "zaremba_jax"
 
 
-def is_paper_model(config: Config) -> bool:
+def has_papers_layout(config: Config) -> bool:
     """Whether cell, regularizers and layout are the paper's, whatever the sizes and rates."""
     model, regularizers = config.model, config.regularizers
     plain = ModelConfig(
@@ -154,7 +154,7 @@ def _peer(config: Config, name: str) -> Contender:
     for value, choices in ((builder, tuple(BUILDERS)), (precision, get_args(Precision))):
         if value not in choices:
             raise InputError(f"--peers={name}: {value!r} is not one of {', '.join(choices)}")
-    if builder not in (OURS, "scan") and not is_paper_model(config):
+    if builder not in (OURS, "scan") and not has_papers_layout(config):
         raise InputError(
             f"--peers={name}: has only the paper's model, LSTMs with dropout; leave it out,"
             " or the flags of other cells and regularizers"
@@ -168,7 +168,7 @@ def _peer(config: Config, name: str) -> Contender:
 def default_peers(config: Config) -> list[str]:
     """Those that may run here; ours, torch and pallas in the other precision too."""
     (other,) = set(get_args(Precision)) - {config.compute.precision}
-    if not is_paper_model(config):
+    if not has_papers_layout(config):
         return ["scan", f"{OURS}:{other}"]
     peers = ["scan", "flax", "nnx", f"{OURS}:{other}"]
     if importlib.util.find_spec("torch") is not None:

@@ -20,7 +20,7 @@ from layer_examples import equations
 from rich.console import Console
 
 from experiments.benchmarks import contenders, jax_peers, own_process, torch_peer, turns
-from experiments.benchmarks.contenders import Contender, is_paper_model
+from experiments.benchmarks.contenders import Contender, has_papers_layout
 from experiments.benchmarks.step_times import largest_products, step_flops
 from zaremba_jax.array_types import ModelParams, SoftmaxParams
 from zaremba_jax.config import MEDIUM, QUICK, override
@@ -297,8 +297,8 @@ def test_members_at_once_double_up_to_all():
 @pytest.mark.parametrize("changes", [{"cell": "tanh"}, {"l2": 0.1}, {"tie_weights": True}])
 def test_peers_have_the_paper_s_model_of_any_size_and_no_other(changes):
     sized = override(QUICK, hidden_size=7, dropout=0.3, unroll=2)
-    assert is_paper_model(sized)
-    assert not is_paper_model(override(sized, **changes))
+    assert has_papers_layout(sized)
+    assert not has_papers_layout(override(sized, **changes))
 
 
 @pytest.mark.slow

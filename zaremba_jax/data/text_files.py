@@ -104,7 +104,7 @@ def content_hash(piece: Piece, algorithm: str = "sha256") -> str:
     return digest.hexdigest()
 
 
-def read_text(piece: Piece) -> Iterator[str]:
+def decode(piece: Piece) -> Iterator[str]:
     """Yields the characters of a UTF-8 file, without a leading byte-order mark.
 
     Raises:
@@ -132,14 +132,14 @@ def read_text(piece: Piece) -> Iterator[str]:
 def read_whole_words(piece: Piece) -> Iterator[str]:
     """Yields a text in blocks that cut no word.
 
-    Any line end becomes a line feed, and the last line has one too. Errors are as for `read_text`.
+    Any line end becomes a line feed, and the last line has one too. Errors are as for `decode`.
     """
-    return _cut_after(_line_feeds(read_text(piece)), "\n ")
+    return _cut_after(_line_feeds(decode(piece)), "\n ")
 
 
 def read_normalized_lines(piece: Piece) -> Iterator[str]:
     """The same in whole lines, with one space between words and no other white space."""
-    return map(_normalized, _cut_after(_line_feeds(read_text(piece)), "\n"))
+    return map(_normalized, _cut_after(_line_feeds(decode(piece)), "\n"))
 
 
 def _line_feeds(blocks: Iterable[str]) -> Iterator[str]:

@@ -11,9 +11,9 @@ import numpy as np
 from zaremba_jax.config import UnitName
 from zaremba_jax.data.text_files import (
     Piece,
+    decode,
     read_bytes,
     read_normalized_lines,
-    read_text,
     read_whole_words,
 )
 from zaremba_jax.errors import InputError
@@ -93,7 +93,7 @@ class Unit:
           InputError: the file is damaged, or is not UTF-8 (unless read by bytes), or a line of
             words ends in `<eos>`, which its end would repeat.
         """
-        return read_normalized_lines(piece) if normalize_whitespace else read_text(piece)
+        return read_normalized_lines(piece) if normalize_whitespace else decode(piece)
 
     def count(self, blocks: Iterable[str]) -> Counter[str]:
         """How often each type occurs in spelled texts; bytes count once each, unread."""
