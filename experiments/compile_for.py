@@ -18,13 +18,11 @@ from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.compilers.tables import EnsembleTable, EpochTable, empty_table
 from experiments.compilers.targets import TARGETS
-from zaremba_jax.config import PRESETS, Precision, override
+from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Precision, override
 from zaremba_jax.errors import InputError
 
-_PTB = [name for name, config in PRESETS.items() if config.corpus == "ptb"]
-
 define_choices("targets", list(TARGETS), "accelerators to compile for")
-define_choices("configs", _PTB, "presets to compile")
+define_choices("configs", list(PAPER_PERPLEXITIES), "presets to compile")
 define_choices("precisions", list(get_args(Precision)), "precisions to compile for")
 flags.DEFINE_integer("members", None, "compile an ensemble of this many instead", lower_bound=1)
 flags.DEFINE_list("devices", ["1"], "numbers of devices to spread the ensemble over")

@@ -20,7 +20,7 @@ from experiments.reports.statistics import format_mean
 from experiments.reports.summary import member_records
 from experiments.training.ensemble_run import EnsembleRun, with_seeds
 from experiments.training.run_folder import Workdir, write_json, write_model
-from zaremba_jax.config import Config, override, to_dict
+from zaremba_jax.config import Config, override, settings, to_dict
 from zaremba_jax.ensemble import MemberNLL
 from zaremba_jax.errors import InputError
 from zaremba_jax.train import RATES
@@ -64,7 +64,9 @@ def grid_from_flags(asked: list[str]) -> Grid:
         raise InputError("--vary: nothing to try; give --vary=dropout=0.3,0.5 or the like")
     # Not zoneout, whose masks for evaluation are shared by all members.
     grid: Grid = {}
-    names = [name for name in RATES if not name.startswith("zoneout")]
+    names = [
+        name for name in RATES if settings()[name].kind is float and not name.startswith("zoneout")
+    ]
     for item in asked:
         name, _, values = item.partition("=")
         if name not in names:

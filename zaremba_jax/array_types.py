@@ -107,7 +107,7 @@ class Masks:
     """
 
     words: Float[Array, "time batch 1"] | None = None
-    inputs: tuple[Mask, ...] | None = None
+    inputs: tuple[Mask | None, ...] | None = None
     output: Mask | None = None
     recurrent: tuple[RecurrentMasks, ...] | None = None
 
@@ -117,7 +117,9 @@ class TrainState:
     """Everything a run needs to resume exactly as if it had never stopped.
 
     `step` counts the windows trained on since the first epoch began; together with
-    `key` it reproduces every dropout mask.
+    `key` it reproduces every dropout mask. `average`, where the settings ask for it, is the mean
+    of the parameters, equal to them until averaging begins; `best`, likewise, those of the best
+    epoch so far.
     """
 
     params: ModelParams
@@ -125,6 +127,18 @@ class TrainState:
     rnn_state: RNNState
     step: Step
     key: Key
+    average: ModelParams | None = None
+    best: ModelParams | None = None
+
+    @property
+    def model(self) -> ModelParams:
+        """The parameters to evaluate after an epoch."""
+        return self.params if self.average is None else self.average
+
+    @property
+    def result(self) -> ModelParams:
+        """The parameters that a run would end with."""
+        return self.model if self.best is None else self.best
 
 
 @struct.dataclass

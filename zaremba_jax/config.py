@@ -7,6 +7,7 @@ numbers refer to Zaremba, Sutskever & Vinyals (2014), arXiv 1409.2329.
 
 import dataclasses
 import operator
+import types
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -15,7 +16,7 @@ import numpy as np
 from zaremba_jax.array_types import CellName
 from zaremba_jax.errors import InputError
 
-PresetName = Literal["quick", "small", "medium", "large"]
+PresetName = Literal["quick", "small", "medium", "large", "awd"]
 CorpusName = Literal[
     "toy", "ptb", "ptb-char", "wikitext-2", "wikitext-103", "text8", "enwik8", "files"
 ]
@@ -42,11 +43,17 @@ class _Validated:
     """Checks every field of a record against its type and limits on construction."""
 
     def __post_init__(self):
-        types = get_type_hints(type(self))
+        hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
-            if "description" in field.metadata:
-                limits = field.metadata["limits"]
-                _check(field.name, getattr(self, field.name), types[field.name], limits)
+            value, kind = getattr(self, field.name), hints[field.name]
+            is_unset = value is None and _required(kind) is not kind
+            if "description" in field.metadata and not is_unset:
+                _check(field.name, value, _required(kind), field.metadata["limits"])
+
+
+def _required(kind: Any) -> Any:
+    """The type of a setting's value where it has one: `float` of `float | None`."""
+    return get_args(kind)[0] if get_origin(kind) is types.UnionType else kind
 
 
 def _check(name: str, value: Any, kind: Any, limits: Mapping[str, float]) -> None:
@@ -95,19 +102,34 @@ class ModelConfig(_Validated):
     tie_weights: bool = _setting(
         "share the embedding's weights with the softmax (Press & Wolf 2017)", default=False
     )
+    output_size: int = _setting(
+        "units of the last layer; 0: same as hidden_size", at_least=0, default=0
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        if self.tie_weights and self.features != self.hidden_size:
+        if not self.tie_weights or self.features == self.layer_sizes[-1]:
+            return
+        if self.output_size:
             raise InputError(
-                f"embedding_size={self.embedding_size}: must equal hidden_size="
-                f"{self.hidden_size} for tied weights; set it to 0 or turn off tie_weights"
+                f"output_size={self.output_size}: must equal the embedding's size,"
+                f" {self.features}, for tied weights; set embedding_size to it or turn off"
+                " tie_weights"
             )
+        raise InputError(
+            f"embedding_size={self.embedding_size}: must equal hidden_size="
+            f"{self.hidden_size} for tied weights; set it to 0 or turn off tie_weights"
+        )
 
     @property
     def features(self) -> int:
         """Size of the embedding, the input of the first layer."""
         return self.embedding_size or self.hidden_size
+
+    @property
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Units of each layer."""
+        return (self.hidden_size,) * (self.layers - 1) + (self.output_size or self.hidden_size,)
 
 
 def _strength(description: str, **limits: float) -> Any:
@@ -157,6 +179,21 @@ class RegularizerConfig(_Validated):
         "penalty on the squared change of the last layer's output between time steps"
         " (Merity et al. 2018)",
     )
+    input_dropout: float | None = _setting(
+        "dropout probability of the embedding's output; as --dropout if not set",
+        at_least=0,
+        below=1,
+        default=None,
+    )
+    output_dropout: float | None = _setting(
+        "dropout probability of the softmax's input; as --dropout if not set",
+        at_least=0,
+        below=1,
+        default=None,
+    )
+    weight_decay: float = _strength(
+        "every parameter's share that is added to its gradient after clipping (Merity et al. 2018)"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,6 +211,31 @@ class TrainConfig(_Validated):
         "start each epoch from the final state of the one before instead of zeros",
         default=False,
     )
+    random_offset: bool = _setting(
+        "start each epoch's windows at a random token before the unroll's end", default=False
+    )
+    average_from: int = _setting(
+        "the epoch from which on the model is the mean of the parameters after each step"
+        " (Polyak & Juditsky 1992); 0: never",
+        at_least=0,
+        default=0,
+    )
+    average_after_stall: int = _setting(
+        "average as soon as the validation estimate is worse than one of more than this many"
+        " epochs before (Merity et al. 2018); 0: only by average_from",
+        at_least=0,
+        default=0,
+    )
+    keep: Literal["last", "best"] = _setting(
+        "what a run ends with: the last parameters, or those with the best validation estimate"
+        " after an epoch",
+        default="last",
+    )
+
+    @property
+    def averages(self) -> bool:
+        """Whether the state has an average of the parameters."""
+        return self.average_from > 0 or self.average_after_stall > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -264,7 +326,7 @@ def settings() -> dict[str, Setting]:
     """Every setting of a `Config` by name, with sections flattened."""
 
     def declared(record: type, field: dataclasses.Field) -> Setting:
-        kind = get_type_hints(record)[field.name]
+        kind = _required(get_type_hints(record)[field.name])
         choices = get_args(kind) if get_origin(kind) is Literal else ()
         return Setting(str if choices else kind, choices=choices, **field.metadata)
 
@@ -294,7 +356,7 @@ def completed(flat: Mapping[str, Any]) -> dict[str, Any]:
     } | in_current_names(flat)
 
 
-def to_dict(config: Config) -> dict[str, int | float | str]:
+def to_dict(config: Config) -> dict[str, int | float | str | None]:
     """The configuration as one flat dictionary, as written to `config.json`."""
     flat = dataclasses.asdict(config)
     for section in _SECTIONS:
@@ -302,7 +364,7 @@ def to_dict(config: Config) -> dict[str, int | float | str]:
     return flat
 
 
-def from_dict(flat: Mapping[str, int | float | str]) -> Config:
+def from_dict(flat: Mapping[str, int | float | str | None]) -> Config:
     """The configuration that `to_dict` of any version described; what it lacks is the preset's.
 
     Raises:
@@ -316,7 +378,7 @@ def from_dict(flat: Mapping[str, int | float | str]) -> Config:
     return override(preset, **changes)
 
 
-def override(config: Config, **changes: int | float | str) -> Config:
+def override(config: Config, **changes: int | float | str | None) -> Config:
     """The same configuration with some settings changed, validated again.
 
     >>> override(MEDIUM, dropout=0.3, cell="gru").regularizers.dropout
@@ -417,7 +479,47 @@ LARGE = Config(
     ),
 )
 
-PRESETS: dict[str, Config] = {preset.name: preset for preset in (QUICK, SMALL, MEDIUM, LARGE)}
+# Not the paper's: Merity, Keskar & Socher (2018), arXiv 1708.02182, AWD-LSTM. "Their code" is
+# github.com/salesforce/awd-lstm-lm, whose loss is a mean over time where ours is a sum, so that
+# here rates are divided, and norms and decay multiplied, by the 70 time steps.
+AWD = Config(
+    name="awd",
+    corpus="ptb",
+    seed=0,
+    model=ModelConfig(
+        layers=3,  # section 5: a three-layer LSTM
+        hidden_size=1150,  # section 5: 1150 units in the hidden layer
+        embedding_size=400,  # section 5: an embedding of size 400
+        output_size=400,  # section 4.5: as large as the embedding
+        tie_weights=True,  # section 4.4
+        init_scale=0.04,  # ours: they have ±0.1 for the embedding, ±1/√units for the layers
+    ),
+    regularizers=RegularizerConfig(
+        dropout=0.25,  # their code's command for the Treebank; section 5: 0.3 between layers
+        input_dropout=0.4,  # section 5: 0.4 on the embedding's output
+        output_dropout=0.4,  # section 5: 0.4 on the last layer's output
+        mask_each="window",  # section 4.2
+        word_dropout=0.1,  # section 5: 0.1 of the words
+        dropconnect=0.5,  # section 5: 0.5 of the recurrent weights
+        activation_l2=2.0,  # section 5: alpha = 2
+        temporal_activation_l2=1.0,  # section 5: beta = 1
+        weight_decay=8.4e-5,  # their code: 1.2e-6, of a loss averaged over 70 steps
+    ),
+    train=TrainConfig(
+        batch_size=20,  # their code's command for the Treebank; section 5: 40
+        unroll=70,  # section 5: sequences of 70 on average
+        epochs=500,  # their code's command for the Treebank; section 5: 750
+        learning_rate=30 / 70,  # section 5: rate 30, of a loss averaged over 70 steps
+        constant_epochs=500,  # section 3: the rate is constant
+        decay_divisor=1.0,  # likewise, beyond the 500 epochs too
+        clip_norm=17.5,  # section 5: 0.25, of a loss averaged over 70 steps
+        random_offset=True,  # ours, to the end of section 4.1: windows differ between epochs
+        average_after_stall=5,  # section 3: n = 5
+        keep="best",  # their code
+    ),
+)
+
+PRESETS: dict[str, Config] = {preset.name: preset for preset in (QUICK, SMALL, MEDIUM, LARGE, AWD)}
 
 # Table 1, by the number of models averaged: validation and test perplexity on the Penn Treebank.
 PAPER_PERPLEXITIES = {

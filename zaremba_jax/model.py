@@ -42,12 +42,12 @@ def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> Model
         scale = config.init_scale
         return jax.random.uniform(next(keys), shape, minval=-scale, maxval=scale)
 
-    features, hidden = config.features, config.hidden_size
-    gates = len(CELLS[config.cell].gates) * hidden
+    features, sizes = config.features, config.layer_sizes
 
     def layer(depth: int) -> LayerParams:
+        hidden, gates = sizes[depth], len(CELLS[config.cell].gates) * sizes[depth]
         return LayerParams(
-            input_weights=uniform(hidden if depth else features, gates),
+            input_weights=uniform((features, *sizes)[depth], gates),
             recurrent_weights=uniform(hidden, gates),
             bias=uniform(gates),
             cell=config.cell,
@@ -58,7 +58,7 @@ def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> Model
         embedding=uniform(vocabulary_size, features),
         layers=tuple(map(layer, range(config.layers))),
         softmax=SoftmaxParams(
-            weights=None if config.tie_weights else uniform(hidden, vocabulary_size),
+            weights=None if config.tie_weights else uniform(sizes[-1], vocabulary_size),
             bias=uniform(vocabulary_size),
         ),
     )
@@ -124,12 +124,16 @@ class Predictor:
 
     def logits(self, hidden: Outputs) -> Logits:
         """The logits of the next token after each output D(h[t])."""
-        return logits(softmax_weights(self.params), self.params.softmax.bias, hidden, self.compute)
+        weights, bias = self._softmax()
+        return logits(weights, bias, hidden, self.compute)
 
     def nll_of(self, hidden: Outputs, targets: Tokens) -> TokenNLL:
         """The nats of each target after the output D(h[t])."""
-        weights, bias = softmax_weights(self.params), self.params.softmax.bias
+        weights, bias = self._softmax()
         return softmax_nll(weights, bias, hidden, targets, self.compute)
+
+    def _softmax(self) -> tuple[jax.Array, jax.Array]:
+        return softmax_weights(self.params), self.params.softmax.bias
 
     def token_nll(
         self, tokens: Tokens, targets: Tokens, state: RNNState

@@ -1,9 +1,20 @@
-"""SGD with clipping by global norm, at a learning rate that is constant at first, then decays."""
+"""SGD with clipping by global norm, at a learning rate that is constant at first, then decays.
+
+Its average, too: the mean of the parameters after each step.
+
+References:
+  Polyak & Juditsky (1992): https://doi.org/10.1137/0330046
+  Merity et al. (2018): https://arxiv.org/abs/1708.02182
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
 
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from zaremba_jax.array_types import ModelParams, Step
 from zaremba_jax.config import TrainConfig
 
 
@@ -39,16 +50,74 @@ def make_schedule(config: TrainConfig, first_rate: ArrayLike | None = None) -> o
 
 
 def make_optimizer(
-    config: TrainConfig, windows_per_epoch: int, first_rate: ArrayLike | None = None
+    config: TrainConfig,
+    windows_per_epoch: int,
+    first_rate: ArrayLike | None = None,
+    weight_decay: ArrayLike | None = None,
 ) -> optax.GradientTransformation:
     """Plain SGD after clipping: a gradient of norm above `clip_norm` is scaled down to it.
 
     The norm is taken over all parameters together, of the gradient of the loss
     summed over time steps and averaged over the batch. `first_rate` is as for `make_schedule`.
+    `weight_decay` times the parameters, biases too, is added to the clipped gradient, as in
+    Merity et al. (2018); an L2 penalty would be clipped with the gradient.
     """
     schedule = make_schedule(config, first_rate)
 
     def rate_of_step(step: ArrayLike) -> ArrayLike:
         return schedule(jnp.floor_divide(step, windows_per_epoch))
 
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.sgd(rate_of_step))
+    clipped = optax.clip_by_global_norm(config.clip_norm)
+    if weight_decay is not None:
+        clipped = _with_decay(clipped, weight_decay)
+    return optax.chain(clipped, optax.sgd(rate_of_step))
+
+
+def _with_decay(
+    clipped: optax.GradientTransformation, weight_decay: ArrayLike
+) -> optax.GradientTransformation:
+    """Both in turn, with the state of the first alone: models with and without decay have one."""
+    decayed = optax.add_decayed_weights(cast(Any, weight_decay))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = clipped.update(updates, state, params)
+        updates, _ = decayed.update(updates, optax.EmptyState(), params)
+        return updates, state
+
+    return optax.GradientTransformation(clipped.init, update)
+
+
+def averaged_from(config: TrainConfig, estimates: Sequence[float]) -> int:
+    """The epoch, counted from 1, from whose first step on a model is averaged; 0: not yet known.
+
+    It is `average_from` or the epoch after the first stall, whichever comes first. An epoch
+    stalls if its validation perplexity is worse than that of any epoch more than
+    `average_after_stall` before (Merity et al. 2018, section 3, and their code).
+
+    Args:
+      config: when to average.
+      estimates: the validation perplexity after each epoch so far.
+
+    >>> from zaremba_jax.config import AWD
+    >>> better, worse = [90.0, 80.0] + 6 * [70.0], [90.0, 80.0] + 6 * [85.0]
+    >>> averaged_from(AWD.train, better), averaged_from(AWD.train, worse)
+    (0, 9)
+    """
+    patience = config.average_after_stall
+    stalls = (
+        epoch + 2
+        for epoch, estimate in enumerate(estimates)
+        if patience and estimate > min(estimates[: max(epoch - patience, 0)], default=estimate)
+    )
+    epochs = [config.average_from, next(stalls, 0)]
+    return min(filter(None, epochs), default=0)
+
+
+def add_to_mean(mean: ModelParams, params: ModelParams, count: Step) -> ModelParams:
+    """The mean of `count` parameters, from that of all but the last and the last.
+
+    Of optax's averages, `ema` forgets; this is a step of 1 / `count` by `incremental_update`,
+    whose result for a count of 1 is `params` to the bit.
+    """
+    new, old = cast(tuple[Any, Any], (params, mean))
+    return cast(ModelParams, optax.incremental_update(new, old, 1 / count))

@@ -17,7 +17,6 @@ References:
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,6 @@ import numpy as np
 from zaremba_jax.array_types import (
     Key,
     LayerParams,
-    Mask,
     Masks,
     ModelParams,
     Outputs,
@@ -80,6 +78,8 @@ def sample_masks(
     By the name of the setting:
 
         dropout          D on each layer's input and on the last output (Zaremba et al. 2014)
+        input_dropout    the rate of the first of these L + 1 sites, and of the last, if it is
+        output_dropout   not that of `dropout` (Merity et al. 2018)
         hidden_dropout   D on h[t-1], which the paper argues against; with `mask_each="window"`
                          and `dropout`, that of Gal & Ghahramani (2016)
         update_dropout   D on what a cell writes (Semeniuta et al. 2016)
@@ -99,7 +99,7 @@ def sample_masks(
       The masks; what is off is None. Each method draws from its own keys, so that
       turning one on does not change the masks of the others.
     """
-    (time, batch), layers, hidden = tokens.shape, config.model.layers, config.model.hidden_size
+    (time, batch), layers, units = tokens.shape, config.model.layers, config.model.layer_sizes
     steps = time if config.regularizers.mask_each == "step" else 1
     keys = _site_keys(layers, key)
 
@@ -108,8 +108,13 @@ def sample_masks(
     ) -> jax.Array | None:
         return mask(rates[method], shape, key=keys[method, layer]) if method in rates else None
 
+    def between_layers(site: int, size: int) -> jax.Array | None:
+        rate = rates.get(_rate_name(config.regularizers, rates, site, layers))
+        shape = steps, batch, size
+        return None if rate is None else dropout_mask(rate, shape, key=keys["dropout", site])
+
     def through_time(layer: int) -> RecurrentMasks:
-        dropped, zoned = (steps, batch, hidden), (time, batch, hidden)
+        dropped, zoned = (steps, batch, units[layer]), (time, batch, units[layer])
         return RecurrentMasks(
             hidden=draw(dropout_mask, "hidden_dropout", layer, *dropped),
             update=draw(dropout_mask, "update_dropout", layer, *dropped),
@@ -117,18 +122,25 @@ def sample_masks(
             zoneout_cell=draw(zoneout_mask, "zoneout_cell", layer, *zoned),
         )
 
-    sizes = [config.model.features] + [hidden] * layers  # at the L + 1 sites
-    *inputs, output = (
-        draw(dropout_mask, "dropout", site, steps, batch, size) for site, size in enumerate(sizes)
-    )
+    *inputs, output = map(between_layers, range(layers + 1), (config.model.features, *units))
     words = draw(dropout_mask, "word_dropout", 0, vocabulary_size, batch)
     recurrent = tuple(map(through_time, range(layers)))
     return Masks(
         words=None if words is None else words[tokens, jnp.arange(batch)[None, :]][..., None],
-        inputs=None if output is None else cast(tuple[Mask, ...], tuple(inputs)),
+        inputs=tuple(inputs) if jax.tree.leaves(inputs) else None,
         output=output,
         recurrent=recurrent if jax.tree.leaves(recurrent) else None,
     )
+
+
+def _rate_name(config: RegularizerConfig, rates: Rates, site: int, layers: int) -> str:
+    """The setting that holds the rate of one of the L + 1 sites; `dropout`, unless it has its own.
+
+    In a sweep the rate of a site may be on, in `rates`, though it is 0 in `config`.
+    """
+    own = {0: "input_dropout", layers: "output_dropout"}.get(site)
+    has_own = own is not None and (own in rates or getattr(config, own) is not None)
+    return own if own and has_own else "dropout"
 
 
 def _site_keys(layers: int, key: Key) -> dict[tuple[str, int], Key]:
@@ -213,11 +225,11 @@ def penalty(rates: Rates, params: ModelParams, outputs: Outputs, dropped: Output
 
 
 def penalizes_every_word(rates: Rates) -> bool:
-    """Whether even words that do not occur in a window have a gradient.
+    """Whether even words that do not occur in a window have a gradient, or decay.
 
     If not, the window's loss is given only the rows of its own words.
     """
-    return "l1" in rates or "l2" in rates
+    return not rates.keys().isdisjoint(("l1", "l2", "weight_decay"))
 
 
 def _weights(params: ModelParams) -> list[jax.Array]:

@@ -21,9 +21,9 @@ from zaremba_jax.array_types import (
     Windows,
     WindowStatistics,
 )
-from zaremba_jax.config import ComputeConfig, Config, RegularizerConfig
+from zaremba_jax.config import ComputeConfig, Config, RegularizerConfig, settings
 from zaremba_jax.model import Predictor, init_params
-from zaremba_jax.optimizer import make_optimizer
+from zaremba_jax.optimizer import add_to_mean, make_optimizer
 from zaremba_jax.parallel.streams import WHOLE_BATCH, BatchShare, StreamWeights
 from zaremba_jax.regularizers import (
     Rates,
@@ -39,7 +39,8 @@ EmbeddingRows = Int[Array, " words"]
 # The settings that `train_step` also takes as numbers, in which members of one program can differ.
 RATES = (
     "learning_rate",
-    *(field.name for field in dataclasses.fields(RegularizerConfig) if field.type is float),
+    "average_from",
+    *(x.name for x in dataclasses.fields(RegularizerConfig) if settings()[x.name].kind is float),
 )
 
 
@@ -63,6 +64,9 @@ def init_train_state(
         rnn_state=zero_state(params.layers, config.train.batch_size),
         step=jnp.zeros((), jnp.int32),
         key=mask_key,
+        # Copies, since the buffers of a state are donated, each of them once.
+        average=jax.tree.map(jnp.copy, params) if config.train.averages else None,
+        best=jax.tree.map(jnp.copy, params) if config.train.keep == "best" else None,
     )
 
 
@@ -130,8 +134,8 @@ def train_step(
       windows_per_epoch: the number of windows in an epoch.
       state: the current state of the run.
       window: the input tokens and, one step later, the targets.
-      rates: replacements for the rates of regularizers that are on in `config`, and for
-        `learning_rate`, the rate of the first epochs.
+      rates: replacements for the rates of regularizers that are on in `config`, for
+        `learning_rate`, the rate of the first epochs, and for `average_from`.
       share: of the batch; `state.rnn_state` is this device's part, `window` is whole.
 
     Returns:
@@ -158,13 +162,31 @@ def train_step(
     gradient, (nll, end) = jax.grad(loss, has_aux=True)(params, tokens, targets, start, masks)
     gradient, nll = share.mean((gradient, nll))
     # Section 4.1: the global norm is clipped, and the rate decays from epoch to epoch.
-    optimizer = make_optimizer(config.train, windows_per_epoch, rates.get("learning_rate"))
-    updates, opt_state = optimizer.update(gradient, state.opt_state)
+    optimizer = make_optimizer(
+        config.train, windows_per_epoch, rates.get("learning_rate"), rates.get("weight_decay")
+    )
+    updates, opt_state = optimizer.update(gradient, state.opt_state, cast(Any, params))
     params = _put_rows(state.params, optax.apply_updates(cast(Any, params), updates), rows)
     next_state = dataclasses.replace(
-        state, params=params, opt_state=opt_state, rnn_state=end, step=state.step + 1
+        state,
+        params=params,
+        opt_state=opt_state,
+        rnn_state=end,
+        step=state.step + 1,
+        average=_averaged(config, windows_per_epoch, rates, state, params),
     )
     return next_state, WindowStatistics(nll, optax.tree.norm(gradient))
+
+
+def _averaged(
+    config: Config, windows_per_epoch: int, rates: Rates, state: TrainState, params: ModelParams
+) -> ModelParams | None:
+    """The mean of the parameters after each step since averaging began; before that, the last."""
+    if state.average is None:
+        return None
+    begins = jnp.asarray(rates.get("average_from", config.train.average_from), jnp.int32)
+    averaged = state.step + 1 - (begins - 1) * windows_per_epoch
+    return add_to_mean(state.average, params, jnp.where(begins > 0, jnp.maximum(averaged, 1), 1))
 
 
 def _known(rates: Rates) -> Rates:
@@ -240,6 +262,19 @@ def train_windows(
     per_epoch = windows_per_epoch or len(windows)
     step = functools.partial(train_step, config, per_epoch, rates=rates, share=share)
     return jax.lax.scan(step, state, windows)
+
+
+@functools.partial(jax.jit, donate_argnames="best")
+def better_of(
+    model: ModelParams, best: ModelParams, is_better: Bool[Array, "*members"]
+) -> ModelParams:
+    """`model` where it is better, else `best`; its buffers are donated."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        of_members = is_better.reshape(is_better.shape + (1,) * (new.ndim - is_better.ndim))
+        return jnp.where(of_members, new, old)
+
+    return jax.tree.map(choose, model, best)
 
 
 @jax.jit

@@ -92,9 +92,10 @@ def _best_rates(
 def step_flops(config: Config) -> float:
     """Operations of one training step's matrix products, forward and backward."""
     model, train = config.model, config.train
-    hidden, gates = model.hidden_size, len(CELLS[model.cell].gates)
-    inputs = model.features + (model.layers - 1) * hidden  # of all layers
-    weights = gates * hidden * (inputs + model.layers * hidden) + hidden * PTB_VOCABULARY_SIZE
+    sizes, gates = model.layer_sizes, len(CELLS[model.cell].gates)
+    below = (model.features, *sizes[:-1])
+    layers = sum(gates * b * (a + b) for a, b in zip(below, sizes, strict=True))
+    weights = layers + sizes[-1] * PTB_VOCABULARY_SIZE
     return 6.0 * weights * train.batch_size * train.unroll
 
 
@@ -103,7 +104,7 @@ def largest_products(config: Config) -> dict[str, Product]:
 
     The largest are the softmax layer's: its outputs, and the gradient of its weights.
     """
-    precision, size = config.compute.precision, config.model.hidden_size
+    precision, size = config.compute.precision, config.model.layer_sizes[-1]
     tokens = config.train.batch_size * config.train.unroll
     square = _SQUARE[jax.default_backend()]
 

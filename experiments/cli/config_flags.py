@@ -12,7 +12,7 @@ flags.disclaim_key_flags()  # --help lists them among the flags of the program
 
 def define_config_flags() -> None:
     """Defines `--config`, and a flag for each setting, which overrides the preset's value."""
-    flags.DEFINE_enum("config", "quick", list(PRESETS), "preset: the paper's models, or quick")
+    flags.DEFINE_enum("config", "quick", list(PRESETS), "preset: the paper's models, quick, or awd")
     for name, setting in settings().items():
         if name != "name":
             _define_setting(name, setting)
@@ -43,13 +43,13 @@ def _define_setting(name: str, setting: Setting) -> None:
         flags.DEFINE_bool(name, None, told)
 
 
-def config_from_flags() -> tuple[Config, dict[str, int | float | str]]:
+def config_from_flags() -> tuple[Config, dict[str, int | float | str | None]]:
     """The preset with the flags' overrides, and those overrides."""
     changes = changes_from_flags()
     return override(PRESETS[FLAGS.config], **changes), changes
 
 
-def changes_from_flags() -> dict[str, int | float | str]:
+def changes_from_flags() -> dict[str, int | float | str | None]:
     """The settings given by flags, by name."""
     values = {name: FLAGS[name].value for name in settings() if name != "name"}
     return {name: value for name, value in values.items() if value is not None}

@@ -23,7 +23,7 @@ define_path(
 )
 
 
-def with_text_settings(config: Config, changes: dict[str, int | float | str]) -> Config:
+def with_text_settings(config: Config, changes: dict[str, int | float | str | None]) -> Config:
     """The configuration with the corpus and the unit that the flags of the text imply.
 
     `changes` are the settings given by flags. Refuses flags that do not go together.
@@ -48,7 +48,7 @@ def with_text_settings(config: Config, changes: dict[str, int | float | str]) ->
     return _with_own_unit(config, changes)
 
 
-def _with_own_unit(config: Config, changes: dict[str, int | float | str]) -> Config:
+def _with_own_unit(config: Config, changes: dict[str, int | float | str | None]) -> Config:
     """The configuration with the unit of its corpus; a published one is read in one unit only."""
     if config.corpus == "files":
         return config

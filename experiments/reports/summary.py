@@ -12,6 +12,7 @@ from experiments.reports.environment import environment
 from experiments.reports.statistics import deviation, format_spread
 from experiments.training.ensemble_run import EnsembleRun
 from experiments.training.identity import is_of_the_paper
+from experiments.training.run import chosen_epochs
 from experiments.training.single_run import SingleRun
 from zaremba_jax.config import PAPER_PERPLEXITIES, Config, to_dict
 from zaremba_jax.data.corpus import Corpus, unigram_perplexity
@@ -31,7 +32,7 @@ def summarize(
     `valid` and `test` are the nats of every token but the first, by `SingleRun.nll`: one stream,
     state carried from the first token to the last.
     """
-    config, corpus, params = run.config, run.corpus, run.params
+    config, corpus = run.config, run.corpus
     unused_key = jax.random.fold_in(run.state.key, run.state.step)  # of the step after the last
 
     def monte_carlo(ids: np.ndarray) -> float | None:
@@ -48,7 +49,8 @@ def summarize(
         "kernel": run.kernel,
         "seed": config.seed,
         "epochs": config.train.epochs,
-        "parameters": count_params(params),
+        "parameters": count_params(run.state.params),
+        **chosen_epochs(run, 0),
         "valid_perplexity": perplexity(valid),
         "test_perplexity": perplexity(test),
         "valid_bits": math.log2(perplexity(valid)),
@@ -165,7 +167,11 @@ def member_records(run: EnsembleRun, valid: MemberNLL, test: MemberNLL) -> list[
     """The seed of every member with its perplexities, or with the reason for its exclusion."""
     return [
         {"seed": run.seed(member), "excluded": run.journal.excluded.get(str(member))}
-        | (member_record(valid[member], test[member]) if member in run.live else {})
+        | (
+            member_record(valid[member], test[member]) | chosen_epochs(run, member)
+            if member in run.live
+            else {}
+        )
         for member in range(run.members)
     ]
 

@@ -16,6 +16,7 @@ from experiments.training.run import (
     EVALUATION_STREAMS,
     NonFiniteLossError,
     Run,
+    averaging,
     first_problem,
     next_windows,
     on_every_device,
@@ -25,7 +26,7 @@ from experiments.training.run import (
 )
 from experiments.training.run_folder import Workdir, write_model
 from experiments.training.tensorboard import averages
-from zaremba_jax.array_types import TrainState, WindowStatistics
+from zaremba_jax.array_types import ModelParams, TrainState, WindowStatistics
 from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.loader import WindowLoader, fits
@@ -42,6 +43,7 @@ from zaremba_jax.parallel.members import (
     train_members,
 )
 from zaremba_jax.parallel.mesh import MEMBER, fetch
+from zaremba_jax.train import better_of
 
 
 @dataclasses.dataclass
@@ -147,13 +149,14 @@ class EnsembleRun(Run):
     def _train_chunks(self, windows: jax.Array) -> tuple[WindowStatistics, np.ndarray]:
         """Statistics of each window and whether all parameters are finite, row by member."""
         states, stats, finite = [], [], []
+        rates = self.rates | averaging(self, range(self.members))
         for state, members in zip(self.state, self.chunk_indices, strict=True):
             state, of_chunk = train_members(
                 self.config,
                 state,
                 windows,
                 self.mesh,
-                {name: values[members] for name, values in self.rates.items()},
+                {name: values[members] for name, values in rates.items()},
                 windows_per_epoch=len(self.windows),
             )
             self.windows.prefetch()
@@ -177,8 +180,12 @@ class EnsembleRun(Run):
 
     def nll(self, ids: np.ndarray, streams: int = 1) -> MemberNLL:
         """Nats of every token of a text but the first, for every member, even excluded ones."""
+        return self._nll([state.result for state in self.state], ids, streams)
+
+    def _nll(self, params: list[ModelParams], ids: np.ndarray, streams: int) -> MemberNLL:
+        """`nll` by the parameters of each chunk."""
         words = self.corpus.vocabulary
-        chunks = [Model(state.params, self.config, words).predictor for state in self.state]
+        chunks = [Model(of_chunk, self.config, words).predictor for of_chunk in params]
         nll = [members_nll(predictor, ids, streams, self.mesh) for predictor in chunks]
         return np.concatenate(nll)[: self.members]
 
@@ -187,7 +194,8 @@ class EnsembleRun(Run):
 
         A member whose perplexity is not finite is excluded.
         """
-        nll = self.nll(self.corpus.valid, EVALUATION_STREAMS)
+        params = [state.model for state in self.state]
+        nll = self._nll(params, self.corpus.valid, EVALUATION_STREAMS)
         estimates = {member: perplexity(nll[member]) for member in self.live}
         for member, estimate in estimates.items():
             if not np.isfinite(estimate):
@@ -200,11 +208,23 @@ class EnsembleRun(Run):
             "valid_perplexity_estimates": self._of_members(live),
         }
 
+    def keep_best(self) -> None:
+        improved = [
+            member in self.live and self.journal.has_improved(member)
+            for member in range(self.members)
+        ]
+        self.state = tuple(
+            dataclasses.replace(
+                state, best=better_of(state.model, state.best, np.array(improved)[members])
+            )
+            for state, members in zip(self.state, self.chunk_indices, strict=True)
+        )
+
     def model(self, member: int | None = None) -> Model:
         """A member's model, with its own seed and rates; by default the first live member's."""
         member = self.live[0] if member is None else member
         chunk, row = divmod(member, len(self.state[0].step))
-        params = jax.tree.map(lambda x: fetch(x[row]), self.state[chunk].params)
+        params = jax.tree.map(lambda x: fetch(x[row]), self.state[chunk].result)
         return Model(params, self.all_configs[member], self.corpus.vocabulary)
 
     def write_models(self, workdir: Workdir) -> None:

@@ -58,6 +58,19 @@ class Journal:
         """The training perplexity of each live model over this epoch's windows."""
         return {index: float(np.exp(self.epoch_nll[index] / windows)) for index in self.live}
 
+    def estimates(self, index: int) -> list[float]:
+        """A model's validation perplexity after each epoch, until it diverged."""
+        of_epochs = (
+            record.get("valid_perplexity_estimates", [record["valid_perplexity_estimate"]])[index]
+            for record in self.history
+        )
+        return [estimate for estimate in of_epochs if estimate is not None]
+
+    def has_improved(self, index: int) -> bool:
+        """Whether a model's last estimate is better than all before."""
+        *before, last = self.estimates(index)
+        return last < min(before, default=float("inf"))
+
     def end_epoch(self, metrics: Mapping[str, Any], evaluation_seconds: float) -> None:
         """Adds an epoch's record to the history, with the time since the run began."""
         self.seconds += evaluation_seconds

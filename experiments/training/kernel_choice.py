@@ -169,7 +169,7 @@ def _small_window(workload: Workload, kernel: str, precision: str) -> Any:
         keys = jax.random.split(key, 3)
         layers = init_params(model, 1, key=keys[0]).layers
         inputs = jax.random.normal(keys[1], (_COMPARED_STEPS, streams, model.features))
-        weights = jax.random.normal(keys[2], (_COMPARED_STEPS, streams, model.hidden_size))
+        weights = jax.random.normal(keys[2], (_COMPARED_STEPS, streams, model.layer_sizes[-1]))
 
         def loss(layers, inputs, state):
             outputs, state = deep_rnn(layers, inputs, state, compute=config.compute)

@@ -102,12 +102,17 @@ def train_chunk(run: Run, chunk: int) -> dict[str, Any]:
 
 
 def finish_epoch(run: Run) -> dict[str, Any]:
-    """Estimates the validation perplexity; returns the epoch's record, now added to the history."""
+    """Estimates the validation perplexity; returns the epoch's record, now added to the history.
+
+    With `keep="best"`, the parameters are kept if they are the best so far.
+    """
     started = time.monotonic()
     estimate = run.estimate()
     seconds = time.monotonic() - started
     epoch, _ = position(run)
     run.journal.end_epoch(run.metrics(epoch, len(run.windows)) | estimate, seconds)
+    if run.config.train.keep == "best":
+        run.keep_best()
     return run.journal.history[-1]
 
 

@@ -1,6 +1,6 @@
 """What a run in training is, whether it trains one model or many, and how it diverges."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from zaremba_jax.data.windows import TextWindows
 from zaremba_jax.evaluate import count_predictions
 from zaremba_jax.inference.gates import Gates, gate_activations
 from zaremba_jax.model import Model
+from zaremba_jax.optimizer import averaged_from
 
 EVALUATION_STREAMS = 20  # of the estimate after each epoch
 _REMEDY = (
@@ -79,11 +80,18 @@ class Run(Protocol):
         ...
 
     def nll(self, ids: np.ndarray, streams: int = 1) -> np.ndarray:
-        """Nats of every token of a text but the first: [predictions], or a row for each model."""
+        """Nats of every token of a text but the first: [predictions], or a row for each model.
+
+        The models are those that the run would end with.
+        """
+        ...
+
+    def keep_best(self) -> None:
+        """Of each model, keeps the parameters just estimated if they are the best so far."""
         ...
 
     def model(self) -> Model:
-        """The model as trained so far, ready for use; of many, the first that is live."""
+        """The model that the run would end with, ready for use; of many, the first live one."""
         ...
 
     def write_models(self, workdir: Workdir) -> None:
@@ -112,8 +120,28 @@ def position(run: Run) -> tuple[int, int]:
 
 def next_windows(run: Run, count: int) -> Windows:
     """The next `count` windows to train on, on the device."""
-    _, window = position(run)
+    epoch, window = position(run)
+    run.windows.begin(epoch)
     return run.windows[window : window + count]
+
+
+def averaging(run: Run, models: Sequence[int]) -> dict[str, np.ndarray]:
+    """The epoch from which on each of some models is averaged, if their estimates decide it."""
+    train = run.config.train
+    if not train.average_after_stall:
+        return {}
+    epochs = [averaged_from(train, run.journal.estimates(model)) for model in models]
+    return {"average_from": np.array(epochs, np.float32)}
+
+
+def chosen_epochs(run: Run, model: int) -> dict[str, int]:
+    """What the estimates decided of a model, as entries of its record."""
+    train, chosen = run.config.train, {}
+    if train.averages:
+        chosen["averaged_from_epoch"] = averaged_from(train, run.journal.estimates(model))
+    if train.keep == "best":
+        chosen["best_epoch"] = 1 + int(np.argmin(run.journal.estimates(model)))
+    return chosen
 
 
 def words_per_second(run: Run, windows: int) -> float:
@@ -130,10 +158,14 @@ def gates(run: Run) -> Gates:
 
 
 def training_windows(config: Config, corpus: Corpus) -> TextWindows:
-    """The windows of the training text, once the other texts are known to be long enough."""
+    """The windows of the training text, once the other texts are known to be long enough.
+
+    Models trained side by side share them, with the random offsets of the first one's seed.
+    """
     for ids in (corpus.valid, corpus.test):
         count_predictions(ids)
-    return TextWindows(corpus.train, config.train.batch_size, config.train.unroll)
+    train, seed = config.train, config.seed if config.train.random_offset else None
+    return TextWindows(corpus.train, train.batch_size, train.unroll, seed)
 
 
 def on_every_device(mesh: Mesh) -> NamedSharding:

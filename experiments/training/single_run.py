@@ -14,6 +14,7 @@ from experiments.training.run import (
     EVALUATION_STREAMS,
     NonFiniteLossError,
     Run,
+    averaging,
     first_problem,
     next_windows,
     on_every_device,
@@ -34,7 +35,7 @@ from zaremba_jax.model import Model
 from zaremba_jax.optimizer import learning_rate
 from zaremba_jax.parallel.members import init_data_parallel, train_data_parallel
 from zaremba_jax.parallel.mesh import fetch, make_mesh
-from zaremba_jax.train import all_finite, init_train_state, train_windows
+from zaremba_jax.train import all_finite, better_of, init_train_state, train_windows
 
 
 @dataclasses.dataclass
@@ -68,16 +69,20 @@ class SingleRun(Run):
     def cut(self, stored: Any) -> TrainState:
         return resumption.cut(stored, self.state, self.config.train.batch_size)
 
-    @property
-    def params(self) -> ModelParams:
-        """The model's parameters, on a single device."""
-        params = self.state.params
-        if self.mesh is None:
-            return params
-        return jax.tree.map(lambda x: jnp.asarray(fetch(x)), params)
-
     def model(self) -> Model:
-        return Model(self.params, self.config, self.corpus.vocabulary)
+        return self._model(self.state.result)
+
+    def _model(self, params: ModelParams) -> Model:
+        """The model of parameters of the state, on a single device."""
+        if self.mesh is not None:
+            params = jax.tree.map(lambda x: jnp.asarray(fetch(x)), params)
+        return Model(params, self.config, self.corpus.vocabulary)
+
+    def keep_best(self) -> None:
+        assert self.state.best is not None
+        is_better = np.asarray(self.journal.has_improved(0))
+        best = better_of(self.state.model, self.state.best, is_better)
+        self.state = dataclasses.replace(self.state, best=best)
 
     def write_models(self, workdir: Workdir) -> None:
         workdir.require_held()
@@ -86,13 +91,14 @@ class SingleRun(Run):
     def train(self, count: int) -> dict[int, float]:
         first, per_epoch = self.step, len(self.windows)
         chunk = next_windows(self, count)
+        rates = {name: values[0] for name, values in averaging(self, [0]).items()} or None
         if self.mesh is None:
             self.state, stats = train_windows(
-                self.config, self.state, chunk, windows_per_epoch=per_epoch
+                self.config, self.state, chunk, rates, windows_per_epoch=per_epoch
             )
         else:
             self.state, stats = train_data_parallel(
-                self.config, self.state, chunk, self.mesh, per_epoch
+                self.config, self.state, chunk, self.mesh, rates, per_epoch
             )
         self.windows.prefetch()
         stats = jax.tree.map(lambda x: np.asarray(x, np.float64), stats)
@@ -115,7 +121,8 @@ class SingleRun(Run):
         return text_nll(self.model(), ids, streams)
 
     def estimate(self) -> dict[str, Any]:
-        estimate = perplexity(self.nll(self.corpus.valid, EVALUATION_STREAMS))
+        model = self._model(self.state.model)
+        estimate = perplexity(text_nll(model, self.corpus.valid, EVALUATION_STREAMS))
         if not np.isfinite(estimate):
             epoch, _ = position(self)
             raise NonFiniteLossError(

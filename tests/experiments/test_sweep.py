@@ -20,6 +20,7 @@ BAD_FLAGS = [
     ([], ["--vary: nothing to try; give --vary=dropout=0.3,0.5"]),
     (["--vary=hidden_size=2,3"], ["--vary=hidden_size=2,3: give one of learning_rate, dropout"]),
     (["--vary=zoneout_cell=0.1"], ["--vary=zoneout_cell=0.1: give one of"]),
+    (["--vary=average_from=1,2"], ["--vary=average_from=1,2: give one of learning_rate, dropout"]),
     (["--vary=dropout=a"], ["--vary=dropout=a: give numbers, separated by commas"]),
     (["--vary=dropout=0,0.0"], ["--vary=dropout=0,0.0: a value is given twice; give each once"]),
     (["--vary=dropout=0", "--vary=dropout=1"], ["--vary=dropout=1: dropout is given twice"]),

@@ -4,6 +4,7 @@ import re
 import pytest
 
 from zaremba_jax.config import (
+    AWD,
     LARGE,
     MEDIUM,
     PAPER_PERPLEXITIES,
@@ -44,11 +45,21 @@ def test_presets_hold_the_numbers_of_section_4_1(preset, expected):
         "mask_each": "step",
         "unit": "word",
         "min_count": 1,
+        "keep": "last",
     }
 
 
-def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
-    assert PRESETS.keys() - PAPER_PERPLEXITIES.keys() == {"quick"}
+def test_awd_has_the_numbers_of_its_source_scaled_to_a_loss_summed_over_time():
+    steps = AWD.train.unroll
+    assert (AWD.train.learning_rate * steps, AWD.train.clip_norm / steps) == (30, 0.25)
+    assert AWD.regularizers.weight_decay / steps == pytest.approx(1.2e-6)
+    assert AWD.model.layer_sizes == (1150, 1150, 400)
+    sizes = {"l1": 0, "l2": 0, "decay_divisor": 1}  # nothing decays but the weights
+    assert {name: to_dict(AWD)[name] for name in sizes} == sizes
+
+
+def test_every_preset_of_the_paper_has_the_paper_s_figures_and_no_other_has_any():
+    assert PRESETS.keys() - PAPER_PERPLEXITIES.keys() == {"quick", "awd"}
     assert PAPER_PERPLEXITIES["medium"][1] == (86.2, 82.7)
 
 
@@ -103,6 +114,15 @@ def test_every_preset_of_the_paper_has_the_paper_s_figures_and_quick_has_none():
         ("activation_l2", -1.0, "at least 0"),
         ("temporal_activation_l2", float("nan"), "finite in float32 and at least 0"),
         ("softmax_tokens", -1, "at least 0"),
+        ("output_size", -1, "at least 0"),
+        ("input_dropout", 1.0, "at least 0 and below 1"),
+        ("output_dropout", "none", "of type float"),
+        ("weight_decay", -1e-6, "at least 0"),
+        ("average_from", -1, "at least 0"),
+        ("average_after_stall", 2.5, "of type int"),
+        ("random_offset", 1, "of type bool"),
+        ("keep", "first", "one of last, best"),
+        ("dropout", None, "of type float"),
     ],
 )
 def test_value_outside_its_limits_is_refused_by_name_value_and_reason(name, value, reason):
@@ -116,6 +136,10 @@ def test_value_outside_its_limits_is_refused_by_name_value_and_reason(name, valu
         (
             {"tie_weights": True, "embedding_size": 64},
             "^embedding_size=64: must equal hidden_size=128 for tied weights; set it to 0 or turn",
+        ),
+        (
+            {"tie_weights": True, "output_size": 64},
+            "^output_size=64: must equal the embedding's size, 128, for tied weights; set embeddi",
         ),
         (
             {"update_dropout": 0.5, "cell": "tanh"},
@@ -142,6 +166,10 @@ def test_settings_that_contradict_each_other_are_refused_with_a_remedy(changes, 
         {"tie_weights": True},
         {"tie_weights": True, "embedding_size": 128},
         {"embedding_size": 64},
+        {"tie_weights": True, "embedding_size": 64, "output_size": 64},
+        {"tie_weights": True, "output_size": 128},
+        {"input_dropout": 0.0, "output_dropout": None},
+        {"average_from": 3, "average_after_stall": 5},
         {"update_dropout": 0.5, "cell": "gru"},
         {"zoneout_hidden": 1.0, "zoneout_cell": 1.0},
         {"zoneout_hidden": 0.5, "cell": "tanh"},
@@ -155,6 +183,20 @@ def test_settings_that_go_together_are_accepted(changes):
 def test_embedding_has_as_many_features_as_the_layers_have_units_unless_told_otherwise():
     assert override(QUICK, hidden_size=7).model.features == 7
     assert override(QUICK, hidden_size=7, embedding_size=3).model.features == 3
+
+
+def test_all_layers_have_hidden_size_units_but_the_last_if_it_is_told_otherwise():
+    assert override(QUICK, layers=3, hidden_size=7).model.layer_sizes == (7, 7, 7)
+    assert override(QUICK, layers=3, hidden_size=7, output_size=3).model.layer_sizes == (7, 7, 3)
+    assert override(QUICK, layers=1, hidden_size=7, output_size=3).model.layer_sizes == (3,)
+
+
+def test_settings_of_before_sites_had_rates_of_their_own_are_read_with_that_of_dropout():
+    older = to_dict(MEDIUM)
+    for name in ("input_dropout", "output_dropout", "output_size", "average_from", "keep"):
+        del older[name]
+    assert completed(older) == to_dict(from_dict(older)) == to_dict(MEDIUM)
+    assert MEDIUM.regularizers.input_dropout is MEDIUM.regularizers.output_dropout is None
 
 
 def test_override_changes_what_it_names_and_nothing_else():

@@ -224,6 +224,12 @@ def test_members_that_fit_leave_room_for_what_training_one_needs(hidden_size, wo
         few, more = (override(config, softmax_tokens=tokens) for tokens in (0, 10))
         budget = 4 * needed
         assert members_that_fit(few, words, 8, budget) < members_that_fit(more, words, 8, budget)
+    else:  # of which the parameters are a large part
+        copies = override(config, average_from=1, keep="best")
+        budget = 8 * needed
+        assert members_that_fit(copies, words, 8, budget) < members_that_fit(
+            config, words, 8, budget
+        )
 
 
 EVERYTHING = {
@@ -237,6 +243,10 @@ EVERYTHING = {
     "l1": 0.01,
     "l2": 0.01,
     "clip_norm": 0.5,  # below the gradient norms here
+    "weight_decay": 0.01,
+    "input_dropout": 0.3,
+    "average_from": 1,
+    "keep": "best",
 }
 
 
@@ -265,13 +275,41 @@ def on_eight_devices():
         for index, (state, statistics) in enumerate(expected):
             np.testing.assert_allclose(nll[index], statistics.nll, rtol=1e-5)
             assert_close(member(states, index).params, state.params)
+            assert_close(member(states, index).average, state.average)
             alone_loss = text_nll(model_of(state.params), IDS)
             np.testing.assert_allclose(loss[index], alone_loss, rtol=1e-4)
     mesh = make_mesh(jax.devices()[:2], 2)
     state = init_data_parallel(override(config, seed=5), VOCABULARY, mesh)
-    state, statistics = train_data_parallel(override(config, seed=5), state, TEXT, mesh)
+    rates = {"average_from": np.float32(1)}
+    state, statistics = train_data_parallel(override(config, seed=5), state, TEXT, mesh, rates)
     np.testing.assert_allclose(statistics.nll, expected[1][1].nll, rtol=1e-5)
     assert_close(state.params, expected[1][0].params)
+    assert_close(state.average, expected[1][0].average)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_members_with_averages_of_their_own_and_decay_are_as_alone(members):
+    config = override(CONFIG, average_after_stall=5, keep="best", weight_decay=0.01)
+    begins = np.array([1, 0, 2][:members], np.float32)
+    states, _ = together(SEEDS[:members], config, {"average_from": begins})
+    for index, epoch in enumerate(begins):
+        state, own = (
+            alone(SEEDS[index], override(config, average_from=int(epoch)))[0],
+            member(states, index),
+        )
+        for name in ("params", "average", "best"):
+            assert_close(getattr(own, name), getattr(state, name))
+        is_last = jax.tree.map(np.array_equal, own.average, own.params)
+        assert all(jax.tree.leaves(is_last)) == (epoch == 0)
+
+
+def test_sites_of_members_have_rates_of_their_own():
+    config = override(CONFIG, input_dropout=0.0, output_size=4, layers=2)
+    rates = {"input_dropout": np.array([0.0, 0.25, 0.5], np.float32)}
+    states, _ = together(SEEDS, config, rates)
+    for index, (seed, rate) in enumerate(zip(SEEDS, rates["input_dropout"], strict=True)):
+        state, _ = alone(seed, override(config, input_dropout=float(rate)))
+        assert_close(member(states, index).params, state.params)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import (
+    AWD,
     LARGE,
     MEDIUM,
     QUICK,
@@ -41,6 +42,16 @@ RUNS = {
     ),
     "gru": dict(**EVERYTHING, cell="gru", update_dropout=0.5, tie_weights=True),
     "tanh": dict(**EVERYTHING, cell="tanh", mask_each="window", embedding_size=4),
+    "awd": dict(
+        **EVERYTHING,
+        input_dropout=0.25,
+        output_dropout=0.25,
+        mask_each="window",
+        embedding_size=2,
+        output_size=2,
+        tie_weights=True,
+    ),
+    "last": {"dropout": 0.5, "input_dropout": 0.0, "output_size": 4},
 }
 
 
@@ -180,6 +191,22 @@ def test_first_layer_reads_as_many_features_as_the_embedding_has(cell, gates, fe
     layer = gates * 10 * (10 + 1)
     inputs = gates * 10 * (features + 10 + 10)
     assert count_params(params) == 20 * features + 3 * layer + inputs + (10 + 1) * 20
+
+
+def test_last_layer_of_another_size_is_that_size_all_through():
+    config = ModelConfig(layers=3, hidden_size=10, output_size=4, init_scale=0.1)
+    params = init_params(config, 20, key=jax.random.key(0))
+    assert [p.input_weights.shape for p in params.layers] == [(10, 40), (10, 40), (10, 16)]
+    assert [p.recurrent_weights.shape for p in params.layers] == [(10, 40), (10, 40), (4, 16)]
+    assert params.softmax.weights is not None
+    assert params.softmax.weights.shape == (4, 20)
+    assert [state.hidden.shape for state in zero_state(params.layers, 3)] == [(3, 10)] * 2 + [
+        (3, 4)
+    ]
+
+
+def test_awd_is_no_larger_than_its_source():
+    assert 24.1e6 < count(AWD.model, 10_000) < 24.3e6
 
 
 def test_tied_softmax_is_the_transposed_embedding_and_counts_once():

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zaremba_jax.config import PRESETS, QUICK, SMALL, override
-from zaremba_jax.optimizer import learning_rate, make_optimizer, make_schedule
+from zaremba_jax.optimizer import averaged_from, learning_rate, make_optimizer, make_schedule
 
 # Written out by hand from section 4.1, to six digits.
 RATES = {
@@ -33,6 +34,7 @@ RATES = {
         0.00750889 0.00652947 0.00567780 0.00493722 0.00429323 0.00373324 0.00324630
     """,
     "quick": "1 1 1 0.5 0.25 0.125",
+    "awd": 500 * "0.428571 ",
 }
 
 
@@ -96,3 +98,37 @@ def test_first_rate_replaces_that_of_the_configuration_and_all_later_ones_in_pro
         update, state = optimizer.update(gradient, state)
         steps.append(update)
     np.testing.assert_allclose(steps, [-0.2, -0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("clip_norm", [0.1, 100.0], ids=["clipped", "not clipped"])
+def test_weight_decay_is_added_after_clipping(clip_norm):
+    config = dataclasses.replace(SMALL.train, clip_norm=clip_norm, learning_rate=0.5)
+    gradient, params = {"w": jnp.asarray([3.0, -4.0])}, {"w": jnp.asarray([10.0, 20.0])}
+    with_decay = make_optimizer(config, 1, weight_decay=0.01)
+    update: Any
+    update, state = with_decay.update(gradient, with_decay.init(params), params)
+    scale = min(1, clip_norm / 5)
+    np.testing.assert_allclose(
+        update["w"], -0.5 * (scale * np.array([3, -4]) + 0.01 * np.array([10, 20])), rtol=1e-6
+    )
+    without = make_optimizer(config, 1)
+    assert str(without.update(gradient, without.init(params), params)[1]) == str(state)
+
+
+@pytest.mark.parametrize(
+    ("settings", "estimates", "epoch"),
+    [
+        ({}, [9.0] * 20, 0),
+        ({"average_from": 4}, [], 4),
+        ({"average_after_stall": 2}, [9.0, 8.0, 7.0, 8.0, 7.5], 0),  # none above 9 or 8
+        ({"average_after_stall": 2}, [9.0, 8.0, 7.0, 8.5, 8.5], 6),  # the fifth is above 8
+        ({"average_after_stall": 2}, [9.0, 8.0, 7.0, 8.5, 8.5, 1.0, 1.0], 6),  # once and for all
+        ({"average_after_stall": 2}, [9.0, 99.0, 99.0, 99.0], 5),  # the first that can stall
+        ({"average_after_stall": 2}, [9.0, 9.0, 9.0, 9.0], 0),  # as good is not worse
+        ({"average_after_stall": 1, "average_from": 7}, [9.0, 1.0, 10.0], 4),
+        ({"average_after_stall": 1, "average_from": 2}, [9.0, 1.0, 10.0], 2),
+    ],
+)
+def test_averaging_begins_at_its_epoch_or_after_the_first_stall(settings, estimates, epoch):
+    config = override(QUICK, **settings).train
+    assert averaged_from(config, estimates) == epoch

@@ -108,6 +108,57 @@ def test_a_zoneout_mask_holds_a_one_for_a_share_of_units_that_equals_the_rate(na
         assert abs(mask.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / mask.size)
 
 
+@pytest.mark.parametrize("mask_each", ["step", "window"])
+@pytest.mark.parametrize("site", ["input_dropout", "output_dropout"])
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_a_site_with_a_rate_of_its_own_has_the_masks_that_dropout_draws_there(
+    site, rate, mask_each
+):
+    """And the others keep theirs; in a sweep, in which rates are traced, too."""
+    settings = {"dropout": 0.5, "mask_each": mask_each}
+    masks, others = masks_of(settings | {site: rate}), masks_of(settings)
+    there = masks_of({"dropout": rate, "mask_each": mask_each})
+    assert masks.inputs
+    assert others.inputs
+    if site == "input_dropout":
+        assert_equal(masks.inputs[0], there.inputs[0] if there.inputs else None)
+        assert_equal((masks.inputs[1:], masks.output), (others.inputs[1:], others.output))
+    else:
+        assert_equal(masks.output, there.output)
+        assert_equal(masks.inputs, others.inputs)
+    config = override(PLAIN, **settings | {site: 0.0})
+    key, rates = jax.random.key(0), {"dropout": 0.5, site: jnp.float32(rate)}
+    swept = jax.jit(lambda rates: sample_masks(config, rates, TOKENS, VOCABULARY, key=key))(rates)
+    if rate:
+        return assert_equal(swept, masks)
+    own = swept.inputs[0] if site == "input_dropout" and swept.inputs else swept.output
+    np.testing.assert_array_equal(own, np.ones(own.shape))  # among others that are not 0
+
+
+def test_a_site_can_have_the_only_masks():
+    masks = masks_of({"input_dropout": 0.5})
+    assert masks.output is None
+    assert masks.inputs is not None
+    assert [mask is None for mask in masks.inputs] == [False, True]
+    masks = masks_of({"output_dropout": 0.5})
+    assert masks.inputs is None
+    assert masks.output is not None
+
+
+def test_masks_are_as_large_as_the_layers_that_they_are_for():
+    config = override(PLAIN, output_size=4, dropout=0.5, zoneout_cell=0.5, update_dropout=0.5)
+    masks = sample_masks(
+        config, active_rates(config.regularizers), TOKENS, VOCABULARY, key=jax.random.key(0)
+    )
+    assert masks.inputs
+    assert masks.output is not None
+    assert masks.recurrent
+    assert [mask.shape[-1] for mask in masks.inputs if mask is not None] == [FEATURES, HIDDEN]
+    assert masks.output.shape[-1] == 4
+    for layer, size in zip(masks.recurrent, (HIDDEN, 4), strict=True):
+        assert {x.shape for x in jax.tree.leaves(layer)} == {(TIME, BATCH, size)}
+
+
 def test_zoneout_at_rate_1_keeps_every_unit():
     arrays = parts(masks_of({"zoneout_hidden": 1, "zoneout_cell": 1}))
     assert all(np.all(x == 1) for x in arrays["zoneout_hidden"] + arrays["zoneout_cell"])
@@ -276,7 +327,7 @@ STRENGTHS = [f.name for f in dataclasses.fields(RegularizerConfig) if f.name != 
 
 @pytest.mark.parametrize("name", STRENGTHS)
 def test_only_penalties_on_weights_reach_words_that_a_window_lacks(name):
-    assert penalizes_every_word({name: 0.1}) == (name in ("l1", "l2"))
+    assert penalizes_every_word({name: 0.1}) == (name in ("l1", "l2", "weight_decay"))
 
 
 def test_rates_are_rounded_as_those_are_that_a_program_is_given():

@@ -68,10 +68,11 @@ def test_layer_major_order_equals_stepping_all_layers_in_a_loop(
         masks = masks if masked else Masks()
         outputs, final = deep_rnn(params, inputs, state, masks, ComputeConfig(kernel=kernel))
         looped, current = [], list(state)
+        inputs_masks: Any = masks.inputs
         for t in range(time):
             x = inputs[t]
             for depth, layer in enumerate(params):
-                x = x * masks.inputs[depth][t] if masks.inputs else x
+                x = x * inputs_masks[depth][t] if inputs_masks else x
                 recurrent = masks.recurrent[depth] if masks.recurrent else RecurrentMasks()
                 recurrent = jax.tree.map(lambda mask, t=t: mask[t], recurrent)
                 current[depth] = step(layer, project_inputs(layer, x), current[depth], recurrent)

@@ -14,7 +14,13 @@ from zaremba_jax.data.windows import windows
 from zaremba_jax.interop.model_file import named_arrays
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 from zaremba_jax.rnn import zero_state
-from zaremba_jax.train import init_train_state, train_step, train_windows, window_loss
+from zaremba_jax.train import (
+    better_of,
+    init_train_state,
+    train_step,
+    train_windows,
+    window_loss,
+)
 
 VOCABULARY = 7
 CONFIG = override(QUICK, layers=2, hidden_size=6, batch_size=3, unroll=4, epochs=9, dropout=0.5)
@@ -297,3 +303,129 @@ def test_what_a_seed_draws_is_what_the_records_were_made_with():
     assert masks.inputs is not None
     sites = [np.packbits(np.asarray(mask) != 0).tolist() for mask in (*masks.inputs, masks.output)]
     assert sites == [[125, 128], [30, 48], [82, 32]]
+
+
+AWD_LIKE = {
+    "output_size": 4,
+    "embedding_size": 4,
+    "tie_weights": True,
+    "mask_each": "window",
+    "input_dropout": 0.4,
+    "output_dropout": 0.3,
+    "dropout": 0.25,
+    "word_dropout": 0.1,
+    "dropconnect": 0.5,
+    "weight_decay": 0.01,
+    "activation_l2": 2.0,
+    "temporal_activation_l2": 1.0,
+    "clip_norm": 0.3,
+    "decay_divisor": 1.0,
+}
+
+
+def trained_in_numpy(config, state, text, steps, average_from):
+    """The parameters after some steps, and their mean, by the rule as it is written down."""
+    rates, train = active_rates(config.regularizers), config.train
+    loss = functools.partial(window_loss, rates=rates, compute=config.compute)
+    gradient_of = jax.jit(jax.grad(loss, has_aux=True))
+    params, rnn_state, averaged = state.params, state.rnn_state, []
+    for step in range(steps):
+        epoch, number = divmod(step, len(text))
+        if number == 0:
+            rnn_state = zero_state(params.layers, train.batch_size)
+        tokens, targets = text[number][:-1], text[number][1:]
+        mask_key, weight_key = jax.random.split(jax.random.fold_in(state.key, step))
+        masks = sample_masks(config, rates, tokens, VOCABULARY, key=mask_key)
+        gradient, (_, rnn_state) = gradient_of(
+            params, tokens, targets, rnn_state, masks, weight_key=weight_key
+        )
+        gradient, old = (
+            [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
+            for tree in (gradient, params)
+        )
+        norm = np.sqrt(sum((g**2).sum() for g in gradient))
+        scale, decay = min(1, train.clip_norm / norm), config.regularizers.weight_decay
+        new = [
+            p - train.learning_rate * (scale * g + decay * p)
+            for p, g in zip(old, gradient, strict=True)
+        ]
+        params = jax.tree.unflatten(jax.tree.structure(params), [np.float32(x) for x in new])
+        if average_from and epoch + 1 >= average_from:
+            averaged.append(params)
+    mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *averaged) if averaged else params
+    return params, mean
+
+
+@pytest.mark.parametrize(
+    "settings", [AWD_LIKE, AWD_LIKE | {"tie_weights": False}], ids=["tied", "untied"]
+)
+def test_a_few_steps_with_decay_and_averaging_are_those_of_a_plain_loop(text, settings):
+    config = override(CONFIG, average_from=2, **settings)
+    steps = len(text) + 4
+    state = fresh(text, config)
+    params, mean = trained_in_numpy(config, fresh(text, config), text, steps, average_from=2)
+    windows = jnp.concatenate([text, text])[:steps]
+    state, _ = train_windows(config, state, windows, windows_per_epoch=len(text))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, state.params, params)
+    jax.tree.map(close, state.average, mean)
+    assert state.model is state.average
+
+
+@pytest.mark.parametrize("begins", [1, 2, 3])
+def test_average_is_the_mean_of_the_parameters_after_each_step_since_its_epoch(text, begins):
+    """And until then the parameters, bit for bit; whether a setting or a number says when."""
+    config = override(CONFIG, average_from=begins)
+    state, at_once = fresh(text, config), fresh(text, config)
+    asked = override(CONFIG, average_after_stall=5), {"average_from": np.float32(begins)}
+    told, averaged = fresh(text, asked[0]), []
+    for step in range(2 * len(text)):
+        window = text[step % len(text)][None]
+        state, _ = train_windows(config, state, window, windows_per_epoch=len(text))
+        told, _ = train_windows(asked[0], told, window, asked[1], windows_per_epoch=len(text))
+        averaged += [jax.tree.map(np.array, state.params)] * (step // len(text) + 1 >= begins)
+        mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *averaged) if averaged else None
+        if len(averaged) <= 1:
+            jax.tree.map(np.testing.assert_array_equal, state.average, state.params)
+        else:
+            assert_close_trees(state.average, mean)
+        assert_same(state, told)
+    both = jnp.concatenate([text, text])
+    at_once, _ = train_windows(config, at_once, both, windows_per_epoch=len(text))
+    assert_close_trees(at_once.average, state.average)
+
+
+def test_averaging_leaves_training_as_it_is_and_no_copy_where_it_is_off(text):
+    off, on = fresh(text), fresh(text, override(CONFIG, average_from=1, keep="best"))
+    assert (off.average, off.best) == (None, None)
+    assert len(jax.tree.leaves(on)) == len(jax.tree.leaves(off)) + 2 * len(
+        jax.tree.leaves(off.params)
+    )
+    on, _ = train_windows(override(CONFIG, average_from=1, keep="best"), on, text)
+    off, _ = train_windows(CONFIG, off, text)
+    assert_close_trees(on.params, off.params)
+    assert off.model is off.result is off.params
+    assert on.model is on.average
+    assert on.result is on.best
+
+
+def test_better_of_chooses_member_by_member():
+    params = fresh(None).params
+    new, old = (
+        jax.tree.map(lambda x, shift=shift: jnp.stack([x + shift, x - shift]), params)
+        for shift in (1.0, 2.0)
+    )
+    expected = jax.tree.map(lambda a, b: np.stack([a[0], b[1]]), new, old)
+    chosen = better_of(new, old, np.array([True, False]))
+    jax.tree.map(np.testing.assert_array_equal, chosen, expected)
+
+
+def test_every_word_decays(text):
+    config = override(CONFIG, weight_decay=0.5, learning_rate=0.1, clip_norm=1e-9)
+    before = fresh(text, config)
+    after, _ = train_windows(config, jax.tree.map(jnp.copy, before), text[:1])
+    jax.tree.map(
+        lambda new, old: np.testing.assert_allclose(new, 0.95 * old, rtol=1e-5),
+        after.params,
+        before.params,
+    )

@@ -40,8 +40,8 @@ class WindowLoader:
           resident: whether all windows stay on the device; None: if they fit.
         """
         self._text, self._sharding = text, sharding
-        self._ahead: tuple[tuple[int, int], Windows] | None = None
-        self._next, self._chunk = 0, 1
+        self._ahead: tuple[tuple[int, int, int], Windows] | None = None
+        self._next, self._chunk = (text, 0), 1
         if resident is None:
             resident = fits(text.nbytes, jax.local_devices()[0])
         self._all = self._send(text[:]) if resident else None
@@ -49,21 +49,31 @@ class WindowLoader:
     def __len__(self) -> int:
         return len(self._text)
 
+    def begin(self, epoch: int) -> None:
+        """From now on, the windows are those of this epoch, counted from 0."""
+        text = self._text.of_epoch(epoch)
+        if text.offset != self._text.offset and self._all is not None:
+            self._all = self._send(text[:])
+        self._text = text
+
     def __getitem__(self, index: slice) -> Windows:
         first, last = slice_bounds(index, len(self))
-        self._next, self._chunk = last % len(self), max(self._chunk, last - first)
+        ends = last == len(self)
+        text = self._text.of_epoch(self._text.epoch + 1) if ends else self._text
+        self._next, self._chunk = (text, 0 if ends else last), max(self._chunk, last - first)
         if self._all is not None:
             return jax.lax.dynamic_slice_in_dim(self._all, first, last - first)
         ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[0] == (first, last):
+        if ahead is not None and ahead[0] == (self._text.offset, first, last):
             return ahead[1]
         return self._send(self._text[first:last])
 
     def prefetch(self) -> None:
         """Sends the next chunk while the device works on the last one requested."""
-        bounds = self._next, min(self._next + self._chunk, len(self))
+        text, first = self._next
+        last = min(first + self._chunk, len(self))
         if self._all is None and self._ahead is None:
-            self._ahead = bounds, self._send(self._text[slice(*bounds)])
+            self._ahead = (text.offset, first, last), self._send(text[first:last])
 
     def _send(self, windows: np.ndarray) -> Windows:
         if self._sharding is None:

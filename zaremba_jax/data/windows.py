@@ -35,6 +35,9 @@ class TextWindows:
     is the first input of the next and every (token, next token) pair of the streams
     appears exactly once. A short last window is dropped.
 
+    With a `seed`, an epoch's windows start at a random one of the first `unroll` tokens, which seed
+    and epoch decide. Every epoch has as many, at most one fewer than without.
+
     Raises:
       InputError: a size is below 1, or the ids do not fill one window.
     """
@@ -42,20 +45,42 @@ class TextWindows:
     ids: np.ndarray
     batch_size: int
     unroll: int
+    seed: int | None = None
+    epoch: int = 0
 
     def __post_init__(self):
         for name in ("batch_size", "unroll"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
         if len(self) < 1:
+            offset = "" if self.seed is None else ", or turn off random_offset"
+            needed = self.unroll + 1 + self._largest_offset
             raise InputError(
                 f"{len(self.ids)} training tokens cannot fill {self.batch_size} streams of"
-                f" {self.unroll} + 1; give at least {self.batch_size * (self.unroll + 1)} tokens,"
-                " or lower batch_size or unroll"
+                f" {needed - 1} + 1; give at least {self.batch_size * needed} tokens,"
+                f" or lower batch_size or unroll{offset}"
             )
 
     def __len__(self) -> int:
-        return max(len(self.ids) // self.batch_size - 1, 0) // self.unroll
+        inputs = len(self.ids) // self.batch_size - 1 - self._largest_offset
+        return max(inputs, 0) // self.unroll
+
+    @property
+    def _largest_offset(self) -> int:
+        return 0 if self.seed is None else self.unroll - 1
+
+    @property
+    def offset(self) -> int:
+        """The token of each stream that the first window of the epoch starts at."""
+        if self.seed is None:
+            return 0
+        # Unlike a generator's, these numbers are promised to be the same in every NumPy.
+        (random,) = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)
+        return int(random) % self.unroll
+
+    def of_epoch(self, epoch: int) -> "TextWindows":
+        """The windows of an epoch, counted from 0."""
+        return self if self.seed is None else dataclasses.replace(self, epoch=epoch)
 
     @property
     def nbytes(self) -> int:
@@ -64,7 +89,7 @@ class TextWindows:
 
     def __getitem__(self, index: slice) -> np.ndarray:
         first, last = slice_bounds(index, len(self))
-        columns = streams(mapped_afresh(self.ids), self.batch_size)
+        columns = streams(mapped_afresh(self.ids), self.batch_size)[self.offset :]
         tokens = columns[first * self.unroll : last * self.unroll + 1].astype(np.int32)
         starts = self.unroll * np.arange(last - first)
         return tokens[starts[:, None] + np.arange(self.unroll + 1)[None, :]]

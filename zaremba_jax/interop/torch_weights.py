@@ -82,8 +82,14 @@ def lstm_to_torch(layers: tuple[LayerParams, ...], prefix: str = "") -> dict[str
     `bias_hh` is the second bias, or zero if a layer has only one.
 
     Raises:
-      InputError: a layer is not an LSTM.
+      InputError: a layer is not an LSTM, or layers differ in size.
     """
+    sizes = [len(layer.recurrent_weights) for layer in layers]
+    if len(set(sizes)) > 1:
+        raise InputError(
+            f"layers of {', '.join(map(str, sizes))} units: a torch.nn.LSTM has one size; export"
+            " the model as a folder instead"
+        )
     state = {}
     for depth, layer in enumerate(layers):
         if layer.cell != "lstm":

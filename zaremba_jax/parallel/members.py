@@ -62,7 +62,8 @@ def chunk_sizes(members: int, at_once: int, mesh: Mesh) -> tuple[int, ...]:
 def members_that_fit(config: Config, vocabulary_size: int, resident: int, memory: int) -> int:
     """How many members a device with `memory` bytes can train at a time, at least one.
 
-    The parameters of `resident` members stay on it. A member in training also needs its
+    The parameters of `resident` members stay on it, with their averages and their best. A member
+    in training also needs its
     gradient and update, a window's logits and what is computed from them, and what the
     layers keep for the backward pass.
     """
@@ -71,9 +72,10 @@ def members_that_fit(config: Config, vocabulary_size: int, resident: int, memory
     parameters = count_params(state.params)
     tokens = train.batch_size * train.unroll
     scores = 3 * min(config.compute.softmax_tokens or tokens, tokens) * vocabulary_size
-    activations = 20 * model.layers * tokens * model.hidden_size
+    activations = 20 * tokens * sum(model.layer_sizes)
     at_work = 4 * (2 * parameters + scores + activations)
-    free = int(0.9 * memory) - 4 * parameters * resident
+    copies = 1 + train.averages + (train.keep == "best")
+    free = int(0.9 * memory) - 4 * copies * parameters * resident
     return max(1, min(resident, free // at_work))
 
 
@@ -181,16 +183,19 @@ def train_data_parallel(
     state: TrainState,
     windows: Windows,
     mesh: Mesh,
+    rates: Rates | None = None,
     windows_per_epoch: int | None = None,
 ) -> tuple[TrainState, WindowStatistics]:
     """`train.train_windows` for one model, with the streams of its batch spread over the mesh."""
 
-    def train(windows: Windows, state: TrainState) -> Any:
+    def train(windows: Windows, state: TrainState, rates: Rates | None) -> Any:
         share = batch_share(mesh)
-        return train_windows(config, state, windows, None, share, windows_per_epoch)
+        return train_windows(config, state, windows, rates, share, windows_per_epoch)
 
     specs = state_specs()
-    return map_shards(train, mesh, (REPLICATED, specs), (specs, REPLICATED))(windows, state)
+    return map_shards(train, mesh, (REPLICATED, specs, REPLICATED), (specs, REPLICATED))(
+        windows, state, rates
+    )
 
 
 def members_nll(predictors: Predictor, ids: np.ndarray, streams: int, mesh: Mesh) -> MemberNLL:

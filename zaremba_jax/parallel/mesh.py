@@ -35,7 +35,15 @@ def state_specs(*axes: str) -> TrainState:
     """How a state is sharded: over `axes`, and its recurrent state over the streams as well."""
     lead: Any = PartitionSpec(*axes)
     streams: Any = PartitionSpec(*axes, DATA)
-    return TrainState(params=lead, opt_state=lead, rnn_state=streams, step=lead, key=lead)
+    return TrainState(
+        params=lead,
+        opt_state=lead,
+        rnn_state=streams,
+        step=lead,
+        key=lead,
+        average=lead,
+        best=lead,
+    )
 
 
 def map_shards(function: Callable[..., Any], mesh: Mesh, inputs: Any, outputs: Any) -> Any:

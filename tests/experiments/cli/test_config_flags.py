@@ -12,7 +12,7 @@ from experiments.cli.config_flags import config_from_flags
 from experiments.cli.program import FLAGS
 from zaremba_jax.config import MEDIUM, PRESETS, QUICK, settings, to_dict
 
-# For each setting, a value that no preset has.
+# For each setting, a value that quick, small and medium do not have.
 OTHER = {
     "corpus": "text8",
     "seed": 7,
@@ -49,6 +49,14 @@ OTHER = {
     "precision": "bfloat16",
     "kernel": "scan",
     "softmax_tokens": 23,
+    "output_size": 11,
+    "input_dropout": 0.85,
+    "output_dropout": 0.75,
+    "weight_decay": 0.003,
+    "random_offset": True,
+    "average_from": 37,
+    "average_after_stall": 41,
+    "keep": "best",
 }
 
 

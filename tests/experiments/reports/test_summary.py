@@ -28,7 +28,10 @@ from zaremba_jax.train import init_train_state
 CORPUS = make_corpus("ours", list("abcaba") * 5, list("abc") * 4, list("cba") * 6)
 TINY = override(QUICK, layers=2, hidden_size=4, batch_size=2, unroll=5)
 COMPUTE = {field.name for field in dataclasses.fields(ComputeConfig)}
-HISTORY = [{"words_per_second": speed} for speed in (1.0, 500.0, 400.0)]
+HISTORY = [
+    {"words_per_second": speed, "valid_perplexity_estimate": estimate}
+    for speed, estimate in ((1.0, 9.0), (500.0, 7.0), (400.0, 8.0))
+]
 
 
 def summarized(run, **options):
@@ -58,11 +61,14 @@ def test_paper_s_figures_belong_to_its_preset_whatever_the_seed(seed):
 @pytest.mark.parametrize("name", sorted(settings().keys() - COMPUTE - {"name", "seed"}))
 def test_paper_s_figures_belong_to_no_other_setting(name):
     value = to_dict(SMALL)[name]
-    words = {"corpus": "toy", "cell": "gru", "mask_each": "window", "unit": "char"}
-    switches = {"tie_weights": True, "second_bias": True, "carry_over_epochs": True}
+    words = {"corpus": "toy", "cell": "gru", "mask_each": "window", "unit": "char", "keep": "best"}
+    switches = dict.fromkeys(
+        ("tie_weights", "second_bias", "carry_over_epochs", "random_offset"), True
+    )
     numbers = {"embedding_size": 7, "decay_divisor": 4.0}
+    numbers |= {"input_dropout": 0.5, "output_dropout": 0.5}
     other = (words | switches | numbers).get(name) or (
-        value + 1 if isinstance(value, int) else float(value) / 2 or 0.5
+        value + 1 if isinstance(value, int) else float(value or 0) / 2 or 0.5
     )
     assert paper_figures(summary_of(override(SMALL, **{name: other}))) == (None, None)
 
@@ -123,6 +129,12 @@ def test_zoneout_is_evaluated_by_its_expectation():
     nll = text_nll(model_of(params, config), CORPUS.test)
     assert summary_of(config)["test_perplexity"] == perplexity(nll)
     assert summary_of(TINY)["test_perplexity"] != perplexity(nll)
+
+
+def test_summary_says_what_the_estimates_decided():
+    assert not summary_of(TINY).keys() & {"best_epoch", "averaged_from_epoch"}
+    summary = summary_of(override(TINY, keep="best", average_after_stall=5, average_from=3))
+    assert (summary["best_epoch"], summary["averaged_from_epoch"]) == (2, 3)
 
 
 def test_speed_is_the_median_epoch_s_so_that_compilation_does_not_count():

@@ -61,6 +61,32 @@ def test_chunks_of_an_epoch_are_cut_once_and_ahead_of_their_use(watched):
     assert cuts == [(0, 3), (3, 6), (6, 7), (0, 3), (3, 6)]
 
 
+@pytest.mark.parametrize("resident", [True, False])
+def test_every_epoch_has_its_own_offset_whether_its_windows_were_sent_ahead_or_not(resident):
+    text = TextWindows(IDS, 3, 4, seed=0)
+    loader = WindowLoader(text, resident=resident)
+    assert len(loader) == 6
+    offsets = set()
+    for epoch in (3, 4, 5, 0, 1, 2, 2):  # first as one that is resumed
+        expected = text.of_epoch(epoch)[:]
+        for first, last in [(0, 4), (4, 6)]:
+            loader.begin(epoch)
+            np.testing.assert_array_equal(loader[first:last], expected[first:last])
+            loader.prefetch()
+        offsets.add(text.of_epoch(epoch).offset)
+    assert len(offsets) > 1
+
+
+def test_first_chunk_of_the_next_epoch_is_sent_ahead_with_its_offset():
+    cuts.clear()
+    loader = WindowLoader(Watched(IDS, 3, 4, seed=0), resident=False)
+    for epoch in range(4):
+        loader.begin(epoch)
+        loader[0:6]
+        loader.prefetch()
+    assert cuts == [(0, 6)] * 5
+
+
 def test_resident_text_is_cut_once_and_for_all(watched):
     loader = WindowLoader(watched, resident=True)
     for first in range(6):

@@ -47,6 +47,36 @@ def test_windows_cut_when_asked_for_are_those_of_all(tokens, batch_size, unroll,
     assert cut[first:last].dtype == np.int32
 
 
+@given(st.integers(1, 200), st.integers(1, 4), st.integers(1, 9), st.integers(0, 9))
+def test_windows_of_an_epoch_start_at_its_random_offset_and_are_as_many_in_all(
+    tokens, batch_size, unroll, epoch
+):
+    ids = np.arange(tokens)
+    if tokens < 2 * batch_size * unroll:
+        with pytest.raises(ValueError, match=f"at least {2 * batch_size * unroll} .* random_off"):
+            TextWindows(ids, batch_size, unroll, seed=0)
+        return
+    text = TextWindows(ids, batch_size, unroll, seed=0).of_epoch(epoch)
+    cut, today = text[:], windows(ids, batch_size, unroll)
+    assert 0 <= text.offset < unroll
+    assert len(today) - 1 <= len(text) == len(cut) <= len(today)
+    np.testing.assert_array_equal(cut, (today[:1] + text.offset) + (cut - cut[:1]))
+    np.testing.assert_array_equal(cut[:-1, -1], cut[1:, 0])
+    np.testing.assert_array_equal(cut[:, 1:, 0] - cut[:, :-1, 0], 1)
+    assert cut.max() < tokens
+
+
+def test_offsets_are_decided_by_seed_and_epoch_and_reach_every_token_of_a_window():
+    text = TextWindows(np.arange(60), 3, 4, seed=7)
+    offsets = [text.of_epoch(epoch).offset for epoch in range(40)]
+    assert offsets == [text.of_epoch(3).of_epoch(epoch).offset for epoch in range(40)]
+    assert set(offsets) == {0, 1, 2, 3}
+    other = TextWindows(np.arange(60), 3, 4, seed=8)
+    assert offsets != [other.of_epoch(epoch).offset for epoch in range(40)]
+    assert offsets[:6] == [0, 0, 1, 1, 2, 0]  # for ever
+    assert TextWindows(np.arange(60), 3, 4).of_epoch(5).offset == 0
+
+
 def test_windows_follow_each_other_in_every_stream():
     cut = windows(np.arange(100), batch_size=4, unroll=5)
     np.testing.assert_array_equal(cut[:-1, -1], cut[1:, 0])

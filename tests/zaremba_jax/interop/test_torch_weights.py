@@ -158,6 +158,9 @@ def test_state_of_another_module_is_refused(shapes, reason):
 
 def test_other_cells_and_missing_parts_are_refused():
     gru = init_params(override(QUICK, cell="gru", hidden_size=2).model, 3, key=jax.random.key(0))
+    sizes = override(QUICK, hidden_size=2, output_size=3).model
+    with pytest.raises(ValueError, match="layers of 2, 3 units"):
+        model_to_torch(init_params(sizes, 3, key=jax.random.key(0)))
     with pytest.raises(ValueError, match="cell=gru: only LSTM layers convert to torch"):
         lstm_to_torch(gru.layers)
     with pytest.raises(ValueError, match=r"encoder\.weight, decoder\.weight: missing; name the"):
