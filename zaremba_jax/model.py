@@ -23,7 +23,7 @@ from zaremba_jax.array_types import (
     Tokens,
 )
 from zaremba_jax.cells import CELLS, drop
-from zaremba_jax.config import ComputeConfig, Config, ModelConfig
+from zaremba_jax.config import ComputeConfig, Config, ModelConfig, Precision
 from zaremba_jax.data.vocabulary import Vocabulary, check_ids
 from zaremba_jax.ops.embedding import embedding_lookup
 from zaremba_jax.ops.softmax import logits, softmax_nll
@@ -77,13 +77,21 @@ class Unrolled(NamedTuple):
     state: RNNState  # after the last step
 
 
-def softmax_weights(params: ModelParams) -> Float[Array, "hidden vocabulary"]:
-    """The weights of the softmax layer.
+def softmax_weights(
+    params: ModelParams, precision: Precision = "float32"
+) -> Float[Array, "hidden vocabulary"]:
+    """The weights of the softmax layer, for products in a precision.
 
     Tied ones are the embedding's (Press & Wolf 2017, https://arxiv.org/abs/1608.05859).
     """
     weights = params.softmax.weights
-    return params.embedding.T if weights is None else weights
+    if weights is not None:
+        return weights
+    if precision == "float32":
+        return params.embedding.T
+    # Without the barrier XLA would merge the transposition into the products, and has none on a
+    # CPU for factors of bfloat16 that lie that way.
+    return jax.lax.optimization_barrier(params.embedding.T)
 
 
 @struct.dataclass
@@ -133,7 +141,7 @@ class Predictor:
         return softmax_nll(weights, bias, hidden, targets, self.compute)
 
     def _softmax(self) -> tuple[jax.Array, jax.Array]:
-        return softmax_weights(self.params), self.params.softmax.bias
+        return softmax_weights(self.params, self.compute.precision), self.params.softmax.bias
 
     def token_nll(
         self, tokens: Tokens, targets: Tokens, state: RNNState

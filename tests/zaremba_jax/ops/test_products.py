@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -187,3 +188,33 @@ def test_precision_of_a_run_is_that_of_its_training_and_of_all_that_reads_a_text
     exact, rounded = map(read_and_trained, ("float32", "bfloat16"))
     for name, nats in exact.items():
         assert 1e-5 < np.abs(nats - rounded[name]).max() < 0.05, name
+
+
+# Settings that change what is multiplied, or how it lies in memory.
+OPERANDS = {
+    "tie_weights": True,
+    "output_size": 32,
+    "embedding_size": 32,
+    "cell": "gru",
+    "kernel": "scan",
+    "softmax_tokens": 64,
+    "dropconnect": 0.5,
+    "hidden_dropout": 0.25,
+}
+
+
+def trains_and_reads(**settings):
+    config = override(QUICK, hidden_size=32, batch_size=8, unroll=10, **settings)
+    ids = np.random.default_rng(0).integers(0, 60, 200)
+    state = init_train_state(config, 60)
+    state, statistics = train_windows(config, state, jnp.asarray(windows(ids, 8, 10)))
+    assert np.isfinite(np.asarray(statistics.nll)).all()
+    assert np.isfinite(text_nll(model_of(state.params, config), ids, streams=4)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("names", list(itertools.combinations(OPERANDS, 2)), ids="-".join)
+def test_pairs_of_settings_that_change_products_compile_as_for_a_user(names, precision):
+    """With the compiler's optimizations on, which turn products around."""
+    trains_and_reads(precision=precision, **{name: OPERANDS[name] for name in names})
