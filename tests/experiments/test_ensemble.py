@@ -236,15 +236,15 @@ def test_member_that_diverges_in_further_epochs_leaves_no_model_of_fewer(
 
 
 def test_member_whose_validation_perplexity_is_infinite_is_excluded(folder, monkeypatch):
-    nll = ensemble_run.EnsembleRun.nll
+    nll = ensemble_run.EnsembleRun._nll
 
-    def of_first_epoch(run, ids, streams=1):
-        member_nll = nll(run, ids, streams)
+    def of_first_epoch(run, params, ids, streams):
+        member_nll = nll(run, params, ids, streams)
         if not run.journal.history:
             member_nll[2] = 800
         return member_nll
 
-    monkeypatch.setattr(ensemble_run.EnsembleRun, "nll", of_first_epoch)
+    monkeypatch.setattr(ensemble_run.EnsembleRun, "_nll", of_first_epoch)
     outcome = run(*MEMBERS, "--workdir=run")
     assert "member 2 (seed 2): the validation perplexity became inf; excluded" in outcome.out
     for line in metrics(folder / "run"):

@@ -154,7 +154,7 @@ def test_run_needs_no_matplotlib(finished, folder, monkeypatch):
 def test_help_names_every_setting():
     outcome = run("--help")
     assert (outcome.status, outcome.err) == (0, "")
-    assert "\n  --config: <quick|small|medium|large>" in outcome.out
+    assert "\n  --config: <quick|small|medium|large|awd>" in outcome.out
     for name, value in to_dict(QUICK).items():
         flag = f"[no]{name}" if isinstance(value, bool) else name
         assert name == "name" or f"\n  --{flag}: " in outcome.out

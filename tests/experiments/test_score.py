@@ -131,7 +131,7 @@ MISTAKES = {
     "--dynamic_epsilon: has no effect without --dynamic=rms; give that too": [
         *(*BOTH, "--dynamic=sgd", "--dynamic_epsilon=0.1")
     ],
-    "text.tsv: a perplexity of nan, the scores are not finite; name another model": [
+    "broken.safetensors: embedding has numbers that are not finite; name a model": [
         *("--workdir=run0,broken.safetensors", "text.tsv", "--scores=broken.tsv")
     ],
     "text.tsv: a perplexity of inf, the scores are not finite; try a lower --dynamic_rate": [

@@ -196,9 +196,9 @@ def test_short_epochs_are_not_all_saved_and_all_have_their_metrics(
     clock, written = [0.0], {}
     train_windows, save = run_module.train_windows, resumption.checkpoint.save
 
-    def slow_train(config, state, windows, **more):
+    def slow_train(config, state, windows, *rest, **more):
         clock[0] += len(windows) * seconds / WINDOWS
-        return train_windows(config, state, windows, **more)
+        return train_windows(config, state, windows, *rest, **more)
 
     def slow_save(path, step, *what):
         save(path, step, *what)
@@ -373,7 +373,7 @@ def test_rate_out_of_all_proportion_stops_the_run_at_its_second_step(folder):
 
 def test_validation_perplexity_that_is_infinite_stops_the_run(folder, monkeypatch):
     monkeypatch.setattr(
-        run_module.SingleRun, "nll", lambda run, ids, streams=1: np.full(len(ids) - 1, 800.0)
+        run_module, "text_nll", lambda model, ids, streams=1: np.full(len(ids) - 1, 800.0)
     )
     outcome = run(*FLAGS, "--workdir=run")
     assert_diverged(outcome, folder, "the validation perplexity became inf after epoch 1;")
