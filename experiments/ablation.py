@@ -32,12 +32,13 @@ from experiments.reports.figures import write_picture
 from experiments.training.run_folder import write_json, write_text
 from zaremba_jax.array_types import CellName
 from zaremba_jax.cells import CELLS
-from zaremba_jax.config import QUICK, Config, override, to_dict
+from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.published import load_published
 from zaremba_jax.data.toy_corpus import toy_corpus
 from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import parse_json_object
+from zaremba_jax.presets import QUICK
 
 LAGS_COUNTED = (1, 10, 100)
 _ASKED = (

@@ -18,8 +18,9 @@ from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.compilers.tables import EnsembleTable, EpochTable, empty_table
 from experiments.compilers.targets import TARGETS
-from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Precision, override
+from zaremba_jax.config import Precision, override
 from zaremba_jax.errors import InputError
+from zaremba_jax.presets import PAPER_PERPLEXITIES, PRESETS
 
 define_choices("targets", list(TARGETS), "accelerators to compile for")
 define_choices("configs", list(PAPER_PERPLEXITIES), "presets to compile")

@@ -24,10 +24,11 @@ from experiments.table1.page import write_table
 from experiments.training.ensemble_run import with_seeds
 from experiments.training.run import NonFiniteLossError, Run
 from experiments.training.run_folder import Workdir
-from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
+from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
 from zaremba_jax.parallel.mesh import MEMBER, make_mesh
+from zaremba_jax.presets import PAPER_PERPLEXITIES, PRESETS
 
 flags.adopt_module_key_flags(training_flags)
 flags.adopt_module_key_flags(ensemble_flags)

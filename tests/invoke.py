@@ -22,7 +22,8 @@ from experiments import ptb
 from experiments.cli import program as command_line
 from zaremba_jax.array_types import TrainState
 from zaremba_jax.checkpoint import restore
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
+from zaremba_jax.presets import QUICK
 from zaremba_jax.train import init_train_state
 
 ROOT = Path(__file__).parent.parent

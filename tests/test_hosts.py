@@ -165,7 +165,7 @@ REPRODUCE = """
 from experiments import reproduce
 from experiments.cli.program import run
 from tests.experiments.test_reproduce import TINY
-from zaremba_jax.config import PRESETS
+from zaremba_jax.presets import PRESETS
 from zaremba_jax.data.encoding import read_corpus
 
 PRESETS["small"] = TINY

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     {"array_types", "errors", "whole_files"},
     {"config", "json_text"},
+    {"presets"},
     {"data.text_files", "data.partial_folders", "ops.products"},
     {"data.units"},
     {"data.vocabulary"},

@@ -2,7 +2,7 @@
 
 The paper (https://arxiv.org/abs/1409.2329) in its order: `cells` (one step of an LSTM),
 `regularizers` (dropout and what it is compared with), `rnn` (the deep network), `model` (the
-language model), `optimizer`, `train`, `evaluate`, `ensemble`; `config` has the paper's sizes and
+language model), `optimizer`, `train`, `evaluate`, `ensemble`; `presets` has the paper's sizes and
 schedules. Beside it: `data` (texts), `inference` (what a trained model is used for), `interop`
 (files, Flax, torch, StableHLO), `parallel` (many models, many devices), `ops` and `kernels` (the
 products and loops underneath), `checkpoint`.
@@ -21,7 +21,7 @@ This trains a model for an epoch and evaluates it:
 True
 """
 
-from zaremba_jax.config import LARGE, MEDIUM, QUICK, SMALL, override
+from zaremba_jax.config import override
 from zaremba_jax.data.encoding import read_corpus
 from zaremba_jax.data.published import load_published
 from zaremba_jax.data.toy_corpus import toy_corpus
@@ -33,6 +33,7 @@ from zaremba_jax.inference.generation import generate
 from zaremba_jax.interop.flax_modules import DeepRNN
 from zaremba_jax.interop.model_file import load_model, save_model
 from zaremba_jax.model import Model
+from zaremba_jax.presets import LARGE, MEDIUM, QUICK, SMALL
 from zaremba_jax.train import init_train_state, train_windows
 
 __all__ = [

@@ -24,7 +24,7 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     "After 6 epochs" means that epochs 1 to 6 run at the full rate and epoch 7
     is the first with a divided one.
 
-    >>> from zaremba_jax.config import MEDIUM
+    >>> from zaremba_jax.presets import MEDIUM
     >>> learning_rate(MEDIUM.train, 6), learning_rate(MEDIUM.train, 8)
     (1.0, 0.6944444444444445)
     """
@@ -98,7 +98,7 @@ def averaged_from(config: TrainConfig, estimates: Sequence[float]) -> int:
       config: when to average.
       estimates: the validation perplexity after each epoch so far.
 
-    >>> from zaremba_jax.config import AWD
+    >>> from zaremba_jax.presets import AWD
     >>> better, worse = [90.0, 80.0] + 6 * [70.0], [90.0, 80.0] + 6 * [85.0]
     >>> averaged_from(AWD.train, better), averaged_from(AWD.train, worse)
     (0, 9)

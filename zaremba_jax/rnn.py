@@ -66,7 +66,7 @@ def deep_rnn(
     per layer for its inputs.
 
     >>> import jax
-    >>> from zaremba_jax.config import QUICK
+    >>> from zaremba_jax.presets import QUICK
     >>> from zaremba_jax.model import init_params
     >>> layers = init_params(QUICK.model, 50, key=jax.random.key(0)).layers
     >>> time, batch, features = 20, 3, 128

@@ -8,8 +8,9 @@ import numpy as np
 
 from zaremba_jax.array_types import Masks
 from zaremba_jax.cells import drop
-from zaremba_jax.config import QUICK, Config, override
+from zaremba_jax.config import Config, override
 from zaremba_jax.model import init_params
+from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import active_rates, sample_masks
 from zaremba_jax.rnn import deep_rnn, zero_state
 

@@ -19,8 +19,9 @@ from jaxtyping import Array, Bool, Float
 from experiments.ablations.methods import member_rates
 from experiments.ablations.parts import Part
 from zaremba_jax.array_types import CellName, Key, Masks, ModelParams, Scalar, Step, Tokens
-from zaremba_jax.config import QUICK, Config, override
+from zaremba_jax.config import Config, override
 from zaremba_jax.model import Predictor, apply, init_params
+from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import Rates, sample_masks
 from zaremba_jax.rnn import zero_state
 

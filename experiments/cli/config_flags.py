@@ -5,7 +5,8 @@ from typing import Any
 from absl import flags
 
 from experiments.cli.program import FLAGS
-from zaremba_jax.config import PRESETS, Config, Setting, override, settings
+from zaremba_jax.config import Config, Setting, override, settings
+from zaremba_jax.presets import PRESETS
 
 flags.disclaim_key_flags()  # --help lists them among the flags of the program
 

@@ -133,7 +133,8 @@ Code("# deep_rnn" + bodies[0] + "\n# unroll" + bodies[1], language="python")
 # are $L + 1$ of them: one for each layer's input, and one for the last output.
 
 # %%
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
+from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import active_rates, sample_masks
 
 config = override(QUICK, layers=2, hidden_size=4, dropout=0.5)
@@ -191,7 +192,7 @@ np.testing.assert_allclose(loss, 35 * np.log(10), rtol=1e-6)
 # and then decays.
 
 # %%
-from zaremba_jax.config import PRESETS
+from zaremba_jax.presets import PRESETS
 from zaremba_jax.optimizer import learning_rate
 
 for name in ("small", "medium", "large"):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from zaremba_jax.config import from_dict
+from zaremba_jax.presets import from_dict
 from zaremba_jax.regularizers import active_rates
 from zaremba_jax.whole_files import write_whole
 

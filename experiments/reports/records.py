@@ -6,9 +6,10 @@ from typing import Any
 
 from experiments.training.identity import canonical_config
 from experiments.training.run_folder import Workdir
-from zaremba_jax.config import PRESETS, Config, to_dict
+from zaremba_jax.config import Config, to_dict
 from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import parse_json_object
+from zaremba_jax.presets import PRESETS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,13 @@ from experiments.training.ensemble_run import EnsembleRun
 from experiments.training.identity import is_of_the_paper
 from experiments.training.run import chosen_epochs
 from experiments.training.single_run import SingleRun
-from zaremba_jax.config import PAPER_PERPLEXITIES, Config, to_dict
+from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.corpus import Corpus, unigram_perplexity
 from zaremba_jax.data.units import UNITS
 from zaremba_jax.ensemble import MemberNLL, mixture_perplexities
 from zaremba_jax.evaluate import monte_carlo_nll, perplexity
 from zaremba_jax.model import count_params
+from zaremba_jax.presets import PAPER_PERPLEXITIES
 
 DEFAULT_SIZES = (1, 2, 5, 10, 38)  # the paper's
 

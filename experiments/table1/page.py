@@ -25,7 +25,8 @@ from experiments.reports.statistics import deviation, format_change, format_mean
 from experiments.reports.summary import format_mixture
 from experiments.table1.jobs import read_mixtures
 from experiments.training.run_folder import write_text
-from zaremba_jax.config import PAPER_PERPLEXITIES, PRESETS, Config, override
+from zaremba_jax.config import Config, override
+from zaremba_jax.presets import PAPER_PERPLEXITIES, PRESETS
 
 # Test perplexities of single models: from the docstring of ptb_word_lm.py in TensorFlow's
 # tutorial; from pull request 2276 of tensorflow/models, which measured its block cell; and, by

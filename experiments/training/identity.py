@@ -11,7 +11,8 @@ the seed and those that only say how its numbers are computed.
 from collections.abc import Mapping
 from typing import Any
 
-from zaremba_jax.config import PRESETS, ComputeConfig, Config, completed, override, to_dict
+from zaremba_jax.config import ComputeConfig, Config, completed, override, to_dict
+from zaremba_jax.presets import PRESETS
 
 _NOT_OF_THE_MODEL = ("seed", "kernel", "softmax_tokens")
 # As checkpoints record the settings that may differ.

@@ -13,11 +13,12 @@ import numpy as np
 
 from experiments.training.identity import differing_settings
 from zaremba_jax.checkpoint import CHECKSUMS_FILE
-from zaremba_jax.config import Config, from_dict, settings, to_dict
+from zaremba_jax.config import Config, settings, to_dict
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import save_model
 from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.model import Model
+from zaremba_jax.presets import from_dict
 from zaremba_jax.whole_files import write_whole
 
 

@@ -19,10 +19,11 @@ from experiments.ablations.language_modelling import (
 )
 from experiments.ablations.methods import METHODS, groups
 from experiments.ablations.report_page import language_table, memory_table, report_page
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.toy_corpus import toy_corpus
 from zaremba_jax.data.windows import windows
 from zaremba_jax.evaluate import text_nll
+from zaremba_jax.presets import QUICK
 
 TINY = ("--train_tokens=400", "--hidden_size=4", "--epochs=2", "--seeds=2", "--rates=2")
 FILES = {"report.md", "results.json", "language_modelling.png", "memory.png"}

@@ -23,11 +23,12 @@ from experiments.benchmarks import contenders, jax_peers, own_process, torch_pee
 from experiments.benchmarks.contenders import Contender, has_papers_layout
 from experiments.benchmarks.step_times import largest_products, step_flops
 from zaremba_jax.array_types import ModelParams, SoftmaxParams
-from zaremba_jax.config import MEDIUM, QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop.flax_weights import linen_layer, nnx_layer
 from zaremba_jax.interop.torch_weights import model_to_torch
+from zaremba_jax.presets import MEDIUM, QUICK
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, train_windows, window_loss
 

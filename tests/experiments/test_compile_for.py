@@ -24,9 +24,10 @@ from experiments.compilers.epochs import (
     windows_per_epoch,
 )
 from experiments.compilers.targets import TARGETS, MissingCompilerError
-from zaremba_jax.config import PRESETS, QUICK, Config, override
+from zaremba_jax.config import Config, override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.kernels.lstm import STEPS_PER_PASS
+from zaremba_jax.presets import PRESETS, QUICK
 from zaremba_jax.train import init_train_state
 
 # Large and medium in float32 take v5e's compiler minutes, and show nothing that small does not.

@@ -30,11 +30,12 @@ from invoke import (
 
 from experiments import ensemble
 from experiments.training import ensemble_run
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.toy_corpus import toy_corpus
 from zaremba_jax.interop.model_file import load_model
 from zaremba_jax.parallel.members import members_that_fit
 from zaremba_jax.parallel.mesh import MEMBER
+from zaremba_jax.presets import QUICK
 
 
 def run(*flags):

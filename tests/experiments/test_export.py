@@ -11,11 +11,12 @@ from safetensors.numpy import load, save
 
 from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import Workdir, write_model
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.interop.torch_weights import model_to_torch
 from zaremba_jax.model import Model, init_params
+from zaremba_jax.presets import QUICK
 
 WORDS = Vocabulary(("the", "<eos>", "cat"))
 CONFIG = override(QUICK, layers=1, hidden_size=2)

@@ -9,10 +9,11 @@ import pytest
 from invoke import ROOT, start_python, write_texts
 
 from experiments.training.run_folder import Workdir, write_model
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import DownloadError, InputError, MissingFileError
 from zaremba_jax.model import Model, init_params
+from zaremba_jax.presets import QUICK
 
 # Programs, the function that they compute with and that is broken, and their arguments.
 PLANTED = {

@@ -5,11 +5,12 @@ from invoke import assert_refused, run_elsewhere
 
 from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import Workdir, write_model
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.inference.generation import Sampling, generate
 from zaremba_jax.inference.prompts import prompt_ids
 from zaremba_jax.model import Model, init_params
+from zaremba_jax.presets import QUICK
 
 WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
 

@@ -24,11 +24,12 @@ from invoke import (
     write_texts,
 )
 
-from zaremba_jax.config import QUICK, to_dict
+from zaremba_jax.config import to_dict
 from zaremba_jax.data.units import EOS
 from zaremba_jax.data.windows import windows
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.interop.model_file import load_model
+from zaremba_jax.presets import QUICK
 from zaremba_jax.train import init_train_state, train_windows
 
 

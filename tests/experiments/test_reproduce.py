@@ -18,11 +18,12 @@ from experiments.reports import records
 from experiments.reports.statistics import format_mean
 from experiments.table1 import jobs
 from experiments.table1 import page as table1
-from zaremba_jax.config import MEDIUM, PAPER_PERPLEXITIES, PRESETS, SMALL, override
+from zaremba_jax.config import override
 from zaremba_jax.data.encoding import read_corpus
 from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.evaluate import perplexity
 from zaremba_jax.interop.model_file import load_model
+from zaremba_jax.presets import MEDIUM, PAPER_PERPLEXITIES, PRESETS, SMALL
 
 TINY = override(SMALL, **invoke.SETTINGS)
 FLAGS = (

@@ -12,7 +12,7 @@ import pytest
 from invoke import SETTINGS, assert_refused, content, run, run_elsewhere, start_python, summary_of
 
 from experiments.training.run_folder import Workdir, write_model
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.data.windows import windows
 from zaremba_jax.ensemble import mixture_nll
@@ -22,6 +22,7 @@ from zaremba_jax.inference.independent_lines import lines_nll
 from zaremba_jax.inference.neural_cache import CacheConfig, neural_cache_nll
 from zaremba_jax.inference.text_scoring import read_text
 from zaremba_jax.model import Model, init_params
+from zaremba_jax.presets import QUICK
 
 WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
 TEXT = "the cat sat\nthe zebra\n\ncat zebra ran\n"

@@ -11,8 +11,8 @@ from invoke import SINGLE, TEXT, assert_refused, content, summary_of
 
 from experiments import sweep
 from experiments.training.journal import Journal
-from zaremba_jax.config import QUICK
 from zaremba_jax.interop.model_file import load_model
+from zaremba_jax.presets import QUICK
 
 SETTINGS = [flag for flag in SINGLE if not flag.startswith("--dropout")]
 GRID = ("--vary=dropout=0,0.25", "--vary=learning_rate=0.5,1,1e9")

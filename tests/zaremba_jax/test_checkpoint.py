@@ -17,7 +17,8 @@ from zaremba_jax.checkpoint import (
     restore,
     save,
 )
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
+from zaremba_jax.presets import QUICK
 from zaremba_jax.train import init_train_state
 
 CONFIG = override(QUICK, hidden_size=4)

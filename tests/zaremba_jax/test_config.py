@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from zaremba_jax.config import (
+from zaremba_jax.config import ComputeConfig, completed, override, settings, to_dict
+from zaremba_jax.presets import (
     AWD,
     LARGE,
     MEDIUM,
@@ -11,12 +12,7 @@ from zaremba_jax.config import (
     PRESETS,
     QUICK,
     SMALL,
-    ComputeConfig,
-    completed,
     from_dict,
-    override,
-    settings,
-    to_dict,
 )
 
 

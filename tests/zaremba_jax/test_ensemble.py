@@ -13,7 +13,7 @@ from invoke import run_on_devices
 from model_examples import model_of
 
 from experiments.compilers import hlo
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.windows import windows
 from zaremba_jax.ensemble import mixture_nll, mixture_perplexities, subsets
 from zaremba_jax.evaluate import perplexity, text_nll
@@ -31,6 +31,7 @@ from zaremba_jax.parallel.members import (
     train_members,
 )
 from zaremba_jax.parallel.mesh import make_mesh
+from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.train import init_train_state, train_windows
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from model_examples import model_of
 
 from zaremba_jax import evaluate
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.evaluate import monte_carlo_nll, perplexity, text_nll
 from zaremba_jax.model import apply, init_params
+from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import active_rates, drop_weights, expected_masks, sample_masks
 from zaremba_jax.rnn import zero_state
 

@@ -8,17 +8,9 @@ import paper_model
 import pytest
 
 from zaremba_jax.cells import CELLS
-from zaremba_jax.config import (
-    AWD,
-    LARGE,
-    MEDIUM,
-    QUICK,
-    SMALL,
-    ComputeConfig,
-    ModelConfig,
-    override,
-)
+from zaremba_jax.config import ComputeConfig, ModelConfig, override
 from zaremba_jax.model import Predictor, apply, count_params, init_params, softmax_weights
+from zaremba_jax.presets import AWD, LARGE, MEDIUM, QUICK, SMALL
 from zaremba_jax.regularizers import active_rates, drop_weights, expected_masks, sample_masks
 from zaremba_jax.rnn import drop, zero_state
 from zaremba_jax.train import window_loss

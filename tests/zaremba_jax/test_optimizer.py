@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zaremba_jax.config import PRESETS, QUICK, SMALL, override
+from zaremba_jax.config import override
 from zaremba_jax.optimizer import averaged_from, learning_rate, make_optimizer, make_schedule
+from zaremba_jax.presets import PRESETS, QUICK, SMALL
 
 # Written out by hand from section 4.1, to six digits.
 RATES = {

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from zaremba_jax.array_types import Masks, RecurrentMasks
-from zaremba_jax.config import QUICK, RegularizerConfig, override
+from zaremba_jax.config import RegularizerConfig, override
 from zaremba_jax.model import init_params
+from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import (
     active_rates,
     drop_weights,

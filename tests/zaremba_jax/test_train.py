@@ -9,9 +9,10 @@ import optax
 import pytest
 
 from zaremba_jax import train
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.windows import windows
 from zaremba_jax.interop.model_file import named_arrays
+from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import (

@@ -18,12 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from zaremba_jax.array_types import ModelParams
-from zaremba_jax.config import Config, UnitName, from_dict, to_dict
+from zaremba_jax.config import Config, UnitName, to_dict
 from zaremba_jax.data.units import check_unit
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.json_text import parse_json, parse_json_object
 from zaremba_jax.model import Model, init_params
+from zaremba_jax.presets import from_dict
 from zaremba_jax.whole_files import write_whole
 
 # A single entry of a file's metadata, since safetensors writes several in no fixed order.

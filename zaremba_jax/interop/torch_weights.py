@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from zaremba_jax.array_types import LayerParams, ModelParams, SoftmaxParams
-from zaremba_jax.config import QUICK, Config, override
+from zaremba_jax.config import Config, override
 from zaremba_jax.errors import InputError
 from zaremba_jax.model import softmax_weights
+from zaremba_jax.presets import QUICK
 
 _ARRAY = re.compile(r"(weight|bias)_(ih|hh)_l(0|[1-9]\d*)")
 _GATE_PERMUTATION = (1, 0, 3, 2)  # positions of f, i, o, u among i, f, g, o, and vice versa

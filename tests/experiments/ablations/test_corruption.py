@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.ablations.corruption import corruption_table, count_masks
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
+from zaremba_jax.presets import QUICK
 
 
 def counts(layers, lag, **settings):

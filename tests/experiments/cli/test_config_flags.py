@@ -10,7 +10,8 @@ from invoke import assert_refused, run
 from experiments import ptb
 from experiments.cli.config_flags import config_from_flags
 from experiments.cli.program import FLAGS
-from zaremba_jax.config import MEDIUM, PRESETS, QUICK, settings, to_dict
+from zaremba_jax.config import settings, to_dict
+from zaremba_jax.presets import MEDIUM, PRESETS, QUICK
 
 # For each setting, a value that quick, small and medium do not have.
 OTHER = {

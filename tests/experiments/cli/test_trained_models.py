@@ -6,9 +6,10 @@ import pytest
 
 from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import Workdir, write_json, write_model
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.model import Model, init_params
+from zaremba_jax.presets import QUICK
 
 WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
 

@@ -12,8 +12,9 @@ import pytest
 from experiments.benchmarks.step_times import step_flops
 from experiments.compilers.epochs import profile_ensemble, windows_per_epoch
 from experiments.compilers.targets import TARGETS
-from zaremba_jax.config import PRESETS, override
+from zaremba_jax.config import override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
+from zaremba_jax.presets import PRESETS
 from zaremba_jax.train import init_train_state
 
 CONFIG = override(PRESETS["small"], precision="bfloat16")

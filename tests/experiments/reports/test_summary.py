@@ -10,19 +10,12 @@ from rich.console import Console
 from experiments.reports.summary import print_mixtures, print_summary, summarize, summarize_mixtures
 from experiments.training.journal import Journal
 from experiments.training.single_run import SingleRun
-from zaremba_jax.config import (
-    PAPER_PERPLEXITIES,
-    QUICK,
-    SMALL,
-    ComputeConfig,
-    override,
-    settings,
-    to_dict,
-)
+from zaremba_jax.config import ComputeConfig, override, settings, to_dict
 from zaremba_jax.data.corpus import make_corpus, unigram_perplexity
 from zaremba_jax.data.loader import WindowLoader
 from zaremba_jax.data.windows import TextWindows
 from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.presets import PAPER_PERPLEXITIES, QUICK, SMALL
 from zaremba_jax.train import init_train_state
 
 CORPUS = make_corpus("ours", list("abcaba") * 5, list("abc") * 4, list("cba") * 6)

@@ -1,6 +1,7 @@
 from experiments.reports.records import Record
 from experiments.table1.page import table1_figure
-from zaremba_jax.config import MEDIUM, SMALL, override
+from zaremba_jax.config import override
+from zaremba_jax.presets import MEDIUM, SMALL
 
 
 def test_table_shows_a_model_alone_where_none_are_averaged():

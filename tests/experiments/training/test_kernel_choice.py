@@ -19,10 +19,11 @@ from experiments.training.kernel_choice import (
     measure,
     yardstick,
 )
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.kernels import pallas_tpu
 from zaremba_jax.kernels.implementations import IMPLEMENTATIONS, custom_vjp_layer
 from zaremba_jax.kernels.lstm import lstm_layer_with
+from zaremba_jax.presets import QUICK
 
 
 def workload(hidden_size, **changes):

@@ -11,11 +11,12 @@ from rich.console import Console
 from experiments.training.ensemble_run import EnsembleRun, new_ensemble, with_seeds
 from experiments.training.single_run import SingleRun
 from zaremba_jax.checkpoint import restore, save
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.corpus import make_corpus
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.parallel.members import init_chunks
 from zaremba_jax.parallel.mesh import make_mesh
+from zaremba_jax.presets import QUICK
 from zaremba_jax.train import init_train_state
 
 CONFIG = override(QUICK, layers=1, hidden_size=3, batch_size=3)

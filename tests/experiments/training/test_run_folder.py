@@ -12,8 +12,9 @@ from experiments.reports.records import read_record
 from experiments.training import kernel_choice
 from experiments.training.run_folder import Workdir, write_json, write_json_lines
 from zaremba_jax.checkpoint import CHECKSUMS_FILE
-from zaremba_jax.config import QUICK, override, to_dict
+from zaremba_jax.config import override, to_dict
 from zaremba_jax.errors import InputError
+from zaremba_jax.presets import QUICK
 
 
 def read_json(path):

@@ -15,9 +15,10 @@ from tensorboardX.proto import event_pb2
 
 from experiments import ensemble
 from experiments.training.tensorboard import TensorBoard
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.inference.gates import gate_activations
 from zaremba_jax.model import init_params
+from zaremba_jax.presets import QUICK
 
 TIMED = "words_per_second"
 PROTO: Any = event_pb2  # whose names are made at import

@@ -10,11 +10,12 @@ import paper_model
 import pytest
 from model_examples import model_of
 
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.inference import dynamic_evaluation
 from zaremba_jax.inference.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares
 from zaremba_jax.model import Predictor, init_params
+from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.rnn import zero_state
 

@@ -7,9 +7,10 @@ from model_examples import model_of
 
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.cells import CELLS, project_inputs, step
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.inference.gates import gate_activations, gate_values
 from zaremba_jax.model import Predictor, init_params
+from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.rnn import unroll_layer, zero_state
 

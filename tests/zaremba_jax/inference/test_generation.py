@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.inference.generation import (
     Sampling,
@@ -20,6 +20,7 @@ from zaremba_jax.inference.generation import (
     sample_token,
 )
 from zaremba_jax.model import Model, Predictor, apply, init_params
+from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.rnn import zero_state
 

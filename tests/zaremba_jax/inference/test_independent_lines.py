@@ -5,11 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_examples import model_of
 
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.inference import independent_lines
 from zaremba_jax.inference.independent_lines import lines_nll
 from zaremba_jax.model import init_params
+from zaremba_jax.presets import QUICK
 
 CONFIG = override(QUICK, layers=1, hidden_size=3, init_scale=1.0, zoneout_cell=0.25)
 MODEL = model_of(init_params(CONFIG.model, 5, key=jax.random.key(0)), CONFIG)

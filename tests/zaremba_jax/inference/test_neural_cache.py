@@ -7,11 +7,12 @@ import paper_model
 import pytest
 from model_examples import model_of
 
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.inference import neural_cache
 from zaremba_jax.inference.neural_cache import CacheConfig, Memory, mix, neural_cache_nll
 from zaremba_jax.model import init_params
+from zaremba_jax.presets import QUICK
 
 VOCABULARY = 6
 CONFIG = override(QUICK, layers=2, hidden_size=4, init_scale=0.9)

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.units import BYTES
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.text_scoring import independent_nll, read_text, records, stream_nll
 from zaremba_jax.model import Model, init_params
+from zaremba_jax.presets import QUICK
 
 WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
 TEXT = "the cat sat\nthe zebra\n\ncat zebra ran\n"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from zaremba_jax.config import QUICK, from_dict, override, to_dict
+from zaremba_jax.config import override, to_dict
 from zaremba_jax.data.units import BYTES
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError
@@ -21,6 +21,7 @@ from zaremba_jax.interop.model_file import (
     save_model,
 )
 from zaremba_jax.model import Model, init_params
+from zaremba_jax.presets import QUICK, from_dict
 
 WORDS = Vocabulary(("the", "<eos>", "naïve", "<unk>"))
 CONFIG = override(QUICK, layers=2, hidden_size=3, seed=5)

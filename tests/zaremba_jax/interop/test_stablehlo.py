@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from jax import export
 
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.interop.stablehlo import PLATFORMS, portable_scoring
 from zaremba_jax.model import Model, init_params
+from zaremba_jax.presets import QUICK
 
 WORDS = Vocabulary(tuple("abcde"))
 IDS = np.random.default_rng(0).integers(0, 5, 12).astype(np.int32)

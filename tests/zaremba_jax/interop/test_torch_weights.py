@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zaremba_jax.cells import merge_biases
-from zaremba_jax.config import QUICK, override
+from zaremba_jax.config import override
 from zaremba_jax.interop.torch_weights import (
     infer_config,
     lstm_from_torch,
@@ -15,6 +15,7 @@ from zaremba_jax.interop.torch_weights import (
     model_to_torch,
 )
 from zaremba_jax.model import init_params
+from zaremba_jax.presets import QUICK
 from zaremba_jax.rnn import deep_rnn, zero_state
 
 TIME, BATCH, FEATURES, HIDDEN = 5, 2, 3, 4

@@ -16,9 +16,10 @@ from experiments.compilers import hlo
 from experiments.compilers.epochs import compile_epoch, lowering_for, windows_per_epoch
 from experiments.compilers.targets import TARGETS
 from zaremba_jax.array_types import LSTMState
-from zaremba_jax.config import LARGE, MEDIUM, SMALL, override
+from zaremba_jax.config import override
 from zaremba_jax.kernels import pallas_tpu
 from zaremba_jax.kernels.tiles import UNITS_PER_TILE
+from zaremba_jax.presets import LARGE, MEDIUM, SMALL
 
 FAMILY = TARGETS["v5e"]
 pytestmark = [

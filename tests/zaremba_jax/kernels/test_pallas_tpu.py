@@ -11,10 +11,11 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from layer_examples import TOLERANCE, assert_same, make, of_layer
 
-from zaremba_jax.config import QUICK, Precision, override
+from zaremba_jax.config import Precision, override
 from zaremba_jax.kernels import pallas_tpu
 from zaremba_jax.kernels.implementations import IMPLEMENTATIONS, scan_layer
 from zaremba_jax.kernels.lstm import lstm_layer_with
+from zaremba_jax.presets import QUICK
 from zaremba_jax.train import init_train_state, train_windows
 
 LOOPS = pallas_tpu.time_loops(interpret=True)

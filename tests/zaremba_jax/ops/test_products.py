@@ -13,7 +13,7 @@ from model_examples import model_of
 
 from experiments.compilers import hlo
 from zaremba_jax.cells import CELLS
-from zaremba_jax.config import QUICK, ComputeConfig, override
+from zaremba_jax.config import ComputeConfig, override
 from zaremba_jax.data.windows import windows
 from zaremba_jax.evaluate import monte_carlo_nll, text_nll
 from zaremba_jax.inference.independent_lines import lines_nll
@@ -22,6 +22,7 @@ from zaremba_jax.ops.products import dot_few_rows, matmul, operand, weight_gradi
 from zaremba_jax.ops.softmax import logits, softmax_nll
 from zaremba_jax.parallel.members import members_nll
 from zaremba_jax.parallel.mesh import make_mesh
+from zaremba_jax.presets import QUICK
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, train_windows
 
