@@ -1,9 +1,24 @@
-"""Models from parameters alone, for tests to which words do not matter."""
+"""Models for tests: from parameters alone, and of a few words with a text in them."""
 
-from zaremba_jax.config import Config
+import jax
+
+from zaremba_jax.config import Config, override
 from zaremba_jax.data.vocabulary import Vocabulary
-from zaremba_jax.model import Model
+from zaremba_jax.model import Model, init_params
 from zaremba_jax.presets import QUICK
+
+WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
+TEXT = "the cat sat\nthe zebra\n\ncat zebra ran\n"
+
+
+def make(seed=0, vocabulary=WORDS, **changes):
+    config = override(QUICK, layers=1, hidden_size=3, seed=seed, init_scale=1.0, **changes)
+    return Model(
+        init_params(config.model, len(vocabulary), key=jax.random.key(seed)), config, vocabulary
+    )
+
+
+MODELS = [make(0), make(1)]
 
 
 def model_of(params, config: Config = QUICK) -> Model:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from invoke import SETTINGS, assert_refused, content, run, run_elsewhere, start_python, summary_of
+from model_examples import MODELS, TEXT, WORDS, make
 
 from experiments.training.run_folder import Workdir, write_model
-from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.data.windows import windows
 from zaremba_jax.ensemble import mixture_nll
@@ -21,21 +21,6 @@ from zaremba_jax.inference.dynamic_evaluation import DynamicConfig, dynamic_nll,
 from zaremba_jax.inference.independent_lines import lines_nll
 from zaremba_jax.inference.neural_cache import CacheConfig, neural_cache_nll
 from zaremba_jax.inference.text_scoring import read_text
-from zaremba_jax.model import Model, init_params
-from zaremba_jax.presets import QUICK
-
-WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
-TEXT = "the cat sat\nthe zebra\n\ncat zebra ran\n"
-
-
-def make(seed=0, vocabulary=WORDS, **changes):
-    config = override(QUICK, layers=1, hidden_size=3, seed=seed, init_scale=1.0, **changes)
-    return Model(
-        init_params(config.model, len(vocabulary), key=jax.random.key(seed)), config, vocabulary
-    )
-
-
-MODELS = [make(0), make(1)]
 
 
 def test_program_gives_a_text_the_perplexity_of_the_run_that_evaluated_it(tmp_path, monkeypatch):

@@ -2,34 +2,14 @@
 
 import tracemalloc
 
-import jax
 import numpy as np
 import pytest
+from model_examples import MODELS, TEXT, WORDS, make
 
-from zaremba_jax.config import override
 from zaremba_jax.data.units import BYTES
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.text_scoring import independent_nll, read_text, records, stream_nll
-from zaremba_jax.model import Model, init_params
-from zaremba_jax.presets import QUICK
-
-WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
-TEXT = "the cat sat\nthe zebra\n\ncat zebra ran\n"
-
-
-def make(seed=0, vocabulary=WORDS, **changes):
-    config = override(QUICK, layers=1, hidden_size=3, seed=seed, init_scale=1.0, **changes)
-    return Model(
-        init_params(config.model, len(vocabulary), key=jax.random.key(seed)), config, vocabulary
-    )
-
-
-MODELS = [make(0), make(1)]
-
-
-def read(model, ids):
-    return text_nll(model, ids)
 
 
 @pytest.fixture
@@ -54,11 +34,11 @@ def test_text_that_is_not_written_out_takes_few_bytes_a_token(tmp_path):
 
 
 def test_stream_is_the_reported_protocol_and_models_are_mixed(text):
-    single = stream_nll(MODELS[:1], text, read)
+    single = stream_nll(MODELS[:1], text, text_nll)
     assert np.isnan(single[0])
-    np.testing.assert_allclose(single[1:], read(MODELS[0], text.stream), rtol=1e-6)
-    mixed = stream_nll(MODELS, text, read)
-    p, q = (np.exp(-read(model, text.stream).astype(np.float64)) for model in MODELS)
+    np.testing.assert_allclose(single[1:], text_nll(MODELS[0], text.stream), rtol=1e-6)
+    mixed = stream_nll(MODELS, text, text_nll)
+    p, q = (np.exp(-text_nll(model, text.stream).astype(np.float64)) for model in MODELS)
     np.testing.assert_allclose(mixed[1:], -np.log((p + q) / 2), rtol=1e-6)
 
 
@@ -72,12 +52,12 @@ def test_independent_lines_are_scored_alike_wherever_they_stand(tmp_path):
     assert nll["one"] == pytest.approx({line: nll["other"][line] for line in nll["one"]})
     text = read_text(tmp_path / "one", MODELS[0])
     ids = np.array([1, 2, 4, 1], np.int32)  # the end of another line, then the line
-    p, q = (np.exp(-read(model, ids).astype(np.float64)) for model in MODELS)
+    p, q = (np.exp(-text_nll(model, ids).astype(np.float64)) for model in MODELS)
     assert nll["one"]["cat sat"] == pytest.approx(np.log((p + q) / 2).sum(), rel=1e-5)
 
 
 def test_records_of_tokens_add_up_to_those_of_sentences(text):
-    nll = stream_nll(MODELS, text, read)
+    nll = stream_nll(MODELS, text, text_nll)
     sentences, tokens = records(text, nll, "sentence"), records(text, nll, "token")
     assert [record["tokens"] for record in sentences] == [3, 3, 1, 4]
     assert [record["unknown"] for record in sentences] == [0, 1, 0, 2]
