@@ -1,5 +1,6 @@
 """Writes a model for other programs: `python -m experiments.export --workdir=runs/small ...`."""
 
+from collections import Counter
 from pathlib import Path
 
 from absl import flags
@@ -11,22 +12,33 @@ from experiments.cli.program import FLAGS
 from experiments.cli.terminal import write_out
 from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import write_bytes
-from zaremba_jax.data.units import EOS, UNK
-from zaremba_jax.data.vocabulary import Vocabulary
+from zaremba_jax.data.units import UNITS, UNK
+from zaremba_jax.data.vocabulary import Vocabulary, listed, on_one_line
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop import model_file
 from zaremba_jax.interop.stablehlo import portable_scoring
-from zaremba_jax.interop.torch_weights import infer_config, model_from_torch, model_to_torch
+from zaremba_jax.interop.torch_weights import (
+    infer_config,
+    model_from_torch,
+    model_to_torch,
+    read_torch_file,
+)
 from zaremba_jax.model import Model
 from zaremba_jax.regularizers import expected_masks
+
+_TORCH_FLAGS = ("vocabulary", "unit", "line_end", "unknown", "nonlinearity")
 
 define_paths("workdir", None, "a finished run, a member of an ensemble or a .safetensors file")
 define_path("from_torch", None, "instead of --workdir, a .safetensors file with torch's arrays")
 define_path(
-    "vocabulary", None, "for --from_torch: JSON file of the words, in order or with their ids"
+    "vocabulary", None, "for --from_torch: JSON file of the types, in order or with their ids"
 )
-flags.DEFINE_string("line_end", EOS, "for --from_torch: the word that ends a line, such as </s>")
-flags.DEFINE_string("unknown", UNK, "for --from_torch: the word that stands for all others")
+flags.DEFINE_enum("unit", "word", ["word", "char"], "for --from_torch: what a token is")
+flags.DEFINE_string("line_end", None, "for --from_torch: the type that ends a line, such as </s>")
+flags.DEFINE_string("unknown", None, "for --from_torch: the type that stands for all others")
+flags.DEFINE_enum(
+    "nonlinearity", None, ["tanh", "relu"], "for --from_torch, if it is an RNN: that of its layers"
+)
 flags.DEFINE_enum("to", "folder", ["folder", "model", "torch", "stablehlo"], "what to write")
 define_path("out", "", "the folder, or the file")
 
@@ -44,49 +56,61 @@ def main() -> None:
     write_model_as(FLAGS.to, out, model)
     write_out(f"{_kind()} written: {out}")
     if FLAGS.from_torch is not None:
-        print_missing_marks(model.vocabulary)
+        print_unreadable(model.vocabulary)
 
 
-def print_missing_marks(vocabulary: Vocabulary) -> None:
-    """Says what a model cannot read that comes with a word list from elsewhere."""
-    missing = {
-        EOS: ("line_end", "the ends of lines are left out when it reads a text"),
-        UNK: ("unknown", "it reads no text with a word that is not in its list"),
-    }
-    for mark, (flag, consequence) in missing.items():
-        if mark not in vocabulary.words:
-            write_out(f"the model has no {mark}: {consequence}; if a word means it, give --{flag}")
+def print_unreadable(vocabulary: Vocabulary) -> None:
+    """Says what a model cannot read that comes with a list of types from elsewhere."""
+    unit = UNITS[vocabulary.unit]
+    if vocabulary.line_end is None:
+        read = f"read as {UNK}" if vocabulary.reads_line_ends else "left out"
+        write_out(
+            f"the model has no {on_one_line(unit.line_end)}: the ends of lines are {read} when it"
+            f" reads a text; if a {unit.noun} means it, give --line_end"
+        )
+    if UNK not in vocabulary.words:
+        write_out(
+            f"the model has no {UNK}: it reads no text with a {unit.noun} that is not in its list;"
+            f" if a {unit.noun} means it, give --unknown"
+        )
+    longer = [word for word in vocabulary.words if len(word) > 1 and word != UNK]
+    if longer and unit.text_is_tokens:
+        write_out(f"not single {unit.noun}s, and never read: {listed(Counter(longer))}")
 
 
 def model_from_flags() -> Model:
     """The one model that the flags name."""
     if (FLAGS.workdir is None) == (FLAGS.from_torch is None):
         raise InputError("--workdir, --from_torch: give one of the two")
-    if (FLAGS.from_torch is None) != (FLAGS.vocabulary is None):
-        raise InputError("--vocabulary: goes with --from_torch, which has no words of its own")
-    if FLAGS.from_torch is None and (FLAGS["line_end"].present or FLAGS["unknown"].present):
-        raise InputError("--line_end, --unknown: go with --from_torch, like --vocabulary")
-    if FLAGS.from_torch is None:
-        models = load_models(FLAGS.workdir)
-        if len(models) > 1:
-            raise InputError(
-                f"--workdir={','.join(FLAGS.workdir)}: has {len(models)} models; name one file of"
-                " members/"
-            )
-        return models[0]
-    vocabulary = model_file.read_vocabulary(FLAGS.vocabulary)
+    if FLAGS.from_torch is not None:
+        return _model_from_torch()
+    if given := [name for name in _TORCH_FLAGS if FLAGS[name].present]:
+        raise InputError(f"--{', --'.join(given)}: only for --from_torch; leave it out")
+    models = load_models(FLAGS.workdir)
+    if len(models) > 1:
+        raise InputError(
+            f"--workdir={','.join(FLAGS.workdir)}: has {len(models)} models; name one file of"
+            " members/"
+        )
+    return models[0]
+
+
+def _model_from_torch() -> Model:
+    path = FLAGS.from_torch
+    if FLAGS.vocabulary is None:
+        raise InputError("--from_torch: has no words of its own; give their list, --vocabulary")
+    vocabulary = model_file.read_vocabulary(FLAGS.vocabulary, FLAGS.unit)
     try:
         vocabulary = vocabulary.with_marks(FLAGS.line_end, FLAGS.unknown)
     except InputError as error:
         raise InputError(f"--vocabulary={FLAGS.vocabulary}: {error}") from None
-    arrays, _ = model_file.read_safetensors(FLAGS.from_torch)
+    arrays = read_torch_file(path)
     try:
-        params = model_from_torch(arrays)
+        params = model_from_torch(arrays, FLAGS.nonlinearity)
     except InputError as error:
-        raise InputError(f"--from_torch={FLAGS.from_torch}: {error}") from None
-    return model_file.assemble(
-        FLAGS.from_torch, model_file.named_arrays(params), infer_config(params), vocabulary
-    )
+        raise InputError(f"--from_torch={path}: {error}") from None
+    config = infer_config(params, FLAGS.unit)
+    return model_file.assemble(path, model_file.named_arrays(params), config, vocabulary)
 
 
 def write_model_as(form: str, out: Path, model: Model) -> None:
@@ -104,7 +128,7 @@ def write_model_as(form: str, out: Path, model: Model) -> None:
 def _torch_file(model: Model) -> bytes:
     if expected_masks(model.config) is not None:
         raise InputError(
-            "--to=torch: torch.nn.LSTM has no zoneout, by whose expectation this model predicts;"
+            "--to=torch: torch's layers have no zoneout, by whose expectation this model predicts;"
             " take another form"
         )
     return save(model_to_torch(model.params), {"format": "pt"})

@@ -26,13 +26,19 @@ MODEL = Model(init_params(CONFIG.model, 3, key=jax.random.key(0)), CONFIG, WORDS
 def test_import_takes_the_words_that_mean_end_and_unknown_and_says_what_is_missing(tmp_path):
     (tmp_path / "torch.safetensors").write_bytes(save(model_to_torch(MODEL.params)))
     (tmp_path / "words.json").write_text(json.dumps(["the", "</s>", "[unk]"]))
+    (tmp_path / "characters.json").write_text(json.dumps(["a", "</s>", "<pad>"]))
     (tmp_path / "text").write_text("the cat\nthe\n")
+    (tmp_path / "aa").write_text("a\naa\n")
     flags = ["--from_torch=torch.safetensors", "--vocabulary=words.json", "--to=model"]
     both = ["--line_end=</s>", "--unknown=[unk]"]
-    named, bare, *refused = run_elsewhere(
+    named, bare, characters, *refused = run_elsewhere(
         "experiments.export",
         [*flags, *both, "--out=named.safetensors"],
         [*flags, "--unknown=[unk]", "--out=bare.safetensors"],
+        [
+            *("--from_torch=torch.safetensors", "--vocabulary=characters.json", "--unit=char"),
+            *("--line_end=</s>", "--to=model", "--out=characters.safetensors"),
+        ],
         [*flags, "--line_end=<s>", "--out=x"],
         ["--workdir=named.safetensors", "--line_end=</s>", "--out=x"],
         cwd=tmp_path,
@@ -40,15 +46,19 @@ def test_import_takes_the_words_that_mean_end_and_unknown_and_says_what_is_missi
     assert named == (0, "file written: named.safetensors\n", "")
     assert "the model has no <eos>: the ends of lines are left out" in bare.out
     assert bare.out.endswith("give --line_end\n")
+    assert "the model has no <unk>: it reads no text with a character that is" in characters.out
+    assert characters.out.endswith("not single characters, and never read: <pad>\n")
     assert_refused(refused[0], "<s>: is not in the vocabulary; name the word for <eos>")
-    assert_refused(refused[1], "--line_end, --unknown: go with --from_torch")
-    with_ends, without = run_elsewhere(
+    assert_refused(refused[1], "--line_end: only for --from_torch; leave it out")
+    with_ends, without, of_characters = run_elsewhere(
         "experiments.score",
         *([f"--workdir={name}.safetensors", "text"] for name in ("named", "bare")),
+        ["--workdir=characters.safetensors", "aa"],
         cwd=tmp_path,
     )
     assert "4 tokens in 2 lines" in with_ends.out
     assert "the ends of lines are left out" not in with_ends.out
+    assert "4 tokens in 2 lines" in of_characters.out
     assert "2 tokens in 2 lines" in without.out
     assert "the ends of lines are left out: the model has no word for them" in without.out
 
@@ -84,9 +94,6 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
     np.testing.assert_allclose(nats[:, 0], text_nll(MODEL, ids[:, 0]), rtol=1e-5)
     zoneout = override(CONFIG, zoneout_hidden=0.5)
     write_model(Workdir(tmp_path / "zoneout").model, dataclasses.replace(MODEL, config=zoneout))
-    gru = override(CONFIG, cell="gru")
-    params = init_params(gru.model, 3, key=jax.random.key(0))
-    write_model(Workdir(tmp_path / "gru").model, Model(params, gru, WORDS))
     (tmp_path / "hub").mkdir()  # another program's, with files of the same names
     (tmp_path / "hub" / "config.json").write_text('{"model_type": "gpt2"}')
     for name in ("vocab.json", "model.safetensors"):
@@ -100,11 +107,8 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
             *("--workdir=run", "--to=torch", "--out=run/model.safetensors")
         ],
         "--out=words.json: exists; name a new folder": ["--workdir=run", "--out=words.json"],
-        "--to=torch: torch.nn.LSTM has no zoneout": [
+        "--to=torch: torch's layers have no zoneout": [
             *("--workdir=zoneout", "--to=torch", "--out=made/x")
-        ],
-        "cell=gru: only LSTM layers convert to torch.nn.LSTM": [
-            *("--workdir=gru", "--to=torch", "--out=made/x")
         ],
         "--from_torch=flat.safetensors: ": [
             *("--from_torch=flat.safetensors", "--vocabulary=words.json", "--out=x")
@@ -116,7 +120,7 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
         ],
         "--workdir, --from_torch: give one of the two": ["--out=x"],
         "--workdir=ensemble: has 2 models; name one file": ["--workdir=ensemble", "--out=x"],
-        "--vocabulary: goes with --from_torch": ["--from_torch=bad.safetensors", "--out=x"],
+        "--from_torch: has no words of its own": ["--from_torch=bad.safetensors", "--out=x"],
         "--from_torch=bad.safetensors: encoder.weight": [
             *("--from_torch=bad.safetensors", "--vocabulary=words.json", "--out=x")
         ],

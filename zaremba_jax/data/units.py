@@ -160,7 +160,7 @@ class _Characters(Unit):
     def encoder(self, words: Sequence[str], ids_of: IdsOf) -> Callable[[str], np.ndarray]:
         table = np.full(_CODES, words.index(UNK) if UNK in words else -1, np.int32)
         for number, character in enumerate(words):
-            if character != UNK:
+            if len(character) == 1:
                 table[ord(character)] = number
 
         def encode(block: str) -> np.ndarray:

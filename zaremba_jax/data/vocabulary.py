@@ -105,18 +105,24 @@ class Vocabulary:
         kept_counts = {word: counts[word] for word in kept} | special
         return cls(tuple(sorted(kept_counts, key=lambda word: (-kept_counts[word], word))), unit)
 
-    def with_marks(self, line_end: str = EOS, unknown: str = UNK) -> "Vocabulary":
-        """The same types, with `<eos>` and `<unk>` for those that mean it elsewhere, like `</s>`.
+    def with_marks(self, line_end: str | None = None, unknown: str | None = None) -> "Vocabulary":
+        """The same types, the line's end and `<unk>` in place of those that mean it, like `</s>`.
 
         Raises:
           InputError: there is no such type, or one of that name already.
         """
-        names = {line_end: EOS, unknown: UNK}
+        names = {line_end: self._unit.line_end, unknown: UNK}
+        names.pop(None, None)
         for word, mark in names.items():
             if word not in (mark, *self.words):
-                raise InputError(f"{word}: is not in the vocabulary; name the word for {mark}")
+                raise InputError(
+                    f"{word}: is not in the vocabulary; name the {self._unit.noun} for"
+                    f" {on_one_line(mark)}"
+                )
             if word != mark and mark in self.words:
-                raise InputError(f"{word}: the vocabulary has {mark} itself; leave {word} out")
+                raise InputError(
+                    f"{word}: the vocabulary has {on_one_line(mark)} itself; leave {word} out"
+                )
         return dataclasses.replace(self, words=tuple(names.get(word, word) for word in self.words))
 
     def __len__(self) -> int:
