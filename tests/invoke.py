@@ -183,7 +183,7 @@ def summary_of(workdir: Path) -> dict[str, Any]:
 
 def stored(workdir: Path) -> Any:
     """The arrays of the newest checkpoint."""
-    newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    newest = max((workdir / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
     with ocp.StandardCheckpointer() as reader:
         metadata = reader.metadata(newest / "state").item_metadata
         template = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), metadata)

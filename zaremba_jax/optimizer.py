@@ -7,6 +7,7 @@ References:
   Merity et al. (2018): https://arxiv.org/abs/1708.02182
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -104,11 +105,9 @@ def averaged_from(config: TrainConfig, estimates: Sequence[float]) -> int:
     (0, 9)
     """
     patience = config.average_after_stall
-    stalls = (
-        epoch + 2
-        for epoch, estimate in enumerate(estimates)
-        if patience and estimate > min(estimates[: max(epoch - patience, 0)], default=estimate)
-    )
+    best = itertools.accumulate(estimates, min)
+    late = enumerate(zip(estimates[patience + 1 :], best, strict=False), start=patience + 3)
+    stalls = (epoch for epoch, (estimate, before) in late if patience and estimate > before)
     epochs = [config.average_from, next(stalls, 0)]
     return min(filter(None, epochs), default=0)
 

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from experiments.training.history import read_lines
 from experiments.training.identity import canonical_config
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import Config, to_dict
@@ -83,12 +84,12 @@ def read_record(workdir: Workdir) -> Record:
         raise InputError(f"{workdir.path}: holds no run; name the --workdir of one")
     try:
         config, more = workdir.read_config()
-        lines = workdir.metrics.read_text().splitlines() if workdir.metrics.exists() else []
+        lines = workdir.metrics.read_bytes() if workdir.metrics.exists() else b""
         finished = workdir.summary.exists()
         record = Record(
             config=config,
             summary=parse_json_object(workdir.summary.read_text()) if finished else {},
-            history=[parse_json_object(line) for line in lines],
+            history=read_lines(lines),
         )
         record.check()
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

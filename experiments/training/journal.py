@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.training.history import Extent, Records, line_of
+
 
 @dataclasses.dataclass
 class Journal:
@@ -17,25 +19,33 @@ class Journal:
     epoch_nll: list[float]  # of each model: sum of this epoch's windows' mean nats per token
     epoch_seconds: float = 0.0  # spent training in this epoch
     seconds: float = 0.0  # spent training and evaluating since the run first began
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one per epoch
+    history: Records = dataclasses.field(default_factory=list)  # one per epoch
     # Why a model diverged, by its index, which JSON makes a string.
     excluded: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        self._extent = Extent()
+        self._estimates: list[list[float]] = [[] for _ in self.epoch_nll]
+        self._best: list[list[float]] = [[] for _ in self.epoch_nll]  # up to each estimate
+        for record in self.history:
+            self._count(record)
+
     @classmethod
-    def read(cls, record: Mapping[str, Any]) -> "Journal":
+    def read(cls, record: Mapping[str, Any], history: Records) -> "Journal":
         """The journal in a checkpoint's record; the first version's of one model had no lists."""
         nll = record["epoch_nll"]
         return cls(
             epoch_nll=nll if isinstance(nll, list) else [nll],
             epoch_seconds=record["epoch_seconds"],
             seconds=record["seconds"],
-            history=record["history"],
+            history=history,
             excluded=record.get("excluded", {}),
         )
 
     def record(self) -> dict[str, Any]:
-        """What `read` takes."""
-        return dataclasses.asdict(self)
+        """What `read` takes, with the extent of the history in its place."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"history": dataclasses.asdict(self._extent)}
 
     @property
     def live(self) -> list[int]:
@@ -60,19 +70,26 @@ class Journal:
 
     def estimates(self, index: int) -> list[float]:
         """A model's validation perplexity after each epoch, until it diverged."""
-        of_epochs = (
-            record.get("valid_perplexity_estimates", [record["valid_perplexity_estimate"]])[index]
-            for record in self.history
-        )
-        return [estimate for estimate in of_epochs if estimate is not None]
+        return self._estimates[index]
 
     def has_improved(self, index: int) -> bool:
         """Whether a model's last estimate is better than all before."""
-        *before, last = self.estimates(index)
-        return last < min(before, default=float("inf"))
+        before, last = self._best[index][-2:-1], self._estimates[index][-1]
+        return not before or last < before[0]
 
     def end_epoch(self, metrics: Mapping[str, Any], evaluation_seconds: float) -> None:
         """Adds an epoch's record to the history, with the time since the run began."""
         self.seconds += evaluation_seconds
         self.history.append({**metrics, "seconds": self.seconds})
+        self._count(self.history[-1])
         self.epoch_nll, self.epoch_seconds = [0.0] * len(self.epoch_nll), 0.0
+
+    def _count(self, record: Mapping[str, Any]) -> None:
+        """Keeps up with a new record, so that nobody goes through all of them at each epoch."""
+        self._extent = self._extent.with_lines(line_of(record))
+        estimate = record["valid_perplexity_estimate"]
+        for index, value in enumerate(record.get("valid_perplexity_estimates", [estimate])):
+            if value is not None:
+                best = self._best[index]
+                self._estimates[index].append(value)
+                best.append(min([value, *best[-1:]]))

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from experiments.cli.program import ProgramEndError
 from experiments.training.epoch_display import EpochDisplay
+from experiments.training.history import EpochFiles
 from experiments.training.resumption import Saves
 from experiments.training.run import Run, gates, position
-from experiments.training.run_folder import Workdir, write_json_lines
+from experiments.training.run_folder import Workdir
 from experiments.training.signals import deferred_signals
 from experiments.training.tensorboard import TensorBoard
 
@@ -58,7 +59,7 @@ def train(
       InterruptedRunError: a signal asked it to stop; the run is saved where it stood.
     """
     epochs, per_epoch = run.config.train.epochs, len(run.windows)
-    write_json_lines(workdir.metrics, run.journal.history)
+    epoch_files = EpochFiles(workdir, run.journal.history)
     if run.step < epochs * per_epoch:
         workdir.summary.unlink(missing_ok=True)  # left by a run of fewer epochs
     saves = Saves(run, workdir, checkpoint_minutes)
@@ -74,7 +75,7 @@ def train(
                 board.windows(run.step, run.chunk_statistics, so_far)
             if run.step % per_epoch == 0:
                 record = finish_epoch(run)
-                write_json_lines(workdir.metrics, run.journal.history)
+                epoch_files.add(record)
                 if board is not None:
                     board.epoch(run.step, record, gates(run))
             number, due = largest_over_hosts(first_signal(), saves.is_due())

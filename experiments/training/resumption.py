@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from experiments.training.history import read_history, sync_history
 from experiments.training.identity import checkpoint_settings, differing_settings
 from experiments.training.journal import Journal
 from experiments.training.quiet_threads import quiet_threads
@@ -52,6 +53,7 @@ class Saves:
             "precision_of_state": _precision(),
             **run.journal.record(),
         }
+        sync_history(self._workdir)
         with quiet_threads():
             checkpoint.save(self._workdir.checkpoints, run.step, run.state, record)
         self._last = time.monotonic()
@@ -83,7 +85,8 @@ def resume(run: Run, workdir: Workdir, console: Console) -> None:
         console.print(f"{path} was damaged: continuing from the one before", soft_wrap=True)
     same_layout = restored.record["layout"] == run.layout
     run.state = restored.state if same_layout else run.cut(restored.state)
-    run.journal = Journal.read(restored.record)
+    history = read_history(workdir, restored.record["history"])
+    run.journal = Journal.read(restored.record, history)
     epoch, window = position(run)
     if (epoch, window) > (run.config.train.epochs, 0):
         raise InputError(

@@ -31,6 +31,7 @@ class Workdir:
         self.config = self.path / "config.json"
         self.kernel = self.path / "kernel.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.histories = (self.metrics, self.checkpoints / "history.jsonl")  # of equal content
         self.summary = self.path / "summary.json"
         self.curves = self.path / "curves.png"
         self.model = self.path / "model.safetensors"
@@ -155,11 +156,6 @@ def write_model(path: Path, model: Model) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file, atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    """Writes a file with one JSON record per line, atomically."""
-    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -55,7 +55,8 @@ def test_run_ends_well_and_leaves_all_its_files(finished):
     }
     assert json.loads((folder / "run" / "config.json").read_text()) == to_dict(CONFIG)
     assert (folder / "run" / "curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    assert {path.name for path in (folder / "run" / "checkpoints").iterdir()} == {"119", "238"}
+    checkpoints = folder / "run" / "checkpoints"
+    assert {path.name for path in checkpoints.iterdir()} == {"119", "238", "history.jsonl"}
 
 
 def test_exported_model_is_the_trained_one(finished):

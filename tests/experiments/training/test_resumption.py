@@ -1,6 +1,7 @@
 """A run that was killed, stopped or damaged ends like an uninterrupted one."""
 
 import itertools
+import json
 import math
 import os
 import shutil
@@ -26,8 +27,10 @@ from invoke import (
     write_texts,
 )
 
+from experiments.reports.records import read_record
 from experiments.training import loop, resumption, run_folder
 from experiments.training import single_run as run_module
+from experiments.training.run_folder import Workdir
 
 OFTEN = "--checkpoint_minutes=0"
 
@@ -218,11 +221,40 @@ def test_short_epochs_are_not_all_saved_and_all_have_their_metrics(
         assert line["seconds"] == pytest.approx(epoch * seconds)
 
 
-def test_metrics_lost_in_a_kill_come_back_from_the_checkpoint(folder, reference):
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints/history.jsonl"])
+@pytest.mark.parametrize(
+    "change", [lambda b: None, lambda b: b[:-9], lambda b: b[:300] + b"[1" * 9]
+)
+def test_damaged_history_comes_back_from_its_copy(folder, reference, name, change):
+    shutil.copytree(reference, "run")
+    path = folder / "run" / name
+    before, changed = path.read_bytes(), change(path.read_bytes())
+    path.unlink()
+    if changed:
+        path.write_bytes(changed)
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert path.read_bytes() == before
+
+
+def test_history_that_is_lost_in_both_files_is_refused(folder, reference):
     shutil.copytree(reference, "run")
     (folder / "run" / "metrics.jsonl").write_text("")
+    (folder / "run" / "checkpoints" / "history.jsonl").unlink()
+    before = content(folder)
+    refused = run(*FLAGS, "--workdir=run")
+    assert_refused(refused, "run/metrics.jsonl: lacks epochs", "run/checkpoints/history.jsonl; put")
+    assert content(folder) == before
+
+
+def test_lines_of_a_killed_run_that_no_checkpoint_counts_are_gone(folder, reference):
+    assert run(*FLAGS, "--epochs=1", "--workdir=run").status == 0
+    epochs = metrics(folder / "run")
+    for name in ("metrics.jsonl", "checkpoints/history.jsonl"):
+        with (folder / "run" / name).open("a") as file:
+            file.write(json.dumps(epochs[0] | {"epoch": 2}) + '\n{"epo')
+    assert [line["epoch"] for line in read_record(Workdir(folder / "run")).history] == [1, 2]
     assert run(*FLAGS, "--workdir=run").status == 0
-    assert metrics(folder / "run") == metrics(reference)
+    assert_same_run(folder / "run", reference)
 
 
 def test_checkpoints_are_of_their_configuration_though_its_record_is_lost(folder, reference):

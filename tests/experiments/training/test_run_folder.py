@@ -10,7 +10,7 @@ from invoke import content
 
 from experiments.reports.records import read_record
 from experiments.training import kernel_choice
-from experiments.training.run_folder import Workdir, write_json, write_json_lines
+from experiments.training.run_folder import Workdir, write_json
 from zaremba_jax.checkpoint import CHECKSUMS_FILE
 from zaremba_jax.config import override, to_dict
 from zaremba_jax.errors import InputError
@@ -19,10 +19,6 @@ from zaremba_jax.presets import QUICK
 
 def read_json(path):
     return json.loads(path.read_text())
-
-
-def read_json_lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_create_makes_the_folder_and_its_parents_and_writes_every_setting(tmp_path):
@@ -173,17 +169,9 @@ def test_check_refuses_a_file(tmp_path):
         Workdir(tmp_path / "file").refuse_another_run(QUICK)
 
 
-@pytest.mark.parametrize(
-    ("write", "read", "before", "after"),
-    [
-        (write_json, read_json, {"epochs": 1}, {"epochs": 2, "floor": None}),
-        (write_json_lines, read_json_lines, [{"epoch": 1}], [{"epoch": 1}, {"epoch": 2}]),
-    ],
-    ids=["JSON", "JSON lines"],
-)
-def test_write_is_all_or_nothing(tmp_path, monkeypatch, write, read, before, after):
-    path = tmp_path / "file"
-    write(path, before)
+def test_write_is_all_or_nothing(tmp_path, monkeypatch):
+    path, before, after = tmp_path / "file", {"epochs": 1}, {"epochs": 2, "floor": None}
+    write_json(path, before)
     original = path.read_bytes()
     write_bytes = Path.write_bytes
 
@@ -198,8 +186,8 @@ def test_write_is_all_or_nothing(tmp_path, monkeypatch, write, read, before, aft
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, interrupted)
             with pytest.raises(KeyboardInterrupt):
-                write(path, after)
+                write_json(path, after)
         assert path.read_bytes() == original
-    write(path, after)
-    assert read(path) == after
+    write_json(path, after)
+    assert read_json(path) == after
     assert list(tmp_path.iterdir()) == [path]
