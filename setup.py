@@ -8,6 +8,19 @@ from setuptools import find_packages, setup
 # notebooks give it as soon as it is here, and nothing in its place before.
 REPOSITORY: str | None = None
 
+PYTHON = "3.11"
+
+
+def on_its_python(*requirements: str) -> list[str]:
+    """Any other is refused by its number, not by a requirement that has no release for it."""
+    return [f"{requirement}; python_version >= '{PYTHON}'" for requirement in requirements]
+
+
+def installed_name(package: str) -> str:
+    """Programs are installed under a name that no folder of a user has."""
+    return package.replace("experiments", "zaremba_programs", 1)
+
+
 setup(
     name="zaremba-jax",
     version="0.1.0",
@@ -16,10 +29,15 @@ setup(
     long_description_content_type="text/markdown",
     url=REPOSITORY,
     license="Apache-2.0",
-    python_requires=">=3.11",
-    packages=find_packages(include=["zaremba_jax*", "experiments*"]),
+    python_requires=f">={PYTHON}",
+    packages=[
+        *find_packages(include=["zaremba_jax*"]),
+        *map(installed_name, find_packages(include=["experiments*"])),
+    ],
+    package_dir={installed_name("experiments"): "experiments"},
+    entry_points={"console_scripts": ["zaremba = zaremba_programs.__main__:main"]},
     package_data={"zaremba_jax": ["py.typed"]},
-    install_requires=[
+    install_requires=on_its_python(
         "absl-py>=2.1",
         "flax>=0.12",
         "jax>=0.10",
@@ -31,7 +49,7 @@ setup(
         "pooch>=1.8",
         "rich>=13.8",
         "safetensors>=0.5",
-    ],
+    ),
     extras_require={
         "test": [
             "beartype>=0.20",
@@ -59,10 +77,12 @@ setup(
             "nbclient>=0.10",
             "nbformat>=5.10",
         ],
-        "compilers": ["jax[tpu]>=0.10", "jax-cuda12-plugin>=0.10", "jax-cuda12-pjrt>=0.10"],
+        "compilers": on_its_python(
+            "jax[tpu]>=0.10", "jax-cuda12-plugin>=0.10", "jax-cuda12-pjrt>=0.10"
+        ),
         "peers": ["torch>=2.6"],
-        "cuda": ["jax[cuda12]>=0.10"],
-        "tpu": ["jax[tpu]>=0.10"],
+        "cuda": on_its_python("jax[cuda12]>=0.10"),
+        "tpu": on_its_python("jax[tpu]>=0.10"),
     },
     classifiers=[
         "Intended Audience :: Education",

@@ -1,8 +1,13 @@
-"""Command-line programs over `zaremba_jax`: flags, files, progress, figures."""
+"""Command-line programs over `zaremba_jax`: flags, files, progress, figures.
+
+An installed copy has another name (see `setup.py`), and takes this one while it runs.
+"""
 
 import sys
 
-from experiments.cli import ctrl_c
+if is_installed := __name__ != "experiments":
+    sys.modules["experiments"] = sys.modules[__name__]
+if is_installed or sys.argv[0] == "-m":  # while Python looks for the program to run
+    from experiments.cli import ctrl_c
 
-if sys.argv[0] == "-m":  # while Python looks for the program that it was asked to run
     ctrl_c.install()

@@ -27,7 +27,7 @@ from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.errors import InputError
 
-TEXT_SETTINGS = frozenset({"corpus", "unit", "vocab_size", "min_count"})
+REFUSED = ("corpus", "unit", "vocab_size", "min_count")
 _FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 define_config_flags()
@@ -73,7 +73,7 @@ def main() -> None:
 def configure() -> Config:
     """The configuration to time; refuses what would fail only after the measurements."""
     config, changes = config_from_flags()
-    if unread := sorted(changes.keys() & TEXT_SETTINGS):
+    if unread := sorted(changes.keys() & set(REFUSED)):
         raise InputError(
             f"--{', --'.join(unread)}: random tokens of {PTB_VOCABULARY_SIZE:,} words are timed;"
             " leave it out"

@@ -1,4 +1,4 @@
-"""The deep RNN in your own flax.nnx model: `python -m experiments.flax_example`.
+"""Shows the deep RNN in your own flax.nnx model: `python -m experiments.flax_example`.
 
 The task is to name the first of 4 to 20 letters. Trains a model and prints its accuracy.
 """

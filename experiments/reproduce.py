@@ -30,6 +30,8 @@ from zaremba_jax.errors import InputError
 from zaremba_jax.parallel.mesh import MEMBER, make_mesh
 from zaremba_jax.presets import PAPER_PERPLEXITIES, PRESETS
 
+REFUSED = ("config", "corpus", *TEXT_FILES, "vocab_size", "min_count")
+
 flags.adopt_module_key_flags(training_flags)
 flags.adopt_module_key_flags(ensemble_flags)
 flags.DEFINE_list(
@@ -43,8 +45,11 @@ flags.DEFINE_integer(
     "single models to take the mean over; if --members is given too, the larger of the two counts",
     lower_bound=1,
 )
+_OURS = Path(__file__).parent / "results"  # in a clone only
 define_path(
-    "results", str(Path(__file__).parent / "results"), "folder of the records and the table"
+    "results",
+    str(_OURS) if _OURS.exists() else "results",
+    "folder of the records and the table",
 )
 
 

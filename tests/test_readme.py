@@ -87,7 +87,8 @@ def test_every_flag_of_the_programs_is_described(flags_of):
 
 def test_every_flag_that_is_mentioned_is_one_of_a_program(flags_of):
     mentioned = set(re.findall(r"(?<![-\w])--(\w+)", ALL))
-    of_others = {"logdir", "update", "xla_gpu_deterministic_ops"}  # of TensorBoard, jupytext, XLA
+    # Of TensorBoard, jupytext, XLA, pip.
+    of_others = {"logdir", "update", "xla_gpu_deterministic_ops", "index"}
     assert mentioned - of_others <= set().union(*flags_of.values())
 
 
@@ -183,6 +184,13 @@ def test_package_brings_its_types_and_notebooks_what_they_import():
     for package, names in kwargs["package_data"].items():
         assert all((ROOT / package / name).exists() for name in names)
     assert kwargs["package_data"] == {"zaremba_jax": ["py.typed"]}
+    # With no requirement left, pip for another Python has only that to refuse.
+    assert all(x.endswith("; python_version >= '3.11'") for x in kwargs["install_requires"])
+    assert kwargs["python_requires"] == ">=3.11"
+    assert {name.split(".")[0] for name in kwargs["packages"]} == {
+        "zaremba_jax",
+        "zaremba_programs",
+    }
     assert set(kwargs["extras_require"]["plots"]) < set(kwargs["extras_require"]["notebooks"])
 
 

@@ -314,25 +314,28 @@ class Setting(NamedTuple):
       description: what it decides.
       choices: all values of a setting that is one of a few strings; empty for any other.
       limits: bounds of a number, by `at_least`, `above`, `below` and `at_most`.
+      section: `model`, `regularizers`, `train` or `compute`; empty for what is in none.
     """
 
     kind: type
     description: str
     choices: tuple[str, ...]
     limits: dict[str, float]
+    section: str
 
 
 def settings() -> dict[str, Setting]:
     """Every setting of a `Config` by name, with sections flattened."""
 
-    def declared(record: type, field: dataclasses.Field) -> Setting:
+    def declared(section: str, record: type, field: dataclasses.Field) -> Setting:
         kind = _required(get_type_hints(record)[field.name])
         choices = get_args(kind) if get_origin(kind) is Literal else ()
-        return Setting(str if choices else kind, choices=choices, **field.metadata)
+        kind = str if choices else kind
+        return Setting(kind, choices=choices, section=section, **field.metadata)
 
     return {
-        field.name: declared(record, field)
-        for record in (Config, *_SECTIONS.values())
+        field.name: declared(section, record, field)
+        for section, record in {"": Config, **_SECTIONS}.items()
         for field in dataclasses.fields(record)
         if "description" in field.metadata
     }

@@ -16,7 +16,8 @@ def check_torch(_: Config) -> None:
     """Refuses a contender that needs torch if it is not installed."""
     if importlib.util.find_spec("torch") is None:
         raise InputError(
-            "--peers=torch: torch is not installed; pip install torch, or leave it out"
+            "--peers=torch: torch is not installed; pip install torch (without a GPU, from its"
+            " index for CPUs: --index-url https://download.pytorch.org/whl/cpu), or leave it out"
         )
 
 

@@ -4,19 +4,31 @@ from typing import Any
 
 from absl import flags
 
+from experiments.cli.help import flag_group
 from experiments.cli.program import FLAGS
 from zaremba_jax.config import Config, Setting, override, settings
 from zaremba_jax.presets import PRESETS
 
 flags.disclaim_key_flags()  # --help lists them among the flags of the program
 
+TEXT, TRAINING, COMPUTATION = "text", "training", "computation"
+_GROUPS = {
+    "": TEXT,
+    "model": "model",
+    "regularizers": "regularizers",
+    "train": TRAINING,
+    "compute": COMPUTATION,
+}
+
 
 def define_config_flags() -> None:
     """Defines `--config`, and a flag for each setting, which overrides the preset's value."""
-    flags.DEFINE_enum("config", "quick", list(PRESETS), "preset: the paper's models, quick, or awd")
+    with flag_group("preset"):
+        flags.DEFINE_enum("config", "quick", list(PRESETS), "the paper's models, quick, or awd")
     for name, setting in settings().items():
         if name != "name":
-            _define_setting(name, setting)
+            with flag_group(TRAINING if name == "seed" else _GROUPS[setting.section]):
+                _define_setting(name, setting)
 
 
 def _define_setting(name: str, setting: Setting) -> None:
@@ -33,7 +45,7 @@ def _define_setting(name: str, setting: Setting) -> None:
         "upper_bound": limits.pop("at_most", None),
     }
     strict = [f"{limit} {bound:g}" for limit, bound in limits.items()]
-    told = f"{'; '.join([setting.description, *strict])} (default: the preset's)"
+    told = "; ".join([setting.description, *strict])
     if setting.choices:
         flags.DEFINE_enum(name, None, setting.choices, told)
     elif setting.kind is int:

@@ -8,6 +8,7 @@ from absl import flags
 from jax.sharding import Mesh
 from rich.console import Console
 
+from experiments.cli.help import flag_group
 from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus
@@ -19,22 +20,25 @@ from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
 from zaremba_jax.parallel.mesh import make_mesh
 
-flags.DEFINE_integer(
-    "members",
-    None,
-    "models to train, with consecutive seeds from --seed (default: 10; for the paper's table, as"
-    " many as in the paper; in a sweep, one per combination)",
-    lower_bound=1,
-)
-flags.DEFINE_list(
-    "sizes", None, "numbers of members to average, comma-separated (default: 1,2,5,10,38 and all)"
-)
-flags.DEFINE_integer(
-    "members_at_once",
-    None,
-    "members that a device trains together (default: what its memory allows; on a CPU, one)",
-    lower_bound=1,
-)
+with flag_group("many models"):
+    flags.DEFINE_integer(
+        "members",
+        None,
+        "models to train, with consecutive seeds from --seed (default: 10; for the paper's table,"
+        " as many as in the paper; in a sweep, one per combination)",
+        lower_bound=1,
+    )
+    flags.DEFINE_list(
+        "sizes",
+        None,
+        "numbers of members to average, comma-separated (default: 1,2,5,10,38 and all)",
+    )
+    flags.DEFINE_integer(
+        "members_at_once",
+        None,
+        "members that a device trains together (default: what its memory allows; on a CPU, one)",
+        lower_bound=1,
+    )
 
 
 def sizes_from_flags(members: int) -> list[int] | None:

@@ -6,19 +6,21 @@ import jax
 from absl import flags
 from rich.console import Console
 
+from experiments.cli.help import flag_group
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from zaremba_jax.errors import InputError
 
 _CLUSTER = "cluster"
 
-flags.DEFINE_string(
-    "coordinator_address",
-    None,
-    f"HOST:PORT of process 0, for a run on several hosts; {_CLUSTER}: ask the cluster",
-)
-flags.DEFINE_integer("num_processes", None, "number of processes of the run", lower_bound=1)
-flags.DEFINE_integer("process_id", None, "which process this is, from 0", lower_bound=0)
+with flag_group("several hosts"):
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        f"HOST:PORT of process 0, for a run on several hosts; {_CLUSTER}: ask the cluster",
+    )
+    flags.DEFINE_integer("num_processes", None, "number of processes of the run", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "which process this is, from 0", lower_bound=0)
 
 
 def join_hosts() -> Console:

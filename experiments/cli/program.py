@@ -13,7 +13,9 @@ import jax
 from absl import app, flags, logging
 
 from experiments.cli import ctrl_c
-from experiments.cli.terminal import Terminal, as_shown, silence
+from experiments.cli.help import about_unknown_flag, print_help
+from experiments.cli.program_names import version
+from experiments.cli.terminal import Terminal, as_shown, silence, write_out
 from zaremba_jax.errors import InputError
 from zaremba_jax.whole_files import PARTIAL
 
@@ -92,7 +94,7 @@ def run(main: Callable[..., None], takes: str | None = None) -> None:
 
 def _run(main: Callable[..., None], takes: str | None) -> None:
     try:
-        app.run(lambda argv: main(*argv[1:]), flags_parser=functools.partial(_parse, takes))
+        app.run(lambda argv: main(*argv[1:]), flags_parser=functools.partial(_parse, main, takes))
     except KeyboardInterrupt:
         fail("interrupted", ctrl_c.STATUS)
     except ProgramEndError as end:
@@ -114,13 +116,24 @@ def _run(main: Callable[..., None], takes: str | None) -> None:
         fail(f"not enough memory{told}; end other programs, or try {less}", status=1)
 
 
-def _parse(takes: str | None, argv: list[str]) -> list[str]:
+def _parse(main: Callable[..., None], takes: str | None, argv: list[str]) -> list[str]:
+    rest, problem = argv, ""
     try:
         rest = FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        problem = about_unknown_flag(error.flagname, main)
     except (flags.Error, ValueError) as error:  # absl's own flags raise the latter
-        fail(f"{error}; see --help")
-    except SystemExit:  # after --help, with status 1
+        problem = f"{error}; see --help"
+    except SystemExit:  # after --helpfull, with status 1
         sys.exit(0)
+    if FLAGS["help"].value:
+        print_help(main, takes)
+        sys.exit(0)
+    if FLAGS["version"].value:
+        write_out(version())
+        sys.exit(0)
+    if problem:
+        fail(problem)
     _refuse_numbers_without_use()
     if FLAGS["verbosity"].using_default_value:  # no progress messages from libraries
         FLAGS.verbosity = logging.WARNING

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from experiments.cli.config_flags import TEXT
 from experiments.cli.flag_kinds import define_path
+from experiments.cli.help import flag_group
 from experiments.cli.program import FLAGS
 from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
@@ -13,14 +15,15 @@ from zaremba_jax.errors import InputError
 
 TEXT_FILES = ("train_file", "valid_file", "test_file")
 
-define_path("data_dir", None, "folder with a published corpus (default: download)")
-for split in TEXT_FILES:
+with flag_group(TEXT):
+    define_path("data_dir", None, "folder with a published corpus (default: download)")
+    for split in TEXT_FILES:
+        define_path(
+            split, None, "your own text: files or globs, comma-separated; all three are required"
+        )
     define_path(
-        split, None, "your own text: files or globs, comma-separated; all three are required"
+        "cache_dir", None, "folder for downloaded and encoded texts (default: the user's cache)"
     )
-define_path(
-    "cache_dir", None, "folder for downloaded and encoded texts (default: the user's cache)"
-)
 
 
 def with_text_settings(config: Config, changes: dict[str, int | float | str | None]) -> Config:

@@ -11,8 +11,9 @@ from absl import flags
 from rich.console import Console
 
 from experiments.cli import host_flags, text_flags
-from experiments.cli.config_flags import config_from_flags, define_config_flags
+from experiments.cli.config_flags import COMPUTATION, config_from_flags, define_config_flags
 from experiments.cli.flag_kinds import define_path
+from experiments.cli.help import flag_group
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import with_text_settings
 from experiments.training.kernel_choice import choose_kernel, local_workload
@@ -32,22 +33,24 @@ _LONGEST_NAME = 200  # of a workdir; file systems allow 255 bytes
 
 define_config_flags()
 flags.adopt_module_key_flags(text_flags)
-flags.DEFINE_bool(
-    "resident", None, "keep the whole training text on the device (default: if it fits)"
-)
-define_path("workdir", None, "folder of the run (default: in runs/, by the settings)")
-flags.DEFINE_integer("chunk", 20, "windows trained between checks by the host", lower_bound=1)
-flags.DEFINE_float("checkpoint_minutes", 10, "save this often within an epoch", lower_bound=0)
-flags.DEFINE_bool("tensorboard", False, "write curves and gates for TensorBoard")
-flags.register_validator(
-    "tensorboard",
-    lambda wanted: not wanted or is_installed(),
-    message="needs tensorboardX, which is not installed; leave it out, or"
-    " pip install 'zaremba-jax[tensorboard]'",
-)
-flags.DEFINE_integer(
-    "data_parallel", 1, "devices that share the streams of a model's batch", lower_bound=1
-)
+with flag_group(COMPUTATION):
+    flags.DEFINE_bool(
+        "resident", None, "keep the whole training text on the device (default: if it fits)"
+    )
+    flags.DEFINE_integer("chunk", 20, "windows trained between checks by the host", lower_bound=1)
+    flags.DEFINE_integer(
+        "data_parallel", 1, "devices that share the streams of a model's batch", lower_bound=1
+    )
+with flag_group("folder and reports"):
+    define_path("workdir", None, "folder of the run (default: in runs/, by the settings)")
+    flags.DEFINE_float("checkpoint_minutes", 10, "save this often within an epoch", lower_bound=0)
+    flags.DEFINE_bool("tensorboard", False, "write curves and gates for TensorBoard")
+    flags.register_validator(
+        "tensorboard",
+        lambda wanted: not wanted or is_installed(),
+        message="needs tensorboardX, which is not installed; leave it out, or"
+        " pip install 'zaremba-jax[tensorboard]'",
+    )
 flags.adopt_module_key_flags(host_flags)
 
 

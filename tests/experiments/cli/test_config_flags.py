@@ -89,7 +89,7 @@ BEYOND = {"at_least": -1, "at_most": 1, "above": 0, "below": 0}
 
 @pytest.mark.parametrize("name", [name for name, setting in settings().items() if setting.limits])
 def test_every_limit_of_a_setting_is_told_by_help_and_refused_in_one_line(name):
-    setting, (_, told) = settings()[name], help_text().split(f"\n  --{name}: ")
+    setting, (_, told) = settings()[name], help_text().split(f"\n  --{name}=")
     told = " ".join(told.partition("\n  --")[0].split())
     for limit, bound in setting.limits.items():
         strict = limit in ("above", "below") and setting.kind is float

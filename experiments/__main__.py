@@ -1,0 +1,28 @@
+"""Runs a program by its name, or lists them: `python -m experiments`; installed, `zaremba`."""
+
+import importlib
+import sys
+
+from experiments.cli.program_names import PACKAGE, command, listing, programs, version
+from experiments.cli.similar_names import did_you_mean
+
+
+def main() -> None:
+    """Runs the program that the first argument names."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        return print(listing())
+    if name == "--version":
+        return print(version())
+    from experiments.cli import program  # it takes seconds, which a list need not
+
+    if name not in programs():
+        hint = did_you_mean(name, programs()) or f"give one of {', '.join(programs())}"
+        program.fail(f"{name}: is not a program; {hint}")
+    sys.argv = [command(name), *rest]
+    module = importlib.import_module(f"{PACKAGE}.{name}")
+    program.run(module.main, getattr(module, "TAKES", None))
+
+
+if __name__ == "__main__":
+    main()

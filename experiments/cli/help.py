@@ -1,0 +1,90 @@
+"""What `--help` shows: a program's flags, grouped by what they are for, with their values."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from absl import app, flags
+from rich.padding import Padding
+from rich.table import Table
+
+from experiments.cli.program_names import command
+from experiments.cli.similar_names import did_you_mean
+from experiments.cli.terminal import Terminal
+from zaremba_jax.config import to_dict
+from zaremba_jax.presets import PRESETS
+
+FLAGS = flags.FLAGS
+_ABOUT = ("help", "version")
+_WIDEST = 32  # column of names with their values
+_groups: dict[str, str] = {}  # the title of the group of a flag
+
+app.define_help_flags()  # of which ours replaces one
+flags.DEFINE_bool("help", False, "show this", short_name="h", allow_override=True)
+flags.DEFINE_bool("version", False, "show the versions of this package, of jax and of Python")
+
+
+@contextmanager
+def flag_group(title: str) -> Iterator[None]:
+    """Lists the flags that are defined within under a title; others are the program's own."""
+    before = set(FLAGS)
+    yield
+    _groups.update({name: title for name in FLAGS if name not in before})
+
+
+def flags_of(main: Callable[..., None]) -> list[str]:
+    """The names of a program's flags, without those that it refuses."""
+    module = sys.modules[main.__module__]
+    names = [str(flag.name) for flag in FLAGS.get_key_flags_for_module(module)]
+    return [name for name in names if name not in getattr(module, "REFUSED", ())]
+
+
+def print_help(main: Callable[..., None], takes: str | None) -> None:
+    """Prints what a program is for, and its flags; settings with the values of `--config`."""
+    console, names = Terminal(), flags_of(main)
+    module = sys.modules[main.__module__]
+    console.print(" ".join(filter(None, ("usage:", _command(module), "[flags]", takes))))
+    console.print(f"\n{str(module.__doc__).strip().partition(':')[0]}.", soft_wrap=True)
+    preset = to_dict(PRESETS[str(FLAGS["config"].value)]) if "config" in names else {}
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_groups.get(name, "of this program"), []).append(name)
+    width = min(_WIDEST, max(len(f"--{name}={_shown(name, preset)}") for name in (*names, *_ABOUT)))
+    for title, members in (groups | {"help": list(_ABOUT)}).items():
+        told = any(name in preset for name in members)
+        values = f" (values of --config={preset['name']})" if told else ""
+        console.print(f"\n{title}{values}", style="bold")
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(width=width, overflow="fold")
+        for name in members:
+            told = f"{FLAGS[name].help}{_limits(FLAGS[name].parser)}"
+            table.add_row(f"--{name}={_shown(name, preset)}", told)
+        console.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def _command(module: ModuleType) -> str:
+    spec = module.__spec__
+    return command(spec.name.rpartition(".")[2]) if spec is not None else sys.argv[0]
+
+
+def _shown(name: str, preset: dict[str, Any]) -> str:
+    """The value that a flag has if it is not given; … if that is not known before."""
+    value = preset.get(name, FLAGS[name].default)
+    if value is None:
+        return "…"
+    if isinstance(value, list):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else f"{value}".removesuffix(".0")
+
+
+def _limits(parser: Any) -> str:
+    bounds = (getattr(parser, f"{which}_bound", None) for which in ("lower", "upper"))
+    return f" ({parser.syntactic_help})" if any(bound is not None for bound in bounds) else ""
+
+
+def about_unknown_flag(name: str, main: Callable[..., None]) -> str:
+    """What to say of a flag that a program does not have."""
+    hint = did_you_mean(name, flags_of(main), prefix="--")
+    return f"--{name}: is not a flag of this program; {hint or 'leave it out;'} see --help"
