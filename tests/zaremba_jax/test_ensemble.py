@@ -1,6 +1,7 @@
 """A member of an ensemble equals the same model alone; a mixture averages probabilities."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -150,26 +151,32 @@ def test_every_member_is_evaluated_as_it_is_alone(trained, streams):
         members_nll(predictors, IDS + 1, streams, MESH)
 
 
-def test_mixture_averages_probabilities_and_neither_logits_nor_logarithms():
-    probabilities = np.array([[0.5, 0.1, 1e-30], [0.25, 0.9, 0.5]])
-    mixture = mixture_nll(-np.log(probabilities))
-    np.testing.assert_allclose(mixture, -np.log(probabilities.mean(axis=0)), rtol=1e-12)
-    far = np.array([[2000.0, 1.0], [2001.0, 1.0]])  # probabilities that underflow
-    expected = [2000 - np.log((1 + np.exp(-1)) / 2), 1.0]
-    np.testing.assert_allclose(mixture_nll(far), expected, rtol=1e-12)
-
-
 NLL = st.tuples(st.integers(1, 6), st.integers(1, 8)).flatmap(
     lambda shape: arrays(np.float32, shape, elements=st.floats(0, 500, width=32))
 )
 
 
 @given(NLL)
-def test_mixture_s_cross_entropy_is_never_above_the_mean_of_its_members(nll):
-    bound = nll.mean(dtype=np.float64)
-    assert mixture_nll(nll).mean() <= bound + 1e-9 * (1 + bound)
-    assert (mixture_nll(nll) >= nll.min(axis=0) - 1e-9).all()
-    np.testing.assert_allclose(mixture_nll(nll[::-1]), mixture_nll(nll), rtol=1e-12)
+def test_mixture_averages_probabilities_and_neither_logits_nor_logarithms(nll):
+    probabilities = np.exp(-nll.astype(np.float64))  # at least e^-500
+    np.testing.assert_allclose(mixture_nll(nll), -np.log(probabilities.mean(axis=0)), atol=1e-12)
+
+
+@given(NLL, st.integers(1, 5), st.floats(-1e6, 1e6), st.randoms())
+def test_mixture_is_the_model_of_one_or_of_equals_and_between_in_any_order_at_any_size(
+    nll, copies, shift, random
+):
+    mixture, order = mixture_nll(nll), random.sample(range(len(nll)), len(nll))
+    np.testing.assert_array_equal(mixture_nll(nll[:1]), nll[0])
+    np.testing.assert_allclose(mixture_nll(np.repeat(nll[:1], copies, axis=0)), nll[0], atol=1e-12)
+    np.testing.assert_allclose(mixture_nll(np.repeat(nll, copies, axis=0)), mixture, atol=1e-12)
+    np.testing.assert_allclose(mixture_nll(nll[order]), mixture, atol=1e-12)
+    far = nll.astype(np.float64) + shift  # probabilities that underflow, or overflow
+    np.testing.assert_allclose(mixture_nll(far), mixture + shift, atol=1e-8)
+    assert (nll.min(axis=0) - 1e-9 <= mixture).all()
+    assert (mixture <= nll.max(axis=0) + 1e-9).all()
+    bound = nll.mean(dtype=np.float64)  # by Jensen's inequality
+    assert mixture.mean() <= bound + 1e-9 * (1 + bound)
 
 
 def test_mixtures_of_one_are_the_singles_and_of_all_the_mixture(trained):
@@ -181,13 +188,18 @@ def test_mixtures_of_one_are_the_singles_and_of_all_the_mixture(trained):
     assert mixture == perplexity(mixture_nll(nll)) < np.mean(singles)
 
 
-def test_subsets_are_all_there_are_or_so_many_different_ones():
-    assert subsets(4, 2) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
-    drawn = subsets(38, 10)
-    assert len(set(drawn)) == len(drawn) == 100
-    assert all(len(set(subset)) == 10 for subset in drawn)
-    assert {index for subset in drawn for index in subset} == set(range(38))
-    assert subsets(38, 10) == drawn
+@given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
+def test_subsets_are_all_there_are_or_a_hundred_different_ones(sizes):
+    drawn = subsets(*sizes)
+    assert len(set(drawn)) == len(drawn) == min(math.comb(*sizes), 100)
+    assert drawn == sorted(drawn) == subsets(*sizes)
+    assert all(subset == tuple(sorted(set(subset))) for subset in drawn)
+    assert {len(subset) for subset in drawn} == {sizes[1]}
+    assert {index for subset in drawn for index in subset} <= set(range(sizes[0]))
+
+
+def test_a_hundred_subsets_leave_no_member_out():
+    assert {index for subset in subsets(38, 10) for index in subset} == set(range(38))
 
 
 @pytest.mark.parametrize("size", [0, 4])
@@ -196,9 +208,10 @@ def test_mixture_of_more_members_than_there_are_is_refused(size):
         subsets(3, size)
 
 
-def test_member_with_a_number_that_is_not_finite_is_found(trained):
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_member_with_a_number_that_is_not_finite_is_found(trained, number):
     params = trained[0].params
-    broken = params.softmax.replace(bias=params.softmax.bias.at[1, 2].set(jnp.nan))
+    broken = params.softmax.replace(bias=params.softmax.bias.at[1, 2].set(number))
     assert finite_members(params).tolist() == [True] * 3
     assert finite_members(params.replace(softmax=broken)).tolist() == [True, False, True]
 

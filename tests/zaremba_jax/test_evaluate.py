@@ -1,20 +1,25 @@
+from typing import Any, cast
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from model_examples import model_of
 
 from zaremba_jax import evaluate
+from zaremba_jax.array_types import HiddenState
 from zaremba_jax.config import override
-from zaremba_jax.evaluate import monte_carlo_nll, perplexity, text_nll
+from zaremba_jax.evaluate import monte_carlo_nll, nll_by_windows, perplexity, text_nll
 from zaremba_jax.model import apply, init_params
 from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import active_rates, drop_weights, expected_masks, sample_masks
 from zaremba_jax.rnn import zero_state
 
-VOCABULARY, UNROLL = 6, 4
+VOCABULARY, UNROLL, LONGEST = 6, 4, 41
 PLAIN = override(QUICK, layers=2, hidden_size=5, init_scale=0.9, unroll=UNROLL, dropout=0.0)
 NOISY = override(PLAIN, dropout=0.5, word_dropout=0.25, zoneout_cell=0.5, dropconnect=0.5, l2=1.0)
 PARAMS = init_params(PLAIN.model, VOCABULARY, key=jax.random.key(0))
@@ -25,39 +30,66 @@ def make_text(length, seed=0):
     return np.random.default_rng(seed).integers(0, VOCABULARY, length).astype(np.int32)
 
 
+@jax.jit
+def one_call(ids, masks):
+    logits, _ = apply(PARAMS, ids[:-1, None], zero_state(PARAMS.layers, 1), masks)
+    log_probabilities = jax.nn.log_softmax(logits[:, 0])
+    return -jnp.take_along_axis(log_probabilities, ids[1:, None], axis=1)[:, 0]
+
+
 def in_one_go(ids, masks=None):
-    """The same predictions by one call of the model over the whole text."""
-    column = jnp.asarray(ids)[:, None]
-    logits, _ = apply(PARAMS, column[:-1], zero_state(PARAMS.layers, 1), masks)
-    log_probabilities = jax.nn.log_softmax(logits)
-    return -np.take_along_axis(np.asarray(log_probabilities[:, 0]), ids[1:, None], axis=1)[:, 0]
+    """The same predictions by one call of the model; what follows a text changes none of them."""
+    padded = jnp.asarray(np.pad(ids, (0, LONGEST - len(ids))))
+    return np.asarray(one_call(padded, masks))[: len(ids) - 1]
 
 
-@pytest.fixture
-def short_windows(monkeypatch):
+@pytest.fixture(scope="module")
+def short_windows():
     """Windows so short that texts of a few words take several."""
-    monkeypatch.setattr(evaluate, "TOKENS_AT_ONCE", 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "TOKENS_AT_ONCE", 8)
+        yield
 
 
-@pytest.mark.parametrize("length", [2, 3, 8, 9, 10, 17, 40])
 @pytest.mark.usefixtures("short_windows")
-def test_reported_protocol_carries_state_from_the_first_token_to_the_last(length):
+@given(st.integers(2, LONGEST), st.sampled_from([1, 3, 4]))
+def test_text_of_any_length_is_read_as_stretches_each_with_its_state_carried_through(
+    length, streams
+):
+    """One stretch, the reported protocol, is the whole text."""
     ids = make_text(length)
-    nll = text_nll(MODEL, ids)
-    assert nll.shape == (length - 1,)
-    np.testing.assert_allclose(nll, in_one_go(ids), rtol=1e-5)
-
-
-@pytest.mark.parametrize(("length", "streams"), [(41, 4), (42, 4), (40, 3), (5, 4), (2, 3)])
-@pytest.mark.usefixtures("short_windows")
-def test_estimate_counts_every_token_once_in_stretches_of_their_own(length, streams):
-    ids = make_text(length)
-    nll = text_nll(MODEL, ids, streams)
     stretch = -(-(length - 1) // streams)
     expected = [
         in_one_go(ids[start : start + stretch + 1]) for start in range(0, length - 1, stretch)
     ]
-    np.testing.assert_allclose(nll, np.concatenate(expected), rtol=1e-5)
+    np.testing.assert_allclose(text_nll(MODEL, ids, streams), np.concatenate(expected), rtol=1e-5)
+
+
+@given(st.integers(2, 99), st.integers(1, 9), st.integers(1, 20))
+def test_every_pair_is_read_once_and_in_order_and_no_padding_counts(length, streams, at_once):
+    """By a reader of no model: it returns each pair, and counts what it read in its state."""
+
+    def read(inputs, targets, state):
+        position = state[0].hidden[None, :] + np.arange(len(inputs))[:, None]
+        assert len(inputs) * streams <= max(at_once, streams)
+        after = jax.tree.map(lambda read: read + len(inputs), state)
+        return np.stack([inputs, targets, position]), after
+
+    ids, nothing = np.arange(length), cast(Any, np.zeros(streams, int))
+    with mock.patch.object(evaluate, "TOKENS_AT_ONCE", at_once):
+        inputs, targets, position = nll_by_windows(
+            cast(Any, read), ids, streams, (HiddenState(nothing),)
+        )
+    np.testing.assert_array_equal(inputs, ids[:-1])
+    np.testing.assert_array_equal(targets, ids[1:])
+    np.testing.assert_array_equal(position, ids[:-1] % -(-(length - 1) // streams))
+
+
+@given(*2 * [arrays(np.float32, st.integers(1, 9), elements=st.floats(0, 30, width=32))])
+def test_perplexity_of_two_texts_is_their_geometric_mean_by_tokens(one, other):
+    of_both = perplexity(np.concatenate([one, other]))
+    nats = len(one) * np.log(perplexity(one)) + len(other) * np.log(perplexity(other))
+    np.testing.assert_allclose(np.log(of_both), nats / (len(one) + len(other)), atol=1e-12)
 
 
 @pytest.mark.usefixtures("short_windows")
@@ -126,13 +158,6 @@ def test_monte_carlo_is_decided_by_its_key():
 def test_monte_carlo_refuses_what_it_cannot_average(length, samples, reason):
     with pytest.raises(ValueError, match=reason):
         monte_carlo_nll(model_of(PARAMS, NOISY), make_text(length), samples, key=jax.random.key(0))
-
-
-@given(st.integers(2, 60), st.integers(1, 9))
-def test_any_cut_makes_one_prediction_for_each_token_but_the_first(length, streams):
-    uniform = jax.tree.map(jnp.zeros_like, PARAMS)
-    nll = text_nll(model_of(uniform), make_text(length), streams)
-    np.testing.assert_allclose(nll, np.full(length - 1, np.log(VOCABULARY)), rtol=1e-6)
 
 
 def test_perplexity_is_the_exponential_of_the_mean_in_double_precision():

@@ -6,6 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import paper_model
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import ComputeConfig, ModelConfig, override
@@ -151,6 +154,57 @@ def test_parameters_of_half_precision_are_refused(example):
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     with pytest.raises(ValueError, match=r"parameters of bfloat16: .*precision=.bfloat16"):
         apply(half, window[:-1], state)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """Logits of a text [time, streams], and the state after it."""
+    config = override(QUICK, layers=2, hidden_size=HIDDEN, init_scale=0.8)
+    params = init_params(config.model, VOCABULARY, key=jax.random.key(0))
+    compiled = jax.jit(apply)
+
+    def read(tokens, state=None):
+        tokens = jnp.asarray(tokens, jnp.int32)
+        return compiled(params, tokens, state or zero_state(params.layers, tokens.shape[1]))
+
+    return read
+
+
+def assert_close(one, other):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, other)
+
+
+TEXTS = arrays(np.int32, (6, 2), elements=st.integers(0, VOCABULARY - 1))
+
+
+@given(TEXTS, st.permutations([1, 2, 3]))
+def test_a_text_read_in_windows_of_any_length_is_that_read_at_once(reader, text, lengths):
+    state, parts = None, []
+    for window in np.split(text, np.cumsum(lengths)[:-1]):
+        logits, state = reader(window, state)
+        parts.append(logits)
+    assert_close((np.concatenate(parts), state), reader(text))
+
+
+@given(TEXTS)
+def test_streams_do_not_know_of_each_other(reader, text):
+    read = reader(text)
+
+    def of_streams(streams):
+        return jax.tree.map(lambda x: x[..., streams, :], read)
+
+    assert_close(reader(text[:, ::-1]), of_streams(np.array([1, 0])))
+    assert_close(reader(text[:, :1]), of_streams(np.array([0])))
+
+
+@given(TEXTS, st.integers(0, 5), st.integers(1, VOCABULARY - 1))
+def test_a_token_changes_the_logits_from_its_own_step_on_and_none_before(reader, text, t, shift):
+    changed = text.copy()
+    changed[t, 0] = (changed[t, 0] + shift) % VOCABULARY
+    before, after = reader(text)[0], reader(changed)[0]
+    np.testing.assert_array_equal(before[:t], after[:t])
+    np.testing.assert_array_equal(before[:, 1], after[:, 1])
+    assert (np.abs(before[t:, 0] - after[t:, 0]).max(axis=-1) > 0).all()
 
 
 @pytest.mark.parametrize(

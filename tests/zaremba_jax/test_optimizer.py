@@ -8,6 +8,7 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from zaremba_jax.config import override
 from zaremba_jax.optimizer import averaged_from, learning_rate, make_optimizer, make_schedule
@@ -65,7 +66,7 @@ def test_rate_changes_at_the_first_window_of_an_epoch_and_nowhere_else():
     np.testing.assert_allclose(steps, [1] * 8 + [0.5] * 2 + [0.25] * 4, rtol=1e-6)
 
 
-@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=2, max_size=9), st.floats(0.1, 100))
+@given(arrays(np.float32, 4, elements=st.floats(-1e4, 1e4, width=32)), st.floats(0.1, 100))
 def test_clipping_never_exceeds_its_norm_and_leaves_smaller_gradients_alone(values, clip_norm):
     config = dataclasses.replace(SMALL.train, clip_norm=clip_norm)
     gradient = {"a": jnp.asarray(values[:1]), "b": jnp.asarray(values[1:])}
@@ -73,10 +74,22 @@ def test_clipping_never_exceeds_its_norm_and_leaves_smaller_gradients_alone(valu
     (update,) = updates(config, [gradient])
     stepped = np.concatenate([update["a"], update["b"]])
     if norm < clip_norm:
-        np.testing.assert_array_equal(-stepped, np.asarray(values, np.float32))
+        np.testing.assert_array_equal(-stepped, values)
     else:
         np.testing.assert_allclose(np.linalg.norm(stepped), clip_norm, rtol=1e-4)
         np.testing.assert_allclose(-stepped * norm / clip_norm, values, rtol=1e-4, atol=1e-6)
+
+
+@given(st.integers(0, 9), st.floats(1, 8), st.floats(0.01, 9), st.integers(1, 12))
+def test_a_rate_never_increases_and_is_the_device_s(constant, divisor, first, epochs):
+    settings = {"constant_epochs": constant, "decay_divisor": divisor, "epochs": epochs}
+    config = override(QUICK, learning_rate=first, **settings).train
+    rates = [learning_rate(config, epoch) for epoch in range(1, epochs + 1)]
+    assert rates[0] == (first if constant else first / divisor)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[:constant] == [first] * len(rates[:constant])
+    stays = [*rates, *[rates[-1]] * (15 - epochs)]
+    np.testing.assert_allclose(make_schedule(config)(jnp.arange(15)), stays, rtol=1e-5)
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zaremba_jax.array_types import Masks, RecurrentMasks
 from zaremba_jax.config import RegularizerConfig, override
@@ -13,10 +15,12 @@ from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import (
     active_rates,
     drop_weights,
+    dropout_mask,
     expected_masks,
     penalizes_every_word,
     penalty,
     sample_masks,
+    zoneout_mask,
 )
 
 LAYERS, TIME, BATCH, FEATURES, HIDDEN, VOCABULARY = 2, 12, 6, 5, 10, 9
@@ -36,7 +40,7 @@ NOISE = {
     "zoneout_hidden": STATES,
     "zoneout_cell": STATES,
 }
-DROPOUT = [name for name in NOISE if name.endswith("dropout")]
+RATES = st.floats(0.05, 0.95)
 
 
 def masks_of(settings=None, key=0, tokens=TOKENS):
@@ -80,33 +84,35 @@ def test_a_method_has_masks_at_its_own_sites_alone(name):
     assert {name: [x.shape for x in xs] for name, xs in arrays.items()} == {name: NOISE[name]}
 
 
-@pytest.mark.parametrize("name", NOISE)
-def test_turning_a_method_on_leaves_the_masks_of_all_others_as_they_were(name):
-    others = dict.fromkeys(NOISE.keys() - {name}, 0.5)
-    with_it, without = (parts(masks_of(settings)) for settings in (others | {name: 0.25}, others))
-    assert with_it.keys() == NOISE.keys()
-    del with_it[name]
-    assert_equal(with_it, without)
+@given(st.dictionaries(st.sampled_from(list(NOISE)), st.just(0.0) | RATES), st.integers(0, 99))
+def test_a_method_s_key_and_rate_decide_its_masks_whatever_else_is_on(settings, key):
+    arrays = parts(masks_of(settings, key))
+    assert arrays.keys() == {name for name, rate in settings.items() if rate}
+    for name in arrays:
+        assert_equal(arrays[name], parts(masks_of({name: settings[name]}, key))[name])
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("name", DROPOUT)
+@given(RATES, st.integers(0, 99))
 def test_a_dropout_mask_holds_zeros_and_the_inverse_of_the_kept_share_and_averages_to_one(
-    name, rate
+    rate, key
 ):
-    for mask in parts(masks_of({name: rate}))[name]:
-        np.testing.assert_allclose(mask[mask != 0], 1 / (1 - rate), rtol=1e-6)
-        units = mask.size if name != "word_dropout" else VOCABULARY * BATCH
-        deviation = np.sqrt(rate / (1 - rate) / units)
-        assert abs(float(mask.mean()) - 1) < 5 * deviation
+    mask = np.asarray(dropout_mask(rate, SITES[1], key=jax.random.key(key)))
+    np.testing.assert_allclose(mask[mask != 0], 1 / (1 - rate), rtol=1e-5)
+    assert abs(mask.mean() - 1) < 5 * np.sqrt(rate / (1 - rate) / mask.size)
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("name", ["zoneout_hidden", "zoneout_cell"])
-def test_a_zoneout_mask_holds_a_one_for_a_share_of_units_that_equals_the_rate(name, rate):
-    for mask in parts(masks_of({name: rate}))[name]:
-        assert set(np.unique(mask)) == {0, 1}
-        assert abs(mask.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / mask.size)
+@given(RATES, st.integers(0, 99))
+def test_a_zoneout_mask_holds_a_one_for_a_share_of_units_that_equals_the_rate(rate, key):
+    mask = np.asarray(zoneout_mask(rate, SITES[1], key=jax.random.key(key)))
+    assert set(np.unique(mask)) <= {0, 1}
+    assert abs(mask.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / mask.size)
+
+
+def test_a_rate_of_zero_is_the_identity():
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(dropout_mask(0.0, SITES[1], key=key), np.ones(SITES[1]))
+    np.testing.assert_array_equal(zoneout_mask(0.0, SITES[1], key=key), np.zeros(SITES[1]))
+    assert_equal(drop_weights({"dropconnect": 0.0}, PARAMS, key=key), PARAMS)
 
 
 @pytest.mark.parametrize("mask_each", ["step", "window"])
@@ -289,7 +295,7 @@ def test_elastic_net_pulls_every_weight_by_l1_sign_and_twice_l2_and_no_bias(l1, 
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_elastic_net_is_the_l1_part_and_the_l2_part_over_all_weights_a_tied_one_once(tied):
+def test_parts_of_the_elastic_net_are_over_all_weights_a_tied_one_once(tied):
     model = override(PLAIN, embedding_size=0, tie_weights=tied).model
     params = init_params(model, VOCABULARY, key=jax.random.key(0))
     outputs = jnp.zeros((1, 1, 1))
@@ -300,7 +306,6 @@ def test_elastic_net_is_the_l1_part_and_the_l2_part_over_all_weights_a_tied_one_
     weights = np.concatenate([np.ravel(x) for x in jax.tree.leaves(params) if x.ndim == 2])
     np.testing.assert_allclose(total(l1=0.5), 0.5 * np.abs(weights).sum(), rtol=1e-6)
     np.testing.assert_allclose(total(l2=0.25), 0.25 * (weights**2).sum(), rtol=1e-6)
-    np.testing.assert_allclose(total(l1=0.5, l2=0.25), total(l1=0.5) + total(l2=0.25), rtol=1e-6)
 
 
 def test_penalties_on_activations_are_of_the_dropped_output_and_of_the_raw_output_s_change():
@@ -316,6 +321,19 @@ def test_penalties_on_activations_are_of_the_dropped_output_and_of_the_raw_outpu
     np.testing.assert_allclose(
         total(temporal_activation_l2=3.0), 3 * (change**2).sum() / size, rtol=1e-5
     )
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["l1", "l2", "activation_l2", "temporal_activation_l2"]),
+        st.floats(0, 10, width=32),
+    )
+)
+def test_penalties_add_up_and_grow_with_their_strengths(rates):
+    outputs, dropped = jax.random.normal(jax.random.key(0), (2, *SITES[1]))
+    each = [rates[name] * penalty({name: 1.0}, PARAMS, outputs, dropped) for name in rates]
+    np.testing.assert_allclose(penalty(rates, PARAMS, outputs, dropped), sum(each), rtol=1e-4)
+    assert all(float(x) >= 0 for x in each)
 
 
 def test_a_single_time_step_has_no_change_to_penalize():

@@ -143,16 +143,17 @@ def test_drop_multiplies_by_its_mask_and_none_drops_nothing():
     np.testing.assert_array_equal(drop(x, None), x)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     ("cell", "record"), [("lstm", LSTMState), ("gru", HiddenState), ("tanh", HiddenState)]
 )
-def test_zero_state_has_a_record_a_layer_of_the_weights_type(cell, record):
-    params, *_ = example_of(layers=3, cell=cell)
+def test_zero_state_has_a_record_a_layer_of_the_weights_type(cell, record, dtype):
+    params = jax.tree.map(lambda x: x.astype(dtype), example_of(layers=3, cell=cell)[0])
     state = zero_state(params, batch_size=5)
     assert [type(layer) for layer in state] == [record] * 3
     for part in jax.tree.leaves(state):
         np.testing.assert_array_equal(part, np.zeros((5, HIDDEN)))
-        assert part.dtype == jnp.float64
+        assert part.dtype == dtype
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -7,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zaremba_jax import train
 from zaremba_jax.config import override
 from zaremba_jax.data.windows import windows
 from zaremba_jax.interop.model_file import named_arrays
+from zaremba_jax.parallel.streams import BatchShare, padded_batch_size
 from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 from zaremba_jax.rnn import zero_state
@@ -92,16 +96,84 @@ def assert_close_trees(one, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, other)
 
 
-def test_chunks_of_any_length_give_the_same_run(text):
-    epochs, per_epoch = jnp.concatenate([text, text]), {"windows_per_epoch": len(text)}
-    expected, whole = train_windows(CONFIG, fresh(text), epochs, **per_epoch)
-    state, parts = fresh(text), []
-    for chunk in jnp.split(epochs, [1, 4]):
-        state, part = train_windows(CONFIG, state, chunk, **per_epoch)
+@given(st.permutations([1, 1, 2, 2, 2, 2]))
+def test_chunks_of_any_length_give_the_same_run(text, two_epochs, lengths):
+    expected, nll = two_epochs
+    epochs, state, parts = jnp.concatenate([text, text]), fresh(text), []
+    for first, length in zip(np.cumsum([0, *lengths]), lengths, strict=False):
+        chunk = epochs[first : first + length]
+        state, part = train_windows(CONFIG, state, chunk, windows_per_epoch=len(text))
         parts.append(part.nll)
-    np.testing.assert_allclose(jnp.concatenate(parts), whole.nll, rtol=1e-5)
+    np.testing.assert_allclose(jnp.concatenate(parts), nll, rtol=1e-5)
     assert_close_trees(state.params, expected.params)
     assert int(state.step) == int(expected.step) == 2 * len(text)
+
+
+@pytest.fixture(scope="module")
+def two_epochs(text):
+    """The state after two epochs, trained on at once, and the nats of their windows."""
+    windows = jnp.concatenate([text, text])
+    state, statistics = train_windows(CONFIG, fresh(text), windows, windows_per_epoch=len(text))
+    return state, statistics.nll
+
+
+@pytest.fixture(scope="module")
+def loss_of():
+    """The loss of three streams with penalties, by their columns of the text; and of one alone."""
+    rates = {"activation_l2": 0.5, "temporal_activation_l2": 0.25, "l1": 0.01}
+    params = fresh(None, override(CONFIG, layers=1)).params
+    state = zero_state(params.layers, 3)
+    jitted = jax.jit(jax.value_and_grad(functools.partial(window_loss, rates=rates), has_aux=True))
+
+    def loss_of(window, weights=None):
+        start = jax.tree.map(lambda x: x[: window.shape[1]], state)
+        weights = None if weights is None else jnp.asarray(weights, jnp.float32)
+        (loss, (nll, _)), gradient = jitted(
+            params, window[:-1], window[1:], start, None, stream_weights=weights
+        )
+        return loss, nll, gradient
+
+    return loss_of
+
+
+def test_loss_of_streams_is_the_mean_of_theirs_in_any_order(text, loss_of):
+    of_streams = [loss_of(text[0][:, [stream]]) for stream in range(3)]
+    mean = jax.tree.map(lambda *parts: np.mean(parts, axis=0), *of_streams)
+    for order in itertools.permutations(range(3)):
+        assert_close_trees(loss_of(text[0][:, order]), mean)
+
+
+def test_a_stream_of_no_weight_counts_for_nothing(text, loss_of):
+    expected = loss_of(text[0][:, [0, 1, 0]], [1.5, 1.5, 0.0])
+    for padding in (1, 2):
+        padded = loss_of(text[0][:, [0, 1, padding]], [1.5, 1.5, 0.0])
+        assert_close_trees(padded, expected)
+    of_streams = [loss_of(text[0][:, [stream]]) for stream in range(2)]
+    assert_close_trees(expected, jax.tree.map(lambda *x: np.mean(x, axis=0), *of_streams))
+
+
+def test_step_on_shares_of_the_batch_is_that_on_all_of_it(text):
+    """Three streams, four with the padding, on two devices, played by an axis of `vmap`."""
+    config = override(CONFIG, layers=1, word_dropout=0.5, activation_l2=1.0)
+    before = fresh(text, config)
+    whole, statistics = jax.jit(functools.partial(train_step, config, len(text)))(before, text[0])
+    step = functools.partial(train_step, config, len(text), share=BatchShare("data"))
+    shares = dataclasses.replace(before, rnn_state=zero_state(before.params.layers, 2))
+    run = jax.jit(jax.vmap(step, in_axes=(None, None), axis_size=2, axis_name="data"))
+    of_each, of_shares = run(shares, text[0])
+    for device in range(2):
+        after = jax.tree.map(lambda x, device=device: x[device], of_each)
+        assert_close_trees(after.params, whole.params)
+        np.testing.assert_allclose(of_shares.nll[device], statistics.nll, rtol=1e-5)
+    streams = jax.tree.map(lambda x: x.reshape(4, -1)[:3], of_each.rnn_state)
+    assert_close_trees(streams, whole.rnn_state)
+
+
+@given(st.integers(1, 99), st.integers(1, 9))
+def test_padding_makes_the_least_batch_that_devices_divide(batch_size, devices):
+    padded = padded_batch_size(batch_size, devices)
+    assert padded % devices == 0
+    assert 0 <= padded - batch_size < devices
 
 
 @pytest.mark.parametrize("carried", [False, True], ids=["zero", "carried"])

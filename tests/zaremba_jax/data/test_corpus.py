@@ -19,8 +19,8 @@ def test_ids_on_disk_have_the_blocks_fingerprint_and_windows_of_those_in_memory(
 ):
     monkeypatch.setattr(corpus_module, "_BLOCK", 7)
     ids = np.random.default_rng(0).integers(0, 2, 100).astype(np.uint8)
-    ids.tofile(tmp_path / "ids")
-    mapped = np.memmap(tmp_path / "ids", np.uint8, "r")
+    (tmp_path / "ids").write_bytes(b"header" + ids.tobytes())
+    mapped = np.memmap(tmp_path / "ids", np.uint8, "r", offset=6)
     assert not np.shares_memory(mapped_afresh(mapped), mapped)
     np.testing.assert_array_equal(np.concatenate(list(in_blocks(mapped))), ids)
     np.testing.assert_array_equal(windows(mapped, 3, 4), windows(ids, 3, 4))

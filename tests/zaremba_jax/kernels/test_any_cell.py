@@ -90,6 +90,16 @@ def test_second_bias_is_added_and_has_the_gradient_of_the_first(float64, kernel)
     assert_same((of_two, d_others_of_two, results_of_two), (expected, d_others, results), 1e-12)
 
 
+@pytest.mark.parametrize("kernel", ["other loops", "any cell"])
+def test_bias_s_gradient_is_summed_in_float32_whatever_the_precision(kernel):
+    batch = 257  # which bfloat16 cannot hold
+    example = make(1, batch, 1, 1)
+    params, *others = jax.tree.map(jnp.zeros_like, example[0])
+    layer = functools.partial(KERNELS[kernel], precision="bfloat16")
+    (gradient, *_), _ = of_layer(layer, (params, *others), jax.tree.map(jnp.ones_like, example[2]))
+    assert gradient.bias.tolist() == [0, 0, 0, batch]
+
+
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_vmap_over_members_equals_each_member_alone(cell):
     members = [make(5, 2, 3, 4, cell=cell, names=ADMITTED[cell])] * 2

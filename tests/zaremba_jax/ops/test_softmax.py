@@ -82,6 +82,14 @@ def test_loss_is_safe_for_large_logits(at_once):
     np.testing.assert_array_equal(d_hidden[..., 0], [[0, 1e4]])
 
 
+def test_bias_s_gradient_is_summed_in_float32_whatever_the_precision():
+    tokens = 257  # halves add up to more than bfloat16 can hold
+    params, hidden = (jnp.zeros((1, 2)), jnp.zeros(2)), jnp.ones((tokens, 1, 1))
+    loss, targets = fused(ComputeConfig(precision="bfloat16")), jnp.zeros((tokens, 1), jnp.int32)
+    ((_, d_bias), _), _ = gradients(loss, params, hidden, targets, jnp.ones((tokens, 1)))
+    np.testing.assert_array_equal(d_bias, [-128.5, 128.5])
+
+
 def temporary_bytes(tokens, vocabulary, at_once):
     params, hidden, targets, weights = make(tokens, 1, 4, vocabulary)
     compute = ComputeConfig(softmax_tokens=at_once)
