@@ -4,10 +4,9 @@ from absl import flags
 from rich.console import Console
 
 from experiments.cli import program, training_flags
-from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus
-from experiments.cli.training_flags import configure, open_run, train_by_flags
+from experiments.cli.training_flags import configure, open_console, open_run, train_by_flags
 from experiments.reports.figures import curves_figure, write_picture
 from experiments.reports.summary import print_summary, summarize
 from experiments.training.run_folder import Workdir, write_json
@@ -26,7 +25,7 @@ flags.DEFINE_integer(
 def main() -> None:
     """Trains the model, or resumes a stopped run, and reports its perplexities."""
     config, workdir = configure()
-    console = join_hosts()
+    console = open_console()
     with console.status("reading the text"):
         corpus = load_corpus(config)
     run = open_run(config, corpus, workdir, console)

@@ -13,10 +13,9 @@ from experiments.cli import ensemble_flags, program, training_flags
 from experiments.cli.config_flags import changes_from_flags
 from experiments.cli.ensemble_flags import at_once_on, open_ensemble, sizes_from_flags
 from experiments.cli.flag_kinds import define_path
-from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import TEXT_FILES, load_corpus, with_text_settings
-from experiments.cli.training_flags import default_workdir, open_run, train_by_flags
+from experiments.cli.training_flags import default_workdir, open_console, open_run, train_by_flags
 from experiments.reports.records import model_name, read_records
 from experiments.reports.summary import summarize, summarize_members
 from experiments.table1 import jobs
@@ -58,7 +57,7 @@ def main() -> None:
     rows = rows_from_flags()
     sizes = [mixture_sizes(config) for config in rows]
     results, folder = Path(FLAGS.results), default_workdir("reproduce").path
-    console = join_hosts()
+    console = open_console()
     mesh = make_mesh(jax.devices(), FLAGS.data_parallel)
     results.mkdir(parents=True, exist_ok=True)
     for config, averaged in zip(rows, sizes, strict=True):

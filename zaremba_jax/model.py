@@ -64,6 +64,11 @@ def init_params(config: ModelConfig, vocabulary_size: int, *, key: Key) -> Model
     )
 
 
+def param_shapes(config: ModelConfig, vocabulary_size: int) -> ModelParams:
+    """The shapes of the parameters, without the parameters."""
+    return jax.eval_shape(lambda: init_params(config, vocabulary_size, key=jax.random.key(0)))
+
+
 def count_params(params: ModelParams) -> int:
     """The number of trained parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -9,10 +9,9 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments.cli.help import flag_group
-from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus
-from experiments.cli.training_flags import begin, configure, with_kernel
+from experiments.cli.training_flags import begin, configure, open_console, with_kernel
 from experiments.training.ensemble_run import EnsembleRun, default_at_once, new_ensemble
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import Config
@@ -67,7 +66,7 @@ def prepare(
     besides the configuration.
     """
     config, workdir = configure(**more)
-    console = join_hosts()
+    console = open_console()
     mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
     run = open_ensemble(config, make_member_configs, corpus, mesh, workdir, console, **more)
     return run, workdir, console

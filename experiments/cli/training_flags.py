@@ -1,12 +1,10 @@
 """Flags of the training programs: the settings, the folder, and how the run is trained."""
 
 import hashlib
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 from rich.console import Console
 
@@ -14,10 +12,13 @@ from experiments.cli import host_flags, text_flags
 from experiments.cli.config_flags import COMPUTATION, config_from_flags, define_config_flags
 from experiments.cli.flag_kinds import define_path
 from experiments.cli.help import flag_group
+from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import with_text_settings
+from experiments.reports.environment import device_memory
 from experiments.training.kernel_choice import choose_kernel, local_workload
 from experiments.training.loop import train
+from experiments.training.opening import print_device, print_run
 from experiments.training.resumption import resume
 from experiments.training.run import Run
 from experiments.training.run_folder import Workdir, write_json
@@ -27,7 +28,7 @@ from zaremba_jax.checkpoint import clear_after
 from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
-from zaremba_jax.model import count_params, init_params
+from zaremba_jax.model import count_params, param_shapes
 
 _LONGEST_NAME = 200  # of a workdir; file systems allow 255 bytes
 
@@ -44,6 +45,12 @@ with flag_group(COMPUTATION):
 with flag_group("folder and reports"):
     define_path("workdir", None, "folder of the run (default: in runs/, by the settings)")
     flags.DEFINE_float("checkpoint_minutes", 10, "save this often within an epoch", lower_bound=0)
+    flags.DEFINE_float(
+        "log_minutes", 5, "off a terminal, print a line this often within an epoch", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "samples_each_epoch", 0, "lines that the model writes after each epoch", lower_bound=0
+    )
     flags.DEFINE_bool("tensorboard", False, "write curves and gates for TensorBoard")
     flags.register_validator(
         "tensorboard",
@@ -52,6 +59,16 @@ with flag_group("folder and reports"):
         " pip install 'zaremba-jax[tensorboard]'",
     )
 flags.adopt_module_key_flags(host_flags)
+
+
+def open_console() -> Console:
+    """Joins the run's other processes, if any, and says on what device the run computes.
+
+    To be called before anything uses a device. The console is silent except on process 0.
+    """
+    console = join_hosts()
+    print_device(console)
+    return console
 
 
 def configure(**more: object) -> tuple[Config, Workdir]:
@@ -102,13 +119,7 @@ def _require_memory(config: Config, types: int) -> None:
     Raises:
       InputError: its parameters and their gradients alone take more.
     """
-    params = jax.eval_shape(
-        lambda: init_params(config.model, types, key=jax.random.key(config.seed))
-    )
-    needed = 2 * 4 * count_params(params)
-    of_device = jax.local_devices()[0].memory_stats() or {}
-    of_host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    memory = of_device.get("bytes_limit", of_host)
+    needed, memory = 2 * 4 * count_params(param_shapes(config.model, types)), device_memory()
     if needed > memory:
         raise InputError(
             f"layers={config.model.layers}, hidden_size={config.model.hidden_size}: the parameters"
@@ -132,6 +143,7 @@ def begin(run: Run, workdir: Workdir, config: Config, console: Console, **more: 
     `config` is as requested, without the choice of a kernel; the folder keeps it, and `more`.
     """
     workdir.hold()
+    print_run(run, console)
     resume(run, workdir, console)
     clear_after(workdir.checkpoints, run.step)
     workdir.create(config, **more)
@@ -150,5 +162,7 @@ def train_by_flags(run: Run, workdir: Workdir, console: Console) -> None:
             console,
             chunk=FLAGS.chunk,
             checkpoint_minutes=FLAGS.checkpoint_minutes,
+            log_minutes=FLAGS.log_minutes,
+            samples=FLAGS.samples_each_epoch,
             board=board,
         )

@@ -24,6 +24,12 @@ def device_name() -> str:
     return f"CPU, {cores()} cores" if cores() > 1 else "CPU, 1 core"
 
 
+def device_memory() -> int:
+    """Bytes that the first device of this process has; of a CPU, the host's."""
+    of_device = jax.local_devices()[0].memory_stats() or {}
+    return of_device.get("bytes_limit", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
 def cores() -> int:
     """The number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import statistics
 from typing import Any
 
 import jax
@@ -99,6 +98,16 @@ class EnsembleRun(Run):
         }
 
     @property
+    def models_on_device(self) -> tuple[int, int]:
+        devices = self.mesh.shape[MEMBER]
+        chunks = [len(state.step) // devices for state in self.state]
+        return sum(chunks), max(chunks)
+
+    @property
+    def are_alike(self) -> bool:
+        return not self.rates
+
+    @property
     def layout(self) -> dict[str, Any]:
         """The members in each chunk and the streams of a batch, padding included."""
         shapes = [state.rnn_state[0].hidden.shape for state in self.state]
@@ -125,11 +134,10 @@ class EnsembleRun(Run):
     def metrics(self, epoch: int, windows: int) -> dict[str, Any]:
         """As for `Run`: means over members, and the training perplexity of each."""
         perplexities = self.journal.train_perplexities(windows)
+        rates = [learning_rate(config.train, epoch) for config in self.all_configs]
         return {
             "epoch": epoch,
-            "learning_rate": statistics.mean(
-                learning_rate(self.all_configs[member].train, epoch) for member in self.live
-            ),
+            **({"learning_rate": rates[0]} if len(set(rates)) == 1 else {"learning_rates": rates}),
             "train_perplexity": float(np.mean(list(perplexities.values()))),
             "train_perplexities": self._of_members(perplexities),
             "words_per_second": words_per_second(self, windows),

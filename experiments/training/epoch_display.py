@@ -1,50 +1,136 @@
-"""What a user sees of a run in training: a line per epoch and, on a terminal, a live bar."""
+"""What a user sees of a run in training: a row per epoch and, on a terminal, a live bar."""
 
-from typing import Any
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.training.run import Run, position
+from zaremba_jax.data.units import UNITS
+
+_WIDE = 80  # columns that the bar needs to show the speed too
+
+
+class Cell(NamedTuple):
+    """A column's title and width, and what it has in one row."""
+
+    title: str
+    width: int
+    text: str
 
 
 class EpochDisplay(Progress):
-    """A context manager that shows one task: all windows of all epochs."""
+    """A context manager that shows one task: all windows of all epochs.
 
-    def __init__(self, console: Console, epochs: int, windows_per_epoch: int, step: int):
+    Off a terminal there is a row for the first windows, and one whenever `log_minutes` went by
+    without any.
+    """
+
+    def __init__(self, console: Console, run: Run, log_minutes: float):
         super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[detail]}"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._epochs = epochs
-        self._all = self.add_task("", total=epochs * windows_per_epoch, completed=step, detail="")
+        self._run, self._log_seconds, self._last_row = run, 60 * log_minutes, -math.inf
+        self._unit = UNITS[run.corpus.vocabulary.unit]
+        self._epochs, self._has_header = run.config.train.epochs, False
+        total = self._epochs * len(run.windows)
+        self._all = self.add_task("compiling", total=total, completed=run.step, detail="")
 
-    def windows(self, step: int, metrics: dict[str, Any]) -> None:
+    def windows(self, metrics: dict[str, Any]) -> None:
         """Shows where the run stands within an epoch."""
+        speed = f"  {metrics['words_per_second']:,.0f} {self._unit.noun}s/s"
         self.update(
             self._all,
-            completed=step,
+            completed=self._run.step,
             description=f"epoch {metrics['epoch']}/{self._epochs}",
-            detail=f"perplexity {metrics['train_perplexity']:.2f}"
-            f"  rate {metrics['learning_rate']:.4g}"
-            f"  {metrics['words_per_second']:,.0f} words/s",
+            detail=f"train {_figure(self._train_perplexity(metrics))}"
+            + (speed if self.console.width >= _WIDE else ""),
         )
+        _, window = position(self._run)
+        is_due = time.monotonic() - self._last_row >= self._log_seconds
+        if window and is_due and not self.console.is_terminal:
+            self._print(metrics, f" {window / len(self._run.windows):3.0%}")
+
+    def _train_perplexity(self, metrics: dict[str, Any]) -> float:
+        """That of the model, the mean of models that are alike, or the best of others."""
+        if self._run.are_alike:
+            return metrics["train_perplexity"]
+        return min(figure for figure in metrics["train_perplexities"] if figure is not None)
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        """Prints a finished epoch's line; for an ensemble, with its best and worst member."""
-        spread = ""
-        if "valid_perplexity_best" in metrics:
-            best, worst = (metrics[f"valid_perplexity_{which}"] for which in ("best", "worst"))
-            spread = f"  best {best:8.2f}  worst {worst:8.2f}"
-        self.console.print(
-            f"epoch {metrics['epoch']:>2}/{self._epochs}"
-            f"  rate {metrics['learning_rate']:<7.4g}"
-            f"  train {metrics['train_perplexity']:8.2f}"
-            f"  valid {metrics['valid_perplexity_estimate']:8.2f}{spread}"
-            f"  {metrics['words_per_second']:>9,.0f} words/s"
-            f"  {metrics['seconds']:6.1f} s",
-            soft_wrap=True,
-        )
+        """Prints a finished epoch's row."""
+        self._print(metrics, "")
+
+    def samples(self, texts: Sequence[str]) -> None:
+        """Prints texts that the model wrote after an epoch."""
+        for text in texts:
+            self.console.print(Padding(text, (0, 0, 0, 2), expand=False))
+        self._has_header = False
+
+    def _print(self, metrics: dict[str, Any], part: str) -> None:
+        cells = fitting(self._cells(metrics, part), self.console.width)
+        row = "  ".join(f"{cell.text:>{cell.width}}" for cell in cells)
+        if not self._has_header:
+            row = "  ".join(f"{cell.title:>{cell.width}}" for cell in cells) + f"\n{row}"
+        self.console.print(row, soft_wrap=True)
+        self._has_header, self._last_row = True, time.monotonic()
+
+    def _cells(self, metrics: dict[str, Any], part: str) -> dict[str, Cell]:
+        """The cells of a row in order; `part` of the epoch is trained, unless it is whole."""
+        of_epoch = f"{metrics['epoch']:>{len(str(self._epochs))}}/{self._epochs}{part:4}"
+        cells = {"epoch": Cell(f"{'epoch':{len(of_epoch)}}", len(of_epoch), of_epoch)}
+        if "learning_rate" in metrics:
+            cells["rate"] = Cell("rate", 8, f"{metrics['learning_rate']:.3g}")
+        perplexities = {"train": "train_perplexity", "valid": "valid_perplexity_estimate"}
+        if len(self._run.all_configs) > 1:
+            perplexities |= {which: f"valid_perplexity_{which}" for which in ("best", "worst")}
+        if not self._run.are_alike:
+            del perplexities["train"], perplexities["valid"]
+        for title, name in perplexities.items():
+            cells[title] = Cell(title, 8, _figure(metrics[name]) if name in metrics else "")
+        if self._unit.reported_in_bits:
+            valid = metrics.get(perplexities.get("valid", "valid_perplexity_best"))
+            cells["bits"] = Cell("bits", 6, "" if valid is None else f"{math.log2(valid):.3f}")
+        speed = f"{self._unit.noun}s/s"
+        cells["speed"] = Cell(speed, max(9, len(speed)), f"{metrics['words_per_second']:,.0f}")
+        history, seconds = self._run.journal.history, self._run.journal.seconds
+        before = [record["seconds"] for record in history if record["epoch"] < metrics["epoch"]]
+        cells["time"] = Cell("time", 7, _duration(seconds - (before[-1] if before else 0)))
+        cells["total"] = Cell("total", 8, _duration(seconds))
+        return cells
+
+
+_LEAST_FIRST = ("speed", "rate", "train", "worst")
+
+
+def fitting(cells: dict[str, Cell], width: int) -> list[Cell]:
+    """The cells that fit into a line, of which those that matter least are left out first."""
+    kept = dict(cells)
+    for name in _LEAST_FIRST:
+        if sum(cell.width + 2 for cell in kept.values()) - 2 > width:
+            kept.pop(name, None)
+    return list(kept.values())
+
+
+def _figure(perplexity: float) -> str:
+    return f"{perplexity:.2f}" if perplexity < 1e5 else f"{perplexity:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds below a minute, then minutes or hours before the colon."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -17,6 +17,7 @@ from experiments.training.run import Run, gates, position
 from experiments.training.run_folder import Workdir
 from experiments.training.signals import deferred_signals
 from experiments.training.tensorboard import TensorBoard
+from experiments.training.written_samples import write_samples
 
 
 class InterruptedRunError(ProgramEndError):
@@ -40,6 +41,8 @@ def train(
     *,
     chunk: int,
     checkpoint_minutes: float,
+    log_minutes: float,
+    samples: int,
     board: TensorBoard | None = None,
 ) -> None:
     """Trains to the last epoch.
@@ -51,6 +54,8 @@ def train(
       console: shows the progress.
       chunk: windows trained on the device before the host checks losses and signals.
       checkpoint_minutes: the longest time between two saves, up to the end of a chunk.
+      log_minutes: off a terminal, the longest time without a line, likewise.
+      samples: lines that the model writes after each epoch.
       board: gets points for each chunk and each epoch.
 
     Raises:
@@ -64,13 +69,13 @@ def train(
         workdir.summary.unlink(missing_ok=True)  # left by a run of fewer epochs
     saves = Saves(run, workdir, checkpoint_minutes)
     with (
-        EpochDisplay(console, epochs, per_epoch, run.step) as display,
+        EpochDisplay(console, run, log_minutes) as display,
         deferred_signals() as first_signal,
     ):
         while run.step < epochs * per_epoch:
-            so_far, record = train_chunk(run, chunk), None
+            so_far, record, texts = train_chunk(run, chunk), None, []
             workdir.require_held()  # before anything is written that would make another
-            display.windows(run.step, so_far)
+            display.windows(so_far)
             if board is not None:
                 board.windows(run.step, run.chunk_statistics, so_far)
             if run.step % per_epoch == 0:
@@ -78,6 +83,10 @@ def train(
                 epoch_files.add(record)
                 if board is not None:
                     board.epoch(run.step, record, gates(run))
+                if samples:
+                    texts = write_samples(run, samples)
+                    if board is not None:
+                        board.samples(run.step, texts)
             number, due = largest_over_hosts(first_signal(), saves.is_due())
             if number or due:
                 if board is not None:
@@ -85,6 +94,8 @@ def train(
                 saves.save()
             if record is not None:  # only now: a line that cannot be printed loses nothing
                 display.epoch(record)
+                if texts:
+                    display.samples(texts)
             if number:  # only now, after the save that the message reports
                 raise InterruptedRunError(run, workdir, number)
         (number,) = largest_over_hosts(first_signal())

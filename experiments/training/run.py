@@ -44,6 +44,16 @@ class Run(Protocol):
         ...
 
     @property
+    def models_on_device(self) -> tuple[int, int]:
+        """How many models stay on a device, and how many of them it trains together."""
+        ...
+
+    @property
+    def are_alike(self) -> bool:
+        """Whether the models differ in their seed only, so that means over them say something."""
+        ...
+
+    @property
     def layout(self) -> dict[str, Any]:
         """How the state is split over the devices, as far as that decides its shape."""
         ...

@@ -59,6 +59,14 @@ class SingleRun(Run):
         return windows_trained(self.state)
 
     @property
+    def models_on_device(self) -> tuple[int, int]:
+        return 1, 1
+
+    @property
+    def are_alike(self) -> bool:
+        return True
+
+    @property
     def layout(self) -> dict[str, Any]:
         """The streams of the batch, padding included."""
         return {"streams": self.state.rnn_state[0].hidden.shape[0]}

@@ -1,6 +1,7 @@
 """What TensorBoard shows of a run: curves over the windows trained on, and its gates."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class TensorBoard:
         """Adds points for the last windows, from `averages`, and for the epoch so far."""
         points = {f"train/{name}": value for name, value in chunk_statistics.items()}
         points["train/perplexity_of_epoch_so_far"] = so_far["train_perplexity"]
-        self._add(step, points | {name: so_far[name] for name in _CURVES})
+        self._add(step, points | {name: so_far[name] for name in _CURVES if name in so_far})
 
     def epoch(self, step: int, record: dict[str, Any], gates: Gates) -> None:
         """Adds an epoch's estimates and, for each gate, a histogram over its range of values."""
@@ -56,6 +57,11 @@ class TensorBoard:
                 edges = np.linspace(-1 if gate in _TANHS else 0, 1, _BINS + 1)
                 tag, content = f"gates/layer_{depth}_{gate}", np.asarray(values, np.float64)
                 self._open().add_histogram(tag, content, step, edges)
+
+    def samples(self, step: int, texts: Sequence[str]) -> None:
+        """Adds texts that the model wrote."""
+        if jax.process_index() == 0:
+            self._open().add_text("samples", "\n".join(f"    {text}" for text in texts), step)
 
     def _add(self, step: int, points: dict[str, float]) -> None:
         if jax.process_index() == 0:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import re
 import shutil
 import sys
 
@@ -37,7 +38,8 @@ def finished(tmp_path_factory):
     """A run from beginning to end: its folder and its outcome."""
     folder = tmp_path_factory.mktemp("finished")
     write_texts(folder)
-    return folder, run_process(*FLAGS, "--workdir=run", cwd=folder)
+    watched = ("--samples_each_epoch=2", "--log_minutes=0")  # which change no bit
+    return folder, run_process(*FLAGS, *watched, "--workdir=run", cwd=folder)
 
 
 def test_run_ends_well_and_leaves_all_its_files(finished):
@@ -98,7 +100,16 @@ def test_output_has_a_line_an_epoch_and_the_table_and_no_escape_codes_off_a_term
     folder, outcome = finished
     summary = json.loads((folder / "run" / "summary.json").read_text())
     lines = outcome.out.splitlines()
-    assert [line[:10] for line in lines[:2]] == ["epoch  1/2", "epoch  2/2"]
+    assert lines[0].startswith("device: CPU, ")
+    assert lines[1] == "text: train.txt, 1,200 words, 9 types; 2 epochs × 119 windows"
+    assert lines[2].startswith("model: 697 parameters; trains in about 1 MiB of ")
+    assert lines[3].split()[:4] == ["epoch", "rate", "train", "valid"]
+    assert lines[4].startswith("1/2  3% ")
+    epochs = [number for number, line in enumerate(lines) if re.match("./2   ", line)]
+    assert [lines[number][:8] for number in epochs] == ["1/2     ", "2/2     "]
+    for number in epochs:
+        for sample in lines[number + 1 : number + 3]:
+            assert set(sample.strip(" “”").split()) <= set(WORDS)
     (row,) = [line for line in lines if "this run" in line]
     assert f"{summary['valid_perplexity']:.2f}" in row
     assert f"{summary['test_perplexity']:.2f}" in row
@@ -111,9 +122,9 @@ def test_finished_run_trains_no_more_and_reports_the_same(finished, folder):
     before = content(folder)
     outcome = run(*FLAGS, "--workdir=run")
     assert outcome.status == 0
-    line, *report = outcome.out.splitlines()
-    assert line == "resuming run after epoch 2, window 0"
-    assert report == finished[1].out.splitlines()[2:]
+    lines = outcome.out.splitlines()
+    assert lines[3] == "resuming run after epoch 2, window 0"
+    assert lines[4:] == finished[1].out.splitlines()[4 - len(lines) :]
     assert content(folder) == before
     sampled = run(*FLAGS, "--workdir=run", "--mc_samples=2")
     summary = json.loads((folder / "run" / "summary.json").read_text())
@@ -267,6 +278,7 @@ def test_run_by_characters_of_many_packed_files(folder):
     summary = json.loads((folder / "run" / "summary.json").read_text())
     assert (summary["corpus"], summary["unit"]) == ("part-*.gz", "char")
     assert 0 < summary["test_bits"] == pytest.approx(math.log2(summary["test_perplexity"]))
+    assert " bits  characters/s " in outcome.out
     (row,) = [line for line in outcome.out.splitlines() if "bits per character" in line]
     assert f"{summary['test_bits']:.3f}" in row
 

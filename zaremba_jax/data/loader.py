@@ -49,6 +49,11 @@ class WindowLoader:
     def __len__(self) -> int:
         return len(self._text)
 
+    @property
+    def resident_bytes(self) -> int:
+        """What the windows take on the device for as long as the loader exists."""
+        return 0 if self._all is None else self._all.nbytes
+
     def begin(self, epoch: int) -> None:
         """From now on, the windows are those of this epoch, counted from 0."""
         text = self._text.of_epoch(epoch)

@@ -62,10 +62,19 @@ def chunk_sizes(members: int, at_once: int, mesh: Mesh) -> tuple[int, ...]:
 def members_that_fit(config: Config, vocabulary_size: int, resident: int, memory: int) -> int:
     """How many members a device with `memory` bytes can train at a time, at least one.
 
-    The parameters of `resident` members stay on it, with their averages and their best. A member
-    in training also needs its
-    gradient and update, a window's logits and what is computed from them, and what the
-    layers keep for the backward pass.
+    The parameters of `resident` members stay on it; see `memory_needed`.
+    """
+    at_work = memory_needed(config, vocabulary_size, 0, 1)
+    free = int(0.9 * memory) - memory_needed(config, vocabulary_size, resident, 0)
+    return max(1, min(resident, free // at_work))
+
+
+def memory_needed(config: Config, vocabulary_size: int, resident: int, at_work: int) -> int:
+    """About how many bytes a device needs for members that stay on it and for those in training.
+
+    Those that stay have their parameters, with their averages and their best. A member in training
+    also needs its gradient and update, a window's logits and what is computed from them, and what
+    the layers keep for the backward pass.
     """
     train, model = config.train, config.model
     state = jax.eval_shape(functools.partial(init_train_state, config, vocabulary_size))
@@ -73,10 +82,9 @@ def members_that_fit(config: Config, vocabulary_size: int, resident: int, memory
     tokens = train.batch_size * train.unroll
     scores = 3 * min(config.compute.softmax_tokens or tokens, tokens) * vocabulary_size
     activations = 20 * tokens * sum(model.layer_sizes)
-    at_work = 4 * (2 * parameters + scores + activations)
     copies = 1 + train.averages + (train.keep == "best")
-    free = int(0.9 * memory) - 4 * copies * parameters * resident
-    return max(1, min(resident, free // at_work))
+    staying, in_training = copies * parameters, 2 * parameters + scores + activations
+    return 4 * (resident * staying + at_work * in_training)
 
 
 def init_members(

@@ -44,7 +44,8 @@ def points(folder):
                     for tag, series in by_tag.items()
                 }
             for value in event.summary.value:
-                content = value.histo if value.HasField("histo") else value.simple_value
+                kind = value.WhichOneof("value")
+                content = value.tensor.string_val if kind == "tensor" else getattr(value, kind)
                 by_tag.setdefault(value.tag, []).append((event.step, content))
     return by_tag
 
@@ -56,7 +57,7 @@ def scalars(folder):
 @pytest.mark.slow
 def test_points_are_those_of_the_run_and_watching_changes_no_bit(folder):
     assert run(*FLAGS, "--workdir=plain").status == 0
-    assert run(*FLAGS, "--workdir=run", "--tensorboard").status == 0
+    assert run(*FLAGS, "--workdir=run", "--tensorboard", "--samples_each_epoch=2").status == 0
     assert_same_run(folder / "run", folder / "plain")
     by_tag = points(folder / "run" / "tensorboard")
     chunks = [step for epoch in (0, WINDOWS) for step in (*range(epoch + 3, epoch + 118, 3),)]
@@ -146,7 +147,13 @@ def test_gates_have_histograms_over_their_whole_range(folder, cell, letters):
 
 def test_an_ensemble_shows_the_means_of_its_members(folder):
     outcome = invoke.run(
-        *FLAGS, "--chunk=17", "--members=2", "--workdir=run", "--tensorboard", program=ensemble
+        *FLAGS,
+        "--chunk=17",
+        "--members=2",
+        "--workdir=run",
+        "--tensorboard",
+        "--samples_each_epoch=1",
+        program=ensemble,
     )
     assert outcome.status == 0
     by_tag = points(folder / "run" / "tensorboard")
@@ -158,6 +165,10 @@ def test_an_ensemble_shows_the_means_of_its_members(folder):
     means = np.log(record["train_perplexities"])
     assert np.mean(nats) == pytest.approx(np.mean(means), rel=1e-5)
     assert len(by_tag["gates/layer_1_f"]) == 2
+    samples = by_tag["samples/text_summary"]
+    assert [step for step, _ in samples] == [WINDOWS, 2 * WINDOWS]
+    for _, (text,) in samples:
+        assert text.decode().strip() in outcome.out
 
 
 def test_without_its_package_the_flag_is_refused(folder, monkeypatch):

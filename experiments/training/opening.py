@@ -1,0 +1,74 @@
+"""What a run says before it trains: where it computes, what it reads, and how much it needs."""
+
+import importlib.metadata
+import importlib.util
+import math
+import os
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from experiments.reports.environment import device_memory, device_name
+from experiments.training.run import Run
+from zaremba_jax.data.corpus import Corpus, in_blocks
+from zaremba_jax.data.units import UNITS, UNK
+from zaremba_jax.model import count_params, param_shapes
+from zaremba_jax.parallel.members import memory_needed
+
+
+def print_device(console: Console) -> None:
+    """Says on what the run computes, and loudly if an accelerator may be meant instead."""
+    count = jax.device_count()
+    console.print(f"device: {f'{count} × ' if count > 1 else ''}{device_name()}", soft_wrap=True)
+    plugins = accelerator_plugins()
+    if jax.default_backend() == "cpu" and plugins:
+        chosen = os.environ.get("JAX_PLATFORMS")
+        why = f"JAX_PLATFORMS={chosen} says so" if chosen else "jax finds no such device"
+        console.print(
+            f"WARNING: {', '.join(plugins)} is installed, but the CPU is used: {why}",
+            style="bold red",
+            soft_wrap=True,
+        )
+
+
+def accelerator_plugins() -> list[str]:
+    """The installed plugins by which jax reaches accelerators."""
+    found = {point.name for point in importlib.metadata.entry_points(group="jax_plugins")}
+    if importlib.util.find_spec("libtpu") is not None:
+        found.add("libtpu")
+    return sorted(found)
+
+
+def print_run(run: Run, console: Console) -> None:
+    """Says how large the text and the models are, and how much memory a device needs for them."""
+    corpus, train = run.corpus, run.config.train
+    noun = UNITS[corpus.vocabulary.unit].noun
+    unknown = f", {unknown_share(corpus):.1%} {UNK}" if UNK in corpus.vocabulary.words else ""
+    console.print(
+        f"text: {corpus.name}, {len(corpus.train):,} {noun}s, {len(corpus.vocabulary):,} types"
+        f"{unknown}; {train.epochs} epochs × {len(run.windows):,} windows",
+        soft_wrap=True,
+    )
+    types, models = len(corpus.vocabulary), len(run.all_configs)
+    parameters, several = count_params(param_shapes(run.config.model, types)), ""
+    if models > 1:
+        several = f"{models} models of "
+    needed = run.windows.resident_bytes + memory_needed(run.config, types, *run.models_on_device)
+    console.print(
+        f"model: {several}{parameters:,} parameters; trains in about {_size(needed)} of"
+        f" {_size(device_memory())}",
+        soft_wrap=True,
+    )
+
+
+def unknown_share(corpus: Corpus) -> float:
+    """The share of `<unk>` in the training text."""
+    unknown = corpus.vocabulary.words.index(UNK)
+    return sum(int(np.sum(block == unknown)) for block in in_blocks(corpus.train)) / len(
+        corpus.train
+    )
+
+
+def _size(nbytes: float) -> str:
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes > 2**30 else f"{math.ceil(nbytes / 2**20)} MiB"
