@@ -5,12 +5,12 @@ from pathlib import Path
 
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_path
+from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.reports.comparison import TITLE, compare, html_page, print_comparison
 from experiments.reports.records import read_record
 from experiments.training.run_folder import Workdir, write_text
-from zaremba_jax.errors import InputError
 
 TAKES = "RUN..."
 
@@ -19,7 +19,7 @@ define_path("page", "report.html", "HTML file for the comparison, figures includ
 
 def main(*runs: str) -> None:
     """Writes the page and prints its table."""
-    check_page(Path(FLAGS.page))
+    refuse_to_replace("page", Path(FLAGS.page), "a page of this program", is_page)
     records = {name: read_record(Workdir(path)) for name, path in named(runs).items()}
     lines = compare(records)
     write_text(Path(FLAGS.page), html_page(records, lines))
@@ -28,10 +28,9 @@ def main(*runs: str) -> None:
     console.print(f"the page is {FLAGS.page}", soft_wrap=True)
 
 
-def check_page(page: Path) -> None:
-    """Refuses to overwrite a file that is not a page of this program."""
-    if page.exists() and TITLE not in page.read_text(encoding="utf-8", errors="replace"):
-        raise InputError(f"--page={page}: exists and is not a page of this program; name another")
+def is_page(path: Path) -> bool:
+    """Whether this program wrote a file."""
+    return TITLE.encode() in path.read_bytes()
 
 
 def named(runs: Sequence[str]) -> dict[str, str]:

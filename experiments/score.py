@@ -11,10 +11,12 @@ from rich.console import Console
 
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_path, define_paths
+from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import write_out
 from experiments.cli.trained_models import load_models
-from experiments.reports.score_files import write_records
+from experiments.reports.score_files import is_of_scores, write_records
+from zaremba_jax.array_types import Windows
 from zaremba_jax.data.text_files import find_files
 from zaremba_jax.data.units import UNITS, UNK
 from zaremba_jax.data.vocabulary import listed
@@ -41,6 +43,7 @@ define_paths("workdir", [], "finished runs, ensembles or .safetensors files; sev
 define_path("scores", None, "file for log probabilities, ending in .jsonl or .tsv")
 flags.DEFINE_enum("each", "sentence", ["sentence", "token"], "what each line of --scores holds")
 flags.DEFINE_bool("independent", False, "score each line on its own, as in an n-best list")
+flags.DEFINE_bool("utterance_ids", False, "the first word of each line is its id, not text")
 flags.DEFINE_enum("dynamic", None, ["sgd", "rms"], "keep learning from the text, by this rule")
 flags.DEFINE_float(
     "dynamic_rate", None, "learning rate (default: 0.3 for sgd, 4e-4 for rms)", lower_bound=0
@@ -75,11 +78,16 @@ def main(file: str) -> None:
     """Scores a text with the models, prints its perplexity, and writes the scores of its parts."""
     scores = scores_path(file)
     check_flags()
-    score = scorer_from_flags()
     models = load_models(FLAGS.workdir)
+    score = scorer_from_flags(models[0])
     if FLAGS.independent and models[0].vocabulary.line_end is None:
         raise InputError("--independent: the model's text had no line ends; leave it out")
-    text = text_scoring.read_text(file, models[0], whole_lines=FLAGS.independent)
+    text = text_scoring.read_text(
+        file,
+        models[0],
+        whole_lines=FLAGS.independent,
+        with_utterance_ids=FLAGS.utterance_ids,
+    )
     with Console(stderr=True).status(f"reading {file}"):
         if FLAGS.independent:
             nll = text_scoring.independent_nll(models, text)
@@ -94,18 +102,17 @@ def main(file: str) -> None:
 
 
 def scores_path(file: str) -> Path | None:
-    """The path for `--scores`, if given; refuses one that would replace a text that is read."""
+    """The path for `--scores`, if given; refuses one that would replace another file."""
     if FLAGS.scores is None:
         return None
     path = Path(FLAGS.scores)
     if path.suffix not in (".jsonl", ".tsv"):
         raise InputError(f"--scores={path}: end the name in .jsonl or .tsv")
-    if path.is_dir():
-        raise InputError(f"--scores={path}: is a folder; name a file")
     for text in (file, FLAGS.train_file):
-        pieces = [] if text is None else find_files(text)
+        pieces = [] if text is None else find_files(text, read_once=True)
         if path.resolve() in {piece.path.resolve() for piece in pieces}:
             raise InputError(f"--scores={path}: would replace {text}, which is read; name another")
+    refuse_to_replace("scores", path, "a file of scores", is_of_scores)
     return path
 
 
@@ -117,6 +124,8 @@ def check_flags() -> None:
     for name in _RMS_FLAGS:
         if FLAGS[name].present and FLAGS.dynamic != "rms":
             raise InputError(f"--{name}: has no effect without --dynamic=rms; give that too")
+    if FLAGS.dynamic == "rms" and FLAGS.train_file is None:
+        raise InputError("--dynamic=rms: give the training text with --train_file, or use sgd")
     if FLAGS.dynamic is not None and FLAGS.cache_window:
         raise InputError("--dynamic, --cache_window: give one of the two")
     if FLAGS.independent and (FLAGS.dynamic is not None or FLAGS.cache_window):
@@ -126,8 +135,8 @@ def check_flags() -> None:
         )
 
 
-def scorer_from_flags() -> text_scoring.Scorer:
-    """The function that reads a text by one of the models."""
+def scorer_from_flags(model: Model) -> text_scoring.Scorer:
+    """The function that reads a text by one of the models; `model` says how texts are read."""
     if FLAGS.cache_window:
         cache = CacheConfig(
             window=FLAGS.cache_window, theta=FLAGS.cache_theta, weight=FLAGS.cache_weight
@@ -143,24 +152,27 @@ def scorer_from_flags() -> text_scoring.Scorer:
         segment=FLAGS.dynamic_segment,
         epsilon=FLAGS.dynamic_epsilon,
     )
-    if dynamic.rule == "rms" and FLAGS.train_file is None:
-        raise InputError("--dynamic=rms: give the training text with --train_file, or use sgd")
-    return functools.partial(score_dynamically, dynamic)
+    train = train_windows(model, dynamic.segment) if dynamic.rule == "rms" else None
+    return functools.partial(score_dynamically, dynamic, train)
 
 
-def score_dynamically(dynamic: DynamicConfig, model: Model, ids: np.ndarray) -> np.ndarray:
-    """Dynamic evaluation; the rule rms takes the gradients of `--train_file`."""
-    squares = None
-    if dynamic.rule == "rms":
-        train = text_scoring.read_text(FLAGS.train_file, model).stream
-        streams = min(_STREAMS, len(train) // (dynamic.segment + 1))
-        if streams < 1:
-            raise InputError(
-                f"--train_file={FLAGS.train_file}: {len(train)} tokens are fewer than the"
-                f" {dynamic.segment} + 1 of a step; give more, or a lower --dynamic_segment"
-            )
-        cut = jnp.asarray(windows(train, streams, dynamic.segment))
-        squares = mean_squares(model, cut)
+def train_windows(model: Model, segment: int) -> Windows:
+    """The text of `--train_file`, cut into windows of a segment."""
+    train = text_scoring.read_text(FLAGS.train_file, model).stream
+    streams = min(_STREAMS, len(train) // (segment + 1))
+    if streams < 1:
+        raise InputError(
+            f"--train_file={FLAGS.train_file}: {len(train)} tokens are fewer than the"
+            f" {segment} + 1 of a step; give more, or a lower --dynamic_segment"
+        )
+    return jnp.asarray(windows(train, streams, segment))
+
+
+def score_dynamically(
+    dynamic: DynamicConfig, train: Windows | None, model: Model, ids: np.ndarray
+) -> np.ndarray:
+    """Dynamic evaluation; the rule rms takes the gradients of the windows `train`."""
+    squares = None if train is None else mean_squares(model, train)
     return dynamic_nll(model, ids, dynamic, squares)
 
 
@@ -177,8 +189,9 @@ def check_scores(file: str, nll: np.ndarray) -> None:
 
 
 def print_scores(file: str, models: list[Model], text: text_scoring.Text, nll: np.ndarray) -> None:
-    """Prints the perplexity and the unknown tokens."""
-    scored = nll[~np.isnan(nll)]
+    """Prints the perplexity, with and without the unknown tokens, and names these."""
+    is_scored = ~np.isnan(nll)
+    scored, known = nll[is_scored], nll[is_scored & text.is_known]
     unit, unknown = UNITS[text.vocabulary.unit], sum(text.unknown.values())
     bits = f", {math.log2(perplexity(scored)):.3f} bits per {unit.noun}"
     bits = bits if unit.reported_in_bits else ""
@@ -193,6 +206,11 @@ def print_scores(file: str, models: list[Model], text: text_scoring.Text, nll: n
         write_out(
             f"{unit.noun}s unknown to the model, read as {UNK}: {unknown:,} tokens,"
             f" {len(text.unknown):,} different: {listed(text.unknown)}"
+        )
+    if 0 < len(known) < len(scored):
+        write_out(
+            f"without {UNK}: perplexity {perplexity(known):.2f}, {known.mean():.4f} nats per token,"
+            f" {len(known):,} tokens"
         )
 
 

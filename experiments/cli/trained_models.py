@@ -1,5 +1,6 @@
 """Finds trained models where runs left them."""
 
+from collections import Counter
 from pathlib import Path
 
 from experiments.training.run_folder import Workdir
@@ -12,13 +13,16 @@ def load_models(paths: list[str]) -> list[Model]:
     """The models in folders and files; for an ensemble's folder, all its members.
 
     Raises:
-      InputError: no path is given, a run has written no model yet, a file is no model, or the
-        vocabularies differ.
+      InputError: no path is given, a run has written no model yet, a file is no model, or is named
+        twice, or the vocabularies differ.
       MissingFileError: a path holds no model.
     """
     files = [file for path in paths for file in _model_files(Path(path))]
     if not files:
         raise InputError("--workdir: names no model; give the folder of a finished run")
+    counts = Counter(file.resolve() for file in files)
+    if twice := [file for file in files if counts[file.resolve()] > 1]:
+        raise InputError(f"--workdir: names {twice[0]} twice; name each model once")
     models = [load_model(file) if file.is_file() else load_folder(file) for file in files]
     first = models[0].vocabulary
     for file, model in zip(files, models, strict=True):

@@ -81,11 +81,22 @@ WAYS = [
     [*BOTH, "--dynamic=sgd", "--dynamic_rate=0.9"],
     [*BOTH, "--dynamic=rms", "--train_file=text.tsv", "--dynamic_rate=0.1"],
     [*BOTH, "--independent", "--scores=lines.tsv", "--each=sentence"],
+    ["--workdir=run0,run1", "-", "--independent", "--utterance_ids", "--scores=hypotheses.tsv"],
     [*BOTH, "--scores=tokens.jsonl", "--each=token"],
 ]
+STANDARD_INPUT = f"""
+import os
+reader, writer = os.pipe()
+os.write(writer, b"".join(b"id " + line for line in {TEXT.encode()!r}.splitlines(True)))
+os.close(writer)
+os.dup2(reader, 0)
+"""
 UNWRITTEN = "text.tsv: file exists; name another, or change what is there"
 MISTAKES = {
     "--scores=scores.txt: end the name in .jsonl or .tsv": [*BOTH, "--scores=scores.txt"],
+    "--scores=train.tsv: exists and is not a file of scores; name another": [
+        *(*BOTH, "--scores=train.tsv")
+    ],
     "--scores=folder.tsv: is a folder; name a file": [*BOTH, "--scores=folder.tsv"],
     "--scores=run0/../text.tsv: would replace text.tsv, which is read; name another": [
         *(*BOTH, "--scores=run0/../text.tsv")
@@ -147,22 +158,27 @@ def scored(tmp_path_factory):
         (folder / name).write_text(TEXT)
     (folder / "folder.tsv").mkdir()
     before = content(folder)
-    outcomes = run_elsewhere("experiments.score", *WAYS, *MISTAKES.values(), cwd=folder)
+    outcomes = run_elsewhere(
+        "experiments.score", *WAYS, *MISTAKES.values(), cwd=folder, before=STANDARD_INPUT
+    )
     after = content(folder)
-    assert after.keys() - before.keys() == {"scores.jsonl", "lines.tsv", "tokens.jsonl"}
+    written = {"scores.jsonl", "lines.tsv", "hypotheses.tsv", "tokens.jsonl"}
+    assert after.keys() - before.keys() == written
     assert before.items() <= after.items()
     refused = dict(zip(MISTAKES, outcomes[len(WAYS) :], strict=True))
     return folder, models, outcomes[: len(WAYS)], refused
 
 
 def test_program_scores_in_every_way(scored):
-    folder, models, (*outcomes, of_tokens), _ = scored
+    folder, models, (*outcomes, of_hypotheses, of_tokens), _ = scored
     assert of_tokens == outcomes[0]
+    assert of_hypotheses.out == outcomes[4].out.replace("text.tsv", "-")
     assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 5
     outputs = [outcome.out.splitlines() for outcome in outcomes]
-    for first, second in outputs[:4]:
+    for first, second, third in outputs[:4]:
         assert "11 tokens in 4 lines, 2 models averaged" in first
         assert second.endswith("read as <unk>: 3 tokens, 2 different: zebra (2 times), ran")
+        assert third.endswith(", 8 tokens")
     assert "12 tokens in 4 lines" in outputs[4][0]
     expected = perplexities(models, read_text(folder / "text.tsv", models[0]))
     for lines, figure in zip(outputs, expected, strict=True):
@@ -173,7 +189,14 @@ def test_program_scores_in_every_way(scored):
     assert np.exp(total / 11) == pytest.approx(expected[0])
     tokens = [json.loads(line) for line in (folder / "tokens.jsonl").read_text().splitlines()]
     assert [record["token"] for record in tokens[:4]] == ["the", "cat", "sat", "<eos>"]
-    assert len((folder / "lines.tsv").read_text().splitlines()) == 5
+    known = -sum(record["log_probability"] for record in tokens[1:] if not record["unknown"]) / 8
+    assert outputs[0][2].startswith(f"without <unk>: perplexity {np.exp(known):.2f}, {known:.4f} n")
+    lines = [line.split("\t") for line in (folder / "lines.tsv").read_text().splitlines()]
+    named = [line.split("\t") for line in (folder / "hypotheses.tsv").read_text().splitlines()]
+    assert named == [
+        [line[0], "utterance_id" if i == 0 else "id", *line[1:]] for i, line in enumerate(lines)
+    ]
+    assert len(lines) == 5
 
 
 @pytest.mark.parametrize("reason", MISTAKES)

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import os
+import stat
 import zipfile
 import zlib
 from collections import Counter
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from zaremba_jax.errors import InputError, MissingFileError
+from zaremba_jax.whole_files import naming
 
 BLOCK = 2**20  # bytes in memory at a time
 _GZIP = b"\x1f\x8b"  # the first bytes of such a file, whatever its name
 _MARK = "\ufeff"  # the byte-order mark that some programs put first
+_STANDARD_INPUT = Path("/dev/stdin")
 _DAMAGED = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError)
 
 
@@ -36,8 +39,10 @@ class Piece:
         return str(self.path) if self.member is None else f"{self.path}/{self.member}"
 
 
-def find_files(pattern: str | Path) -> list[Piece]:
+def find_files(pattern: str | Path, *, read_once: bool = False) -> list[Piece]:
     """The files that a pattern names: one file, or several separated by commas, or globs.
+
+    With `read_once`, any of them may be a stream: `-` for standard input, or the path of a pipe.
 
     Raises:
       MissingFileError: a name or a glob matches no file.
@@ -46,10 +51,14 @@ def find_files(pattern: str | Path) -> list[Piece]:
     paths: list[Path] = []
     # Path.is_file raises an error for a name that is too long for a file.
     for part in [str(pattern)] if os.path.isfile(pattern) else str(pattern).split(","):
+        if read_once and _is_stream(part):
+            paths.append(_STANDARD_INPUT if part == "-" else Path(part))
+            continue
         matches = [part] if os.path.isfile(part) else sorted(glob.glob(part, recursive=True))
         files = [Path(match) for match in matches if os.path.isfile(match)]
         if not files:
-            what = "is not a regular file" if os.path.exists(part) else "no such file"
+            there = part == "-" or os.path.exists(part)
+            what = "is not a regular file" if there else "no such file"
             raise MissingFileError(
                 f"{part}: {what}; give the path of a text file, several separated by"
                 " commas, or a glob in quotes"
@@ -61,6 +70,17 @@ def find_files(pattern: str | Path) -> list[Piece]:
     return [Piece(path) for path in paths]
 
 
+def _is_stream(name: str) -> bool:
+    """Whether a name is that of standard input, a pipe, a terminal or the like."""
+    if name in ("-", str(_STANDARD_INPUT)):
+        return True
+    try:
+        mode = os.stat(name).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
 @contextmanager
 def _opened(piece: Piece) -> Iterator[BinaryIO]:
     with ExitStack() as stack:
@@ -68,7 +88,9 @@ def _opened(piece: Piece) -> Iterator[BinaryIO]:
             archive = stack.enter_context(zipfile.ZipFile(piece.path))
             yield cast(BinaryIO, stack.enter_context(archive.open(piece.member)))
             return
-        file = stack.enter_context(piece.path.open("rb"))
+        source = 0 if piece.path == _STANDARD_INPUT else piece.path  # a socket has no other name
+        with naming(piece.path):
+            file = stack.enter_context(open(source, "rb", closefd=source != 0))
         if file.peek(2)[:2] == _GZIP:
             yield cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=file)))
         else:
@@ -83,7 +105,8 @@ def read_bytes(piece: Piece) -> Iterator[bytes]:
     """
     try:
         with _opened(piece) as file:
-            file.seek(piece.start)
+            if piece.start:  # a stream cannot seek
+                file.seek(piece.start)
             offset = piece.start
             while block := file.read(
                 BLOCK if piece.stop is None else min(BLOCK, piece.stop - offset)

@@ -12,7 +12,7 @@ import numpy as np
 
 from zaremba_jax.data.published import PUBLISHED
 from zaremba_jax.data.text_files import find_files
-from zaremba_jax.data.units import EOS, UNITS, UNK, Unit
+from zaremba_jax.data.units import UNITS, UNK, Unit
 from zaremba_jax.data.vocabulary import Vocabulary, listed
 from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.errors import InputError
@@ -21,6 +21,7 @@ from zaremba_jax.model import Model
 
 Each = Literal["sentence", "token"]
 Scorer = Callable[[Model, np.ndarray], np.ndarray]  # nats of every token but the first
+_UTTERANCE_ID = re.compile("[ \t]*([^ \t\n]+)[ \t]?")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,12 +29,13 @@ class Text:
     """A text of one sentence per line, in terms of a vocabulary.
 
     `raw_lines` has the lines as `units.Unit` spells them, with their ends if the vocabulary has
-    line ends. Tokens become strings only on demand: those of a whole text take many
-    times its memory.
+    line ends. `utterance_ids` stood before the lines, if any did. Tokens become strings only on
+    demand: those of a whole text take many times its memory.
     """
 
     raw_lines: list[str]
     vocabulary: Vocabulary
+    utterance_ids: list[str] | None = None
 
     @property
     def _unit(self) -> Unit:
@@ -64,9 +66,17 @@ class Text:
         """All ids, one line after another."""
         return np.concatenate(self.ids)
 
+    @property
+    def is_known(self) -> np.ndarray:
+        """Whether each token of the stream is another than `<unk>`."""
+        words = self.vocabulary.words
+        return self.stream != (words.index(UNK) if UNK in words else -1)
 
-def read_text(path: str | Path, model: Model, whole_lines: bool = False) -> Text:
-    """Reads a text file, or several, named as `text_files.find_files` takes them.
+
+def read_text(
+    path: str | Path, model: Model, *, whole_lines: bool = False, with_utterance_ids: bool = False
+) -> Text:
+    """Reads a text file, a stream, or several, named as `text_files.find_files` takes them.
 
     The tokens are those of a run that evaluates the text: by characters and bytes, white
     space and line ends count. Line ends are left out only if the vocabulary cannot have
@@ -76,30 +86,51 @@ def read_text(path: str | Path, model: Model, whole_lines: bool = False) -> Text
       path: names the file or files.
       model: the text is read as the model's own was.
       whole_lines: end the last line as the others, whether or not the file does.
+      with_utterance_ids: what stands before the first space or tab of each line names it, and
+        is not part of the text.
 
     Raises:
       MissingFileError: there is no such file.
-      InputError: it is empty, or is not UTF-8 (unless read by bytes), or has tokens that are
-        not in the vocabulary, which has no `<unk>`.
+      InputError: it has no tokens, or is not UTF-8 (unless read by bytes), or has tokens that are
+        not in the vocabulary, which has no `<unk>`, or a line lacks its id.
     """
     vocabulary, unit = model.vocabulary, UNITS[model.vocabulary.unit]
     published = PUBLISHED.get(model.config.corpus)
     normalize_whitespace = published is not None and published.normalize_whitespace
-    blocks = (unit.read(piece, normalize_whitespace) for piece in find_files(path))
+    pieces = find_files(path, read_once=True)
+    blocks = (unit.read(piece, normalize_whitespace) for piece in pieces)
     lines = re.findall("[^\n]*\n|[^\n]+", "".join(itertools.chain.from_iterable(blocks)))
-    if all(token == EOS for line in lines for token in unit.split(line)):
-        raise InputError(f"{path}: holds no {unit.noun}s; give a text with one sentence per line")
-    if whole_lines:
+    if whole_lines and lines:
         lines[-1] = lines[-1].removesuffix("\n") + "\n"
     if not vocabulary.reads_line_ends:
         lines = [line.removesuffix("\n") for line in lines]
-    text = Text(lines, vocabulary)
+    utterance_ids = None
+    if with_utterance_ids:
+        utterance_ids, lines = _without_utterance_ids(lines, unit, path)
+    if not any(map(unit.split, lines)):
+        raise InputError(f"{path}: holds no {unit.noun}s; give a text with one sentence per line")
+    text = Text(lines, vocabulary, utterance_ids)
     if text.unknown and UNK not in vocabulary.words:
         raise InputError(
             f"{path}: {len(text.unknown)} {unit.noun}s are not in the model's vocabulary, which has"
             f" no {UNK}: {listed(text.unknown)}; replace them"
         )
     return text
+
+
+def _without_utterance_ids(
+    lines: list[str], unit: Unit, path: str | Path
+) -> tuple[list[str], list[str]]:
+    """The ids that stand before spelled lines, and the rest of the lines."""
+    matches = [_UTTERANCE_ID.match(line) for line in lines]
+    if None in matches:
+        raise InputError(
+            f"{path}: line {matches.index(None) + 1} has no utterance id; put one before each"
+            " sentence, or score the text without ids"
+        )
+    pairs = [(match, line) for match, line in zip(matches, lines, strict=True) if match]
+    ids = [unit.unspell(match[1]) for match, _ in pairs]
+    return ids, [line[match.end() :] for match, line in pairs]
 
 
 def stream_nll(models: list[Model], text: Text, score: Scorer) -> np.ndarray:
@@ -132,15 +163,19 @@ def records(text: Text, nll: np.ndarray, each: Each) -> list[dict[str, Any]]:
     """One record per sentence or token, with natural logarithms of probabilities."""
     unknown = frozenset(text.unknown)
     ends = np.cumsum([len(line) for line in text.ids])
-    parts = zip(text.lines, text.tokens, np.split(nll, ends[:-1]), strict=True)
+    named = [{"line": number} for number in range(1, len(text.raw_lines) + 1)]
+    if text.utterance_ids is not None:
+        pairs = zip(named, text.utterance_ids, strict=True)
+        named = [line | {"utterance_id": utterance} for line, utterance in pairs]
+    parts = zip(named, text.lines, text.tokens, np.split(nll, ends[:-1]), strict=True)
     if each == "sentence":
         return [
-            {"line": number, **_sentence_record(line, tokens, of_line, unknown)}
-            for number, (line, tokens, of_line) in enumerate(parts, 1)
+            name | _sentence_record(line, tokens, of_line, unknown)
+            for name, line, tokens, of_line in parts
         ]
     return [
-        {"line": number, "place": place, **_token_record(token, nats, unknown)}
-        for number, (_, tokens, of_line) in enumerate(parts, 1)
+        {**name, "place": place, **_token_record(token, nats, unknown)}
+        for name, _, tokens, of_line in parts
         for place, (token, nats) in enumerate(zip(tokens, of_line.tolist(), strict=True), 1)
     ]
 

@@ -1,8 +1,9 @@
 """The files that the scores of a text are written to."""
 
+import csv
 import json
 
-from experiments.reports.score_files import write_records
+from experiments.reports.score_files import is_of_scores, write_records
 
 
 def test_both_forms_of_file_hold_the_same(tmp_path):
@@ -23,6 +24,17 @@ def test_both_forms_of_file_hold_the_same(tmp_path):
     assert len(rest) == len(tokens) - 2
 
 
-def test_tabs_and_line_ends_do_not_break_a_table(tmp_path):
-    write_records(tmp_path / "x.tsv", [{"text": "a\tb\n\\"}])
-    assert (tmp_path / "x.tsv").read_text() == "text\na\\tb\\n\\\\\n"
+def test_table_is_read_by_a_csv_reader_as_it_was_written(tmp_path):
+    texts = ['"', "a\tb", "\n", "\r", "\\", 'a "b"', "'", " ", ""]
+    write_records(tmp_path / "x.tsv", [{"text": text, "more": "x"} for text in texts])
+    with (tmp_path / "x.tsv").open(newline="") as table:
+        rows = list(csv.reader(table, delimiter="\t"))
+    assert rows == [["text", "more"], *([text, "x"] for text in texts)]
+
+
+def test_files_of_scores_are_known_again(tmp_path):
+    for name in ("x.tsv", "x.jsonl"):
+        write_records(tmp_path / name, [{"line": 1, "log_probability": -1.0, "text": "a"}])
+        assert is_of_scores(tmp_path / name)
+    (tmp_path / "x.tsv").write_text("line\ttext\n1\tlog_probability\n")
+    assert not is_of_scores(tmp_path / "x.tsv")

@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import os
+import threading
 import zipfile
 
 import pytest
@@ -127,9 +129,23 @@ def test_files_are_named_alone_with_commas_or_by_globs(tmp_path, monkeypatch):
     assert names(",".join(many)) == many
 
 
+def test_streams_are_named_only_where_they_are_read_once(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    standard_input, named = find_files(f"-,{pipe}", read_once=True)
+    assert str(standard_input) == "/dev/stdin"
+    writer = threading.Thread(target=pipe.write_bytes, args=[gzip.compress(b"text")])
+    writer.start()
+    assert b"".join(read_bytes(named)) == b"text"
+    writer.join()
+    with pytest.raises(FileNotFoundError, match="pipe: is not a regular file; give"):
+        find_files(pipe)
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
+        ("-", "^-: is not a regular file; give"),
         ("absent.txt", r"^absent\.txt: no such file; give .* a glob in quotes"),
         ("a.txt,*.gz", r"^\*\.gz: no such file; give"),
         ("..", r"^\.\.: is not a regular file; give"),

@@ -113,6 +113,23 @@ def test_last_line_is_whole_where_lines_are_scored_alone(tmp_path):
     assert list(text.tokens) == [["a", "b", "\n"], ["b", "\n"]]
 
 
+@pytest.mark.parametrize("vocabulary", [WORDS, Vocabulary(BYTES, "byte")], ids=["word", "byte"])
+def test_empty_hypotheses_have_the_probability_of_their_ends(tmp_path, vocabulary):
+    (tmp_path / "text").write_text("é-1\n2 \n")
+    model = make(vocabulary=vocabulary)
+    text = read_text(tmp_path / "text", model, whole_lines=True, with_utterance_ids=True)
+    assert [len(line) for line in text.ids] == [1, 1]
+    sentences = records(text, independent_nll([model], text), "sentence")
+    assert [list(record.values())[:2] for record in sentences] == [[1, "é-1"], [2, "2"]]
+    assert sentences[0]["log_probability"] == sentences[1]["log_probability"] < 0
+
+
+def test_line_without_its_id_is_refused(tmp_path):
+    (tmp_path / "text").write_text("u1 the cat\n\n")
+    with pytest.raises(ValueError, match=r"text: line 2 has no utterance id; put one before each"):
+        read_text(tmp_path / "text", MODELS[0], with_utterance_ids=True)
+
+
 def test_unknown_line_ends_are_named_on_one_line(tmp_path):
     (tmp_path / "text").write_bytes(b"a\r\n")
     with pytest.raises(ValueError, match=r"not in the model's vocabulary, .* <unk>: \\r; replace"):
@@ -123,7 +140,8 @@ def test_unknown_line_ends_are_named_on_one_line(tmp_path):
     ("content", "vocabulary", "reason"),
     [
         (None, WORDS, "text: no such file; give the path"),
-        (b" \n\n", WORDS, "text: holds no words"),
+        (b"", WORDS, "text: holds no words"),
+        (b"\n\n", Vocabulary(("a", "<unk>")), "text: holds no words"),
         (b"a \xff\n", WORDS, "text: not UTF-8 text at byte 2"),
         (b"a dog\nb dog\n", Vocabulary(("a", "<eos>")), r"2 words are not .* dog \(2 times\), b;"),
     ],
