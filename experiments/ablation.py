@@ -25,6 +25,7 @@ from experiments.ablations.report_page import (
 )
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_choices, define_path
+from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.reports.environment import environment
@@ -50,6 +51,7 @@ define_choices("methods", list(METHODS), "methods to compare")
 define_choices("cells", list(CELLS), "cells to compare")
 flags.DEFINE_enum("corpus", "toy", ["toy", "ptb"], "the built-in corpus, or the Penn Treebank")
 define_path("data_dir", None, "folder with the three ptb.*.txt files (default: download)")
+define_path("cache_dir", None, "folder for the encoded text (default: the user's cache)")
 define_path("workdir", "runs/ablation", "folder of the report")
 flags.DEFINE_integer("seeds", 3, "runs of each candidate, side by side", lower_bound=1)
 flags.DEFINE_integer("rates", 3, "candidates of each method", lower_bound=1, upper_bound=3)
@@ -108,9 +110,11 @@ def configure() -> Config:
 
 
 def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
-    """Creates the folder of the report; refuses one of other settings, or with a damaged report."""
+    """Creates the folder of the report; refuses one of other settings, or with other files."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
+    for name in ("report.md", "language_modelling.png", "memory.png"):
+        refuse_to_replace("workdir", folder / name, "of this program", lambda _: path.exists())
     try:
         recorded = parse_json_object(path.read_text()).get("asked") if path.exists() else asked
     except (ValueError, TypeError):
@@ -125,7 +129,7 @@ def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
 def corpus_from_flags() -> Corpus:
     """The texts, the training text cut to what is to be read."""
     if FLAGS.corpus == "ptb":
-        corpus = load_published("ptb", FLAGS.data_dir)
+        corpus = load_published("ptb", FLAGS.data_dir, cache_dir=FLAGS.cache_dir)
     else:
         corpus = toy_corpus(valid_tokens=language_modelling.VALIDATION_TOKENS)
     return dataclasses.replace(corpus, train=corpus.train[: FLAGS.train_tokens])

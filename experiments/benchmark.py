@@ -18,10 +18,11 @@ from experiments.benchmarks.step_times import compare_step_times, print_step_tim
 from experiments.cli import program
 from experiments.cli.config_flags import config_from_flags, define_config_flags
 from experiments.cli.flag_kinds import define_path
+from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.reports.environment import environment
-from experiments.reports.figures import can_draw, write_picture
+from experiments.reports.figures import can_draw, is_picture, write_picture
 from experiments.training.run_folder import write_json
 from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
@@ -78,10 +79,12 @@ def configure() -> Config:
             f"--{', --'.join(unread)}: random tokens of {PTB_VOCABULARY_SIZE:,} words are timed;"
             " leave it out"
         )
-    for name in ("json", "scaling"):
+    for name, is_own in (("json", is_results), ("scaling", is_picture)):
         path = FLAGS[name].value
-        if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-            raise InputError(f"--{name}={path}: is not a file in an existing folder; name one")
+        if path and not Path(path).parent.is_dir():
+            raise InputError(f"--{name}={path}: is not in an existing folder; name one")
+        if path:
+            refuse_to_replace(name, Path(path), "of an earlier benchmark", is_own)
     if FLAGS.scaling and not can_draw():
         raise InputError(
             f"--scaling={FLAGS.scaling}: needs matplotlib;"
@@ -93,6 +96,11 @@ def configure() -> Config:
             f" {', '.join(_FIGURE_SUFFIXES)}"
         )
     return config
+
+
+def is_results(path: Path) -> bool:
+    """Whether `write_results` wrote a file."""
+    return b'"contenders"' in path.read_bytes()
 
 
 def write_results(results: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from experiments.cli.training_flags import default_workdir, open_console, open_r
 from experiments.reports.records import model_name, read_records
 from experiments.reports.summary import summarize, summarize_members
 from experiments.table1 import jobs
-from experiments.table1.page import write_table
+from experiments.table1.page import refuse_other_results, write_table
 from experiments.training.ensemble_run import with_seeds
 from experiments.training.run import NonFiniteLossError, Run
 from experiments.training.run_folder import Workdir
@@ -44,11 +44,8 @@ flags.DEFINE_integer(
     "single models to take the mean over; if --members is given too, the larger of the two counts",
     lower_bound=1,
 )
-_OURS = Path(__file__).parent / "results"  # in a clone only
 define_path(
-    "results",
-    str(_OURS) if _OURS.exists() else "results",
-    "folder of the records and the table",
+    "results", None, "folder of the records and the table (default: results in the --workdir)"
 )
 
 
@@ -56,7 +53,9 @@ def main() -> None:
     """Trains what the records lack, averages the models there are, and updates the table."""
     rows = rows_from_flags()
     sizes = [mixture_sizes(config) for config in rows]
-    results, folder = Path(FLAGS.results), default_workdir("reproduce").path
+    folder = default_workdir("reproduce").path
+    results = Path(FLAGS.results or folder / "results")
+    refuse_other_results(results)
     console = open_console()
     mesh = make_mesh(jax.devices(), FLAGS.data_parallel)
     results.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from zaremba_jax.regularizers import active_rates
 from zaremba_jax.whole_files import write_whole
 
 P = ParamSpec("P")
+_TITLE = "Figure of zaremba_jax"  # by which a picture is known again
 
 
 def can_draw() -> bool:
@@ -30,14 +31,21 @@ def write_picture(
 ) -> None:
     """Writes the picture that `figure_of` makes of its content, on the first host only.
 
-    Without matplotlib, it says what is missing.
+    The path's suffix says in which format. Without matplotlib, it says what is missing.
     """
     if not can_draw():
         console.print(f"no {path.name} without matplotlib: pip install 'zaremba-jax[plots]'")
     elif jax.process_index() == 0:
         picture = io.BytesIO()
-        figure_of(*content, **more).savefig(picture, dpi=150)
+        figure_of(*content, **more).savefig(
+            picture, format=path.suffix[1:], dpi=150, metadata={"Title": _TITLE}
+        )
         write_whole(path, picture.getvalue())
+
+
+def is_picture(path: Path) -> bool:
+    """Whether `write_picture` wrote a file."""
+    return _TITLE.encode() in path.read_bytes()
 
 
 def as_svg(figure: Any) -> str:

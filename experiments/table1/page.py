@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.cli.outputs import refuse_to_replace
 from experiments.reports.figures import (
     draw_range,
     draw_sizes,
@@ -37,6 +38,9 @@ TENSORFLOW = {
     "medium": (82.07, 83.47, 83.81, 84.0, 85.7),
     "large": (78.29, 78.49),
 }
+
+_PAGE, _PICTURE = "table1.md", "table1.png"
+_TITLE = "# Table 1: Penn Treebank"
 
 Mixtures = dict[str, dict[str, Any]]
 
@@ -90,10 +94,21 @@ def write_table(results: Path, console: Console) -> None:
     mixtures = {name: read_mixtures(results, model) for name, model in models.items()}
     mixtures = {name: mixture for name, mixture in mixtures.items() if mixture}
     lines, others = table_lines(records, mixtures), other_choices(records, mixtures)
-    picture = "![learning curves, and perplexity over the models averaged](table1.png)"
-    write_text(results / "table1.md", f"{markdown_page(lines, others)}\n\n{picture}\n")
+    picture = f"![learning curves, and perplexity over the models averaged]({_PICTURE})"
+    write_text(results / _PAGE, f"{markdown_page(lines, others)}\n\n{picture}\n")
     print_page(console, lines, others)
-    write_picture(console, results / "table1.png", table1_figure, records, mixtures)
+    write_picture(console, results / _PICTURE, table1_figure, records, mixtures)
+
+
+def refuse_other_results(results: Path) -> None:
+    """Refuses a folder of `--results` in which the table would replace a file of something else."""
+    page = results / _PAGE
+    refuse_to_replace("results", page, "a table of this program", _is_page)
+    refuse_to_replace("results", results / _PICTURE, "of this program", lambda _: page.exists())
+
+
+def _is_page(path: Path) -> bool:
+    return path.read_bytes().startswith(_TITLE.encode())
 
 
 def table_lines(records: list[Record], mixtures: Mixtures) -> list[Line]:
@@ -112,7 +127,7 @@ def markdown_page(lines: list[Line], others: list[list[str]]) -> str:
     """The table, and one of choices other than the presets' (by `other_choices`), as Markdown."""
     left = [_TITLES.index(title) for title in ("model", "models", "training time")]
     main_table = table(_TITLES, [line.cells for line in lines], left)
-    paragraphs = ["# Table 1: Penn Treebank", _LEGEND, main_table]
+    paragraphs = [_TITLE, _LEGEND, main_table]
     if others:
         paragraphs += ["## Other choices", _OTHERS_LEGEND, table(_OTHERS_TITLES, others)]
     return "\n\n".join(paragraphs)

@@ -109,6 +109,7 @@ REFUSED = {
     "--scaling=scaling.txt": ("--scaling=scaling.txt", "is not a picture", ".png"),
     "--scaling=absent/scaling.png": ("--scaling=absent/scaling.png", "folder"),
     "--json=tests": ("--json=tests", "file"),
+    "--json=setup.py": ("--json=setup.py", "exists and is not of an earlier benchmark"),
 }
 
 

@@ -96,6 +96,13 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     assert (folder / "results" / "table1.png").stat().st_size > 0
 
     before = content(folder / "results")
+    Path("mine").mkdir()
+    for name in ("table1.png", "table1.md"):
+        (Path("mine") / name).write_text("mine")
+        refused = run(*FLAGS, "--results=mine")
+        assert_refused(
+            refused, f"--results=mine/{name}: exists and is not", "of this program; name"
+        )
     rerun = run(*FLAGS)
     assert rerun.status == 0
     assert "small-seed" not in rerun.out
@@ -325,11 +332,11 @@ def test_model_of_two_records_counts_once():
 
 def test_what_is_asked_is_done_as_by_the_program_of_one_model(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as without it
-    flags = ("--rows=small", "--members=2", "--workdir=runs", "--results=r", "--hidden_size=6")
+    flags = ("--rows=small", "--members=2", "--workdir=r", "--hidden_size=6")
     outcome = run(*flags, "--chunk=17", "--kernel=auto", "--sizes=2")
     assert outcome.status == 0, outcome.err
     assert outcome.out.count("no table1.png without matplotlib") == 1
     assert "small-hidden_size=6" in outcome.out  # with its figures
-    assert json.loads((folder / "runs/small-hidden_size=6-seed0/kernel.json").read_text())
-    mixtures = json.loads((folder / "r" / "small-hidden_size=6-mixtures.json").read_text())
+    assert json.loads((folder / "r/small-hidden_size=6-seed0/kernel.json").read_text())
+    mixtures = json.loads((folder / "r/results/small-hidden_size=6-mixtures.json").read_text())
     assert [mixture["members"] for mixture in mixtures["mixtures"]] == [1, 2]
