@@ -27,6 +27,7 @@ class Sampling:
     `top_k` keeps that many of the most probable tokens (Fan et al. 2018,
     https://arxiv.org/abs/1805.04833), 0 all of them; of these, `top_p` keeps the fewest whose
     probabilities add up to at least this (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751).
+    Before all of that, the tokens with the ids `never` are left out, such as `<unk>`.
 
     Raises:
       InputError: a value is outside its limits.
@@ -35,6 +36,7 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    never: tuple[int, ...] = ()
 
     def __post_init__(self):
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -53,6 +55,7 @@ def generate(
     sampling: Sampling = Sampling(),
     *,
     key: Key,
+    until: int | None = None,
 ) -> Int[np.ndarray, "samples length"]:
     """Continues a prompt, drawing several samples side by side.
 
@@ -66,10 +69,12 @@ def generate(
       samples: how many texts; a text does not depend on how many others there are.
       sampling: how to draw; static.
       key: determines everything that is drawn.
+      until: the id of a token that ends a text, such as `<eos>`. It fills the text's row from there
+        on; drawing stops when all texts have ended.
 
     Raises:
       InputError: there is no model, no token in the prompt or nothing to draw, the models
-        have different vocabularies, or an id is not in their vocabulary.
+        have different vocabularies, an id is not in their vocabulary, or `never` leaves none.
     """
     if not len(models) or not len(prompt) or length < 1 or samples < 1:
         raise InputError(
@@ -78,13 +83,17 @@ def generate(
         )
     if len({model.vocabulary.fingerprint for model in models}) > 1:
         raise InputError("models with different vocabularies: use models trained on one corpus")
-    check_ids(prompt, len(models[0].vocabulary))
+    size = len(models[0].vocabulary)
+    ends = [] if until is None else [until]
+    check_ids(np.array([*prompt, *sampling.never, *ends]), size)
+    if len(set(sampling.never)) == size:
+        raise InputError(f"never={sampling.never}: leaves no token to draw; name fewer")
     predictors = tuple(model.predictor for model in models)
-    drawn = _generate(predictors, jnp.asarray(prompt)[:, None], key, length, samples, sampling)
-    return np.asarray(drawn).T
+    begin = jnp.asarray(prompt)[:, None]
+    return np.asarray(_generate(predictors, begin, key, length, samples, sampling, until)).T
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _generate(
     predictors: tuple[Predictor, ...],
     prompt: Tokens,
@@ -92,6 +101,7 @@ def _generate(
     length: int,
     samples: int,
     sampling: Sampling,
+    until: int | None,
 ) -> Int[Array, "length samples"]:
     def predict(tokens: Tokens, states: tuple[RNNState, ...]) -> tuple[Scores, tuple]:
         scores, new_states = [], []
@@ -101,25 +111,36 @@ def _generate(
             new_states.append(unrolled.state)
         return mixture_log_probs(jnp.stack(scores)), tuple(new_states)
 
-    def step(carry: tuple[Scores, tuple], position: jax.Array) -> tuple[tuple, jax.Array]:
-        scores, states = carry
+    def step(carry: tuple) -> tuple:
+        position, ended, drawn, scores, states = carry
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
         tokens = jax.vmap(functools.partial(sample_token, sampling))(scores, step_keys)
-        return predict(tokens[None, :], states), tokens
+        drawn = drawn.at[position].set(jnp.where(ended, drawn[position], tokens))
+        if until is not None:
+            ended |= tokens == until
+        return position + 1, ended, drawn, *predict(tokens[None, :], states)
+
+    def goes_on(carry: tuple) -> jax.Array:
+        position, ended, *_ = carry
+        return (position < length) & ~ended.all()
 
     def for_every_sample(x: jax.Array) -> jax.Array:
         return jnp.broadcast_to(x, (samples, *x.shape[1:]))
 
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(samples))
     read = predict(prompt, tuple(p.zero_state(batch_size=1) for p in predictors))
-    _, drawn = jax.lax.scan(step, jax.tree.map(for_every_sample, read), jnp.arange(length))
-    return drawn
+    drawn = jnp.full((length, samples), 0 if until is None else until, jnp.int32)
+    nothing_yet = jnp.int32(0), jnp.zeros(samples, bool), drawn
+    begin = (*nothing_yet, *jax.tree.map(for_every_sample, read))
+    return jax.lax.while_loop(goes_on, step, begin)[2]
 
 
 def sample_token(
     sampling: Sampling, scores: Float[Array, " vocabulary"], key: Key
 ) -> Int[Array, ""]:
     """Draws a token from logits or log-probabilities."""
+    if sampling.never:
+        scores = scores.at[jnp.array(sampling.never)].set(-jnp.inf)
     if sampling.temperature < jnp.finfo(scores.dtype).tiny:  # which some devices flush to 0
         return scores.argmax()
     return jax.random.categorical(key, filter_logits(sampling, scores))

@@ -73,6 +73,24 @@ def test_text_does_not_depend_on_how_many_others_are_drawn_and_differs_from_them
     assert generate([model()], PROMPT, 12, key=jax.random.key(8)).tolist() != one.tolist()
 
 
+def test_text_ends_at_a_token_and_is_the_same_until_then():
+    whole = generate([model()], PROMPT, 30, 3, key=jax.random.key(7))
+    end = int(whole[0, 9])
+    ended = generate([model()], PROMPT, 30, 3, key=jax.random.key(7), until=end)
+    for text, row in zip(whole.tolist(), ended.tolist(), strict=True):
+        place = [*text, end].index(end)
+        assert row == text[:place] + [end] * (30 - place)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(top_k=2, top_p=0.9)])
+def test_tokens_that_are_left_out_are_never_drawn(sampling):
+    key = jax.random.key(0)
+    often = generate([model()], PROMPT, 200, sampling=sampling, key=key)[0]
+    never = tuple(set(often.tolist()))[:2]
+    sampling = dataclasses.replace(sampling, never=never)
+    assert not set(generate([model()], PROMPT, 200, sampling=sampling, key=key)[0]) & set(never)
+
+
 def test_zoneout_is_on_by_its_expectation():
     zoned = model(zoneout_hidden=0.25, zoneout_cell=0.5)
     (drawn,) = generate([zoned], PROMPT, 20, sampling=GREEDY, key=jax.random.key(0))
