@@ -16,6 +16,7 @@ from experiments.training.resumption import Saves
 from experiments.training.run import Run, gates, position
 from experiments.training.run_folder import Workdir
 from experiments.training.signals import deferred_signals
+from experiments.training.standstill import standstill
 from experiments.training.tensorboard import TensorBoard
 from experiments.training.written_samples import write_samples
 
@@ -67,6 +68,7 @@ def train(
     epoch_files = EpochFiles(workdir, run.journal.history)
     if run.step < epochs * per_epoch:
         workdir.summary.unlink(missing_ok=True)  # left by a run of fewer epochs
+    told: set[str] = set()
     saves = Saves(run, workdir, checkpoint_minutes)
     with (
         EpochDisplay(console, run, log_minutes) as display,
@@ -96,6 +98,10 @@ def train(
                 display.epoch(record)
                 if texts:
                     display.samples(texts)
+                for line in standstill(run):
+                    if line not in told or run.step == epochs * per_epoch:
+                        console.print(line, soft_wrap=True)
+                    told.add(line)
             if number:  # only now, after the save that the message reports
                 raise InterruptedRunError(run, workdir, number)
         (number,) = largest_over_hosts(first_signal())

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import mmap
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -76,17 +77,17 @@ def make_corpus(
     )
 
 
-def unigram_perplexity(corpus: Corpus) -> float | None:
-    """Perplexity of the test text after its first token under the training frequencies.
+def unigram_perplexity(corpus: Corpus, split: Literal["valid", "test"] = "test") -> float | None:
+    """Perplexity of a text after its first token under the training frequencies.
 
     The reference for a language model's perplexity: a model that only knows how often
-    each token occurs. None if it is infinite because a token of the test text never
+    each token occurs. None if it is infinite because a token of the text never
     occurs in the training text, as may happen with bytes.
     """
     counts = np.zeros(len(corpus.vocabulary), np.int64)
     for block in in_blocks(corpus.train):
         counts += np.bincount(block, minlength=len(counts))
-    of_test = counts[corpus.test[1:]]
-    if not of_test.all():
+    of_text = counts[getattr(corpus, split)[1:]]
+    if not of_text.all():
         return None
-    return float(np.exp(-np.mean(np.log(of_test / counts.sum()))))
+    return float(np.exp(-np.mean(np.log(of_text / counts.sum()))))

@@ -1,0 +1,53 @@
+"""Tells that models learn nothing, which finite losses hide.
+
+Too strong a penalty, too low a rate and saturated gates look alike from outside: the validation
+estimate is no better than that of word frequencies, or it stays the same to the last digit.
+"""
+
+import functools
+
+from experiments.training.run import Run
+from zaremba_jax.data.corpus import Corpus, unigram_perplexity
+from zaremba_jax.regularizers import active_rates
+
+
+def standstill(run: Run) -> list[str]:
+    """A line on each way in which live models did not learn in the last epoch."""
+    members: dict[str, list[int]] = {}
+    for index in run.journal.live:
+        if problem := _problem(run, run.journal.estimates(index)):
+            members.setdefault(problem, []).append(index)
+    many = len(run.all_configs) > 1
+    return [
+        (f"members {', '.join(map(str, indices))}: " if many else "")
+        + f"{problem}; try {_remedy(run, indices[0])}"
+        for problem, indices in members.items()
+    ]
+
+
+def _problem(run: Run, estimates: list[float]) -> str | None:
+    """What a model's estimates so far show, if it is not learning."""
+    *before, last = estimates[-2:]
+    if before and last == before[0]:
+        return "the parameters no longer change"
+    is_getting_better = not before or last < before[0]
+    if is_getting_better and len(estimates) < run.config.train.epochs:
+        return None
+    frequencies = _frequencies(run.corpus)
+    if frequencies is not None and last >= frequencies:
+        return (
+            f"the model has learned nothing beyond how often each {run.config.unit} occurs (a"
+            f" validation perplexity of {frequencies:.2f})"
+        )
+    return None
+
+
+@functools.lru_cache(maxsize=1)
+def _frequencies(corpus: Corpus) -> float | None:
+    return unigram_perplexity(corpus, "valid")
+
+
+def _remedy(run: Run, index: int) -> str:
+    rates = active_rates(run.all_configs[index].regularizers)
+    lower = f"a lower --{' or --'.join(rates)}, " if rates else ""
+    return f"{lower}another --learning_rate or more epochs"

@@ -1,0 +1,55 @@
+"""Runs that learn nothing, and what they say of it."""
+
+from types import SimpleNamespace
+
+import invoke
+import pytest
+from invoke import CONFIG
+
+from experiments.training.journal import Journal
+from experiments.training.standstill import standstill
+from zaremba_jax.config import override
+from zaremba_jax.data.corpus import make_corpus
+
+CORPUS = make_corpus("text", list("aabb"), list("abab"), list("ab"))  # 2 by frequencies
+
+
+def said(*estimates, epochs=4, **changes):
+    """The lines after each epoch of a run with these estimates, of one model or a pair each."""
+    config = override(CONFIG, epochs=epochs, dropout=0.0, **changes)
+    pairs = [pair if isinstance(pair, tuple) else (pair,) for pair in estimates]
+    models = len(pairs[0])
+    run = SimpleNamespace(config=config, all_configs=[config] * models, corpus=CORPUS)
+    run.journal, lines = Journal([0.0] * models), []
+    for pair in pairs:
+        record = {"valid_perplexity_estimate": pair[0], "valid_perplexity_estimates": pair}
+        run.journal.end_epoch(record, 0.0)
+        lines.append(standstill(run))
+    return lines
+
+
+def test_model_that_learns_says_nothing():
+    assert said(3.0, 1.9, 1.95, 1.8) == [[]] * 4
+    assert said(9.0, 7.0, 5.0) == [[]] * 3  # not yet
+
+
+@pytest.mark.parametrize("estimates", [(3.0, 3.1, 3.05, 3.2), (3.0, 3.5, 2.5, 2.0)])
+def test_model_no_better_than_frequencies_and_not_improving_says_so(estimates):
+    first, second, third, last = said(*estimates, l2=1e25)
+    assert (first, third) == ([], [])
+    assert second == last
+    assert last == [
+        "the model has learned nothing beyond how often each word occurs (a validation"
+        " perplexity of 2.00); try a lower --l2, another --learning_rate or more epochs"
+    ]
+
+
+def test_of_many_models_those_that_stand_still_are_named():
+    _, (line,) = said((1.5, 1.5, 1.5), (1.4, 1.5, 1.5))
+    assert line.startswith("members 1, 2: the parameters no longer change; try another")
+
+
+def test_run_that_stands_still_says_so_when_it_is_first_seen_and_at_the_end(folder):
+    outcome = invoke.run(*invoke.SINGLE, "--learning_rate=1e-30", "--epochs=4", "--workdir=run")
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.count("the parameters no longer change; try a lower --dropout, another") == 2
