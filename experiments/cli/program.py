@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import jax
@@ -16,6 +17,7 @@ from experiments.cli import ctrl_c
 from experiments.cli.help import about_unknown_flag, print_help
 from experiments.cli.program_names import version
 from experiments.cli.terminal import Terminal, as_shown, silence, write_out
+from zaremba_jax.data.encoding import default_cache_dir
 from zaremba_jax.errors import InputError
 from zaremba_jax.whole_files import PARTIAL
 
@@ -29,6 +31,8 @@ _PATH_ERRORS = (
     PermissionError,
 )
 _NO_SPACE_LEFT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Where programs write unless told otherwise, by the flag that tells.
+_DEFAULT_FOLDERS = {"cache_dir": default_cache_dir, "workdir": lambda: Path("runs")}
 _LARGEST_INT = 2**32 - 1
 # How a compiler or a device says that memory ran out.
 _NO_MEMORY_LEFT = re.compile("RESOURCE_EXHAUSTED|out.of.memory", re.IGNORECASE)
@@ -63,12 +67,30 @@ def fail(error: object, status: int = 2) -> NoReturn:
 def _about_file(error: OSError) -> str:
     """The system's message about a file, under its intended name, with a remedy."""
     path = str(error.filename2 or error.filename).removesuffix(PARTIAL)
-    remedy = ""
-    if isinstance(error, _PATH_ERRORS):
-        remedy = "; name another, or change what is there"
+    flag, remedy = _flag_of(Path(path)), ""
+    another = f"name another with --{flag}" if flag else "name another"
+    if _is_about_a_path(error):
+        remedy = f"; {another}, or change what is there"
     elif error.errno in _NO_SPACE_LEFT:
         remedy = "; free some space, and give the same command again"
+        remedy += f", or {another}" if flag == "cache_dir" else ""
     return f"{path}: {str(error.strerror).lower()}{remedy}"
+
+
+def _is_about_a_path(error: OSError) -> bool:
+    return isinstance(error, _PATH_ERRORS) or error.errno == errno.EROFS
+
+
+def _flag_of(path: Path) -> str | None:
+    """The flag that names another folder for a path, or for one above it that cannot be made."""
+    target = path.absolute()
+    for flag, default in _DEFAULT_FOLDERS.items():
+        value = FLAGS[flag].value if flag in FLAGS else []
+        if not isinstance(value, list):  # which names what is read
+            folder = Path(value or default()).absolute()
+            if target.is_relative_to(folder) or folder.is_relative_to(target):
+                return flag
+    return None
 
 
 def run(main: Callable[..., None], takes: str | None = None) -> None:
@@ -105,15 +127,29 @@ def _run(main: Callable[..., None], takes: str | None) -> None:
     except InputError as error:
         fail(error)
     except OSError as error:
-        fail(error, status=2 if isinstance(error, _PATH_ERRORS) else 1)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        fail(error, status=2 if _is_about_a_path(error) else 1)
+    except (MemoryError, RuntimeError, AssertionError) as error:
+        if problem := _platform_problem():
+            fail(problem)
         message = str(error).partition("\n")[0]
-        if not (isinstance(error, MemoryError) or _NO_MEMORY_LEFT.search(message)):
+        of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+        if not (isinstance(error, MemoryError) or (of_jax and _NO_MEMORY_LEFT.search(message))):
             raise
         remedies = [remedy for name, remedy in _MEMORY_REMEDIES.items() if name in FLAGS]
         less = " or ".join([*remedies, "a smaller model"])
         told = f": {message}" if message else ""
         fail(f"not enough memory{told}; end other programs, or try {less}", status=1)
+
+
+def _platform_problem() -> str | None:
+    """What is wrong with the devices that the user asked jax for, if none can be used."""
+    asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for a GPU that is not there
+        reason = str(error).partition("\n")[0] or "no such device is there"
+        return f"JAX_PLATFORMS={asked or ''}: {reason}; set it to cpu, or to what this machine has"
+    return None
 
 
 def _parse(main: Callable[..., None], takes: str | None, argv: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from invoke import assert_refused, run
+from invoke import assert_refused, run, run_elsewhere
 from rich.table import Table
 
 from experiments.cli import program as command_line
 from experiments.cli.terminal import Terminal, write_out
+from zaremba_jax.data import encoding
 
 
 def program_that(does) -> ModuleType:
@@ -89,7 +91,33 @@ def test_home_in_a_path_is_the_users_and_no_folder_of_that_name(folder, monkeypa
 
 def test_what_the_system_says_of_a_file_is_told_with_its_name_and_what_to_do(folder):
     refused = run(*invoke.FLAGS, "--workdir=train.txt/run")
-    assert_refused(refused, "error: train.txt/run: not a directory; name another, or change what")
+    assert_refused(refused, "error: train.txt/run: not a directory; name another with --workdir,")
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "telling"),
+    [
+        (errno.EROFS, 2, "read-only file system; name another with --cache_dir, or change what is"),
+        (errno.EDQUOT, 1, "exceeded; free some space, and give the same command again, or name"),
+    ],
+)
+def test_cache_that_cannot_be_written_is_told_with_the_flag_for_another(
+    folder, monkeypatch, number, status, telling
+):
+    def fail(path, *_args, **_kwargs):
+        raise OSError(number, os.strerror(number), str(path))
+
+    home = folder / "home"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    monkeypatch.setattr(encoding, "partial_folder", lambda path: fail(path.parent.parent))
+    assert_refused(run(*invoke.FLAGS, "--workdir=run"), f"{home}: ", telling, status=status)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "gpuu"])
+def test_platform_that_is_not_there_is_told_in_one_line(tmp_path, platform):
+    before = f"import jax; jax.config.update('jax_platforms', {platform!r})"
+    (outcome,) = run_elsewhere("experiments.benchmark", [], cwd=tmp_path, before=before)
+    assert_refused(outcome, f"JAX_PLATFORMS={platform}: ", "set it to cpu, or to what this machine")
 
 
 def test_program_whose_reader_is_gone_goes_on():

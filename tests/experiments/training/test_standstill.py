@@ -1,6 +1,7 @@
 """Runs that learn nothing, and what they say of it."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import invoke
 import pytest
@@ -19,7 +20,7 @@ def said(*estimates, epochs=4, **changes):
     config = override(CONFIG, epochs=epochs, dropout=0.0, **changes)
     pairs = [pair if isinstance(pair, tuple) else (pair,) for pair in estimates]
     models = len(pairs[0])
-    run = SimpleNamespace(config=config, all_configs=[config] * models, corpus=CORPUS)
+    run: Any = SimpleNamespace(config=config, all_configs=[config] * models, corpus=CORPUS)
     run.journal, lines = Journal([0.0] * models), []
     for pair in pairs:
         record = {"valid_perplexity_estimate": pair[0], "valid_perplexity_estimates": pair}
