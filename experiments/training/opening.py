@@ -45,15 +45,15 @@ def print_run(run: Run, console: Console) -> None:
     corpus, train = run.corpus, run.config.train
     noun = UNITS[corpus.vocabulary.unit].noun
     unknown = f", {unknown_share(corpus):.1%} {UNK}" if UNK in corpus.vocabulary.words else ""
+    epochs = "1 epoch" if train.epochs == 1 else f"{train.epochs} epochs"
     console.print(
         f"text: {corpus.name}, {len(corpus.train):,} {noun}s, {len(corpus.vocabulary):,} types"
-        f"{unknown}; {train.epochs} epochs × {len(run.windows):,} windows",
+        f"{unknown}; {epochs} × {len(run.windows):,} windows",
         soft_wrap=True,
     )
     types, models = len(corpus.vocabulary), len(run.all_configs)
-    parameters, several = count_params(param_shapes(run.config.model, types)), ""
-    if models > 1:
-        several = f"{models} models of "
+    parameters = count_params(param_shapes(run.config.model, types))
+    several = f"{models} models of " if models > 1 else ""
     needed = run.windows.resident_bytes + memory_needed(run.config, types, *run.models_on_device)
     console.print(
         f"model: {several}{parameters:,} parameters; trains in about {_size(needed)} of"
