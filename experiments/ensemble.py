@@ -30,6 +30,7 @@ from experiments.training.identity import same_model
 from experiments.training.run_folder import Workdir, write_json
 from zaremba_jax.config import settings
 from zaremba_jax.errors import InputError
+from zaremba_jax.interop.model_file import load_model
 from zaremba_jax.json_text import parse_json_object
 
 DEFAULT_MEMBERS = 10
@@ -88,7 +89,8 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
             " would be lost; name another"
         )
     with_text_settings(configs[0], {"corpus": configs[0].corpus})
-    console, corpus = join_hosts(), load_corpus(configs[0])
+    console, given = join_hosts(), configs[0].vocabulary or configs[0].init_from
+    corpus = load_corpus(configs[0], load_model(folders[0].model) if given else None)
     valid, test, members = [], [], []
     for folder in folders:
         with console.status(f"evaluating {folder.path}"):

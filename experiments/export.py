@@ -10,10 +10,11 @@ from experiments.cli import program
 from experiments.cli.flag_kinds import define_path, define_paths
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import write_out
-from experiments.cli.trained_models import load_models
+from experiments.cli.trained_models import load, single_model
 from experiments.training.run_folder import write_bytes
 from zaremba_jax.data.units import UNITS, UNK
 from zaremba_jax.data.vocabulary import Vocabulary, listed, on_one_line
+from zaremba_jax.data.vocabulary_files import read_vocabulary
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop import model_file
 from zaremba_jax.interop.stablehlo import portable_scoring
@@ -31,7 +32,9 @@ _TORCH_FLAGS = ("vocabulary", "unit", "line_end", "unknown", "nonlinearity")
 define_paths("workdir", None, "a finished run, a member of an ensemble or a .safetensors file")
 define_path("from_torch", None, "instead of --workdir, a .safetensors file with torch's arrays")
 define_path(
-    "vocabulary", None, "for --from_torch: JSON file of the types, in order or with their ids"
+    "vocabulary",
+    None,
+    "for --from_torch: file of the types, one a line or as JSON, in order or with their ids",
 )
 flags.DEFINE_enum("unit", "word", ["word", "char"], "for --from_torch: what a token is")
 flags.DEFINE_string("line_end", None, "for --from_torch: the type that ends a line, such as </s>")
@@ -86,20 +89,14 @@ def model_from_flags() -> Model:
         return _model_from_torch()
     if given := [name for name in _TORCH_FLAGS if FLAGS[name].present]:
         raise InputError(f"--{', --'.join(given)}: only for --from_torch; leave it out")
-    models = load_models(FLAGS.workdir)
-    if len(models) > 1:
-        raise InputError(
-            f"--workdir={','.join(FLAGS.workdir)}: has {len(models)} models; name one file of"
-            " members/"
-        )
-    return models[0]
+    return load(single_model(FLAGS.workdir, "workdir"))
 
 
 def _model_from_torch() -> Model:
     path = FLAGS.from_torch
     if FLAGS.vocabulary is None:
         raise InputError("--from_torch: has no words of its own; give their list, --vocabulary")
-    vocabulary = model_file.read_vocabulary(FLAGS.vocabulary, FLAGS.unit)
+    vocabulary = read_vocabulary(FLAGS.vocabulary, FLAGS.unit)
     try:
         vocabulary = vocabulary.with_marks(FLAGS.line_end, FLAGS.unknown)
     except InputError as error:

@@ -4,6 +4,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments.cli import program, training_flags
+from experiments.cli.initial_model import initial_model
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus
 from experiments.cli.training_flags import configure, open_console, open_run, train_by_flags
@@ -27,8 +28,9 @@ def main() -> None:
     config, workdir = configure()
     console = open_console()
     with console.status("reading the text"):
-        corpus = load_corpus(config)
-    run = open_run(config, corpus, workdir, console)
+        initial = initial_model(config)
+        corpus = load_corpus(config, initial)
+    run = open_run(config, corpus, workdir, console, initial)
     train_by_flags(run, workdir, console)
     run.write_models(workdir)
     write_results(run, workdir, console)

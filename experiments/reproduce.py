@@ -29,7 +29,10 @@ from zaremba_jax.errors import InputError
 from zaremba_jax.parallel.mesh import MEMBER, make_mesh
 from zaremba_jax.presets import PAPER_PERPLEXITIES, PRESETS
 
-REFUSED = ("config", "corpus", *TEXT_FILES, "vocab_size", "min_count")
+REFUSED = (
+    *("config", "corpus", *TEXT_FILES),
+    *("vocab_size", "min_count", "vocabulary", "init_from"),
+)
 
 flags.adopt_module_key_flags(training_flags)
 flags.adopt_module_key_flags(ensemble_flags)
@@ -118,7 +121,9 @@ def open_job(
         run = open_run(job.config, corpus, workdir, console)
         return run, functools.partial(summarize, run)
     make_member_configs = functools.partial(with_seeds, count=job.count)
-    run = open_ensemble(job.config, make_member_configs, corpus, mesh, workdir, console, **more)
+    run = open_ensemble(
+        job.config, make_member_configs, corpus, mesh, workdir, console, None, **more
+    )
     return run, functools.partial(summarize_members, run)
 
 
@@ -129,11 +134,13 @@ def rows_from_flags() -> list[Config]:
     changes = changes_from_flags()
     if changes.get("corpus", "ptb") != "ptb" or any(FLAGS[name].value for name in TEXT_FILES):
         raise InputError("--corpus, --train_file: the table is the Penn Treebank's; leave them out")
-    if {"vocab_size", "min_count"} & changes.keys():
+    if {"vocab_size", "min_count"} & changes.keys() or FLAGS.vocabulary:
         raise InputError(
-            "--vocab_size, --min_count: perplexities over other vocabularies cannot be compared"
-            " with the table's; leave them out"
+            "--vocab_size, --min_count, --vocabulary: perplexities over other vocabularies cannot"
+            " be compared with the table's; leave them out"
         )
+    if FLAGS.init_from:
+        raise InputError("--init_from: the table's models begin anew; leave it out")
     names = [name for name in dict.fromkeys(FLAGS.rows) if name]
     for name in names:
         if name not in PAPER_PERPLEXITIES:

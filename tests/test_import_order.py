@@ -13,7 +13,7 @@ ORDER = [
     {"data.text_files", "data.partial_folders", "ops.products"},
     {"data.units"},
     {"data.vocabulary"},
-    {"data.corpus"},
+    {"data.corpus", "data.vocabulary_files"},
     {"data.windows", "data.encoding"},
     {"data.published", "data.toy_corpus", "data.loader"},
     {"cells"},

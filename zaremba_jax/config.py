@@ -278,6 +278,13 @@ class Config(_Validated):
         at_least=1,
         default=1,
     )
+    vocabulary: str | None = _setting(
+        "fingerprint of the given word list whose words are the types; all others become <unk>",
+        default=None,
+    )
+    init_from: str | None = _setting(
+        "fingerprint of the trained model that training went on from", default=None
+    )
     model: ModelConfig
     regularizers: RegularizerConfig
     train: TrainConfig

@@ -48,25 +48,29 @@ def init_train_state(
     config: Config,
     vocabulary_size: int,
     seed: Int[Array, ""] | UInt[Array, ""] | None = None,
+    params: ModelParams | None = None,
 ) -> TrainState:
     """The state before the first window; `config.seed`, or `seed`, decides all of it.
 
+    With `params`, of which it has copies, training goes on from them; the seed decides the masks.
     `train_windows` compiles once per `config`: for many seeds of one, pass them as `seed`.
     """
     # Independent of jax's default: with `rbg` keys, members trained side by side would have
     # other masks than each on its own.
     key = jax.random.key(config.seed if seed is None else seed, impl="threefry2x32")
     init_key, mask_key = jax.random.split(key)
-    params: Any = init_params(config.model, vocabulary_size, key=init_key)
+    start: Any = init_params(config.model, vocabulary_size, key=init_key)
+    if params is not None:
+        start = jax.tree.map(lambda new, given: jnp.array(given, new.dtype), start, params)
     return TrainState(
-        params=params,
-        opt_state=make_optimizer(config.train, windows_per_epoch=1).init(params),
-        rnn_state=zero_state(params.layers, config.train.batch_size),
+        params=start,
+        opt_state=make_optimizer(config.train, windows_per_epoch=1).init(start),
+        rnn_state=zero_state(start.layers, config.train.batch_size),
         step=jnp.zeros((), jnp.int32),
         key=mask_key,
         # Copies, since the buffers of a state are donated, each of them once.
-        average=jax.tree.map(jnp.copy, params) if config.train.averages else None,
-        best=jax.tree.map(jnp.copy, params) if config.train.keep == "best" else None,
+        average=jax.tree.map(jnp.copy, start) if config.train.averages else None,
+        best=jax.tree.map(jnp.copy, start) if config.train.keep == "best" else None,
     )
 
 

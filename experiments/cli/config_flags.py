@@ -9,6 +9,13 @@ from experiments.cli.program import FLAGS
 from zaremba_jax.config import Config, Setting, override, settings
 from zaremba_jax.presets import PRESETS
 
+# The settings that flags give; fingerprints follow from files that other flags name.
+_FLAGS = [
+    name
+    for name, setting in settings().items()
+    if name != "name" and (setting.choices or setting.kind is not str)
+]
+
 flags.disclaim_key_flags()  # --help lists them among the flags of the program
 
 TEXT, TRAINING, COMPUTATION = "text", "training", "computation"
@@ -25,10 +32,10 @@ def define_config_flags() -> None:
     """Defines `--config`, and a flag for each setting, which overrides the preset's value."""
     with flag_group("preset"):
         flags.DEFINE_enum("config", "quick", list(PRESETS), "the paper's models, quick, or awd")
-    for name, setting in settings().items():
-        if name != "name":
-            with flag_group(TRAINING if name == "seed" else _GROUPS[setting.section]):
-                _define_setting(name, setting)
+    for name in _FLAGS:
+        setting = settings()[name]
+        with flag_group(TRAINING if name == "seed" else _GROUPS[setting.section]):
+            _define_setting(name, setting)
 
 
 def _define_setting(name: str, setting: Setting) -> None:
@@ -64,5 +71,5 @@ def config_from_flags() -> tuple[Config, dict[str, int | float | str | None]]:
 
 def changes_from_flags() -> dict[str, int | float | str | None]:
     """The settings given by flags, by name."""
-    values = {name: FLAGS[name].value for name in settings() if name != "name"}
+    values = {name: FLAGS[name].value for name in _FLAGS}
     return {name: value for name, value in values.items() if value is not None}

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments.cli.help import flag_group
+from experiments.cli.initial_model import initial_model
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus
 from experiments.cli.training_flags import begin, configure, open_console, with_kernel
@@ -17,6 +18,7 @@ from experiments.training.run_folder import Workdir
 from zaremba_jax.config import Config
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
+from zaremba_jax.model import Model
 from zaremba_jax.parallel.mesh import make_mesh
 
 with flag_group("many models"):
@@ -67,8 +69,11 @@ def prepare(
     """
     config, workdir = configure(**more)
     console = open_console()
-    mesh, corpus = make_mesh(jax.devices(), FLAGS.data_parallel), load_corpus(config)
-    run = open_ensemble(config, make_member_configs, corpus, mesh, workdir, console, **more)
+    mesh, initial = make_mesh(jax.devices(), FLAGS.data_parallel), initial_model(config)
+    corpus = load_corpus(config, initial)
+    run = open_ensemble(
+        config, make_member_configs, corpus, mesh, workdir, console, initial, **more
+    )
     return run, workdir, console
 
 
@@ -79,14 +84,24 @@ def open_ensemble(
     mesh: Mesh,
     workdir: Workdir,
     console: Console,
+    initial: Model | None,
     **more: Any,
 ) -> EnsembleRun:
-    """The ensemble that the flags describe, resumed if its folder holds it; see `prepare`."""
+    """The ensemble that the flags describe, resumed if its folder holds it; see `prepare`.
+
+    All members start from the parameters of `initial`, if that is given.
+    """
     members = len(make_member_configs(config))
     at_once = at_once_on(mesh, config, corpus, members)
     resolved, kernel = with_kernel(config, corpus, workdir, console, min(at_once, members))
     run = new_ensemble(
-        make_member_configs(resolved), corpus, at_once, mesh, console, FLAGS.resident
+        make_member_configs(resolved),
+        corpus,
+        at_once,
+        mesh,
+        console,
+        FLAGS.resident,
+        None if initial is None else initial.params,
     )
     run.kernel = kernel
     begin(run, workdir, config, console, **more)

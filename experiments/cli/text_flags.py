@@ -11,11 +11,17 @@ from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.encoding import Encoding, read_corpus
 from zaremba_jax.data.published import PUBLISHED, load_published
 from zaremba_jax.data.toy_corpus import toy_corpus
+from zaremba_jax.data.units import UNITS
+from zaremba_jax.data.vocabulary_files import read_word_list
 from zaremba_jax.errors import InputError
+from zaremba_jax.model import Model
 
 TEXT_FILES = ("train_file", "valid_file", "test_file")
 
 with flag_group(TEXT):
+    define_path(
+        "vocabulary", None, "file of the words to know, one a line or as JSON; others become <unk>"
+    )
     define_path("data_dir", None, "folder with a published corpus (default: download)")
     for split in TEXT_FILES:
         define_path(
@@ -48,7 +54,7 @@ def with_text_settings(config: Config, changes: dict[str, int | float | str | No
             f"--data_dir={FLAGS.data_dir}: holds a published corpus, but this run reads"
             f" {config.corpus}; leave it out, or choose the corpus, as in --corpus=ptb"
         )
-    return _with_own_unit(config, changes)
+    return _with_word_list(_with_own_unit(config, changes), changes)
 
 
 def _with_own_unit(config: Config, changes: dict[str, int | float | str | None]) -> Config:
@@ -60,22 +66,45 @@ def _with_own_unit(config: Config, changes: dict[str, int | float | str | None])
         raise InputError(
             f"--unit={config.unit}: {config.corpus} is read by the {unit}; leave it out"
         )
-    for name in ("vocab_size", "min_count"):
-        if config.corpus == "toy" and name in changes:
+    for name in ("vocab_size", "min_count", "vocabulary"):
+        if config.corpus == "toy" and FLAGS[name].value is not None:
             raise InputError(
-                f"--{name}={changes[name]}: the built-in corpus has its own vocabulary; leave it"
-                " out"
+                f"--{name}={FLAGS[name].value}: the built-in corpus has its own vocabulary; leave"
+                " it out"
             )
     return override(config, unit=unit)
 
 
-def load_corpus(config: Config) -> Corpus:
-    """Reads, downloads or generates the text."""
+def _with_word_list(config: Config, changes: dict[str, int | float | str | None]) -> Config:
+    """The configuration with the fingerprint of the list that `--vocabulary` names, if it does."""
+    if FLAGS.vocabulary is None:
+        return config
+    for name in ("vocab_size", "min_count"):
+        if name in changes:
+            raise InputError(
+                f"--{name}={changes[name]}: --vocabulary lists the {UNITS[config.unit].noun}s to"
+                " keep; leave one of the two out"
+            )
+    words = read_word_list(FLAGS.vocabulary, config.unit)
+    return override(config, vocabulary=words.fingerprint[:16])
+
+
+def load_corpus(config: Config, model: Model | None = None) -> Corpus:
+    """Reads, downloads or generates the text, with the vocabulary of a model if one is given."""
+    vocabulary = None if model is None else model.vocabulary
     if config.corpus == "toy":
-        return toy_corpus()
+        corpus = toy_corpus()
+        if vocabulary not in (None, corpus.vocabulary):
+            raise InputError(
+                f"--corpus=toy: has another vocabulary than {FLAGS.init_from}; name a text"
+            )
+        return corpus
+    if FLAGS.vocabulary is not None:
+        vocabulary = read_word_list(FLAGS.vocabulary, config.unit)
     limits = config.vocab_size, config.min_count
     if config.corpus in PUBLISHED:
-        return load_published(config.corpus, FLAGS.data_dir, *limits, FLAGS.cache_dir)
+        return load_published(config.corpus, FLAGS.data_dir, *limits, FLAGS.cache_dir, vocabulary)
     train, valid, test = (str(FLAGS[name].value) for name in TEXT_FILES)
     name = ", ".join(Path(part).name for part in train.split(","))
-    return read_corpus(name, train, valid, test, Encoding(config.unit, *limits), FLAGS.cache_dir)
+    encoding = Encoding(config.unit, *limits, vocabulary=vocabulary)
+    return read_corpus(name, train, valid, test, encoding, FLAGS.cache_dir)

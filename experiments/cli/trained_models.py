@@ -5,7 +5,13 @@ from pathlib import Path
 
 from experiments.training.run_folder import Workdir
 from zaremba_jax.errors import InputError, MissingFileError
-from zaremba_jax.interop.model_file import FOLDER_VOCABULARY, load_folder, load_model
+from zaremba_jax.interop.model_file import (
+    FOLDER_CONFIG,
+    FOLDER_MODEL,
+    FOLDER_VOCABULARY,
+    load_folder,
+    load_model,
+)
 from zaremba_jax.model import Model
 
 
@@ -23,7 +29,7 @@ def load_models(paths: list[str]) -> list[Model]:
     counts = Counter(file.resolve() for file in files)
     if twice := [file for file in files if counts[file.resolve()] > 1]:
         raise InputError(f"--workdir: names {twice[0]} twice; name each model once")
-    models = [load_model(file) if file.is_file() else load_folder(file) for file in files]
+    models = list(map(load, files))
     first = models[0].vocabulary
     for file, model in zip(files, models, strict=True):
         if model.vocabulary != first:
@@ -32,6 +38,31 @@ def load_models(paths: list[str]) -> list[Model]:
                 " on the same text"
             )
     return models
+
+
+def single_model(paths: list[str], flag: str) -> Path:
+    """The only model that a flag names, for `load`.
+
+    Raises:
+      InputError, MissingFileError: as for `load_models`, or it names several.
+    """
+    files = [file for path in paths for file in _model_files(Path(path))]
+    if len(files) != 1:
+        raise InputError(
+            f"--{flag}={','.join(paths)}: has {len(files)} models; name one file of members/"
+        )
+    return files[0]
+
+
+def load(path: Path) -> Model:
+    """The model in a file, or in a folder that was exported."""
+    return load_model(path) if path.is_file() else load_folder(path)
+
+
+def parts(path: Path) -> list[Path]:
+    """The files that `load` reads."""
+    names = (FOLDER_MODEL, FOLDER_CONFIG, FOLDER_VOCABULARY)
+    return [path] if path.is_file() else [path / name for name in names]
 
 
 def _model_files(path: Path) -> list[Path]:

@@ -8,11 +8,12 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
-from experiments.cli import host_flags, text_flags
+from experiments.cli import host_flags, initial_model, text_flags
 from experiments.cli.config_flags import COMPUTATION, config_from_flags, define_config_flags
 from experiments.cli.flag_kinds import define_path
 from experiments.cli.help import flag_group
 from experiments.cli.host_flags import join_hosts
+from experiments.cli.initial_model import with_initial_model
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import with_text_settings
 from experiments.reports.environment import device_memory
@@ -28,12 +29,13 @@ from zaremba_jax.checkpoint import clear_after
 from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
-from zaremba_jax.model import count_params, param_shapes
+from zaremba_jax.model import Model, count_params, param_shapes
 
 _LONGEST_NAME = 200  # of a workdir; file systems allow 255 bytes
 
 define_config_flags()
 flags.adopt_module_key_flags(text_flags)
+flags.adopt_module_key_flags(initial_model)
 with flag_group(COMPUTATION):
     flags.DEFINE_bool(
         "resident", None, "keep the whole training text on the device (default: if it fits)"
@@ -78,13 +80,21 @@ def configure(**more: object) -> tuple[Config, Workdir]:
     after them too.
     """
     config, changes = config_from_flags()
-    config = with_text_settings(config, changes)
+    config = with_initial_model(with_text_settings(config, changes), changes)
     if config.corpus == "files":
         changes["corpus"] = "files"  # named by --train_file
-    named = changes | more
+    files = {name: FLAGS[name].value for name in ("vocabulary", "init_from")}
+    named = changes | {name: _short(path) for name, path in files.items() if path} | more
     workdir = default_workdir(config.name, *(f"{key}={named[key]}" for key in named))
     workdir.refuse_another_run(config, **more)
     return config, workdir
+
+
+def _short(path: str) -> str:
+    """The part of a path that a person knows it by; of a run's model, the folder of the run."""
+    file = Path(path).resolve()
+    named = file.parent if file == Workdir(file.parent).model else file
+    return named.name.removesuffix(".safetensors")
 
 
 def default_workdir(*parts: str) -> Workdir:
@@ -128,10 +138,20 @@ def _require_memory(config: Config, types: int) -> None:
         )
 
 
-def open_run(config: Config, corpus: Corpus, workdir: Workdir, console: Console) -> SingleRun:
-    """The run of one model that the flags specify, resumed if its folder holds it."""
+def open_run(
+    config: Config,
+    corpus: Corpus,
+    workdir: Workdir,
+    console: Console,
+    initial: Model | None = None,
+) -> SingleRun:
+    """The run of one model that the flags specify, resumed if its folder holds it.
+
+    It starts from the parameters of `initial`, if that is given.
+    """
     resolved, kernel = with_kernel(config, corpus, workdir, console)
-    run = new_run(resolved, corpus, FLAGS.data_parallel, FLAGS.resident)
+    params = None if initial is None else initial.params
+    run = new_run(resolved, corpus, FLAGS.data_parallel, FLAGS.resident, params)
     run.kernel = kernel
     begin(run, workdir, config, console)
     return run

@@ -277,14 +277,15 @@ def new_ensemble(
     mesh: Mesh,
     console: Console,
     resident: bool | None = None,
+    params: ModelParams | None = None,
 ) -> EnsembleRun:
     """An ensemble before its first window; arguments as `EnsembleRun`'s and `WindowLoader`'s.
 
-    A device trains `at_once` members together.
+    A device trains `at_once` members together, which all go on from `params` if they are given.
     """
     config = configs[0]
     text = training_windows(config, corpus)
     seeds = [config.seed for config in configs]
-    states = init_chunks(config, len(corpus.vocabulary), seeds, at_once, mesh)
+    states = init_chunks(config, len(corpus.vocabulary), seeds, at_once, mesh, params)
     loader = WindowLoader(text, on_every_device(mesh), resident)
     return EnsembleRun(configs, corpus, loader, states, mesh, console)

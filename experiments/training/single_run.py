@@ -141,11 +141,15 @@ class SingleRun(Run):
 
 
 def new_run(
-    config: Config, corpus: Corpus, data_parallel: int = 1, resident: bool | None = None
+    config: Config,
+    corpus: Corpus,
+    data_parallel: int = 1,
+    resident: bool | None = None,
+    params: ModelParams | None = None,
 ) -> SingleRun:
     """A run before its first window, its batch's streams split over `data_parallel` devices.
 
-    `resident` is as for `WindowLoader`.
+    `resident` is as for `WindowLoader`, `params` as for `init_train_state`.
 
     Raises:
       InputError: the text is too short, or there are fewer devices than that, or some process
@@ -164,9 +168,9 @@ def new_run(
             f" device; give {len(jax.devices())}, or start fewer"
         )
     if data_parallel == 1:
-        state = init_train_state(config, len(corpus.vocabulary))
+        state = init_train_state(config, len(corpus.vocabulary), params=params)
         return SingleRun(config, corpus, WindowLoader(text, resident=resident), state)
     mesh = make_mesh(devices, data_parallel)
-    state = init_data_parallel(config, len(corpus.vocabulary), mesh)
+    state = init_data_parallel(config, len(corpus.vocabulary), mesh, params)
     loader = WindowLoader(text, on_every_device(mesh), resident)
     return SingleRun(config, corpus, loader, state, mesh)

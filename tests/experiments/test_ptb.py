@@ -202,7 +202,7 @@ def test_mistake_ends_the_process_in_one_line_and_writes_nothing(folder):
             {"valid.txt": b"a b zebra\n"},
             [
                 "valid.txt",
-                "'zebra' is not in the training text",
+                "'zebra' is not in the vocabulary, which has no <unk>; give min_count=2",
                 "give min_count=2",
                 "replace rare ones",
             ],

@@ -85,6 +85,18 @@ def test_members_start_as_their_seeds_do_to_the_bit():
         )
 
 
+def test_members_that_go_on_from_a_model_start_as_one_that_does_alone():
+    params = init_train_state(override(CONFIG, seed=9), VOCABULARY).params
+    chunks = init_chunks(CONFIG, VOCABULARY, SEEDS, 2, MESH, params)
+    last = init_train_state(override(CONFIG, seed=SEEDS[-1]), VOCABULARY, params=params)
+    jax.tree.map(np.testing.assert_array_equal, numbers(member(chunks[-1], -1)), numbers(last))
+    jax.tree.map(np.testing.assert_array_equal, last.params, params)
+    alone = init_data_parallel(CONFIG, VOCABULARY, MESH, params)
+    jax.tree.map(np.testing.assert_array_equal, alone.params, params)
+    train_windows(CONFIG, last, TEXT)  # gives its buffers away
+    assert np.isfinite(params.embedding).all()
+
+
 def test_members_have_their_own_masks_whatever_kind_of_key_is_jax_s_default():
     with jax.default_prng_impl("rbg"):  # whose keys draw other numbers in a batch
         test_members_start_as_their_seeds_do_to_the_bit()

@@ -19,15 +19,16 @@ from zaremba_jax.config import UnitName
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.partial_folders import partial_folder
 from zaremba_jax.data.text_files import Piece, content_hash, find_files
-from zaremba_jax.data.units import EOS, UNITS, check_unit
-from zaremba_jax.data.vocabulary import Vocabulary
+from zaremba_jax.data.units import EOS, UNITS, UNK, check_unit
+from zaremba_jax.data.vocabulary import RARE_TO_UNK, Vocabulary
 from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.whole_files import naming
 
 SPLITS = ("train", "valid", "test")
-_VERSION = 2  # of the cache format
+_VERSION = 3  # of the cache format
 _RECORD = "record.json"  # written last
+_REMEDY = f"replace it in the text, or take a model or a list that has {UNK}"
 
 Pieces = Sequence[Piece]
 
@@ -37,22 +38,50 @@ class Encoding:
     """What determines the ids of a text: its unit, what becomes `<unk>`, how lines are read.
 
     `vocab_size` and `min_count` are as for `Vocabulary.from_counts`, `normalize_whitespace` as for
-    `units.Unit.read`.
+    `units.Unit.read`. A `vocabulary` takes the place of the training text's.
 
     Raises:
-      InputError: there is no such unit, or a number is outside its limits.
+      InputError: there is no such unit, a number is outside its limits, or a vocabulary is given
+        that is of another unit, cannot read the ends of lines, or is to be limited.
     """
 
     unit: UnitName = "word"
     vocab_size: int = 0
     min_count: int = 1
     normalize_whitespace: bool = False
+    vocabulary: Vocabulary | None = None
 
     def __post_init__(self):
         check_unit(self.unit)
         for name, least in (("vocab_size", 0), ("min_count", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least {least}")
+            if self.vocabulary is not None and getattr(self, name) > least:
+                raise InputError(
+                    f"{name}={getattr(self, name)}: a vocabulary is given, which limits itself;"
+                    " leave it out"
+                )
+        if self.vocabulary is not None:
+            self._check_vocabulary(self.vocabulary)
+
+    def _check_vocabulary(self, vocabulary: Vocabulary) -> None:
+        given, wanted = UNITS[vocabulary.unit], UNITS[self.unit]
+        if given is not wanted:
+            raise InputError(
+                f"the given vocabulary is of {given.noun}s, but the text is read by"
+                f" {wanted.noun}s; give unit={given.name}, or another text"
+            )
+        if not vocabulary.reads_line_ends and given.name == "word":
+            raise InputError(
+                f"the given vocabulary has no {EOS}, which each line end becomes; name the word"
+                " that means it where the vocabulary comes from"
+            )
+
+    @property
+    def key(self) -> tuple[str | int | None, ...]:
+        """What tells encodings apart."""
+        given = None if self.vocabulary is None else self.vocabulary.fingerprint
+        return self.unit, self.vocab_size, self.min_count, self.normalize_whitespace, given
 
 
 def default_cache_dir() -> Path:
@@ -114,7 +143,7 @@ def _key(texts: Sequence[Pieces], encoding: Encoding) -> str:
         [(hashes[piece.path, piece.member], piece.start, piece.stop) for piece in text]
         for text in texts
     ]
-    listed = json.dumps([_VERSION, dataclasses.astuple(encoding), described])
+    listed = json.dumps([_VERSION, encoding.key, described])
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
@@ -177,7 +206,9 @@ def _read(text: Pieces, encoding: Encoding) -> Iterator[str]:
 
 
 def _count(text: Pieces, encoding: Encoding) -> Vocabulary:
-    """The vocabulary of a text."""
+    """The vocabulary of a text, unless another is given."""
+    if encoding.vocabulary is not None:
+        return encoding.vocabulary
     counts = UNITS[encoding.unit].count(_read(text, encoding))
     if not counts.keys() - {EOS}:
         raise _nothing_in(text, encoding)
@@ -189,11 +220,12 @@ def _write_ids(
 ) -> int:
     """Writes the ids of a text and returns how many there are."""
     count, has_text = 0, False
+    remedy = RARE_TO_UNK if encoding.vocabulary is None else _REMEDY
     line_end = vocabulary.encode([EOS])[0] if EOS in vocabulary.words else -1
     with path.open("wb") as file:
         for piece in text:
             blocks = _read([piece], encoding)
-            for ids in vocabulary.encode_blocks(blocks, str(piece)):
+            for ids in vocabulary.encode_blocks(blocks, str(piece), remedy):
                 file.write(ids.astype(dtype).tobytes())
                 count += len(ids)
                 has_text = has_text or bool((ids != line_end).any())

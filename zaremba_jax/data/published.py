@@ -18,6 +18,7 @@ from zaremba_jax.config import UnitName
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.encoding import SPLITS, Encoding, default_cache_dir, encode
 from zaremba_jax.data.text_files import Piece, content_hash
+from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import DownloadError, InputError, MissingFileError
 from zaremba_jax.whole_files import naming
 
@@ -142,6 +143,7 @@ def load_published(
     vocab_size: int = 0,
     min_count: int = 1,
     cache_dir: str | Path | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Corpus:
     """One of the corpora in `PUBLISHED`.
 
@@ -153,6 +155,7 @@ def load_published(
       vocab_size: as for `Vocabulary.from_counts`; the published vocabulary has no limit.
       min_count: likewise.
       cache_dir: a folder for downloaded and encoded files; None: the user's.
+      vocabulary: the types, in place of the published ones.
 
     Raises:
       MissingFileError: the folder lacks a file.
@@ -169,7 +172,7 @@ def load_published(
     else:
         texts = _download(entry, Path(cache_dir or default_cache_dir()))
     _verify(entry, texts)
-    encoding = Encoding(entry.unit, vocab_size, min_count, entry.normalize_whitespace)
+    encoding = Encoding(entry.unit, vocab_size, min_count, entry.normalize_whitespace, vocabulary)
     corpus = encode(entry.title, [[piece] for piece in texts], encoding, cache_dir)
     for split, piece, expected in zip(SPLITS, texts, entry.tokens, strict=True):
         if (count := len(getattr(corpus, split))) != expected:

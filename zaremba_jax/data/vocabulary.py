@@ -12,6 +12,10 @@ from zaremba_jax.config import UnitName
 from zaremba_jax.data.units import EOS, UNITS, UNK, Unit
 from zaremba_jax.errors import InputError
 
+RARE_TO_UNK = (  # for a vocabulary of a training text
+    f"give min_count=2 or a vocab_size, which turn rare words of the training text into {UNK}, or"
+    f" replace rare ones with {UNK} in all three files"
+)
 _ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
 
 
@@ -161,12 +165,15 @@ class Vocabulary:
         """The tokens of a text, as for `units.Unit.tokenize`."""
         return self._unit.tokenize(text)
 
-    def encode(self, tokens: Iterable[str], source: str = "text") -> np.ndarray:
+    def encode(
+        self, tokens: Iterable[str], source: str = "text", remedy: str = RARE_TO_UNK
+    ) -> np.ndarray:
         """The ids of `tokens`, int32 [N]; one outside the vocabulary becomes `<unk>`.
 
         Raises:
           InputError: a token is outside a vocabulary without `<unk>`, or `tokens` is bytes, or a
-            string although characters are not its tokens; the message starts with `source`.
+            string although characters are not its tokens. The message starts with `source`, and
+            ends with `remedy` if the vocabulary lacks `<unk>`.
         """
         if isinstance(tokens, bytes) or (isinstance(tokens, str) and not self._unit.text_is_tokens):
             decoded = "decode it and " if isinstance(tokens, bytes) else ""
@@ -178,14 +185,15 @@ class Vocabulary:
             return np.fromiter(map(self._ids.__getitem__, tokens), np.int32)
         except KeyError as missing:
             raise InputError(
-                f"{source}: the {self._unit.noun} {missing} is not in the training text,"
-                f" which has no {UNK}; give min_count=2 or a vocab_size, which turn rare ones into"
-                f" {UNK}, or replace rare ones with {UNK} in all three files"
+                f"{source}: the {self._unit.noun} {missing} is not in the vocabulary, which has no"
+                f" {UNK}; {remedy}"
             ) from None
 
-    def encode_blocks(self, blocks: Iterable[str], source: str = "text") -> Iterator[np.ndarray]:
+    def encode_blocks(
+        self, blocks: Iterable[str], source: str = "text", remedy: str = RARE_TO_UNK
+    ) -> Iterator[np.ndarray]:
         """Yields the ids of texts as `units.Unit.read` yields them; errors as for `encode`."""
-        ids_of = functools.partial(self.encode, source=source)
+        ids_of = functools.partial(self.encode, source=source, remedy=remedy)
         return map(self._unit.encoder(self.words, ids_of), blocks)
 
     def decode(self, ids: Iterable[int]) -> list[str]:

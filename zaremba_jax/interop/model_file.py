@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from zaremba_jax.array_types import ModelParams
-from zaremba_jax.config import Config, UnitName, to_dict
-from zaremba_jax.data.units import check_unit
+from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.vocabulary import Vocabulary
+from zaremba_jax.data.vocabulary_files import read_vocabulary, vocabulary_from_dict
 from zaremba_jax.errors import InputError, MissingFileError
-from zaremba_jax.json_text import parse_json, parse_json_object
+from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.model import Model, init_params
 from zaremba_jax.presets import from_dict
 from zaremba_jax.whole_files import write_whole
@@ -175,32 +175,6 @@ def _folder_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def read_vocabulary(path: str | Path, unit: UnitName = "word") -> Vocabulary:
-    """Reads a `vocab.json`: words with their ids, or a list of words in the order of their ids.
-
-    Raises:
-      MissingFileError: there is no such file.
-      InputError: it is neither, or the ids of its N words are not 0 to N - 1.
-    """
-    try:
-        words = _in_order_of_ids(parse_json(Path(path).read_text(encoding="utf-8")))
-        return vocabulary_from_dict({"words": words, "unit": unit})
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{path}: is not a vocabulary ({error}); give JSON of distinct words, with their ids"
-            " or in the order of their ids"
-        ) from None
-
-
-def _in_order_of_ids(words: Any) -> Any:
-    """The words that are mapped to their ids, in order; anything but a mapping as it is."""
-    if not isinstance(words, dict):
-        return words
-    if sorted(words.values()) != list(range(len(words))):
-        raise InputError(f"its ids are not 0 to {len(words) - 1}, each once")
-    return sorted(words, key=words.__getitem__)
-
-
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of any safetensors file by name, and its metadata.
 
@@ -220,21 +194,6 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
             f"{path}: is not a whole safetensors file ({error}); name another, copy it again, or"
             " save its numbers as float32"
         ) from None
-
-
-def vocabulary_from_dict(record: Mapping[str, Any]) -> Vocabulary:
-    """The vocabulary that a record describes.
-
-    Raises:
-      InputError: its words are not a list of distinct words, or there is no such unit.
-    """
-    words, unit = record["words"], record["unit"]
-    check_unit(unit)
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise InputError("the vocabulary is not a list of words")
-    if not words or len(set(words)) < len(words):
-        raise InputError("the vocabulary is empty or has a word twice")
-    return Vocabulary(tuple(words), unit)
 
 
 def named_arrays(params: ModelParams) -> dict[str, np.ndarray]:

@@ -88,7 +88,11 @@ def memory_needed(config: Config, vocabulary_size: int, resident: int, at_work: 
 
 
 def init_members(
-    config: Config, vocabulary_size: int, seeds: Sequence[int], mesh: Mesh
+    config: Config,
+    vocabulary_size: int,
+    seeds: Sequence[int],
+    mesh: Mesh,
+    params: ModelParams | None = None,
 ) -> TrainState:
     """The stacked states before the first window, each as for a single model with that seed.
 
@@ -97,12 +101,18 @@ def init_members(
       vocabulary_size: number of different tokens.
       seeds: one per member; their number is a multiple of the devices on the `member` axis.
       mesh: from `make_mesh`.
+      params: what every member goes on from; None: each draws its own.
     """
-    return _init(np.array(seeds, np.uint32), config, vocabulary_size, mesh)
+    return _init(np.array(seeds, np.uint32), params, config, vocabulary_size, mesh)
 
 
 def init_chunks(
-    config: Config, vocabulary_size: int, seeds: Sequence[int], at_once: int, mesh: Mesh
+    config: Config,
+    vocabulary_size: int,
+    seeds: Sequence[int],
+    at_once: int,
+    mesh: Mesh,
+    params: ModelParams | None = None,
 ) -> tuple[TrainState, ...]:
     """The states of all members, in chunks to train in turn, padded with the last member.
 
@@ -112,9 +122,10 @@ def init_chunks(
       seeds: one per member.
       at_once: members trained together on each device.
       mesh: from `make_mesh`.
+      params: as for `init_members`.
     """
     return tuple(
-        init_members(config, vocabulary_size, [seeds[member] for member in chunk], mesh)
+        init_members(config, vocabulary_size, [seeds[member] for member in chunk], mesh, params)
         for chunk in chunk_members(len(seeds), chunk_sizes(len(seeds), at_once, mesh))
     )
 
@@ -125,20 +136,33 @@ def chunk_members(members: int, sizes: Sequence[int]) -> list[Int[np.ndarray, " 
     return np.split(np.minimum(np.arange(ends[-1]), members - 1), ends[:-1])
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _init(
-    seeds: UInt[Array, " members"], config: Config, vocabulary_size: int, mesh: Mesh
+    seeds: UInt[Array, " members"],
+    params: ModelParams | None,
+    config: Config,
+    vocabulary_size: int,
+    mesh: Mesh,
 ) -> TrainState:
-    start = _make_init(config, vocabulary_size, mesh)
-    return map_shards(_vmap_members(start), mesh, (EVERY_MEMBER,), state_specs(MEMBER))(seeds)
+    def start(seeds: jax.Array, params: ModelParams | None) -> TrainState:
+        alone = _make_init(config, vocabulary_size, mesh)
+        return _vmap_members(lambda seed: alone(seed, params))(seeds)
+
+    specs = (EVERY_MEMBER, REPLICATED)
+    return map_shards(start, mesh, specs, state_specs(MEMBER))(seeds, params)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def init_data_parallel(config: Config, vocabulary_size: int, mesh: Mesh) -> TrainState:
-    """The initial state of one model, that of `config.seed`, for `train_data_parallel`."""
+def init_data_parallel(
+    config: Config, vocabulary_size: int, mesh: Mesh, params: ModelParams | None = None
+) -> TrainState:
+    """The state of one model before the first window, for `train_data_parallel`.
+
+    It is as by `init_train_state`.
+    """
     start = _make_init(config, vocabulary_size, mesh)
     seed = jnp.uint32(config.seed)
-    return map_shards(start, mesh, (REPLICATED,), state_specs())(seed)
+    return map_shards(start, mesh, (REPLICATED, REPLICATED), state_specs())(seed, params)
 
 
 @functools.partial(
@@ -261,13 +285,13 @@ def finite_members(params: ModelParams) -> Bool[Array, " members"]:
 
 def _make_init(
     config: Config, vocabulary_size: int, mesh: Mesh
-) -> Callable[[jax.Array], TrainState]:
-    """A function from a seed to its initial state, with the streams of one device."""
+) -> Callable[[jax.Array, ModelParams | None], TrainState]:
+    """`init_train_state` as a function of a seed and parameters, with the streams of one device."""
     devices = mesh.shape[DATA]
     streams = padded_batch_size(config.train.batch_size, devices) // devices
 
-    def start(seed: jax.Array) -> TrainState:
-        state = init_train_state(config, vocabulary_size, seed)
+    def start(seed: jax.Array, params: ModelParams | None) -> TrainState:
+        state = init_train_state(config, vocabulary_size, seed, params)
         return dataclasses.replace(state, rnn_state=zero_state(state.params.layers, streams))
 
     return start

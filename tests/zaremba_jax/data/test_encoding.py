@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from zaremba_jax.data import encoding as encoding_module
 from zaremba_jax.data import text_files
 from zaremba_jax.data.encoding import SPLITS, Encoding, read_corpus
-from zaremba_jax.data.units import EOS, UNITS
+from zaremba_jax.data.units import EOS, UNITS, UNK
 from zaremba_jax.data.vocabulary import Vocabulary
 
 LINES = st.lists(
@@ -81,6 +81,14 @@ def test_corpus_of_files_encodes_all_with_the_training_vocabulary(texts, tmp_pat
     assert corpus.test.tolist() == [2, 2, 0]
 
 
+def test_given_vocabulary_takes_the_place_of_the_training_text_s(texts, tmp_path):
+    given = Vocabulary(("z", UNK, EOS, "b"))
+    corpus = read_corpus("c", *texts, encoding=Encoding(vocabulary=given), cache_dir=tmp_path)
+    assert corpus.vocabulary == given
+    assert corpus.valid.tolist() == [3, 2]
+    assert corpus.test.tolist() == [1, 1, 2]
+
+
 def test_many_files_packed_or_not_are_one_text_in_the_order_named(texts, tmp_path):
     (tmp_path / "2").write_bytes(gzip.compress(b"c\n"))
     (tmp_path / "1").write_text("a b b")  # its last line has no line end
@@ -111,25 +119,26 @@ def test_cache_is_keyed_by_content_and_encoding(texts, tmp_path, written):
     assert read_corpus("c", *copies, cache_dir=tmp_path).fingerprint == first.fingerprint
     assert len(written) == 1
     encodings = [Encoding("char"), Encoding("byte"), Encoding(vocab_size=3), Encoding(min_count=2)]
+    encodings += [Encoding(vocabulary=Vocabulary((EOS, *words))) for words in ("cba", "abc")]
     for count, encoding in enumerate([*encodings, Encoding("char", normalize_whitespace=True)], 2):
         read_corpus("c", *copies, encoding=encoding, cache_dir=tmp_path)
         assert len(written) == count
     for path in copies:
         path.write_text("a b b\nc\nb\n")
         read_corpus("c", *copies, cache_dir=tmp_path)
-    assert len(written) == 9
-    assert len(cached(tmp_path)) == 9
+    assert len(written) == 11
+    assert len(cached(tmp_path)) == 11
 
 
-# The cache's key and the fingerprint of each encoding of the three texts below, as they were
-# before units had a module of their own. Files and checkpoints hold them.
+# The cache's key and the fingerprint of each encoding of the three texts below. Checkpoints hold
+# the fingerprints. The keys were others until a limit, however wide, gave an <unk>.
 ENCODED = [
-    (Encoding(), "159177a4c12c53615d92", "c2670da3cb44461f991a"),
-    (Encoding(vocab_size=4), "5dc077ed715042ca3b48", "7a8a676726e202ab0e03"),
-    (Encoding("char"), "e5e7fdc28cd8bc5417a1", "f666442f5f0b30f37f2c"),
-    (Encoding("char", min_count=2), "1d7c3ff6d1e19cd5716d", "136d3535df276a87250e"),
-    (Encoding("char", normalize_whitespace=True), "db5a03b4a986c9ea9fca", "7eea015e626df7a9c9f8"),
-    (Encoding("byte"), "5d5606e3fdf00c19b4a3", "9e6d73c8c071df123afe"),
+    (Encoding(), "15d96667d57d9461ec09", "c2670da3cb44461f991a"),
+    (Encoding(vocab_size=4), "c9ca14f58fb1e0d4c4ae", "7a8a676726e202ab0e03"),
+    (Encoding("char"), "1995e20f3a276122b367", "f666442f5f0b30f37f2c"),
+    (Encoding("char", min_count=2), "6e113c7eb8440419fc82", "136d3535df276a87250e"),
+    (Encoding("char", normalize_whitespace=True), "cefeda7360baf1b236cb", "7eea015e626df7a9c9f8"),
+    (Encoding("byte"), "77c5bda957bd764263b3", "9e6d73c8c071df123afe"),
 ]
 
 
@@ -206,6 +215,7 @@ def test_cache_can_be_read_by_whom_the_umask_lets(texts, tmp_path):
     assert folder.stat().st_mode & 0o777 == 0o755
 
 
+GIVEN = Vocabulary((EOS, "a", "b", "c"))
 BAD = [
     ("train", b"", {}, "train: holds no words; give a text"),
     ("train", b" \n\n", {}, "train: holds no words; give a text"),
@@ -214,6 +224,7 @@ BAD = [
     ("valid", b"", {"unit": "byte"}, "valid: holds no bytes; give"),
     ("valid", b"caf\xe9\n", {}, "valid: not UTF-8 text at byte 3; convert"),
     ("test", b"a zebra\n", {}, "test: the word 'zebra' is not in .*min_count=2"),
+    ("test", b"a z\n", {"vocabulary": GIVEN}, "test: the word 'z' is not in .*; replace it in"),
     ("test", b"a z\n", {"unit": "char"}, "test: the character 'z' is not in "),
     ("train", b"a b\n", {"min_count": 2}, "min_count=2: leaves no word .* occurs 1 times"),
     ("train", b"a b\n", {"vocab_size": 2}, "vocab_size=2, .*leaves no word .*at least 3"),
@@ -238,6 +249,9 @@ def test_bad_text_is_refused_and_leaves_nothing_in_the_cache(
         ({"unit": "words"}, "unit='words': must be one of word, char, byte"),
         ({"vocab_size": -1}, "vocab_size=-1: must be at least 0"),
         ({"min_count": 0}, "min_count=0: must be at least 1"),
+        ({"min_count": 2, "vocabulary": GIVEN}, "min_count=2: a vocabulary is given, which limits"),
+        ({"unit": "char", "vocabulary": GIVEN}, "is of words, .* by characters; give unit=word"),
+        ({"vocabulary": Vocabulary(("a", UNK))}, "has no <eos>, which each line end becomes"),
     ],
     ids=str,
 )

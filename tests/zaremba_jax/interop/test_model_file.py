@@ -210,10 +210,7 @@ def test_missing_file_is_said(tmp_path):
         ({"config": 3}, "its description cannot be read"),
         ({"config": []}, "name=None: must be one of quick"),
         ({"vocabulary": {"words": "the", "unit": "word"}}, "the vocabulary is not a list of words"),
-        (
-            {"vocabulary": listing("a", "a")},
-            "the vocabulary is empty or has a word twice",
-        ),
+        ({"vocabulary": listing("a", "a")}, r"the vocabulary repeats a \(2 times\)"),
         ({"vocabulary": listing("a", unit="verse")}, "unit='verse': must be one of word"),
         ({"vocabulary": {}}, "'words'"),
     ],
