@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,13 @@ def run_on_devices(count: int, code: str) -> None:
         timeout=300,
     )
     assert completed.returncode == 0, completed.stderr
+
+
+def free_port() -> int:
+    """A port of this machine that no process listens on."""
+    with socket.socket() as opened:
+        opened.bind(("localhost", 0))
+        return opened.getsockname()[1]
 
 
 def assert_refused(outcome: Outcome, *telling: str, status: int = 2) -> None:

@@ -16,6 +16,7 @@ from invoke import (
     MEMBERS,
     SINGLE,
     assert_refused,
+    free_port,
     metrics,
     stored,
     summary_of,
@@ -39,12 +40,6 @@ def reference(tmp_path_factory):
         outcome = invoke.run(*MEMBERS, "--workdir=run", program=ensemble)
     assert outcome.status == 0, outcome.err
     return folder / "run"
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("localhost", 0))
-        return sock.getsockname()[1]
 
 
 @contextlib.contextmanager

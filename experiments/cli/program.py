@@ -67,14 +67,14 @@ def fail(error: object, status: int = 2) -> NoReturn:
 def _about_file(error: OSError) -> str:
     """The system's message about a file, under its intended name, with a remedy."""
     path = str(error.filename2 or error.filename).removesuffix(PARTIAL)
-    flag, remedy = _flag_of(Path(path)), ""
+    flag, remedy = _flag_of(Path(path)), "give the same command again once that is mended"
     another = f"name another with --{flag}" if flag else "name another"
     if _is_about_a_path(error):
-        remedy = f"; {another}, or change what is there"
+        remedy = f"{another}, or change what is there"
     elif error.errno in _NO_SPACE_LEFT:
-        remedy = "; free some space, and give the same command again"
+        remedy = "free some space, and give the same command again"
         remedy += f", or {another}" if flag == "cache_dir" else ""
-    return f"{path}: {str(error.strerror).lower()}{remedy}"
+    return f"{path}: {str(error.strerror).lower()}; {remedy}"
 
 
 def _is_about_a_path(error: OSError) -> bool:

@@ -1,61 +1,52 @@
-"""A run that is killed or stopped at any moment ends, given again, like an uninterrupted one."""
+"""A run that is told to stop, at any moment and however often, saves and says so in one line."""
 
+import functools
 import random
 import signal
 import time
 
 import pytest
-from invoke import FLAGS, assert_same_run, start, write_texts
+from faults.child import send_at_change
+from faults.results import assert_same_results
 
-OFTEN = "--checkpoint_minutes=0"
-KILLS = 200
-STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1")
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """The workdir of a run that was never interrupted, and the seconds that it took."""
-    folder = tmp_path_factory.mktemp("reference")
-    write_texts(folder)
-    began = time.monotonic()
-    with start(*FLAGS, "--workdir=run", OFTEN, cwd=folder) as process:
-        assert process.wait(300) == 0, process.communicate()
-    return folder / "run", time.monotonic() - began
+STOPPING = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1"]
 
 
-def hit(folder, delays, *numbers):
-    """Status and error of a run that gets signals after delays in seconds, if it still lives."""
-    with start(*FLAGS, "--workdir=run", OFTEN, cwd=folder) as process:
-        for delay, number in zip(delays, numbers, strict=True):
-            time.sleep(delay)
-            process.send_signal(number)
-        _, err = process.communicate(timeout=300)
-    return process.returncode, err
+def assert_stopped(outcome, number):
+    assert outcome.status in (0, 128 + number, -number), outcome
+    assert len(outcome.err.splitlines()) <= 1, outcome
+    assert "Traceback" not in outcome.err
 
 
-def assert_ends_as(reference, folder):
-    status, err = hit(folder, ())
-    assert (status, err) == (0, "")
-    assert_same_run(folder / "run", reference)
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("seed", range(KILLS // 10))
-def test_run_killed_ten_times_at_random_ends_as_one_never_interrupted(folder, reference, seed):
-    source = random.Random(seed)
-    for _ in range(10):
-        hit(folder, [source.uniform(0, reference[1])], signal.SIGKILL)
-    assert_ends_as(reference[0], folder)
+def assert_ends_as(forked_model, folder):
+    outcome = forked_model.start().end()
+    assert (outcome.status, outcome.err) == (0, "")
+    assert_same_results(folder / "run", forked_model.workdir)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", STOPPING)
-@pytest.mark.parametrize("seed", range(4))
-def test_run_told_to_stop_once_or_twice_at_random_shows_no_traceback(folder, reference, name, seed):
-    source, number = random.Random(f"{name} {seed}"), signal.Signals[name]
-    for again in (0.005, 0.05, 1):
-        status, err = hit(folder, [source.uniform(0.3, reference[1]), again], *[number, number])
-        assert status in (0, 128 + number, -number), err
-        assert "Traceback" not in err
-        assert len(err.splitlines()) <= 1
-    assert_ends_as(reference[0], folder)
+def test_run_told_to_stop_at_random_once_or_twice_goes_on(forked_model, folder, name, counted):
+    source, number = random.Random(name), signal.Signals[name]
+    for again in (None, 0.01, 0.3):
+        running = forked_model.start()
+        time.sleep(source.uniform(0.2, forked_model.seconds))
+        running.send(number)
+        if again is not None:
+            time.sleep(again)
+            running.send(number)
+        assert_stopped(running.end(), number)
+        counted("signals at random")
+    assert_ends_as(forked_model, folder)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", STOPPING)
+def test_run_told_to_stop_once_or_twice_while_it_saves_goes_on(forked_model, folder, name, counted):
+    source, number = random.Random(name), signal.Signals[name]
+    for times in (1, 2):
+        change = source.randint(forked_model.changes // 10, forked_model.changes)
+        hit = functools.partial(send_at_change, change, *[number] * times)
+        assert_stopped(forked_model.start(befalls=hit).end(), number)
+        counted("signals while saving", times)
+    assert_ends_as(forked_model, folder)

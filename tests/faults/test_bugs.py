@@ -2,11 +2,14 @@
 
 import ast
 import pickle
+from functools import partial
 
 import invoke
 import jax
 import pytest
-from invoke import ROOT, start_python, write_texts
+from faults.child import break_function
+from faults.forked import fork
+from invoke import ROOT, write_texts
 
 from experiments.training.run_folder import Workdir, write_model
 from zaremba_jax.config import override
@@ -22,19 +25,6 @@ PLANTED = {
     "scoring": ("experiments.score", "evaluate.text_nll", ("--workdir=run", "test.txt")),
     "generation": ("experiments.generate", "inference.generation.generate", ("--workdir=run",)),
 }
-BROKEN = """
-import importlib, runpy, sys
-import numpy as np
-
-def broken(*_, **__):
-    return np.zeros(2) + np.zeros(3)
-
-program, function, *flags = sys.argv[1:]
-module, _, name = function.rpartition(".")
-setattr(importlib.import_module("zaremba_jax." + module), name, broken)
-sys.argv = [program, *flags]
-runpy.run_module(program, run_name="__main__")
-"""
 FAULTS = {"ValueError", "TypeError", "RuntimeError", "Exception", "BaseException"}
 # What a compiler or a device raises while a candidate kernel is tried can be anything.
 CATCHES_EVERYTHING = ["experiments/training/kernel_choice.py"]
@@ -43,7 +33,7 @@ FEW = 5
 
 @pytest.fixture(scope="module")
 def broken_programs(tmp_path_factory):
-    """Status and standard error of every program in `PLANTED`, run side by side."""
+    """How every program in `PLANTED` ends, run side by side."""
     folder = tmp_path_factory.mktemp("broken")
     write_texts(folder)
     words = Vocabulary(("<eos>", *invoke.WORDS))
@@ -51,16 +41,15 @@ def broken_programs(tmp_path_factory):
     params = init_params(config.model, len(words), key=jax.random.key(0))
     write_model(Workdir(folder / "run").model, Model(params, config, words))
     started = {
-        case: start_python("-c", BROKEN, program, function, *flags, cwd=folder)
+        case: fork(program, *flags, folder=folder, befalls=partial(break_function, function))
         for case, (program, function, flags) in PLANTED.items()
     }
-    errors = {case: process.communicate(timeout=300)[1] for case, process in started.items()}
-    return {case: (started[case].returncode, error) for case, error in errors.items()}
+    return {case: process.end() for case, process in started.items()}
 
 
 @pytest.mark.parametrize("case", PLANTED)
 def test_shape_error_inside_a_program_keeps_its_traceback_and_is_no_mistake(broken_programs, case):
-    status, error = broken_programs[case]
+    status, _, error = broken_programs[case]
     assert status == 1, error
     assert error.startswith("Traceback (most recent call last):")
     assert "in broken" in error
