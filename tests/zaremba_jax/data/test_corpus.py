@@ -46,7 +46,20 @@ def test_fingerprint_of_a_corpus_changes_with_any_of_its_words():
     assert len(prints) == 4
 
 
-def test_unigram_perplexity_predicts_all_but_the_first_word_by_training_frequency():
+@pytest.mark.parametrize("name", ["validation text", "test text"])
+def test_word_that_the_training_text_lacks_is_refused_by_its_text(name):
+    texts = {"training text": ["a"], "validation text": ["a"], "test text": ["a"]}
+    corpus = make_corpus("c", *texts.values())
+    assert (corpus.name, corpus.vocabulary.words) == ("c", ("a",))
+    with pytest.raises(ValueError, match=f"^{name}: the word 'b' is not in the training text"):
+        make_corpus("c", *(texts | {name: ["b"]}).values())
+
+
+@pytest.mark.parametrize("block", [2**20, 3], ids=["one block", "several"])
+def test_unigram_perplexity_predicts_all_but_the_first_word_by_training_frequency(
+    monkeypatch, block
+):
+    monkeypatch.setattr(corpus_module, "_BLOCK", block)
     corpus = make_corpus("c", ["a", "a", "a", "b"], ["a"], ["b", "a", "b"])
     assert unigram_perplexity(corpus) == pytest.approx((3 / 4 * 1 / 4) ** -0.5)
 
