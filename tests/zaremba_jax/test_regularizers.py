@@ -108,6 +108,28 @@ def test_a_zoneout_mask_holds_a_one_for_a_share_of_units_that_equals_the_rate(ra
     assert abs(mask.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / mask.size)
 
 
+def test_the_number_of_a_site_decides_its_masks_for_ever():
+    """So that the masks of every run can be drawn again from its seed."""
+    masks = parts(masks_of(dict.fromkeys(NOISE, 0.5)))
+    numbers = {
+        "dropout": [1, 2],  # and 0, of another size
+        "hidden_dropout": [4, 8],
+        "update_dropout": [5, 9],
+        "zoneout_hidden": [6, 10],
+        "zoneout_cell": [7, 11],
+    }
+
+    def key_of(number):
+        return jax.random.fold_in(jax.random.key(0), number)
+
+    for name, sites in numbers.items():
+        draw = zoneout_mask if name.startswith("zoneout") else dropout_mask
+        drawn = [draw(0.5, STATES[0], key=key_of(number)) for number in sites]
+        assert_equal(masks[name][-len(drawn) :], [np.asarray(x) for x in drawn])
+    words = dropout_mask(0.5, (VOCABULARY, BATCH), key=key_of(3))
+    assert_equal(masks["word_dropout"][0][..., 0], words[TOKENS, jnp.arange(BATCH)[None, :]])
+
+
 def test_a_rate_of_zero_is_the_identity():
     key = jax.random.key(0)
     np.testing.assert_array_equal(dropout_mask(0.0, SITES[1], key=key), np.ones(SITES[1]))
