@@ -231,6 +231,39 @@ class TrainConfig(_Validated):
         " after an epoch",
         default="last",
     )
+    decay_when_stalled: int = _setting(
+        "after constant_epochs, divide the learning rate only when the validation estimate has not"
+        " improved for this many epochs; 0: at every epoch",
+        at_least=0,
+        default=0,
+    )
+    patience: int = _setting(
+        "stop when the validation estimate has not improved for this many epochs; 0: never",
+        at_least=0,
+        default=0,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        stalled = self.decay_when_stalled
+        if not stalled:
+            return
+        if self.decay_divisor == 1:
+            raise InputError(
+                f"decay_when_stalled={stalled}: decay_divisor=1 leaves the learning rate as it is;"
+                " give a higher decay_divisor, or set decay_when_stalled to 0"
+            )
+        if self.constant_epochs >= self.epochs:
+            raise InputError(
+                f"decay_when_stalled={stalled}: the learning rate stays the same for"
+                f" constant_epochs={self.constant_epochs} of {self.epochs} epochs; give fewer of"
+                " the former, or set decay_when_stalled to 0"
+            )
+        if 0 < self.patience <= stalled:
+            raise InputError(
+                f"patience={self.patience}: a run would stop before decay_when_stalled={stalled}"
+                " divides its learning rate; give a higher patience, or a lower decay_when_stalled"
+            )
 
     @property
     def averages(self) -> bool:

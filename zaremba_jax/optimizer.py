@@ -11,7 +11,9 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
@@ -19,35 +21,75 @@ from zaremba_jax.array_types import ModelParams, Step
 from zaremba_jax.config import TrainConfig
 
 
-def learning_rate(config: TrainConfig, epoch: int) -> float:
+def learning_rate(config: TrainConfig, epoch: int, estimates: Sequence[float] = ()) -> float:
     """The learning rate of an epoch, counted from 1 (section 4.1).
 
     "After 6 epochs" means that epochs 1 to 6 run at the full rate and epoch 7
-    is the first with a divided one.
+    is the first with a divided one. With `decay_when_stalled`, `estimates`, the validation
+    perplexities after the epochs before, decide which of those after them divide it.
 
     >>> from zaremba_jax.presets import MEDIUM
     >>> learning_rate(MEDIUM.train, 6), learning_rate(MEDIUM.train, 8)
     (1.0, 0.6944444444444445)
     """
-    return config.learning_rate * config.decay_divisor ** -max(epoch - config.constant_epochs, 0)
+    if config.decay_when_stalled:
+        divisions = _stalls(estimates, config.decay_when_stalled, config.constant_epochs)
+    else:
+        divisions = max(epoch - config.constant_epochs, 0)
+    return config.learning_rate * config.decay_divisor**-divisions
+
+
+def _stalls(estimates: Sequence[float], patience: int, first_epoch: int) -> int:
+    """How often, from an epoch on, `patience` epochs had passed since the best or a stall."""
+    stalls, best, since = 0, float("inf"), 0
+    for epoch, estimate in enumerate(estimates, start=1):
+        since = 0 if estimate < best else since + 1
+        best = min(best, estimate)
+        if epoch >= first_epoch and since >= patience:
+            stalls, since = stalls + 1, 0
+    return stalls
+
+
+def is_out_of_patience(config: TrainConfig, estimates: Sequence[float]) -> bool:
+    """Whether training ends after these validation perplexities, one an epoch, by `patience`.
+
+    >>> from zaremba_jax.config import override
+    >>> from zaremba_jax.presets import QUICK
+    >>> train = override(QUICK, patience=2).train
+    >>> is_out_of_patience(train, [90.0, 80.0, 85.0]), is_out_of_patience(train, [80.0, 85.0, 80.0])
+    (False, True)
+    """
+    return 0 < config.patience <= len(estimates) - best_epoch(estimates)
+
+
+def best_epoch(estimates: Sequence[float]) -> int:
+    """The epoch, counted from 1, with the first of the lowest estimates."""
+    return 1 + int(np.argmin(estimates))
 
 
 def make_schedule(config: TrainConfig, first_rate: ArrayLike | None = None) -> optax.Schedule:
     """`learning_rate` by epochs counted from 0, on the device; it stays at the last epoch's.
 
     `first_rate` replaces the rate of the first epochs and scales all later ones in proportion.
+    With `decay_when_stalled` the rate is always that: its caller knows the estimates.
     """
     first_rate = config.learning_rate if first_rate is None else first_rate
-    scale = first_rate / config.learning_rate
+    if config.decay_when_stalled:
+        return optax.constant_schedule(first_rate)
     decay_begins = max(config.constant_epochs - 1, 0)
-    return optax.exponential_decay(
-        init_value=scale * learning_rate(config, decay_begins + 1),
+    decay = optax.exponential_decay(
+        init_value=learning_rate(config, decay_begins + 1) / config.learning_rate,
         transition_steps=1,
         decay_rate=1 / config.decay_divisor,
         transition_begin=decay_begins,
         staircase=True,
-        end_value=scale * learning_rate(config, config.epochs),
     )
+
+    def rate_of_epoch(epoch: ArrayLike) -> jax.Array:
+        relative = decay(jnp.minimum(epoch, config.epochs - 1))
+        return jnp.asarray(first_rate * relative)
+
+    return rate_of_epoch
 
 
 def make_optimizer(

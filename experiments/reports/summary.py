@@ -49,7 +49,7 @@ def summarize(
         "config": to_dict(config),
         "kernel": run.kernel,
         "seed": config.seed,
-        "epochs": config.train.epochs,
+        "epochs": len(run.journal.history),
         "parameters": count_params(run.state.params),
         **chosen_epochs(run, 0),
         "valid_perplexity": perplexity(valid),

@@ -15,10 +15,11 @@ from experiments.training.run import (
     EVALUATION_STREAMS,
     NonFiniteLossError,
     Run,
-    averaging,
+    decided_rates,
     first_problem,
     next_windows,
     on_every_device,
+    rate_of_epoch,
     training_windows,
     windows_trained,
     words_per_second,
@@ -30,9 +31,9 @@ from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.loader import WindowLoader, fits
 from zaremba_jax.ensemble import MemberNLL
+from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity
 from zaremba_jax.model import Model
-from zaremba_jax.optimizer import learning_rate
 from zaremba_jax.parallel.members import (
     chunk_members,
     finite_members,
@@ -134,7 +135,7 @@ class EnsembleRun(Run):
     def metrics(self, epoch: int, windows: int) -> dict[str, Any]:
         """As for `Run`: means over members, and the training perplexity of each."""
         perplexities = self.journal.train_perplexities(windows)
-        rates = [learning_rate(config.train, epoch) for config in self.all_configs]
+        rates = [rate_of_epoch(self, member, epoch) for member in range(self.members)]
         return {
             "epoch": epoch,
             **({"learning_rate": rates[0]} if len(set(rates)) == 1 else {"learning_rates": rates}),
@@ -157,7 +158,7 @@ class EnsembleRun(Run):
     def _train_chunks(self, windows: jax.Array) -> tuple[WindowStatistics, np.ndarray]:
         """Statistics of each window and whether all parameters are finite, row by member."""
         states, stats, finite = [], [], []
-        rates = self.rates | averaging(self, range(self.members))
+        rates = self.rates | decided_rates(self, range(self.members))
         for state, members in zip(self.state, self.chunk_indices, strict=True):
             state, of_chunk = train_members(
                 self.config,
@@ -282,8 +283,16 @@ def new_ensemble(
     """An ensemble before its first window; arguments as `EnsembleRun`'s and `WindowLoader`'s.
 
     A device trains `at_once` members together, which all go on from `params` if they are given.
+
+    Raises:
+      InputError: they are to end as their estimates decide, each at its own time.
     """
     config = configs[0]
+    if config.train.patience:
+        raise InputError(
+            f"patience={config.train.patience}: models that train side by side end together; leave"
+            " it out, or train one at a time; --keep=best ends with the best epoch of each"
+        )
     text = training_windows(config, corpus)
     seeds = [config.seed for config in configs]
     states = init_chunks(config, len(corpus.vocabulary), seeds, at_once, mesh, params)

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.training.resumption import resume
+from experiments.training.run import is_finished
 from experiments.training.run_folder import Workdir
 from experiments.training.single_run import SingleRun, new_run
 from zaremba_jax.config import Config
@@ -39,8 +40,8 @@ def load_finished_run(workdir: Workdir, corpus: Corpus) -> SingleRun:
         )
     run = new_run(config, corpus)
     resume(run, workdir, Console(quiet=True))
-    total = run.config.train.epochs * len(run.windows)
-    if run.step < total:
+    if not is_finished(run):
+        total = run.config.train.epochs * len(run.windows)
         raise InputError(
             f"{workdir.path}: has trained on {run.step} of {total} windows; run its command"
             " again to finish it, or leave it out"

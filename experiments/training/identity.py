@@ -1,8 +1,8 @@
 """When two runs are the same run, and when two models are the same model.
 
-A run is the same if all its settings are but the number of epochs, since no epoch depends on
-how many are to come. Its checkpoints, which hold the settings in use, may also come from a
-machine where another kernel was chosen.
+A run is the same if all its settings are but those that only say when it ends, since no epoch
+depends on how many are to come. Its checkpoints, which hold the settings in use, may also come
+from a machine where another kernel was chosen.
 
 A model is the same if everything is that decides how it is trained: of the settings, all but
 the seed and those that only say how its numbers are computed.
@@ -15,8 +15,9 @@ from zaremba_jax.config import ComputeConfig, Config, completed, override, to_di
 from zaremba_jax.presets import PRESETS
 
 _NOT_OF_THE_MODEL = ("seed", "kernel", "softmax_tokens")
+_WHEN_IT_ENDS = ("epochs", "patience")
 # As checkpoints record the settings that may differ.
-_NOT_OF_A_CHECKPOINT = {"kernel": ComputeConfig().kernel, "epochs": 0}
+_NOT_OF_A_CHECKPOINT = {"kernel": ComputeConfig().kernel} | dict.fromkeys(_WHEN_IT_ENDS, 0)
 
 
 def differing_settings(
@@ -30,7 +31,7 @@ def differing_settings(
     return {
         name: (saved.get(name), wanted.get(name))
         for name in sorted(saved.keys() | wanted.keys())
-        if name != "epochs" and saved.get(name) != wanted.get(name)
+        if name not in _WHEN_IT_ENDS and saved.get(name) != wanted.get(name)
     }
 
 

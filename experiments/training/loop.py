@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -10,10 +11,11 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 
 from experiments.cli.program import ProgramEndError
+from experiments.training import remarks
 from experiments.training.epoch_display import EpochDisplay
 from experiments.training.history import EpochFiles
 from experiments.training.resumption import Saves
-from experiments.training.run import Run, gates, position
+from experiments.training.run import Run, gates, is_finished, position
 from experiments.training.run_folder import Workdir
 from experiments.training.signals import deferred_signals
 from experiments.training.standstill import standstill
@@ -46,7 +48,7 @@ def train(
     samples: int,
     board: TensorBoard | None = None,
 ) -> None:
-    """Trains to the last epoch.
+    """Trains to the last epoch, or until the run is out of patience.
 
     Args:
       run: the run to continue; updated in place.
@@ -66,15 +68,16 @@ def train(
     """
     epochs, per_epoch = run.config.train.epochs, len(run.windows)
     epoch_files = EpochFiles(workdir, run.journal.history)
-    if run.step < epochs * per_epoch:
+    if not is_finished(run):
         workdir.summary.unlink(missing_ok=True)  # left by a run of fewer epochs
     told: set[str] = set()
+    say(console, remarks.on_schedule(run))
     saves = Saves(run, workdir, checkpoint_minutes)
     with (
         EpochDisplay(console, run, log_minutes) as display,
         deferred_signals() as first_signal,
     ):
-        while run.step < epochs * per_epoch:
+        while not is_finished(run):
             so_far, record, texts = train_chunk(run, chunk), None, []
             workdir.require_held()  # before anything is written that would make another
             display.windows(so_far)
@@ -99,14 +102,22 @@ def train(
                 if texts:
                     display.samples(texts)
                 for line in standstill(run):
-                    if line not in told or run.step == epochs * per_epoch:
+                    if line not in told or is_finished(run):
                         console.print(line, soft_wrap=True)
                     told.add(line)
+                say(console, remarks.on_epoch(run))
             if number:  # only now, after the save that the message reports
                 raise InterruptedRunError(run, workdir, number)
         (number,) = largest_over_hosts(first_signal())
         if number:  # it came while the last checkpoint was written
             raise InterruptedRunError(run, workdir, number)
+    say(console, remarks.on_end(run))
+
+
+def say(console: Console, lines: Iterable[str]) -> None:
+    """Prints each line."""
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 def train_chunk(run: Run, chunk: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from experiments.training.history import read_history, sync_history
 from experiments.training.identity import checkpoint_settings, differing_settings
 from experiments.training.journal import Journal
 from experiments.training.quiet_threads import quiet_threads
-from experiments.training.run import Run, position
+from experiments.training.run import Run, is_finished, position
 from experiments.training.run_folder import Workdir
 from zaremba_jax import checkpoint
 from zaremba_jax.array_types import TrainState
@@ -37,11 +37,11 @@ class Saves:
     def is_due(self) -> bool:
         """Whether the run, as it stands, should be saved."""
         since = time.monotonic() - self._last
-        epoch, window = position(self._run)
-        if window > 0:
+        if position(self._run)[1] > 0:
             return since > self._longest
-        is_last = epoch == self._run.config.train.epochs
-        return is_last or since > min(self._longest, _SAVE_TIME_MULTIPLE * self._took)
+        return is_finished(self._run) or since > min(
+            self._longest, _SAVE_TIME_MULTIPLE * self._took
+        )
 
     def save(self) -> None:
         """Writes a checkpoint."""

@@ -17,7 +17,12 @@ from zaremba_jax.data.windows import TextWindows
 from zaremba_jax.evaluate import count_predictions
 from zaremba_jax.inference.gates import Gates, gate_activations
 from zaremba_jax.model import Model
-from zaremba_jax.optimizer import averaged_from
+from zaremba_jax.optimizer import (
+    averaged_from,
+    best_epoch,
+    is_out_of_patience,
+    learning_rate,
+)
 
 EVALUATION_STREAMS = 20  # of the estimate after each epoch
 _REMEDY = (
@@ -135,13 +140,32 @@ def next_windows(run: Run, count: int) -> Windows:
     return run.windows[window : window + count]
 
 
-def averaging(run: Run, models: Sequence[int]) -> dict[str, np.ndarray]:
-    """The epoch from which on each of some models is averaged, if their estimates decide it."""
+def is_finished(run: Run) -> bool:
+    """Whether all epochs are trained, or an epoch has just ended that was one too many without
+    improvement."""
+    epoch, window = position(run)
     train = run.config.train
-    if not train.average_after_stall:
-        return {}
-    epochs = [averaged_from(train, run.journal.estimates(model)) for model in models]
-    return {"average_from": np.array(epochs, np.float32)}
+    if epoch >= train.epochs:
+        return True
+    return epoch > 0 and window == 0 and is_out_of_patience(train, run.journal.estimates(0))
+
+
+def rate_of_epoch(run: Run, model: int, epoch: int) -> float:
+    """The learning rate of a model in an epoch that follows those in the journal."""
+    return learning_rate(run.all_configs[model].train, epoch, run.journal.estimates(model))
+
+
+def decided_rates(run: Run, models: Sequence[int]) -> dict[str, np.ndarray]:
+    """Of some models, what their estimates decide, by the names of `train.RATES`."""
+    train, rates = run.config.train, {}
+    if train.average_after_stall:
+        rates["average_from"] = [
+            averaged_from(train, run.journal.estimates(model)) for model in models
+        ]
+    if train.decay_when_stalled:
+        epoch = position(run)[0] + 1
+        rates["learning_rate"] = [rate_of_epoch(run, model, epoch) for model in models]
+    return {name: np.array(of_models, np.float32) for name, of_models in rates.items()}
 
 
 def chosen_epochs(run: Run, model: int) -> dict[str, int]:
@@ -150,7 +174,7 @@ def chosen_epochs(run: Run, model: int) -> dict[str, int]:
     if train.averages:
         chosen["averaged_from_epoch"] = averaged_from(train, run.journal.estimates(model))
     if train.keep == "best":
-        chosen["best_epoch"] = 1 + int(np.argmin(run.journal.estimates(model)))
+        chosen["best_epoch"] = best_epoch(run.journal.estimates(model))
     return chosen
 
 

@@ -14,11 +14,12 @@ from experiments.training.run import (
     EVALUATION_STREAMS,
     NonFiniteLossError,
     Run,
-    averaging,
+    decided_rates,
     first_problem,
     next_windows,
     on_every_device,
     position,
+    rate_of_epoch,
     training_windows,
     windows_trained,
     words_per_second,
@@ -32,7 +33,6 @@ from zaremba_jax.data.loader import WindowLoader
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.model import Model
-from zaremba_jax.optimizer import learning_rate
 from zaremba_jax.parallel.members import init_data_parallel, train_data_parallel
 from zaremba_jax.parallel.mesh import fetch, make_mesh
 from zaremba_jax.train import all_finite, better_of, init_train_state, train_windows
@@ -99,7 +99,7 @@ class SingleRun(Run):
     def train(self, count: int) -> dict[int, float]:
         first, per_epoch = self.step, len(self.windows)
         chunk = next_windows(self, count)
-        rates = {name: values[0] for name, values in averaging(self, [0]).items()} or None
+        rates = {name: values[0] for name, values in decided_rates(self, [0]).items()} or None
         if self.mesh is None:
             self.state, stats = train_windows(
                 self.config, self.state, chunk, rates, windows_per_epoch=per_epoch
@@ -119,7 +119,7 @@ class SingleRun(Run):
     def metrics(self, epoch: int, windows: int) -> dict[str, Any]:
         return {
             "epoch": epoch,
-            "learning_rate": learning_rate(self.config.train, epoch),
+            "learning_rate": rate_of_epoch(self, 0, epoch),
             "train_perplexity": self.journal.train_perplexities(windows)[0],
             "words_per_second": words_per_second(self, windows),
         }

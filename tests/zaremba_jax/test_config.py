@@ -149,6 +149,18 @@ def test_value_outside_its_limits_is_refused_by_name_value_and_reason(name, valu
             {"zoneout_cell": 0.5, "cell": "tanh"},
             "^zoneout_cell=0.5: the tanh cell has no cell state c",
         ),
+        (
+            {"decay_when_stalled": 2, "decay_divisor": 1.0},
+            "^decay_when_stalled=2: decay_divisor=1 leaves the learning rate as it is; give a high",
+        ),
+        (
+            {"decay_when_stalled": 2, "constant_epochs": 6},
+            "^decay_when_stalled=2: the learning rate stays the same for constant_epochs=6 of 6",
+        ),
+        (
+            {"decay_when_stalled": 2, "patience": 2},
+            "^patience=2: a run would stop before decay_when_stalled=2 divides its learning rate",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_with_a_remedy(changes, reason):

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from zaremba_jax.config import override
-from zaremba_jax.optimizer import averaged_from, learning_rate, make_optimizer, make_schedule
+from zaremba_jax.optimizer import (
+    averaged_from,
+    is_out_of_patience,
+    learning_rate,
+    make_optimizer,
+    make_schedule,
+)
 from zaremba_jax.presets import PRESETS, QUICK, SMALL
 
 # Written out by hand from section 4.1, to six digits.
@@ -146,3 +152,36 @@ def test_weight_decay_is_added_after_clipping(clip_norm):
 def test_averaging_begins_at_its_epoch_or_after_the_first_stall(settings, estimates, epoch):
     config = override(QUICK, **settings).train
     assert averaged_from(config, estimates) == epoch
+
+
+@pytest.mark.parametrize(
+    ("estimates", "rate"),
+    [
+        ([], 1),
+        ([9.0, 9.0, 9.0], 1),  # epochs of the constant rate may stall: here two of three
+        ([9.0, 9.0, 9.0, 9.0], 0.5),
+        ([9.0, 8.0, 7.0, 8.0], 1),
+        ([9.0, 8.0, 7.0, 8.0, 7.0], 0.5),  # as good is no better
+        ([9.0, 8.0, 7.0, 8.0, 7.0, 7.5], 0.5),  # counted anew since the last division
+        ([9.0, 8.0, 7.0, 8.0, 7.0, 7.5, 7.5], 0.25),
+        ([9.0, 8.0, 7.0, 8.0, 7.0, 6.0, 6.5], 0.5),
+    ],
+)
+def test_rate_is_divided_after_each_stall_past_the_constant_epochs(estimates, rate):
+    config = override(QUICK, decay_when_stalled=2, constant_epochs=4, decay_divisor=2.0).train
+    assert learning_rate(config, len(estimates) + 1, estimates) == rate
+    assert make_schedule(config, rate)(99) == rate
+
+
+@pytest.mark.parametrize(
+    ("estimates", "is_out"),
+    [
+        ([9.0], False),
+        ([9.0, 8.0, 8.0], False),
+        ([9.0, 8.0, 8.0, 8.5], True),
+        ([9.0, 9.0, 8.0], False),
+    ],
+)
+def test_patience_counts_the_epochs_since_the_best(estimates, is_out):
+    assert is_out_of_patience(override(QUICK, patience=2).train, estimates) is is_out
+    assert not is_out_of_patience(QUICK.train, estimates)

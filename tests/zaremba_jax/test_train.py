@@ -199,15 +199,36 @@ def test_windows_are_trained_on_in_the_order_of_the_text_and_state_starts_epochs
 
 
 def test_epochs_are_the_same_to_the_bit_however_many_are_to_come(text):
-    settings = {"learning_rate": 0.7, "constant_epochs": 2, "decay_divisor": 1.3}
-    few, many = (override(CONFIG, epochs=epochs, **settings) for epochs in (2, 50))
-    two_epochs = jnp.concatenate([text, text])
+    """Also the last epoch of a short run, whose rate has decayed."""
+    settings = {"learning_rate": 0.7, "constant_epochs": 1, "decay_divisor": 1.2}
+    few, many = (override(CONFIG, epochs=epochs, **settings) for epochs in (4, 50))
     short, long = (
-        train_windows(config, fresh(text, config), two_epochs, windows_per_epoch=len(text))
+        train_windows(
+            config, fresh(text, config), jnp.tile(text, (4, 1, 1)), windows_per_epoch=len(text)
+        )
         for config in (few, many)
     )
     assert_same(short[0], long[0])
     jax.tree.map(np.testing.assert_array_equal, short[1], long[1])
+
+
+def test_rates_given_as_numbers_are_the_settings_to_the_bit(text):
+    """So that a sweep's member, given its rates beside the first's settings, is the run alone."""
+    rates = {"learning_rate": 0.7, "dropout": 0.35, "word_dropout": 0.1, "l2": 0.01}
+    shared = {"constant_epochs": 1, "decay_divisor": 1.2}
+    first = override(CONFIG, learning_rate=0.3, word_dropout=0.5, l2=1e-3, **shared)
+    numbers = {name: np.float32(rate) for name, rate in rates.items()}
+    alone, member = (
+        train_windows(
+            config,
+            fresh(text, config),
+            jnp.tile(text, (3, 1, 1)),
+            given,
+            windows_per_epoch=len(text),
+        )
+        for config, given in ((override(first, **rates), None), (first, numbers))
+    )
+    assert_same(alone[0], member[0])
 
 
 def test_seed_decides_initial_values_and_masks(text):

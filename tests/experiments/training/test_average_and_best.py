@@ -22,7 +22,8 @@ SETTINGS = (
     *("--average_after_stall=1", "--average_from=5", "--weight_decay=1e-4"),
     *("--input_dropout=0.1", "--output_dropout=0.3", "--output_size=6"),
 )
-OFFSET = (*SETTINGS, "--random_offset", "--chunk=59")  # 118 windows an epoch
+DECAYING = (*SETTINGS, "--constant_epochs=1", "--decay_when_stalled=1")
+OFFSET = (*DECAYING, "--random_offset", "--chunk=59")  # 118 windows an epoch
 
 
 def finished(*flags, program=None):
@@ -60,6 +61,7 @@ def test_stopped_run_ends_as_one_never_interrupted_with_its_average_and_its_best
 ):
     """Stopped in the epoch after averaging began, and once more at the end of an epoch."""
     finished(*OFFSET, "--workdir=whole")
+    assert metrics(folder / "whole")[-1]["learning_rate"] < 0.5  # a stall divided it
     train_windows, chunks = single_run.train_windows, itertools.count(1)
 
     def stopped(*args, **kwargs):
@@ -99,8 +101,11 @@ def test_run_ends_with_its_best_parameters_and_says_which_they_are(folder):
     }
     assert estimate_of(model) == min(found)
     assert perplexity(text_nll(model, ids(model, "test.txt"))) == summary["test_perplexity"]
+    stopped = finished(*SETTINGS, "--keep=last", "--workdir=last", "--patience=1")
+    assert "stopped after epoch 2 of 6" in stopped.out
+    assert summary_of(folder / "last")["epochs"] == len(metrics(folder / "last")) == 2
     last = finished(*SETTINGS, "--keep=last", "--workdir=last")
-    assert "this run" in last.out
+    assert "resuming last after epoch 2" in last.out
     of_last = estimates(folder / "last")
     np.testing.assert_allclose(of_last, found, rtol=1e-5)  # what is kept changes nothing else
     ended = load_model(folder / "last" / "model.safetensors")
