@@ -55,6 +55,7 @@ def test_paper_s_figures_belong_to_its_preset_whatever_the_seed(seed):
 def test_paper_s_figures_belong_to_no_other_setting(name):
     value = to_dict(SMALL)[name]
     words = {"corpus": "toy", "cell": "gru", "mask_each": "window", "unit": "char", "keep": "best"}
+    words |= {"vocabulary": "0f", "init_from": "0f"}
     switches = dict.fromkeys(
         ("tie_weights", "second_bias", "carry_over_epochs", "random_offset"), True
     )
