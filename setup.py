@@ -69,6 +69,7 @@ setup(
         ],
         "plots": ["matplotlib>=3.9"],
         "tensorboard": ["tensorboardX>=2.6"],
+        "wandb": ["wandb>=0.19"],
         "stablehlo": ["flatbuffers>=24.3"],
         "notebooks": [
             "ipykernel>=6.29",

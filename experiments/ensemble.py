@@ -37,7 +37,7 @@ DEFAULT_MEMBERS = 10
 # Flags without a meaning where nothing is trained.
 _TRAINING_FLAGS = (
     *("members", "members_at_once", "data_parallel", "chunk", "checkpoint_minutes", "resident"),
-    *("tensorboard", "log_minutes", "samples_each_epoch"),
+    *("tensorboard", "wandb", "log_minutes", "samples_each_epoch"),
 )
 
 flags.adopt_module_key_flags(training_flags)

@@ -1,6 +1,7 @@
 """Flags of the training programs: the settings, the folder, and how the run is trained."""
 
 import hashlib
+import importlib.util
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from experiments.cli.initial_model import with_initial_model
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import with_text_settings
 from experiments.reports.environment import device_memory
+from experiments.training.curves import Board, Curves
 from experiments.training.kernel_choice import choose_kernel, local_workload
 from experiments.training.loop import train
 from experiments.training.opening import print_device, print_run
@@ -24,9 +26,10 @@ from experiments.training.resumption import resume
 from experiments.training.run import Run
 from experiments.training.run_folder import Workdir, write_json
 from experiments.training.single_run import SingleRun, new_run
-from experiments.training.tensorboard import TensorBoard, is_installed
+from experiments.training.tensorboard import TensorBoard
+from experiments.training.wandb_run import WandbRun
 from zaremba_jax.checkpoint import clear_after
-from zaremba_jax.config import Config, override
+from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
 from zaremba_jax.model import Model, count_params, param_shapes
@@ -54,12 +57,14 @@ with flag_group("folder and reports"):
         "samples_each_epoch", 0, "lines that the model writes after each epoch", lower_bound=0
     )
     flags.DEFINE_bool("tensorboard", False, "write curves and gates for TensorBoard")
-    flags.register_validator(
-        "tensorboard",
-        lambda wanted: not wanted or is_installed(),
-        message="needs tensorboardX, which is not installed; leave it out, or"
-        " pip install 'zaremba-jax[tensorboard]'",
-    )
+    flags.DEFINE_bool("wandb", False, "show curves and gates on Weights & Biases")
+    for name, package in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
+        flags.register_validator(
+            name,
+            lambda wanted, package=package: not wanted or _is_installed(package),
+            message=f"needs {package}, which is not installed; leave it out, or"
+            f" pip install 'zaremba-jax[{name}]'",
+        )
 flags.adopt_module_key_flags(host_flags)
 
 
@@ -71,6 +76,15 @@ def open_console() -> Console:
     console = join_hosts()
     print_device(console)
     return console
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a package can be imported; a folder of its name, as wandb leaves, is none."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:
+        return False
+    return spec is not None and spec.origin is not None
 
 
 def configure(**more: object) -> tuple[Config, Workdir]:
@@ -173,9 +187,12 @@ def begin(run: Run, workdir: Workdir, config: Config, console: Console, **more: 
 
 def train_by_flags(run: Run, workdir: Workdir, console: Console) -> None:
     """Trains to the last epoch, with the chunks, checkpoints and curves that the flags specify."""
-    with (
-        TensorBoard(workdir.tensorboard, run.step) if FLAGS.tensorboard else nullcontext()
-    ) as board:
+    boards: list[Board] = []
+    if FLAGS.tensorboard:
+        boards.append(TensorBoard(workdir.tensorboard, run.step))
+    if FLAGS.wandb:
+        boards.append(WandbRun(workdir))
+    with Curves(boards, to_dict(run.config), console) if boards else nullcontext() as curves:
         train(
             run,
             workdir,
@@ -184,5 +201,5 @@ def train_by_flags(run: Run, workdir: Workdir, console: Console) -> None:
             checkpoint_minutes=FLAGS.checkpoint_minutes,
             log_minutes=FLAGS.log_minutes,
             samples=FLAGS.samples_each_epoch,
-            board=board,
+            curves=curves,
         )

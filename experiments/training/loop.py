@@ -12,6 +12,7 @@ from rich.console import Console
 
 from experiments.cli.program import ProgramEndError
 from experiments.training import remarks
+from experiments.training.curves import Curves
 from experiments.training.epoch_display import EpochDisplay
 from experiments.training.history import EpochFiles
 from experiments.training.resumption import Saves
@@ -19,7 +20,6 @@ from experiments.training.run import Run, gates, is_finished, position
 from experiments.training.run_folder import Workdir
 from experiments.training.signals import deferred_signals
 from experiments.training.standstill import standstill
-from experiments.training.tensorboard import TensorBoard
 from experiments.training.written_samples import write_samples
 
 
@@ -46,7 +46,7 @@ def train(
     checkpoint_minutes: float,
     log_minutes: float,
     samples: int,
-    board: TensorBoard | None = None,
+    curves: Curves | None = None,
 ) -> None:
     """Trains to the last epoch, or until the run is out of patience.
 
@@ -59,14 +59,14 @@ def train(
       checkpoint_minutes: the longest time between two saves, up to the end of a chunk.
       log_minutes: off a terminal, the longest time without a line, likewise.
       samples: lines that the model writes after each epoch.
-      board: gets points for each chunk and each epoch.
+      curves: get points for each chunk and each epoch.
 
     Raises:
       NonFiniteLossError: training diverged; the last checkpoint is from before that.
       InputError: the folder was moved or removed.
       InterruptedRunError: a signal asked it to stop; the run is saved where it stood.
     """
-    epochs, per_epoch = run.config.train.epochs, len(run.windows)
+    per_epoch = len(run.windows)
     epoch_files = EpochFiles(workdir, run.journal.history)
     if not is_finished(run):
         workdir.summary.unlink(missing_ok=True)  # left by a run of fewer epochs
@@ -81,21 +81,21 @@ def train(
             so_far, record, texts = train_chunk(run, chunk), None, []
             workdir.require_held()  # before anything is written that would make another
             display.windows(so_far)
-            if board is not None:
-                board.windows(run.step, run.chunk_statistics, so_far)
+            if curves is not None:
+                curves.windows(run.step, run.chunk_statistics, so_far)
             if run.step % per_epoch == 0:
                 record = finish_epoch(run)
                 epoch_files.add(record)
-                if board is not None:
-                    board.epoch(run.step, record, gates(run))
+                if curves is not None:
+                    curves.epoch(run.step, record, gates(run))
                 if samples:
                     texts = write_samples(run, samples)
-                    if board is not None:
-                        board.samples(run.step, texts)
+                    if curves is not None:
+                        curves.samples(run.step, texts)
             number, due = largest_over_hosts(first_signal(), saves.is_due())
             if number or due:
-                if board is not None:
-                    board.flush()  # a resumed run repeats no points from before its checkpoint
+                if curves is not None:
+                    curves.flush()  # a resumed run repeats no points from before its checkpoint
                 saves.save()
             if record is not None:  # only now: a line that cannot be printed loses nothing
                 display.epoch(record)

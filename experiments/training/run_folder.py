@@ -40,6 +40,7 @@ class Workdir:
         self.sweep = self.path / "sweep.png"
         self.pictures = (self.curves, self.mixtures, self.sweep)
         self.tensorboard = self.path / "tensorboard"
+        self.wandb_id = self.path / "wandb_id.txt"
         self.nll = self.path / "nll.npz"
         self._held: os.stat_result | None = None
 

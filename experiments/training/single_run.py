@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.training import resumption
+from experiments.training.curves import averages
 from experiments.training.journal import Journal
 from experiments.training.run import (
     EVALUATION_STREAMS,
@@ -25,7 +26,6 @@ from experiments.training.run import (
     words_per_second,
 )
 from experiments.training.run_folder import Workdir, write_model
-from experiments.training.tensorboard import averages
 from zaremba_jax.array_types import ModelParams, TrainState
 from zaremba_jax.config import Config
 from zaremba_jax.data.corpus import Corpus

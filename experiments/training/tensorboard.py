@@ -1,103 +1,93 @@
-"""What TensorBoard shows of a run: curves over the windows trained on, and its gates."""
+"""Curves as TensorBoard reads them."""
 
-import importlib.util
-from collections.abc import Sequence
+import socket
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from zaremba_jax.array_types import WindowStatistics
-from zaremba_jax.inference.gates import Gates
+from zaremba_jax.whole_files import naming
 
-_TANHS = ("u", "n", "h")  # range from -1; the other gates are sigmoids, which range from 0
-_BINS = 20
-_CURVES = ("learning_rate", "words_per_second")
-
-
-def is_installed() -> bool:
-    """Whether the package that writes the files, an extra, is installed."""
-    return importlib.util.find_spec("tensorboardX") is not None
+_SECONDS_UNSEEN = 30  # at most, until a point is on the disk
 
 
 class TensorBoard:
-    """Writes points into a folder, at steps that count the windows trained on.
+    """Writes points into a folder, a file for each start of a program.
 
     A resumed run repeats what came after its last checkpoint and writes those points again.
     The first event of each file tells TensorBoard from which step on the file replaces
-    earlier points. There is a file for all points between two calls of `flush`, since only
-    closing a file writes all of it to the disk.
+    earlier points.
     """
 
+    name = "TensorBoard"
+    failures: tuple[type[Exception], ...] = (OSError,)
+
     def __init__(self, folder: Path, step: int):
-        """`step` is where the run stands. With several hosts, only the first writes."""
-        self._folder, self._step, self._writer = folder, step, None
+        """`step` is where the run stands."""
+        self._folder, self._step, self._flushed = folder, step, time.time()
+        self._writer: Any = None
 
-    def windows(
-        self, step: int, chunk_statistics: dict[str, float], so_far: dict[str, Any]
-    ) -> None:
-        """Adds points for the last windows, from `averages`, and for the epoch so far."""
-        points = {f"train/{name}": value for name, value in chunk_statistics.items()}
-        points["train/perplexity_of_epoch_so_far"] = so_far["train_perplexity"]
-        self._add(step, points | {name: so_far[name] for name in _CURVES if name in so_far})
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Opens the file, which has the settings as hyperparameters."""
+        # tensorboardX's `SummaryWriter` would write in a thread, which ends at the first error
+        # and leaves the program waiting for it.
+        from tensorboardX.record_writer import RecordWriter
+        from tensorboardX.summary import hparams
 
-    def epoch(self, step: int, record: dict[str, Any], gates: Gates) -> None:
-        """Adds an epoch's estimates and, for each gate, a histogram over its range of values."""
-        estimates = {
-            f"valid/{name.removeprefix('valid_')}": value
-            for name, value in record.items()
-            if name.startswith("valid_") and isinstance(value, float)
-        }
-        self._add(step, estimates)
-        if jax.process_index() > 0:
-            return
-        for depth, of_layer in enumerate(gates, start=1):
-            for gate, values in of_layer.items():
-                edges = np.linspace(-1 if gate in _TANHS else 0, 1, _BINS + 1)
-                tag, content = f"gates/layer_{depth}_{gate}", np.asarray(values, np.float64)
-                self._open().add_histogram(tag, content, step, edges)
-
-    def samples(self, step: int, texts: Sequence[str]) -> None:
-        """Adds texts that the model wrote."""
-        if jax.process_index() == 0:
-            self._open().add_text("samples", "\n".join(f"    {text}" for text in texts), step)
-
-    def _add(self, step: int, points: dict[str, float]) -> None:
-        if jax.process_index() == 0:
-            for name, value in points.items():
-                self._open().add_scalar(name, value, step)
-            self._step = step
-
-    def _open(self) -> Any:
-        """The file for the next points, which replace those after the last step written."""
-        if self._writer is None:
-            from tensorboardX import SummaryWriter
-
+        with naming(self._folder):
+            self._folder.mkdir(exist_ok=True)
             # TensorBoard reads files in the order of their names; within a second, the step
             # decides it.
-            self._writer = SummaryWriter(
-                str(self._folder), purge_step=self._step + 1, filename_suffix=f".{self._step:012}"
-            )
-        return self._writer
-
-    def flush(self) -> None:
-        """Writes all points to disk."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    def __enter__(self) -> "TensorBoard":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+            origin = f"{int(time.time())}.{socket.gethostname()}.{self._step:012}"
+            self._writer = RecordWriter(str(self._folder / f"events.out.tfevents.{origin}"))
+        self._write(0, file_version="brain.Event:2")
+        self._write(self._step + 1, session_log={"status": "START"})
+        for summary in hparams(dict(settings), {"loss/valid_perplexity_estimate": 0.0})[:2]:
+            self._write(0, summary=summary)
         self.flush()
 
+    def points(self, step: int, values: Mapping[str, float]) -> None:
+        """As for `Board`."""
+        from tensorboardX.summary import scalar
 
-def averages(windows: WindowStatistics) -> dict[str, float]:
-    """Statistics of several windows by the names of their curves."""
-    return {
-        "nats": float(windows.nll.mean()),
-        "gradient_norm": float(windows.gradient_norm.mean()),
-        "gradient_norm_largest": float(windows.gradient_norm.max()),
-    }
+        for tag, value in values.items():
+            self._write(step, summary=scalar(tag, value))
+
+    def histograms(self, step: int, values: Mapping[str, np.ndarray], edges: np.ndarray) -> None:
+        """As for `Board`."""
+        from tensorboardX.summary import histogram
+
+        for tag, of_tag in values.items():
+            self._write(step, summary=histogram(tag, of_tag, edges))
+
+    def text(self, step: int, lines: Sequence[str]) -> None:
+        """As for `Board`."""
+        from tensorboardX.summary import text
+
+        content = "\n".join(f"    {line}" for line in lines)  # Markdown: as it is
+        self._write(step, summary=text("samples", content))
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto import event_pb2
+
+        events: Any = event_pb2  # whose names are made at import
+        now = time.time()
+        with naming(self._folder):
+            event = events.Event(step=step, wall_time=now, **content)
+            self._writer.write(event.SerializeToString())
+        if now - self._flushed > _SECONDS_UNSEEN:
+            self.flush()
+
+    def flush(self) -> None:
+        """As for `Board`."""
+        self._flushed = time.time()
+        with naming(self._folder):
+            self._writer.flush()
+
+    def close(self) -> None:
+        """As for `Board`."""
+        if self._writer is not None:
+            with naming(self._folder):
+                self._writer.close()

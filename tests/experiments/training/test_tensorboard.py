@@ -1,6 +1,7 @@
 """What `--tensorboard` writes, read back from its files."""
 
 import contextlib
+import io
 import struct
 import sys
 from typing import Any
@@ -11,16 +12,19 @@ import numpy as np
 import pytest
 from invoke import FLAGS, WINDOWS, assert_refused, assert_same_run, metrics, run
 from model_examples import model_of
+from rich.console import Console
 from tensorboardX.proto import event_pb2
 
 from experiments import ensemble
+from experiments.training.curves import Curves
 from experiments.training.tensorboard import TensorBoard
 from zaremba_jax.config import override
 from zaremba_jax.inference.gates import gate_activations
 from zaremba_jax.model import init_params
 from zaremba_jax.presets import QUICK
 
-TIMED = "words_per_second"
+TIMED = "speed/words_per_second"
+SO_FAR = {"train_perplexity": 1.0, "learning_rate": 1.0, "words_per_second": 1.0}
 PROTO: Any = event_pb2  # whose names are made at import
 
 
@@ -45,13 +49,15 @@ def points(folder):
                 }
             for value in event.summary.value:
                 kind = value.WhichOneof("value")
+                if kind is None:
+                    continue  # a hyperparameter
                 content = value.tensor.string_val if kind == "tensor" else getattr(value, kind)
                 by_tag.setdefault(value.tag, []).append((event.step, content))
     return by_tag
 
 
 def scalars(folder):
-    return {tag: series for tag, series in points(folder).items() if "gates/" not in tag}
+    return {tag: series for tag, series in points(folder).items() if "recurrence/" not in tag}
 
 
 @pytest.mark.slow
@@ -62,18 +68,20 @@ def test_points_are_those_of_the_run_and_watching_changes_no_bit(folder):
     by_tag = points(folder / "run" / "tensorboard")
     chunks = [step for epoch in (0, WINDOWS) for step in (*range(epoch + 3, epoch + 118, 3),)]
     every = sorted({*chunks, WINDOWS, 2 * WINDOWS})
-    for tag in ("train/nats", "train/gradient_norm", "learning_rate", TIMED):
+    for tag in ("loss/train_nats", "optimizer/gradient_norm", "optimizer/learning_rate", TIMED):
         assert [step for step, _ in by_tag[tag]] == every
     record = metrics(folder / "run")
     ends = [WINDOWS, 2 * WINDOWS]
     for tag, name in (
-        ("valid/perplexity_estimate", "valid_perplexity_estimate"),
-        ("learning_rate", "learning_rate"),
-        ("train/perplexity_of_epoch_so_far", "train_perplexity"),
+        ("loss/valid_perplexity_estimate", "valid_perplexity_estimate"),
+        ("optimizer/learning_rate", "learning_rate"),
+        ("loss/train_perplexity_of_epoch_so_far", "train_perplexity"),
     ):
         values = dict(by_tag[tag])
         np.testing.assert_allclose([values[s] for s in ends], [r[name] for r in record], rtol=1e-6)
-    pairs = zip(by_tag["train/gradient_norm"], by_tag["train/gradient_norm_largest"], strict=True)
+    pairs = zip(
+        by_tag["optimizer/gradient_norm"], by_tag["optimizer/gradient_norm_largest"], strict=True
+    )
     assert all(0 < mean[1] <= largest[1] for mean, largest in pairs)
 
 
@@ -88,10 +96,10 @@ def left_open():
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch, left_open, killed):
     assert run(*FLAGS, "--workdir=whole", "--tensorboard").status == 0
-    windows, close, calls = TensorBoard.windows, TensorBoard.__exit__, []
+    windows, close, calls = Curves.windows, Curves.__exit__, []
 
-    def leave_open(board, *_):
-        left_open.callback(close, board)
+    def leave_open(curves, *_):
+        left_open.callback(close, curves)
 
     def cut_off(*args):
         windows(*args)
@@ -100,9 +108,9 @@ def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch, left_o
             sys.exit(137)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TensorBoard, "windows", cut_off)
+        patch.setattr(Curves, "windows", cut_off)
         if killed:  # without time to write what is not yet on disk
-            patch.setattr(TensorBoard, "__exit__", leave_open)
+            patch.setattr(Curves, "__exit__", leave_open)
         assert run(*FLAGS, "--workdir=cut", "--tensorboard").status == 137
     resumed = run(*FLAGS, "--workdir=cut", "--tensorboard")
     assert "after epoch 1, window 0" in resumed.out
@@ -114,7 +122,7 @@ def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch, left_o
         for path in (folder / "cut" / "tensorboard").iterdir()
         for event in events(path)
         for value in event.summary.value
-        if value.tag == "learning_rate"
+        if value.tag == "optimizer/learning_rate"
     ]
     taken_back = 0 if killed else 5  # by the resumed run
     assert len(steps) == len(set(steps)) + taken_back
@@ -122,11 +130,35 @@ def test_a_run_that_was_cut_off_has_every_point_once(folder, monkeypatch, left_o
 
 def test_what_was_flushed_is_on_the_disk(tmp_path):
     steps = list(range(1, 100))
-    with TensorBoard(tmp_path / "board", 0) as board:
+    with Curves([TensorBoard(tmp_path / "board", 0)], {}, Console()) as curves:
         for step in steps:
-            board.windows(step, {}, {"train_perplexity": 1.0, "learning_rate": 1.0, TIMED: 1.0})
-        board.flush()
+            curves.windows(step, {}, SO_FAR)
+        curves.flush()
         assert [step for step, _ in points(tmp_path / "board")[TIMED]] == steps
+
+
+def test_full_disk_ends_the_curves_in_one_line_and_not_the_training(tmp_path):
+    board, said = TensorBoard(tmp_path / "board", 0), io.StringIO()
+    with Curves([board], {"dropout": 0.5}, Console(file=said)) as curves:
+        board._writer.close()
+        board._writer._writer = open("/dev/full", "wb")  # noqa: SIM115
+        for step in (1, 2):
+            curves.windows(step, {}, SO_FAR)
+            curves.flush()
+    (line,) = said.getvalue().splitlines()
+    assert "No space left on device" in line
+    assert f"{tmp_path}/board'; training goes on without these curves" in line
+
+
+def test_settings_are_hyperparameters(tmp_path):
+    board = TensorBoard(tmp_path / "board", 0)
+    with Curves([board], {"dropout": 0.5, "input_dropout": None, "cell": "gru"}, Console()):
+        pass
+    (path,) = (tmp_path / "board").iterdir()
+    tags = [value.tag for event in events(path) for value in event.summary.value]
+    assert tags == ["_hparams_/experiment", "_hparams_/session_start_info"]
+    assert b"input_dropout" not in path.read_bytes()
+    assert b"gru" in path.read_bytes()
 
 
 @pytest.mark.parametrize(("cell", "letters"), [("lstm", "fiou"), ("gru", "rzn"), ("tanh", "h")])
@@ -134,10 +166,12 @@ def test_gates_have_histograms_over_their_whole_range(folder, cell, letters):
     config = override(QUICK, hidden_size=8, cell=cell)
     params = init_params(config.model, 9, key=jax.random.key(0))
     gates = gate_activations(model_of(params, config), np.arange(60, dtype=np.int32) % 9, 4, 5)
-    with TensorBoard(folder / "board", 0) as board:
-        board.epoch(7, {}, gates)
+    with Curves([TensorBoard(folder / "board", 0)], {}, Console()) as curves:
+        curves.epoch(7, {}, gates)
     by_tag = points(folder / "board")
-    assert by_tag.keys() == {f"gates/layer_{depth}_{gate}" for depth in (1, 2) for gate in letters}
+    assert by_tag.keys() == {
+        f"recurrence/layer_{depth}_{gate}" for depth in (1, 2) for gate in letters
+    }
     for tag, ((step, histogram),) in by_tag.items():
         assert step == 7
         assert sum(histogram.bucket) == histogram.num == 4 * 5 * 8
@@ -159,12 +193,15 @@ def test_an_ensemble_shows_the_means_of_its_members(folder):
     by_tag = points(folder / "run" / "tensorboard")
     record = metrics(folder / "run")[-1]
     for name in ("perplexity_estimate", "perplexity_best", "perplexity_worst"):
-        assert by_tag[f"valid/{name}"][-1] == (2 * WINDOWS, np.float32(record[f"valid_{name}"]))
-    assert len(by_tag["train/gradient_norm"]) == 2 * WINDOWS // 17
-    nats = [value for step, value in by_tag["train/nats"] if step > WINDOWS]  # of equal chunks
+        assert by_tag[f"loss/valid_{name}"][-1] == (
+            2 * WINDOWS,
+            np.float32(record[f"valid_{name}"]),
+        )
+    assert len(by_tag["optimizer/gradient_norm"]) == 2 * WINDOWS // 17
+    nats = [value for step, value in by_tag["loss/train_nats"] if step > WINDOWS]  # of equal chunks
     means = np.log(record["train_perplexities"])
     assert np.mean(nats) == pytest.approx(np.mean(means), rel=1e-5)
-    assert len(by_tag["gates/layer_1_f"]) == 2
+    assert len(by_tag["recurrence/layer_1_f"]) == 2
     samples = by_tag["samples/text_summary"]
     assert [step for step, _ in samples] == [WINDOWS, 2 * WINDOWS]
     for _, (text,) in samples:
