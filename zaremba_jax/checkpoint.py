@@ -3,7 +3,9 @@
 import dataclasses
 import errno
 import json
+import logging
 import os
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +27,7 @@ from zaremba_jax.whole_files import naming, write_whole
 State = Any
 _SPECIAL_IN_ORBAX = frozenset("*?[]\\")  # characters of a path, for its globs and TensorStore
 _NO_SPACE = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
+_UNFINISHED = "*.orbax-checkpoint-tmp*"  # names of folders that Orbax renames when complete
 MAX_TO_KEEP = 2  # the newest, and one to fall back on
 CHECKSUMS_FILE = "checksums.json"  # written last: without it, the newest checkpoint was cut off
 
@@ -131,7 +134,11 @@ def clear_after(directory: str | Path, step: int) -> None:
     _wait_for_all("read")
     if not Path(directory).is_dir():
         return
-    with _manager(directory, clean_up=True) as manager:
+    if jax.process_index() == 0:
+        # Not by Orbax, whose thread would go on to the folder of the next checkpoint.
+        for left in Path(directory).glob(_UNFINISHED):
+            shutil.rmtree(left, ignore_errors=True)
+    with _manager(directory) as manager:
         for later in manager.all_steps():
             if later > step:
                 manager.delete(later)
@@ -209,15 +216,25 @@ def _wait_for_all(event: str) -> None:
 
 
 @contextmanager
-def _manager(directory: str | Path, clean_up: bool = False) -> Iterator[ocp.CheckpointManager]:
+def _manager(directory: str | Path) -> Iterator[ocp.CheckpointManager]:
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=MAX_TO_KEEP, enable_async_checkpointing=False, cleanup_tmp_directories=clean_up
+        max_to_keep=MAX_TO_KEEP, enable_async_checkpointing=False
     )
-    with (
-        _path_for_orbax(Path(directory).absolute()) as path,
-        ocp.CheckpointManager(path, options=options) as manager,
-    ):
-        yield manager
+    logger = logging.getLogger("absl")
+    logger.addFilter(_is_shown)
+    try:
+        with (
+            _path_for_orbax(Path(directory).absolute()) as path,
+            ocp.CheckpointManager(path, options=options) as manager,
+        ):
+            yield manager
+    finally:
+        logger.removeFilter(_is_shown)
+
+
+def _is_shown(message: logging.LogRecord) -> bool:
+    """Whether it is not Orbax's about a checkpoint that a killed process had begun to remove."""
+    return not message.getMessage().startswith("Metadata file does not exist")
 
 
 @contextmanager

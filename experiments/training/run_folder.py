@@ -80,8 +80,10 @@ class Workdir:
             )
 
     def _refuse_other_results(self) -> None:
+        # Others in that folder are what a run left that lost it while it saved.
+        checkpoints = [path for path in self.checkpoints.glob("*") if path.name.isdecimal()]
         results = (self.summary, self.metrics, self.model, self.members, *self.pictures)
-        paths = [path for path in (*results, *self.checkpoints.glob("*")) if path.exists()]
+        paths = [path for path in (*results, *checkpoints) if path.exists()]
         if paths and not any(self.checkpoints.glob(f"*/{CHECKSUMS_FILE}")):
             raise InputError(
                 f"{self.path}: holds {paths[0].relative_to(self.path)}, which no training run left"

@@ -72,8 +72,8 @@ def test_any_bytes_are_read_as_words_or_refused(tmp_path, examples, counted):
             told = str(error)
         else:
             told = ""
-            lines = list(map(str.split, re.split("\r\n|\r|\n", text.decode("utf-8-sig"))))
-            lines = lines if lines[-1] else lines[:-1]
+            lines = re.split("\r\n|\r|\n", text.decode("utf-8-sig"))
+            lines = [line.split() for line in (lines if lines[-1] else lines[:-1])]
             tokens = [token for line in lines for token in (*line, "<eos>")]
             assert [corpus.vocabulary.words[index] for index in corpus.train] == tokens
         assert "\n" not in told

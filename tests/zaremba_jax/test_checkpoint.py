@@ -159,6 +159,24 @@ def test_checkpoint_cut_off_before_its_end_is_passed_over_and_makes_room(tmp_pat
     save(tmp_path, 2, state_at(2), {})
 
 
+def test_folder_of_a_checkpoint_that_was_cut_off_is_gone_before_the_next_is_written(tmp_path):
+    save(tmp_path, 1, state_at(1), {})
+    (tmp_path / "2.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    clear_after(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    save(tmp_path, 2, state_at(2), {})
+
+
+def test_remains_of_an_old_checkpoint_are_passed_over_in_silence(tmp_path, caplog):
+    for step in (1, 2):
+        save(tmp_path, step, state_at(step), {})
+    (tmp_path / "1" / "_CHECKPOINT_METADATA").unlink()
+    restored = restore(tmp_path, make_template)
+    assert restored is not None
+    assert int(restored.state.step) == 2
+    assert caplog.messages == []
+
+
 def test_reading_leaves_a_checkpoint_that_is_being_written(tmp_path):
     save(tmp_path, 1, state_at(1), {})
     save(tmp_path, 2, state_at(2), {})

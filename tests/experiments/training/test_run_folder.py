@@ -50,6 +50,7 @@ def test_folder_that_was_replaced_since_it_was_held_is_refused(tmp_path):
 
 def test_folder_of_other_things_can_take_a_run(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir(parents=True)  # of a lost folder
     Workdir(tmp_path).refuse_another_run(QUICK)
     Workdir(tmp_path).create(QUICK)
     assert (tmp_path / "notes.txt").read_text() == "mine"
