@@ -16,7 +16,7 @@ import numpy as np
 from flax.nnx.nn.recurrent import flip_sequences
 from jax.sharding import AxisType, PartitionSpec, auto_axes
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int, Num
 
 from zaremba_jax.array_types import (
     CellName,
@@ -58,7 +58,7 @@ _SATURATING = 2.0**100
 
 def run_sequences(
     layers: tuple[LayerParams, ...],
-    inputs: Float[Array, "*batch_and_time features"],
+    inputs: Num[Array | np.ndarray, "*batch_and_time features"],
     carry: Carry | None = None,
     lengths: Lengths | None = None,
     *,
