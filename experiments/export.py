@@ -11,7 +11,7 @@ from experiments.cli.flag_kinds import define_path, define_paths
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import write_out
 from experiments.cli.trained_models import load, single_model
-from experiments.training.run_folder import write_bytes
+from experiments.training.run_folder import Workdir, write_bytes
 from zaremba_jax.data.units import UNITS, UNK
 from zaremba_jax.data.vocabulary import Vocabulary, listed, on_one_line
 from zaremba_jax.data.vocabulary_files import read_vocabulary
@@ -24,6 +24,7 @@ from zaremba_jax.interop.torch_weights import (
     model_to_torch,
     read_torch_file,
 )
+from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.model import Model
 from zaremba_jax.regularizers import expected_masks
 
@@ -56,7 +57,7 @@ def main() -> None:
     if out.is_dir() and any(out.iterdir()) and not model_file.is_model_folder(out):
         raise InputError(f"--out={out}: holds something other than an export; name a new folder")
     model = model_from_flags()
-    write_model_as(FLAGS.to, out, model)
+    write_model_as(FLAGS.to, out, model, recorded_perplexities())
     write_out(f"{_kind()} written: {out}")
     if FLAGS.from_torch is not None:
         print_unreadable(model.vocabulary)
@@ -110,10 +111,24 @@ def _model_from_torch() -> Model:
     return model_file.assemble(path, model_file.named_arrays(params), config, vocabulary)
 
 
-def write_model_as(form: str, out: Path, model: Model) -> None:
+def recorded_perplexities() -> dict[str, float]:
+    """Those of the run whose model is exported, by the text's name; none if it is no run's."""
+    path = Path(FLAGS.workdir[0]) if FLAGS.workdir else None
+    if path is None or not (path.is_dir() or path.name == Workdir(path.parent).model.name):
+        return {}
+    try:
+        summary = Workdir(path if path.is_dir() else path.parent).summary
+        record = parse_json_object(summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    names = {"validation": "valid_perplexity", "test": "test_perplexity"}
+    return {text: record[name] for text, name in names.items() if name in record}
+
+
+def write_model_as(form: str, out: Path, model: Model, perplexities: dict[str, float]) -> None:
     """Writes the model in a form that `--to` can name."""
     if form == "folder":
-        return model_file.save_folder(out, model)
+        return model_file.save_folder(out, model, perplexities)
     if form == "model":
         out.parent.mkdir(parents=True, exist_ok=True)
         return model_file.save_model(out, model)

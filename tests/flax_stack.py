@@ -50,7 +50,7 @@ class FlaxStack(nnx.Module):
         return (carries, x) if return_carry else x
 
 
-def make_pair(cell, layers, dropout=0.0, dtype: Any = jnp.float64, first_seed=0):
+def make_pair(cell, layers, dropout=0.0, dtype: Any = jnp.float64, first_seed=0) -> Any:
     """Flax's stack with random parameters, and ours with the same ones."""
     theirs = FlaxStack(cell, layers, dropout, dtype)
     params = nnx.state(theirs, nnx.Param)

@@ -10,7 +10,6 @@ from pathlib import Path
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,10 +22,10 @@ from zaremba_jax.data.corpus import unigram_perplexity
 from zaremba_jax.data.toy_corpus import toy_corpus
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.interop.model_file import save_folder
 from zaremba_jax.interop.stablehlo import portable_scoring
-from zaremba_jax.model import Model, Predictor, count_params, init_params
-from zaremba_jax.presets import QUICK, SMALL, from_dict
-from zaremba_jax.rnn import zero_state
+from zaremba_jax.model import Model, count_params, init_params
+from zaremba_jax.presets import QUICK, from_dict
 from zaremba_jax.train import init_train_state
 
 ROOT = Path(__file__).parent.parent
@@ -121,7 +120,8 @@ def block(page, telling):
 EXAMPLES = (
     (FRONT, "toy_corpus"),
     (FRONT, "DeepRNN"),
-    (LIBRARY_PAGE, "load_model"),
+    (FRONT, "Model.load"),
+    (LIBRARY_PAGE, "Model.load"),
     (LIBRARY_PAGE, "LinenDeepRNN"),
     (LIBRARY_PAGE, "deserialize"),
 )
@@ -145,17 +145,21 @@ def test_library_example_runs_as_written(monkeypatch, capsys):
 @pytest.fixture
 def model(tmp_path, monkeypatch):
     """A model of the size that the examples expect, and its run in the working directory."""
-    words = Vocabulary(("<eos>", "the", "company", "said"))
-    model = Model(init_params(SMALL.model, 4, key=jax.random.key(0)), SMALL, words)
+    words = Vocabulary(("<eos>", "la", "un", "ke", "kosu", "vivik"))
+    model = Model(init_params(QUICK.model, 6, key=jax.random.key(0)), QUICK, words)
     monkeypatch.chdir(tmp_path)
-    write_model(Path("runs/small/model.safetensors"), model)
+    write_model(Path("runs/quick/model.safetensors"), model)
     return model
 
 
 def test_example_of_a_trained_model_runs_as_written(model, capsys):
-    exec(block(LIBRARY_PAGE, "load_model"), {})
+    exec(block(FRONT, "Model.load"), {})
+    text, measured = capsys.readouterr().out.rsplit(" ", 1)
+    ids = model.vocabulary.encode(["<eos>", *model.vocabulary.tokenize(text)])
+    assert float(measured) == pytest.approx(perplexity(text_nll(model, ids)))
+    exec(block(LIBRARY_PAGE, "Model.load"), {})
     measured, text = capsys.readouterr().out.split("\n", 1)
-    ids = np.array([0, 1, 2, 3, 0], np.int32)
+    ids = np.array([0, 1, 4, 5, 0], np.int32)
     assert float(measured) == pytest.approx(perplexity(text_nll(model, ids)))
     drawn = model.vocabulary.encode(model.vocabulary.tokenize(text.removesuffix("\n")))
     assert len(drawn) in (20, 21)  # an unfinished last line gets its end added
@@ -168,13 +172,13 @@ def test_example_of_a_module_of_flax_runs_as_written(page, module):
     assert names["outputs"].shape == (8, 20, 64)
 
 
-def test_example_of_an_exported_model_runs_as_written(model):
+def test_example_of_an_exported_model_runs_as_written(model, capsys):
     Path("scoring.stablehlo").write_bytes(portable_scoring(model))
-    params, tokens = model.params, jnp.arange(10).reshape(5, 2) % 4
-    names = {"tokens": np.asarray(tokens), "targets": np.asarray(tokens[::-1])}
-    exec(block(LIBRARY_PAGE, "deserialize"), names)
-    expected, _ = Predictor(params).token_nll(tokens, tokens[::-1], zero_state(params.layers, 2))
-    np.testing.assert_allclose(names["nats"], expected, rtol=1e-5)
+    save_folder("folder", model)
+    exec(block(LIBRARY_PAGE, "deserialize"), {})
+    measured = [float(part) for part in capsys.readouterr().out.strip("[]\n").split()]
+    for text, value in zip(([0, 1, 4, 5, 0], [0, 2, 3, 4, 0]), measured, strict=True):
+        assert perplexity(text_nll(model, np.array(text, np.int32))) == pytest.approx(value, 1e-5)
 
 
 def test_package_brings_its_types_and_notebooks_what_they_import():

@@ -29,10 +29,8 @@ from zaremba_jax.data.windows import windows
 from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity, text_nll
-from zaremba_jax.inference.generation import generate
+from zaremba_jax.inference.trained_model import Model
 from zaremba_jax.interop.flax_modules import DeepRNN
-from zaremba_jax.interop.model_file import load_model, save_model
-from zaremba_jax.model import Model
 from zaremba_jax.presets import LARGE, MEDIUM, QUICK, SMALL
 from zaremba_jax.train import init_train_state, train_windows
 
@@ -44,15 +42,12 @@ __all__ = [
     "DeepRNN",
     "InputError",
     "Model",
-    "generate",
     "init_train_state",
-    "load_model",
     "load_published",
     "mixture_nll",
     "override",
     "perplexity",
     "read_corpus",
-    "save_model",
     "text_nll",
     "toy_corpus",
     "train_windows",

@@ -193,7 +193,8 @@ class Model:
     """A trained model with everything that using it takes.
 
     `train.train_windows` makes the parameters, `interop.model_file` stores and loads a model, and
-    `evaluate.text_nll` and all of `inference` read texts with it.
+    `evaluate.text_nll` and all of `inference` read texts with it. `inference.trained_model` adds
+    methods for these, as `zaremba_jax.Model`.
 
     Attributes:
       params: the parameters.

@@ -1,6 +1,9 @@
 """Flags that say which text is read, and the text."""
 
 from pathlib import Path
+from typing import Any
+
+from absl import flags
 
 from experiments.cli.config_flags import TEXT
 from experiments.cli.flag_kinds import define_path
@@ -17,6 +20,7 @@ from zaremba_jax.errors import InputError
 from zaremba_jax.model import Model
 
 TEXT_FILES = ("train_file", "valid_file", "test_file")
+FRACTIONS = ("valid_fraction", "test_fraction")
 
 with flag_group(TEXT):
     define_path(
@@ -25,7 +29,13 @@ with flag_group(TEXT):
     define_path("data_dir", None, "folder with a published corpus (default: download)")
     for split in TEXT_FILES:
         define_path(
-            split, None, "your own text: files or globs, comma-separated; all three are required"
+            split, None, "your own text: files or globs, comma-separated; or see --valid_fraction"
+        )
+    for split in ("valid", "test"):
+        flags.DEFINE_float(
+            f"{split}_fraction",
+            None,
+            f"instead of --{split}_file: this fraction of --train_file, whole lines from its end",
         )
     define_path(
         "cache_dir", None, "folder for downloaded and encoded texts (default: the user's cache)"
@@ -37,10 +47,8 @@ def with_text_settings(config: Config, changes: dict[str, int | float | str | No
 
     `changes` are the settings given by flags. Refuses flags that do not go together.
     """
-    own_text = [FLAGS[name].value for name in TEXT_FILES]
-    if any(own_text):
-        if not all(own_text):
-            raise InputError("--train_file, --valid_file and --test_file go together: give all")
+    if any(FLAGS[name].value is not None for name in (*TEXT_FILES, *FRACTIONS)):
+        _check_own_text()
         if changes.get("corpus", "files") != "files":
             raise InputError(
                 f"--train_file: is your own text, but this run reads {config.corpus}; leave out"
@@ -55,6 +63,18 @@ def with_text_settings(config: Config, changes: dict[str, int | float | str | No
             f" {config.corpus}; leave it out, or choose the corpus, as in --corpus=ptb"
         )
     return _with_word_list(_with_own_unit(config, changes), changes)
+
+
+def _check_own_text() -> None:
+    """Refuses flags that do not name three texts, each once."""
+    for name, fraction in zip(TEXT_FILES[1:], FRACTIONS, strict=True):
+        if FLAGS[name].value and FLAGS[fraction].value is not None:
+            raise InputError(f"--{fraction}: takes the place of --{name}; leave out one of the two")
+        if not FLAGS.train_file or (FLAGS[name].value is None and FLAGS[fraction].value is None):
+            raise InputError(
+                "--train_file, --valid_file and --test_file go together: give all, or, to take"
+                " lines from the end of --train_file, --valid_fraction and --test_fraction"
+            )
 
 
 def _with_own_unit(config: Config, changes: dict[str, int | float | str | None]) -> Config:
@@ -104,7 +124,10 @@ def load_corpus(config: Config, model: Model | None = None) -> Corpus:
     limits = config.vocab_size, config.min_count
     if config.corpus in PUBLISHED:
         return load_published(config.corpus, FLAGS.data_dir, *limits, FLAGS.cache_dir, vocabulary)
-    train, valid, test = (str(FLAGS[name].value) for name in TEXT_FILES)
+    files: list[Any] = [FLAGS[name].value for name in TEXT_FILES]
+    train, *others = files
+    fractions = (FLAGS[name].value for name in FRACTIONS)
+    valid, test = (file or fraction for file, fraction in zip(others, fractions, strict=True))
     name = ", ".join(Path(part).name for part in train.split(","))
     encoding = Encoding(config.unit, *limits, vocabulary=vocabulary)
     return read_corpus(name, train, valid, test, encoding, FLAGS.cache_dir)

@@ -65,6 +65,8 @@ def test_import_takes_the_words_that_mean_end_and_unknown_and_says_what_is_missi
 
 def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_path):
     write_model(Workdir(tmp_path / "run").model, MODEL)
+    figures = {"valid_perplexity": 40.25, "test_perplexity": 38.5}
+    Workdir(tmp_path / "run").summary.write_text(json.dumps(figures))
     for seed in (0, 1):
         write_model(Workdir(tmp_path / "ensemble").member(seed), MODEL)
     (tmp_path / "words.json").write_text(json.dumps(WORDS.words))
@@ -82,6 +84,8 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
     )
     assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 5
     assert outcomes[0].out == "folder written: folder\n"
+    card = (tmp_path / "folder" / "README.md").read_text()
+    assert "| validation | 40.2 |\n| test | 38.5 |" in card
     arrays = load((tmp_path / "torch.safetensors").read_bytes())
     jax.tree.map(np.testing.assert_array_equal, arrays, model_to_torch(MODEL.params))
     for path in ("folder", "new/model.safetensors"):

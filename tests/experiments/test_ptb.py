@@ -239,6 +239,16 @@ BAD_FLAGS = [
     (["--droput=0.5"], ["--droput: ", "did you mean --dropout? see --help"]),
     (["medium"], ["'medium' is not a flag", "see --help"]),
     (TEXT[:1], ["--train_file, --valid_file and --test_file go together", "give all"]),
+    (["--valid_fraction=0.1"], ["--train_file, --valid_file and --test_file go together"]),
+    ([*TEXT, "--test_fraction=0.1"], ["--test_fraction: takes the place of --test_file"]),
+    (
+        [TEXT[0], "--valid_fraction=0.5", "--test_fraction=0.5"],
+        ["valid_fraction=0.5, test_fraction=0.5: must be above 0, and below 1 together"],
+    ),
+    (
+        [TEXT[0], TEXT[1], "--test_fraction=0.0001"],
+        ["train.txt: test_fraction=0.0001 leaves the test text without a line"],
+    ),
     (TEXT[1:], ["--train_file, --valid_file and --test_file go together", "give all"]),
     (["--corpus=files"], ["--corpus=files", "give --train_file"]),
     ([*TEXT, "--corpus=ptb"], ["--train_file: is your own text", "reads ptb", "leave out"]),

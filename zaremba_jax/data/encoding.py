@@ -18,7 +18,7 @@ import pooch
 from zaremba_jax.config import UnitName
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.partial_folders import partial_folder
-from zaremba_jax.data.text_files import Piece, content_hash, find_files
+from zaremba_jax.data.text_files import Piece, content_hash, cut_at_lines, find_files
 from zaremba_jax.data.units import EOS, UNITS, UNK, check_unit
 from zaremba_jax.data.vocabulary import RARE_TO_UNK, Vocabulary
 from zaremba_jax.errors import InputError
@@ -92,22 +92,46 @@ def default_cache_dir() -> Path:
 def read_corpus(
     name: str,
     train: str | Path,
-    valid: str | Path,
-    test: str | Path,
+    valid: str | Path | float,
+    test: str | Path | float,
     encoding: Encoding = Encoding(),
     cache_dir: str | Path | None = None,
 ) -> Corpus:
     """Reads three texts, each in one or more files, as for `text_files.find_files`.
 
+    A number in place of the validation or test text takes this fraction of the training text, in
+    whole lines from its end, where the test text comes last.
+
     Raises:
       MissingFileError: a file is missing.
-      InputError: a file is named twice, damaged or not UTF-8, or a text is empty or has
-        tokens outside a vocabulary without `<unk>`.
+      InputError: a file is named twice, damaged or not UTF-8, a text is empty or has
+        tokens outside a vocabulary without `<unk>`, or fractions leave a text without a line.
       OSError: the cache cannot be written.
     """
-    return encode(
-        name, [find_files(pattern) for pattern in (train, valid, test)], encoding, cache_dir
-    )
+    fractions = [0.0 if isinstance(text, str | Path) else text for text in (valid, test)]
+    whole = find_files(train)
+    parts = _cut(str(train), whole, fractions) if any(fractions) else [whole, [], []]
+    others = [
+        find_files(text) if isinstance(text, str | Path) else part
+        for part, text in zip(parts[1:], (valid, test), strict=True)
+    ]
+    return encode(name, [parts[0], *others], encoding, cache_dir)
+
+
+def _cut(name: str, text: Pieces, fractions: Sequence[float]) -> list[list[Piece]]:
+    """The training, validation and test text; one with the fraction 0 is empty."""
+    given = {f"{split}_fraction": part for split, part in zip(SPLITS[1:], fractions, strict=True)}
+    shown = ", ".join(f"{split}={part}" for split, part in given.items() if part)
+    if not (min(fractions) >= 0 and sum(fractions) < 1):
+        raise InputError(f"{shown}: must be above 0, and below 1 together")
+    parts = cut_at_lines(text, fractions)
+    for split, part, share in zip(SPLITS, parts, (1.0, *fractions), strict=True):
+        if share and not part:
+            raise InputError(
+                f"{name}: {shown} leaves the {split} text without a line; give other fractions, or"
+                " a text of more lines"
+            )
+    return parts
 
 
 def encode(

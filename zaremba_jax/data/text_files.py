@@ -1,17 +1,19 @@
 """Text files of any size, block by block: plain, gzip, or inside a zip archive."""
 
+import bisect
 import codecs
 import dataclasses
 import glob
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -79,6 +81,44 @@ def _is_stream(name: str) -> bool:
     except (OSError, ValueError):
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def cut_at_lines(text: Sequence[Piece], fractions: Sequence[float]) -> list[list[Piece]]:
+    """The text in consecutive parts of whole lines.
+
+    Args:
+      text: its files, which are read once more.
+      fractions: how much of its bytes each part but the first has, up to the next line's start.
+
+    Raises:
+      InputError: as for `read_bytes`.
+    """
+    sizes = [sum(map(len, read_bytes(piece))) for piece in text]
+    starts = [0, *itertools.accumulate(sizes)]
+    lasting = itertools.accumulate(reversed(fractions))  # from the start of a part to the end
+    wanted = [round(starts[-1] * (1 - share)) for share in lasting][::-1]
+    cuts = [0, *(_line_start(text, starts, cut) for cut in wanted), starts[-1]]
+    return [
+        [
+            dataclasses.replace(piece, start=max(first - start, 0), stop=min(stop - start, size))
+            for piece, start, size in zip(text, starts, sizes, strict=False)
+            if max(first, start) < min(stop, start + size)
+        ]
+        for first, stop in itertools.pairwise(cuts)
+    ]
+
+
+def _line_start(text: Sequence[Piece], starts: Sequence[int], position: int) -> int:
+    """The first position, counted in bytes of the whole text, at which a line starts."""
+    index = bisect.bisect_left(starts, position) - 1  # the piece with the byte before it
+    if index < 0:
+        return 0
+    place = position - 1
+    for block in read_bytes(dataclasses.replace(text[index], start=place - starts[index])):
+        if (found := block.find(b"\n")) >= 0:
+            return place + found + 1
+        place += len(block)
+    return starts[index + 1]
 
 
 @contextmanager

@@ -58,7 +58,7 @@ _SATURATING = 2.0**100
 
 def run_sequences(
     layers: tuple[LayerParams, ...],
-    inputs: Num[Array | np.ndarray, "*batch_and_time features"],
+    inputs: Num[Array, "*batch_and_time features"],
     carry: Carry | None = None,
     lengths: Lengths | None = None,
     *,

@@ -22,6 +22,7 @@ from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.data.vocabulary_files import read_vocabulary, vocabulary_from_dict
 from zaremba_jax.errors import InputError, MissingFileError
+from zaremba_jax.interop.model_card import model_card
 from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.model import Model, init_params
 from zaremba_jax.presets import from_dict
@@ -31,7 +32,7 @@ from zaremba_jax.whole_files import write_whole
 ENTRY = "zaremba_jax"
 VERSION = 1
 FOLDER_MODEL, FOLDER_CONFIG = "model.safetensors", "config.json"
-FOLDER_VOCABULARY = "vocab.json"
+FOLDER_VOCABULARY, FOLDER_CARD = "vocab.json", "README.md"
 
 
 def save_model(path: str | Path, model: Model) -> None:
@@ -109,11 +110,14 @@ def _digest(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def save_folder(path: str | Path, model: Model) -> None:
+def save_folder(
+    path: str | Path, model: Model, perplexities: Mapping[str, float] | None = None
+) -> None:
     """Writes a model as a folder in the layout of the Hugging Face Hub.
 
     `config.json` has the sizes and, under `settings`, the configuration; `vocab.json` maps
-    each word to its id; `model.safetensors` is the file that `save_model` writes.
+    each word to its id; `model.safetensors` is the file that `save_model` writes; `README.md` is a
+    model card, with `perplexities` by the name of their text.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,10 +134,11 @@ def save_folder(path: str | Path, model: Model) -> None:
         "settings": to_dict(model.config),
     }
     for name, content in (
-        (FOLDER_CONFIG, json.dumps(config, indent=2)),
-        (FOLDER_VOCABULARY, json.dumps(dict(zip(words, range(len(words)), strict=True)))),
+        (FOLDER_CONFIG, json.dumps(config, indent=2) + "\n"),
+        (FOLDER_VOCABULARY, json.dumps(dict(zip(words, range(len(words)), strict=True))) + "\n"),
+        (FOLDER_CARD, model_card(model, perplexities or {})),
     ):
-        write_whole(folder / name, f"{content}\n".encode())
+        write_whole(folder / name, content.encode())
 
 
 def load_folder(path: str | Path) -> Model:

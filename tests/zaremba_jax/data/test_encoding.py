@@ -47,6 +47,21 @@ def cached(folder):
     return sorted(path.name for path in (folder / "encoded").iterdir())
 
 
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_last_lines_of_a_text_may_validate_and_test(tmp_path, compress):
+    for name, lines in (("a", "a b\n" * 6), ("b", "b a\n" * 4)):
+        (tmp_path / name).write_bytes(compress(lines.encode()))
+    for fractions, lengths in (((0.2, 0.1), (7, 2, 1)), ((0.15, 0.3), (6, 1, 3))):
+        corpus = read_corpus("", f"{tmp_path}/[ab]", *fractions, cache_dir=tmp_path)
+        splits = [corpus.vocabulary.detokenize(getattr(corpus, name)) for name in SPLITS]
+        assert tuple(split.count("\n") for split in splits) == lengths
+        assert "".join(splits) == "a b\n" * 6 + "b a\n" * 4
+    with pytest.raises(
+        ValueError, match=r"test_fraction=0\.01 leaves the test text without a line"
+    ):
+        read_corpus("", tmp_path / "b", tmp_path / "a", 0.01, cache_dir=tmp_path)
+
+
 @given(LINES, NAMES, st.integers(0, 6), st.integers(1, 2))
 def test_ids_are_those_of_the_vocabulary_of_the_training_text(
     tmp_path_factory, lines, unit, size, min_count

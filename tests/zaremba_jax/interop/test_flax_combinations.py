@@ -47,7 +47,7 @@ class Call(NamedTuple):
     return_carry: bool
 
 
-VALUES = (
+VALUES: Any = (
     tuple(CELLS),
     (1, 2),
     ("forwards", "backwards", "backwards, in order", "both"),
@@ -122,7 +122,7 @@ TRANSFORMATIONS = {
 }
 
 
-def as_linen(module):
+def as_linen(module: Any):
     """The same function from the modules of linen, if it is one of ours."""
     both = isinstance(module, nnx.Bidirectional)
     one = module.forward_rnn if both else module
@@ -207,6 +207,6 @@ def test_one_module_may_read_both_ways_and_its_outputs_may_be_merged_in_any_way(
 
 
 def test_inputs_may_be_whole_numbers():
-    x = np.arange(BATCH * TIME * FEATURES, dtype=np.int32).reshape(BATCH, TIME, FEATURES) % 5
+    x = jnp.arange(BATCH * TIME * FEATURES, dtype=jnp.int32).reshape(BATCH, TIME, FEATURES) % 5
     theirs, ours = make_pair("gru", 1, dtype=jnp.float32)
     assert_close(ours(x, return_carry=False), theirs(x, return_carry=False), 1e-6)

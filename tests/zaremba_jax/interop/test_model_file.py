@@ -301,6 +301,7 @@ def test_load_folder_inverts_save_folder(folder):
     assert (read.config, read.vocabulary) == (model.config, model.vocabulary)
     jax.tree.map(np.testing.assert_array_equal, read.params, model.params)
     assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
         "config.json",
         "model.safetensors",
         "vocab.json",

@@ -1,0 +1,51 @@
+"""A model's methods do to strings what the rest of the library does to ids."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from model_examples import TEXT, WORDS, make
+
+from zaremba_jax import Model
+from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.inference.generation import Sampling, generate
+from zaremba_jax.interop.model_file import save_folder
+
+RECORD = make()
+MODEL = Model(RECORD.params, RECORD.config, RECORD.vocabulary)
+
+
+def test_text_is_scored_as_the_beginning_of_a_line():
+    nll = text_nll(RECORD, WORDS.encode(["<eos>", *WORDS.tokenize(TEXT)]))
+    score = MODEL.score(TEXT)
+    assert score.log_probability == pytest.approx(-nll.sum(), rel=1e-6)
+    assert score.perplexity == pytest.approx(perplexity(nll), rel=1e-6)
+    assert (score.tokens, score.unknown) == (len(nll), 3)  # zebra twice, ran
+    with pytest.raises(ValueError, match="nothing to predict"):
+        MODEL.score("")
+
+
+def test_generated_text_continues_its_prompt():
+    prompt, known = WORDS.encode(["<eos>", "the"]), Sampling(never=(WORDS.words.index("<unk>"),))
+    (drawn,) = generate([RECORD], prompt, 9, sampling=known, key=jax.random.key(3))
+    text = MODEL.generate("the", 9, seed=3)
+    assert text == f"the {WORDS.detokenize(drawn)}".replace(" \n", "\n").strip("\n")
+    assert MODEL.generate("the", 9, seed=4) != text
+
+
+def test_saved_model_is_loaded_from_its_file_its_run_and_its_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    MODEL.save("run/model.safetensors")
+    save_folder("exported", MODEL, {"test": 12.345})
+    for path in ("run/model.safetensors", "run", "exported"):
+        model = Model.load(path)
+        assert (model.config, model.vocabulary) == (MODEL.config, MODEL.vocabulary)
+        jax.tree.map(np.testing.assert_array_equal, model.params, MODEL.params)
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "| test | 12.3 |" in card
+    assert "| `hidden_size` | 3 |" in card
+    (example,) = re.findall("```python\n(.*?)```", card, re.DOTALL)
+    exec(example.replace("FOLDER", "exported"), {})
+    assert float(capsys.readouterr().out.split()[-1]) > 1

@@ -1,0 +1,90 @@
+"""A trained model that takes and returns text."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from zaremba_jax import model
+from zaremba_jax.data.units import UNK
+from zaremba_jax.evaluate import text_nll
+from zaremba_jax.inference.generation import Sampling, generate
+from zaremba_jax.inference.prompts import prompt_ids
+from zaremba_jax.interop import model_file
+
+
+class Score(NamedTuple):
+    """How probable a model finds a text.
+
+    Attributes:
+      log_probability: its natural logarithm.
+      tokens: how many tokens it is the probability of.
+      unknown: how many of them were read as `<unk>`.
+    """
+
+    log_probability: float
+    tokens: int
+    unknown: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats per token)."""
+        return math.exp(-self.log_probability / self.tokens)
+
+
+class Model(model.Model):
+    """A `model.Model` with methods for text; `zaremba_jax.Model` is this class."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Model":
+        """Reads a model's file, the folder of a finished run, or an exported folder.
+
+        Raises:
+          MissingFileError, InputError: as for `model_file.load_model` and `load_folder`.
+        """
+        path = Path(path)
+        if model_file.is_model_folder(path):
+            read = model_file.load_folder(path)
+        else:
+            read = model_file.load_model(path / model_file.FOLDER_MODEL if path.is_dir() else path)
+        return cls(read.params, read.config, read.vocabulary)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model as one file; errors as for `model_file.save_model`."""
+        model_file.save_model(path, self)
+
+    def score(self, text: str) -> Score:
+        """Scores a text, read from the zero state as the beginning of a line.
+
+        Each line end in it is a token. If the vocabulary has no line ends, nothing predicts the
+        first token, which does not count.
+
+        Raises:
+          InputError: there is nothing to predict, or a token is unknown to a vocabulary without
+            `<unk>`.
+        """
+        ids, unknown = prompt_ids(self.vocabulary, text, "text")
+        nll = text_nll(self, ids)
+        return Score(-float(nll.sum(dtype=float)), len(nll), sum(unknown.values()))
+
+    def generate(
+        self,
+        prompt: str = "",
+        length: int = 100,
+        sampling: Sampling | None = None,
+        *,
+        seed: int = 0,
+    ) -> str:
+        """The prompt, which begins a line, and `length` more tokens.
+
+        Without `sampling`, as predicted, but `<unk>` is never drawn.
+
+        Raises:
+          InputError: as for `generation.generate` and `prompts.prompt_ids`.
+        """
+        words = self.vocabulary.words
+        sampling = sampling or Sampling(never=(words.index(UNK),) if UNK in words else ())
+        context, _ = prompt_ids(self.vocabulary, prompt)
+        (drawn,) = generate([self], context, length, sampling=sampling, key=jax.random.key(seed))
+        return self.vocabulary.detokenize([*context, *drawn]).strip("\n")

@@ -1,0 +1,56 @@
+"""The page that an exported model brings along, as the Hugging Face hub shows it."""
+
+from collections.abc import Mapping
+
+from zaremba_jax.config import to_dict
+from zaremba_jax.data.units import UNITS
+from zaremba_jax.model import Model, count_params
+
+_CARD = """\
+---
+library_name: zaremba_jax
+pipeline_tag: text-generation
+---
+
+# {name}
+
+A language model of {parameters:,} parameters over {types:,} {noun}s, trained on the corpus
+`{corpus}`: a deep RNN as of Zaremba, Sutskever & Vinyals,
+[*Recurrent Neural Network Regularization*](https://arxiv.org/abs/1409.2329) (2014).
+
+{results}
+## How to load it
+
+With `zaremba_jax` installed, and `FOLDER` the path of this folder:
+
+```python
+import zaremba_jax as zj
+
+model = zj.Model.load("FOLDER")
+text = model.generate(length=30)
+print(text, model.score(text).perplexity)
+```
+
+`model.safetensors` has the weights, `vocab.json` the id of each {noun}, `config.json` the settings.
+
+## Settings
+
+| setting | value |
+|---|---|
+{settings}
+"""
+
+
+def model_card(model: Model, perplexities: Mapping[str, float]) -> str:
+    """The card, as Markdown: settings, corpus, perplexities by the text's name, how to load."""
+    config = model.config
+    rows = [f"| {text} | {value:.1f} |" for text, value in perplexities.items()]
+    return _CARD.format(
+        name=config.name,
+        parameters=count_params(model.params),
+        types=len(model.vocabulary),
+        noun=UNITS[model.vocabulary.unit].noun,
+        corpus=config.corpus,
+        results="\n".join(["| text | perplexity |", "|---|---|", *rows, ""]) if rows else "",
+        settings="\n".join(f"| `{name}` | {value} |" for name, value in to_dict(config).items()),
+    )
