@@ -1,7 +1,6 @@
 """Flags that say which text is read, and the text."""
 
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
@@ -124,10 +123,13 @@ def load_corpus(config: Config, model: Model | None = None) -> Corpus:
     limits = config.vocab_size, config.min_count
     if config.corpus in PUBLISHED:
         return load_published(config.corpus, FLAGS.data_dir, *limits, FLAGS.cache_dir, vocabulary)
-    files: list[Any] = [FLAGS[name].value for name in TEXT_FILES]
-    train, *others = files
-    fractions = (FLAGS[name].value for name in FRACTIONS)
-    valid, test = (file or fraction for file, fraction in zip(others, fractions, strict=True))
+    train = str(FLAGS.train_file)
+    valid, test = map(_text_or_fraction, TEXT_FILES[1:], FRACTIONS)
     name = ", ".join(Path(part).name for part in train.split(","))
     encoding = Encoding(config.unit, *limits, vocabulary=vocabulary)
     return read_corpus(name, train, valid, test, encoding, FLAGS.cache_dir)
+
+
+def _text_or_fraction(text: str, fraction: str) -> str | float:
+    """The value of the one flag of the two that is given."""
+    return FLAGS[text].value or float(str(FLAGS[fraction].value))

@@ -125,7 +125,8 @@ TRANSFORMATIONS = {
 def as_linen(module: Any):
     """The same function from the modules of linen, if it is one of ours."""
     both = isinstance(module, nnx.Bidirectional)
-    one = module.forward_rnn if both else module
+    parts: list[Any] = [module.forward_rnn, module.backward_rnn] if both else [module]
+    one = parts[0]
     if not isinstance(one, DeepRNN):
         return module
     options: Any = {"layers": len(one.params), "cell": one.layers[0].cell}
@@ -133,7 +134,7 @@ def as_linen(module: Any):
     params = linen_params(one.params)
     if both:
         made = nn.Bidirectional(made, made.clone())
-        params = {"forward_rnn": params, "backward_rnn": linen_params(module.backward_rnn.params)}
+        params = {"forward_rnn": params, "backward_rnn": linen_params(parts[1].params)}
     return lambda x, **given: made.apply({"params": params}, x, **given)
 
 
