@@ -78,8 +78,8 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
                 raise
             told = str(error).partition("\n")[0]
             reason = next((said.lower() for said in _NO_SPACE if said in told), told)
-            full = "; is the disk full?" if reason != told else ""
-            raise OSError(f"{directory}: takes no checkpoint ({reason}){full}") from None
+            asked = "is the disk full?" if reason != told else "is it still there?"
+            raise OSError(f"{directory}: takes no checkpoint ({reason}); {asked}") from None
         if not _opens(manager, step):
             raise OSError(
                 f"{directory}: the checkpoint of step {step} lacks arrays of the state, although"
