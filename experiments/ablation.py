@@ -15,14 +15,14 @@ from rich.markdown import Markdown
 
 from experiments.ablations import language_modelling, memory
 from experiments.ablations.corruption import corruption_table
+from experiments.ablations.figures import (
+    final_perplexities_figure,
+    language_modelling_figure,
+    memory_figure,
+)
 from experiments.ablations.methods import METHODS
 from experiments.ablations.parts import run_parts
-from experiments.ablations.report_page import (
-    language_modelling_figure,
-    language_table,
-    memory_figure,
-    report_page,
-)
+from experiments.ablations.report_page import language_table, report_page
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_choices, define_path
 from experiments.cli.outputs import refuse_to_replace
@@ -75,6 +75,7 @@ def main() -> None:
     results = {"asked": asked, **measure_all(config, corpus_from_flags(), console)}
     write_json(folder / "results.json", results)
     write_text(folder / "report.md", report_page(results))
+    write_picture(console, folder / "final_perplexities.png", final_perplexities_figure, results)
     write_picture(console, folder / "language_modelling.png", language_modelling_figure, results)
     if results["memory"]["cells"]:
         write_picture(console, folder / "memory.png", memory_figure, results)

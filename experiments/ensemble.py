@@ -16,7 +16,8 @@ from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus, with_text_settings
 from experiments.cli.training_flags import default_workdir, train_by_flags
-from experiments.reports.figures import mixtures_figure, write_picture
+from experiments.reports.figures import write_picture
+from experiments.reports.run_figures import mixtures_figure
 from experiments.reports.summary import (
     member_record,
     print_mixtures,

@@ -8,7 +8,8 @@ from experiments.cli.initial_model import initial_model
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus
 from experiments.cli.training_flags import configure, open_console, open_run, train_by_flags
-from experiments.reports.figures import curves_figure, write_picture
+from experiments.reports.figures import write_picture
+from experiments.reports.run_figures import curves_figure
 from experiments.reports.summary import print_summary, summarize
 from experiments.training.run_folder import Workdir, write_json
 from experiments.training.single_run import SingleRun

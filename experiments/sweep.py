@@ -15,7 +15,8 @@ from experiments.cli.ensemble_flags import prepare
 from experiments.cli.program import FLAGS
 from experiments.cli.training_flags import train_by_flags
 from experiments.reports.environment import environment
-from experiments.reports.figures import sweep_figure, write_picture
+from experiments.reports.figures import write_picture
+from experiments.reports.run_figures import sweep_figure
 from experiments.reports.statistics import format_mean
 from experiments.reports.summary import member_records
 from experiments.training.ensemble_run import EnsembleRun, with_seeds

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from experiments.benchmarks.contenders import OURS, Contender, choose_contenders
 from experiments.benchmarks.step_times import compare_step_times
 from experiments.benchmarks.turns import Quartiles
-from experiments.reports.figures import label_sizes, panels
+from experiments.reports.figures import label_values, legend_outside, line_styles, panels
 from zaremba_jax.config import Config, override
 
 # The values of each setting in the scaling curves; all others stay as configured.
@@ -41,20 +43,35 @@ def scaling_curves(
 
 
 def scaling_figure(results: dict[str, Any]) -> Any:
-    """Tokens per second over each setting that a benchmark varied, one panel per setting."""
+    """Speed over each setting that a benchmark varied (panel), by contender (line).
+
+    Speed is relative to ours at the same setting, that of several members to one; medians and
+    quartiles. Below each value are our thousand tokens a second.
+    """
     scaling = results["scaling"]
-    figure, of_settings = panels(3.2 * len(scaling), 3.6, columns=len(scaling), sharey=True)
-    for panel, (setting, points) in zip(of_settings, scaling.items(), strict=True):
-        sizes = [int(size) for size in points]
-        for name in next(iter(points.values())):
-            lower, median, upper = zip(*(point[name] for point in points.values()), strict=True)
-            panel.plot(sizes, median, marker=".", label=name)
-            panel.fill_between(sizes, lower, upper, alpha=0.2, linewidth=0)
-        panel.set(yscale="log", xlabel=setting.replace("_", " "))
-        label_sizes(panel, sizes)
-    of_settings[0].set_ylabel("tokens per second")
-    of_settings[0].legend(fontsize="small")
-    figure.suptitle(
-        f"training {results['config']['name']} with one setting varied, {results['device']}"
+    figure, of_settings = panels(3.4 * len(scaling), 4.2, columns=len(scaling), sharey=True)
+    names = dict.fromkeys(
+        name for points in scaling.values() for at in points.values() for name in at
     )
+    styles = dict(zip(names, line_styles(len(names)), strict=True))
+    for panel, (setting, points) in zip(of_settings, scaling.items(), strict=True):
+        sizes, first = [int(size) for size in points], next(iter(points.values()))
+        ours = np.array([point[next(iter(first))][1] for point in points.values()])
+        base = ours[:1] if setting == "members" else ours
+        for name in first:
+            quartiles = np.array([point[name] for point in points.values()]).T / base
+            panel.plot(sizes, quartiles[1], **styles[name], label=name)
+            panel.fill_between(sizes, *quartiles[::2], color=styles[name]["color"], alpha=0.2)
+        panel.set_xlabel(setting.replace("_", " "))
+        label_values(panel, sizes, logarithmic=True)
+        panel.set_xticks(sizes, [f"{x}\n{y / 1000:,.1f}" for x, y in zip(sizes, ours, strict=True)])
+        panel.grid(axis="y", color="0.9")
+        if setting == "members":
+            panel.set_title("relative to one model", fontsize="medium")
+    of_settings[0].set(ylabel="speed relative to ours", ylim=(0, None))
+    figure.suptitle(
+        f"training {results['config']['name']} with one setting varied, {results['device']};"
+        " below each value, our thousand tokens a second"
+    )
+    legend_outside(figure, "lower center", ncols=len(names))
     return figure

@@ -7,7 +7,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments.reports.figures import as_svg, can_draw, comparison_figure
+from experiments.reports.figures import (
+    as_svg,
+    can_draw,
+    label_epochs,
+    label_logarithmic,
+    legend_outside,
+    line_styles,
+    panels,
+    plain_text,
+)
 from experiments.reports.records import Record, model_name
 from zaremba_jax.config import to_dict
 from zaremba_jax.errors import InputError
@@ -110,3 +119,25 @@ def _html_table(rows: list[list[str]]) -> str:
     ]
     lines = "\n".join(f"<tr>{row}</tr>" for row in body)
     return f"<table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
+
+
+def comparison_figure(histories: dict[str, list[dict[str, Any]]]) -> Any:
+    """Validation and training perplexity of runs over their epochs."""
+    figure, sides = panels(12, max(4.6, 0.21 * len(histories)), columns=2, sharey=True)
+    for axes, name, title in zip(
+        sides,
+        ("valid_perplexity_estimate", "train_perplexity"),
+        ("validation (estimate)", "training, any regularizers on"),
+        strict=True,
+    ):
+        styles = line_styles(len(histories))
+        for (run, history), style in zip(histories.items(), styles, strict=True):
+            epochs = [line["epoch"] for line in history]
+            label = f" {plain_text(run)}"  # matplotlib leaves out a label that starts with _
+            axes.plot(epochs, [line[name] for line in history], **style, label=label)
+        axes.set_title(title)
+        label_epochs(axes)
+        label_logarithmic(axes)
+    sides[0].set_ylabel("perplexity")
+    legend_outside(figure)
+    return figure

@@ -1,11 +1,12 @@
-"""Figures of runs, and how figures are made: panels, what all draw alike, and their files.
+"""How all figures are made: their files, panels, styles, axes and legends.
 
 matplotlib, an extra, is imported only where something is drawn.
 """
 
 import importlib.util
 import io
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -13,11 +14,22 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from zaremba_jax.presets import from_dict
-from zaremba_jax.regularizers import active_rates
 from zaremba_jax.whole_files import write_whole
 
 P = ParamSpec("P")
+
+# Of Okabe and Ito (2008), told apart by the colour-blind too, with grey and brown.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#7B3F00")
+_DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
+_DIGITS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+OF_PAPER = {
+    "marker": "D",
+    "markerfacecolor": "white",
+    "markersize": 9,
+    "linestyle": ":",
+    "zorder": 1,
+}
 _TITLE = "Figure of zaremba_jax"  # by which a picture is known again
 
 
@@ -38,7 +50,7 @@ def write_picture(
     elif jax.process_index() == 0:
         picture = io.BytesIO()
         figure_of(*content, **more).savefig(
-            picture, format=path.suffix[1:], dpi=150, metadata={"Title": _TITLE}
+            picture, format=path.suffix[1:], dpi=120, metadata={"Title": _TITLE}
         )
         write_whole(path, picture.getvalue())
 
@@ -65,6 +77,23 @@ def panels(
     return figure, list(figure.subplots(rows, columns, squeeze=False, **layout).flat)
 
 
+def line_styles(count: int) -> list[dict[str, Any]]:
+    """So many styles of lines, no two of one colour, that differ without colour as well."""
+    from matplotlib import colormaps
+
+    spread = colormaps["turbo"](np.linspace(0.05, 0.95, count))
+    colors = _COLORS if count <= len(_COLORS) else [tuple(map(float, color)) for color in spread]
+    return [
+        {
+            "color": colors[number],
+            "linestyle": _DASHES[number % len(_DASHES)],
+            "marker": _MARKERS[number % len(_MARKERS)],
+            "markersize": 4,
+        }
+        for number in range(count)
+    ]
+
+
 def draw_range(axes: Any, positions: Any, runs: Any, **style: Any) -> None:
     """The mean over runs [runs, positions] as a line, and their range as a band around it."""
     runs = np.asarray(runs)
@@ -73,147 +102,104 @@ def draw_range(axes: Any, positions: Any, runs: Any, **style: Any) -> None:
     axes.fill_between(positions, lowest, highest, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
+def mark_best(axes: Any, position: float, value: float, label: str) -> None:
+    """A star on the best point."""
+    style = {"marker": "*", "markersize": 14, "linestyle": "none", "zorder": 5}
+    axes.plot([position], [value], color="gold", markeredgecolor="black", label=label, **style)
+
+
+def draw_level(axes: Any, value: float | None, label: str, linestyle: str) -> None:
+    """A figure to compare with, as a line across, if there is one."""
+    if value is not None:
+        axes.axhline(value, color="black", linestyle=linestyle, label=f"{label}: {value:.1f}")
+
+
+def legend_outside(figure: Any, where: str = "right center", **style: Any) -> None:
+    """One legend for all panels, beside them or below, where it covers nothing."""
+    labelled = [axes.get_legend_handles_labels() for axes in figure.axes]
+    entries = {
+        label: handle
+        for handles, labels in labelled
+        for handle, label in zip(handles, labels, strict=True)
+    }
+    if entries:
+        placed = {"loc": f"outside {where}", "frameon": False, "fontsize": "small", **style}
+        figure.legend(list(entries.values()), list(entries), **placed)
+
+
 def label_epochs(axes: Any) -> None:
-    """Whole numbers along the axis of epochs."""
+    """Whole numbers along the axis of epochs; call it when all is drawn."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(
+        MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    )
+    axes.set_xlim(0.5, max(1.0, axes.dataLim.x1) + 0.5)
 
 
-def label_perplexities(axes: Any) -> None:
-    """A logarithmic axis with plain numbers instead of powers of ten."""
+def label_logarithmic(axes: Any, apart: float = 0.07) -> None:
+    """A logarithmic axis upwards with round numbers; call it when all is drawn.
+
+    Labels are at least `apart` of the axis from each other.
+    """
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_yticks(round_numbers(low, high, apart))
+    axes.set_yticks([], minor=True)
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.grid(axis="y", color="0.9")
 
 
-def label_sizes(axes: Any, sizes: list[int]) -> None:
-    """A logarithmic axis that labels the sizes that were measured, and nothing else."""
-    axes.set_xscale("log")
-    axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
-    axes.set_xticks([], minor=True)
+def round_numbers(low: float, high: float, apart: float) -> list[float]:
+    """The most round numbers in a range that are `apart` of its logarithm from each other."""
+    decades = 10.0 ** np.arange(math.floor(math.log10(low)), math.log10(high) + 1)
+    finest = math.floor(math.log10(high - low)) - 1
+    steps = [
+        float(f"{digit}e{power}") for power in range(finest, finest + 3) for digit in (1, 2, 5)
+    ]
+    choices = [step * np.arange(math.ceil(low / step), high / step + 1) for step in steps]
+    choices += [np.outer(decades, digits).ravel() for digits in _DIGITS]
+    choices += [decades[::each] for each in (1, 2, 5, 10, 50)]
+    inside = [ticks[(low <= ticks) & (ticks <= high) & (ticks > 0)] for ticks in choices]
+    least = apart * math.log(high / low)
+    fitting = [t for t in inside if len(t) and np.all(np.diff(np.log(t)) >= least)]
+    return [float(f"{tick:.10g}") for tick in max(fitting, key=len, default=[])]
+
+
+def are_logarithmic(values: Sequence[float]) -> bool:
+    """Whether the logarithms of the values above zero are spaced more evenly than those."""
+    above = np.array(sorted(value for value in values if value > 0))
+    if len(above) < 3:
+        return False
+    by_ratio, by_distance = (
+        float(np.std(x) / np.mean(x)) for x in map(np.diff, (np.log(above), above))
+    )
+    return by_ratio < by_distance
+
+
+def label_values(axes: Any, values: Sequence[float], logarithmic: bool) -> None:
+    """An axis along which values are as far apart as they are; labels only those with room.
+
+    On a logarithmic axis, zero stands where it would be if the axis became linear below the
+    lowest value.
+    """
+    if logarithmic:
+        above = [value for value in values if value > 0]
+        zero = {} if len(above) == len(values) else {"linthresh": min(above)}
+        axes.set_xscale("symlog" if zero else "log", **zero)
+    transform = axes.xaxis.get_transform().transform
+    places = dict(zip(sorted(values), transform(np.array(sorted(values), float)), strict=True))
+    room = 0.06 * (max(places.values()) - min(places.values()))
+    labelled: list[float] = []
+    for value, place in places.items():
+        if not labelled or place - places[labelled[-1]] >= room:
+            labelled.append(value)
+    axes.set_xticks(labelled, [f"{value:g}" for value in labelled])
+    axes.set_xticks([value for value in places if value not in labelled], minor=True)
+    axes.xaxis.set_minor_formatter("")
 
 
 def plain_text(text: str) -> str:
     """The text as written: no math, and a question mark for what cannot be encoded."""
     return text.replace("$", r"\$").encode(errors="replace").decode()
-
-
-def curves_figure(history: list[dict[str, Any]], summary: dict[str, Any]) -> Any:
-    """Perplexity and learning rate over epochs, with the levels to compare them with."""
-    epochs = [metrics["epoch"] for metrics in history]
-    figure, (upper, lower) = panels(7, 6, rows=2, sharex=True, height_ratios=(4, 1))
-    regularized = active_rates(from_dict(summary["config"]).regularizers)
-    for name, label in (
-        ("train_perplexity", "training, regularizers on" if regularized else "training"),
-        ("valid_perplexity_estimate", "validation (estimate)"),
-    ):
-        upper.plot(epochs, [metrics[name] for metrics in history], marker=".", label=label)
-    for name, label, style in (
-        ("test_perplexity", "test, final", "-"),
-        ("paper_test_perplexity", "test, paper", "--"),
-        ("floor_perplexity", "floor of the source", ":"),
-    ):
-        if summary[name] is not None:
-            upper.axhline(
-                summary[name], color="black", linestyle=style, label=f"{label}: {summary[name]:.1f}"
-            )
-    upper.set(ylabel="perplexity", title=_title_of(summary))
-    label_perplexities(upper)
-    upper.legend()
-    lower.step(epochs, [metrics["learning_rate"] for metrics in history], where="mid")
-    lower.set(ylabel="learning rate", ylim=(0, None))
-    label_epochs(lower)
-    return figure
-
-
-def mixtures_figure(summary: dict[str, Any]) -> Any:
-    """Perplexity over the number of members averaged, with the spread over subsets."""
-    figure, (axes,) = panels(7, 4.5)
-    mixtures = summary["mixtures"]
-    for name, label in (("valid", "validation"), ("test", "test")):
-        color = draw_sizes(axes, mixtures, name, label)
-        paper = {m["members"]: m[f"paper_{name}_perplexity"] for m in mixtures}
-        points = {members: figure for members, figure in paper.items() if figure is not None}
-        if points:
-            axes.plot(*zip(*points.items(), strict=True), "x", color=color, label=f"{label}, paper")
-    if summary["floor_perplexity"] is not None:
-        axes.axhline(
-            summary["floor_perplexity"], color="black", linestyle=":", label="floor of the source"
-        )
-    axes.set(xlabel="models averaged", ylabel="perplexity", title=_title_of(summary))
-    label_sizes(axes, [mixture["members"] for mixture in mixtures])
-    axes.legend()
-    return figure
-
-
-def draw_sizes(
-    axes: Any,
-    mixtures: list[dict[str, Any]],
-    split: str,
-    label: str,
-    color: str | None = None,
-    linestyle: str = "-",
-) -> str:
-    """Perplexity over the number of models averaged, with its spread; returns the colour."""
-    points = axes.errorbar(
-        [mixture["members"] for mixture in mixtures],
-        [mixture[f"{split}_perplexity"] for mixture in mixtures],
-        [mixture[f"{split}_spread"] for mixture in mixtures],
-        marker="." if linestyle == "-" else "o",
-        markerfacecolor=color if linestyle == "-" else "none",
-        linestyle=linestyle,
-        capsize=3,
-        label=label,
-        color=color,
-    )
-    return points.lines[0].get_color()
-
-
-def sweep_figure(summary: dict[str, Any]) -> Any:
-    """Validation perplexity over the values of the first rate, one line per setting of the others.
-
-    Mean and range over seeds; a setting with a diverged model is left out.
-    """
-    figure, (axes,) = panels(7, 4.5)
-    name, *others = summary["settings"][0]["setting"]
-    values = list(dict.fromkeys(line["setting"][name] for line in summary["settings"]))
-    lines: dict[str, list[tuple[int, list[float]]]] = {}
-    for line in summary["settings"]:
-        perplexities = [member.get("valid_perplexity", np.nan) for member in line["members"]]
-        label = ", ".join(f"{other} {line['setting'][other]:g}" for other in others)
-        lines.setdefault(label, []).append((values.index(line["setting"][name]), perplexities))
-    for label, points in lines.items():
-        positions, perplexities = zip(*points, strict=True)
-        draw_range(axes, positions, np.transpose(perplexities), marker="o", label=label)
-    axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
-    axes.set(xlabel=name, ylabel="validation perplexity", title=_title_of(summary))
-    if others:
-        axes.legend()
-    return figure
-
-
-def comparison_figure(histories: dict[str, list[dict[str, Any]]]) -> Any:
-    """Validation and training perplexity of runs over their epochs."""
-    figure, sides = panels(11, 4.6, columns=2, sharey=True)
-    for axes, name, title in zip(
-        sides,
-        ("valid_perplexity_estimate", "train_perplexity"),
-        ("validation (estimate)", "training, any regularizers on"),
-        strict=True,
-    ):
-        for run, history in histories.items():
-            epochs = [line["epoch"] for line in history]
-            label = f" {plain_text(run)}"  # matplotlib leaves out a label that starts with _
-            axes.plot(epochs, [line[name] for line in history], marker=".", label=label)
-        axes.set_title(title)
-        label_perplexities(axes)
-        label_epochs(axes)
-    sides[0].set_ylabel("perplexity")
-    sides[0].legend(fontsize="small")
-    return figure
-
-
-def _title_of(summary: dict[str, Any]) -> str:
-    return plain_text(f"{summary['corpus']}, {summary['name']}")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.cli.outputs import refuse_to_replace
-from experiments.reports.figures import (
-    draw_range,
-    draw_sizes,
-    label_epochs,
-    label_perplexities,
-    label_sizes,
-    panels,
-    write_picture,
-)
+from experiments.reports.figures import write_picture
 from experiments.reports.markdown import table
 from experiments.reports.records import Record, by_seed, model_name, read_records
-from experiments.reports.statistics import deviation, format_change, format_mean
+from experiments.reports.statistics import format_change, format_mean
 from experiments.reports.summary import format_mixture
+from experiments.table1.figure import table1_figure
 from experiments.table1.jobs import read_mixtures
 from experiments.training.run_folder import write_text
 from zaremba_jax.config import Config, override
@@ -239,53 +231,3 @@ def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
         averaged = f"{mixed['mixtures'][-1]['test_perplexity']:.1f}" if complete else ""
         lines.append([*cells, str(len(own)), averaged])
     return lines
-
-
-def table1_figure(records: list[Record], mixtures: dict[str, dict[str, Any]]) -> Any:
-    """Validation perplexity over epochs, and test perplexity over the models averaged."""
-    figure, (left, right) = panels(11, 4.6, columns=2)
-    for precision, line in (("bfloat16", "--"), ("float32", "-")):
-        for number, preset in enumerate(PAPER_PERPLEXITIES):
-            model = override(PRESETS[preset], precision=precision)
-            of_model = [record for record in records if record.model == model]
-            style = {"color": f"C{number}", "linestyle": line}
-            _draw_model(left, right, model_name(model), of_model, mixtures, style)
-    for number, (name, paper) in enumerate(PAPER_PERPLEXITIES.items()):
-        tests = [test for _, test in paper.values()]
-        right.plot(list(paper), tests, "x", color=f"C{number}", label=f"{name}, paper")
-    left.set(ylabel="validation perplexity (estimate)", title="mean and range over seeds")
-    label_perplexities(left)
-    label_epochs(left)
-    right.set(
-        xlabel="models averaged",
-        ylabel="test perplexity",
-        title="mean ± standard deviation over seeds or sets",
-    )
-    label_sizes(right, sorted({size for paper in PAPER_PERPLEXITIES.values() for size in paper}))
-    for axes in (left, right):
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
-    figure.suptitle("Penn Treebank")
-    return figure
-
-
-def _draw_model(
-    curves: Any,
-    averages: Any,
-    name: str,
-    records: list[Record],
-    mixtures: dict[str, dict[str, Any]],
-    style: dict[str, str],
-) -> None:
-    """What a model adds to both panels; alone where its records have no averages."""
-    validated = np.array([curve for record in records for curve in record.curves])
-    if validated.size:
-        epochs = range(1, validated.shape[1] + 1)
-        label = f"{name}, {len(validated)} seed{'s' * (len(validated) > 1)}"
-        draw_range(curves, epochs, validated, **style, label=label)
-    tests = [test for _, test in by_seed(records).values()]
-    if name in mixtures:
-        draw_sizes(averages, mixtures[name]["mixtures"], "test", name, **style)
-    elif tests:
-        figures = {"test_perplexity": statistics.mean(tests), "test_spread": deviation(tests)}
-        draw_sizes(averages, [{"members": 1, **figures}], "test", name, **style)

@@ -26,7 +26,8 @@ from zaremba_jax.evaluate import text_nll
 from zaremba_jax.presets import QUICK
 
 TINY = ("--train_tokens=400", "--hidden_size=4", "--epochs=2", "--seeds=2", "--rates=2")
-FILES = {"report.md", "results.json", "language_modelling.png", "memory.png"}
+PICTURES = {"final_perplexities.png", "language_modelling.png", "memory.png"}
+FILES = {"report.md", "results.json", *PICTURES}
 SMALLER = """
 from experiments.ablations import memory
 memory.TEST_SEQUENCES, memory.SETTINGS = 50, {"tanh": {"hidden_size": 4}}
@@ -52,7 +53,7 @@ def finished(tmp_path_factory):
 def test_run_leaves_its_report_and_figures(finished):
     folder, _, outcome = finished
     assert {path.name for path in folder.iterdir()} == FILES
-    for name in ("language_modelling.png", "memory.png"):
+    for name in PICTURES:
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
         assert f"({name})" in (folder / "report.md").read_text(encoding="utf-8")
     assert "non-recurrent dropout" in outcome.out

@@ -1,20 +1,16 @@
-from rich.console import Console
-
 from experiments.benchmarks.scaling import scaling_figure
-from experiments.reports.figures import write_picture
 
 
-def test_scaling_has_a_panel_a_setting_and_a_line_a_contender(tmp_path):
-    points = {str(x): {name: [x - 1, x, x + 1] for name in ("ours", "theirs")} for x in (2, 4, 8)}
+def test_scaling_is_relative_to_ours_and_of_members_to_one_model():
+    points = {str(x): {"ours": [x, 2 * x, 3 * x], "theirs": [x, x, x]} for x in (2000, 4000, 8000)}
+    alone = {size: {"ours": point["ours"]} for size, point in points.items()}
     results = {
-        "scaling": {"hidden_size": points, "members": points},
+        "scaling": {"hidden_size": points, "members": alone},
         "config": {"name": "small"},
         "device": "CPU",
     }
-    write_picture(Console(), tmp_path / "scaling.png", scaling_figure, results)
     panels = scaling_figure(results).axes
     assert [panel.get_xlabel() for panel in panels] == ["hidden size", "members"]
-    for panel in panels:
-        assert [line.get_label() for line in panel.lines] == ["ours", "theirs"]
-        assert [list(line.get_ydata()) for line in panel.lines] == [[2, 4, 8]] * 2
-    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    drawn = [{x.get_label(): list(x.get_ydata()) for x in panel.lines} for panel in panels]
+    assert drawn == [{"ours": [1, 1, 1], "theirs": [0.5] * 3}, {"ours": [1, 2, 4]}]
+    assert panels[0].get_xticklabels()[0].get_text() == "2000\n4.0"

@@ -1,104 +1,31 @@
-import struct
+import math
 
+import numpy as np
 import pytest
-from matplotlib import pyplot
-from rich.console import Console
+from hypothesis import given
+from hypothesis import strategies as st
 
-from experiments.reports.figures import curves_figure, write_picture
-
-HISTORY = [
-    {
-        "epoch": epoch,
-        "learning_rate": 1.0 if epoch < 3 else 0.5,
-        "train_perplexity": 400 / epoch,
-        "valid_perplexity_estimate": 300 / epoch,
-    }
-    for epoch in (1, 2, 3, 4)
-]
-SUMMARY = {
-    "name": "small",
-    "corpus": "Penn Treebank",
-    "config": {"name": "small", "dropout": 0.5},
-    "test_perplexity": 80.04,
-    "paper_test_perplexity": None,
-    "floor_perplexity": None,
-}
-CURVES = ["training, regularizers on", "validation (estimate)", "test, final: 80.0"]
+from experiments.reports.figures import label_values, line_styles, panels, round_numbers
 
 
-def figure_of(history, **summary):
-    return curves_figure(history, SUMMARY | summary)
+@given(st.floats(1e-4, 1e6), st.floats(1e-3, 12))
+def test_labels_of_a_logarithmic_axis_never_collide_and_there_is_one(low, width):
+    high = low * math.exp(width)
+    ticks = round_numbers(low, high, apart=0.07)
+    assert ticks
+    assert low <= min(ticks) <= max(ticks) <= high
+    assert np.all(np.diff(np.log(ticks)) > 0.0699 * width)
 
 
-def test_title_is_no_mathematics_whatever_a_text_is_called():
-    figure = figure_of(HISTORY, corpus="from_$5_to_$9, caf\udce9")
-    assert figure.axes[0].get_title() == r"from_\$5_to_\$9, caf?, small"
+@pytest.mark.parametrize("count", [1, 3, 30])
+def test_no_two_lines_look_alike(count):
+    styles = line_styles(count)
+    assert len({style["color"] for style in styles}) == count
+    assert len({(str(style["linestyle"]), style["marker"]) for style in styles}) == count
 
 
-def legend(figure):
-    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-
-
-@pytest.mark.parametrize(
-    ("changes", "label"),
-    [({}, "training"), ({"hidden_dropout": 0.5}, "training, regularizers on")],
-)
-def test_legend_claims_no_regularizers_where_there_are_none(changes, label):
-    figure = figure_of(HISTORY, config={"name": "small", "dropout": 0.0, **changes})
-    assert legend(figure)[0] == label
-
-
-@pytest.mark.parametrize("epochs", [1, 4])
-@pytest.mark.parametrize(
-    "levels",
-    [{}, {"paper_test_perplexity": 114.5}, {"floor_perplexity": 31.25}],
-    ids=["neither", "paper", "floor"],
-)
-def test_picture_is_a_png_of_a_sensible_size(tmp_path, epochs, levels):
-    path = tmp_path / "curves.png"
-    write_picture(Console(), path, figure_of, HISTORY[:epochs], **levels)
-    head = path.read_bytes()[:24]
-    assert head.startswith(b"\x89PNG\r\n\x1a\n")
-    width, height = struct.unpack(">II", head[16:])
-    assert 600 < height < width < 2000
-
-
-@pytest.mark.parametrize(
-    ("levels", "names"),
-    [
-        ({}, []),
-        ({"paper_test_perplexity": 114.5}, ["test, paper: 114.5"]),
-        ({"floor_perplexity": 31.25}, ["floor of the source: 31.2"]),
-    ],
-    ids=["neither", "paper", "floor"],
-)
-def test_legend_names_what_the_summary_has(levels, names):
-    figure = figure_of(HISTORY, **levels)
-    assert legend(figure) == CURVES + names
-
-
-def test_curves_go_through_the_history_s_figures():
-    figure = figure_of(HISTORY)
-    train, valid, test = figure.axes[0].get_lines()
-    (rate,) = figure.axes[1].get_lines()
-    for line, name in (
-        (train, "train_perplexity"),
-        (valid, "valid_perplexity_estimate"),
-        (rate, "learning_rate"),
-    ):
-        assert list(line.get_xdata()) == [1, 2, 3, 4]
-        assert list(line.get_ydata()) == [metrics[name] for metrics in HISTORY]
-    assert set(test.get_ydata()) == {80.04}
-
-
-def test_axes_say_what_they_show():
-    figure = figure_of(HISTORY)
-    upper, lower = figure.axes
-    assert (upper.get_ylabel(), lower.get_ylabel()) == ("perplexity", "learning rate")
-    assert lower.get_xlabel() == "epoch"
-    assert upper.get_title() == "Penn Treebank, small"
-
-
-def test_no_figure_is_left_open(tmp_path):
-    write_picture(Console(), tmp_path / "curves.png", curves_figure, HISTORY, SUMMARY)
-    assert pyplot.get_fignums() == []
+def test_values_too_close_to_be_labelled_still_have_a_tick():
+    _, (axes,) = panels(4, 3)
+    label_values(axes, [0, 0.001, 0.5, 1], logarithmic=False)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.5", "1"]
+    assert axes.get_xticks(minor=True).tolist() == [0.001]

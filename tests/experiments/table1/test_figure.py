@@ -1,5 +1,5 @@
 from experiments.reports.records import Record
-from experiments.table1.page import table1_figure
+from experiments.table1.figure import table1_figure
 from zaremba_jax.config import override
 from zaremba_jax.presets import MEDIUM, SMALL
 
@@ -24,4 +24,8 @@ def test_table_shows_a_model_alone_where_none_are_averaged():
             bars.get_label(): [tuple(point) for point in bars.lines[0].get_xydata()]
             for bars in figure.axes[1].containers
         }
-        assert drawn == {"small": small, "medium": [(1, 83.0)]}
+        assert drawn == {"small, ours": small, "medium, ours": [(1, 83.0)]}
+        papers = {
+            x.get_label(): x.get_marker() for x in figure.axes[1].lines if x.get_marker() == "D"
+        }
+        assert list(papers) == ["small, paper", "medium, paper", "large, paper"]
