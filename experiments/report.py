@@ -8,23 +8,53 @@ from experiments.cli.flag_kinds import define_path
 from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
-from experiments.reports.comparison import TITLE, compare, html_page, print_comparison
-from experiments.reports.records import read_record
-from experiments.training.run_folder import Workdir, write_text
+from experiments.reports.comparison import (
+    lines_of_mixtures,
+    lines_of_runs,
+    lines_of_settings,
+    print_comparison,
+)
+from experiments.reports.comparison_page import TITLE, html_page
+from experiments.reports.figures import can_draw
+from experiments.reports.records import Record
+from experiments.reports.sources import read_source
+from experiments.training.run_folder import write_text
+from zaremba_jax.errors import InputError
 
 TAKES = "RUN..."
 
 define_path("page", "report.html", "HTML file for the comparison, figures included")
 
 
-def main(*runs: str) -> None:
+def main(*paths: str) -> None:
     """Writes the page and prints its table."""
     refuse_to_replace("page", Path(FLAGS.page), "a page of this program", is_page)
-    records = {name: read_record(Workdir(path)) for name, path in named(runs).items()}
-    lines = compare(records)
-    write_text(Path(FLAGS.page), html_page(records, lines))
-    console = Terminal()
+    console, runs, others = Terminal(), {}, []
+    notes = []
+    for name, path in named(paths).items():
+        try:
+            source = read_source(Path(path), name)
+        except InputError as error:
+            notes.append(error)
+            continue
+        if not isinstance(source, Record):
+            others += source
+            continue
+        runs[name] = source
+        if "mixtures" in source.summary:
+            others += lines_of_mixtures(name, source.summary)
+    if not runs and not others:
+        raise notes[0]
+    for note in notes:
+        console.print(f"skipped {note}", soft_wrap=True)
+    settings = lines_of_settings(runs)
+    lines = settings + others
+    write_text(
+        Path(FLAGS.page), html_page(lines, lines_of_runs(runs) if len(settings) < len(runs) else [])
+    )
     print_comparison(console, lines)
+    if not can_draw():
+        console.print("no curves without matplotlib: pip install 'zaremba-jax[plots]'")
     console.print(f"the page is {FLAGS.page}", soft_wrap=True)
 
 

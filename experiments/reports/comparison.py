@@ -1,83 +1,162 @@
-"""Runs side by side: a table, curves, and an HTML page that needs no other file."""
+"""Runs side by side: the lines of a table, with their curves and settings."""
 
+import dataclasses
 import statistics
-from html import escape
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from experiments.reports.figures import (
-    as_svg,
-    can_draw,
-    label_epochs,
-    label_logarithmic,
-    legend_outside,
-    line_styles,
-    panels,
-    plain_text,
-)
 from experiments.reports.records import Record, model_name
+from experiments.reports.summary import format_mixture
 from zaremba_jax.config import to_dict
-from zaremba_jax.errors import InputError
 
+TITLES = ("run", "model", "seed", "epochs", "training", "validation", "test")
+TITLES += ("words/s", "hours", "device")
 _PRINTED = ("run", "epochs", "training", "validation", "test", "words/s")
 
-TITLE = "<title>Comparison of runs</title>"
-_PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-{title}
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; }}
-body {{ padding: 0 1rem; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 0.9rem; }}
-th, td {{ padding: 0.3rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right; }}
-th:first-child, td:first-child {{ text-align: left; }}
-svg {{ max-width: 100%; height: auto; }}
-</style>
-</head>
-<body>
-<h1>Comparison of runs</h1>
-<p>Perplexity. Training is that of the last epoch, regularizers on; validation and test are the
-reported figures of a finished run (one stream, all N - 1 predictions); in brackets, the last
-estimate of an unfinished one. For an ensemble, all are means over its members.</p>
-<div class="wide">{table}</div>
-{curves}
-<h2>Settings that differ</h2>
-<div class="wide">{settings}</div>
-</body>
-</html>
-"""
 
-Line = dict[str, str]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Line:
+    """Models that differ at most in their seed: a row of the table, and a line of the figure."""
+
+    cells: dict[str, str]  # by title, those that there are
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    # Perplexities over epochs, of each model.
+    validation: list[list[float]] = dataclasses.field(default_factory=list)
+    training: list[list[float]] = dataclasses.field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The name of the run, or of what several runs have in common."""
+        return self.cells["run"]
 
 
-def compare(records: dict[str, Record]) -> list[Line]:
-    """The table's cells by column title, one line per run; `records` are by run name."""
-    return [{"run": name, **_figures(record)} for name, record in records.items()]
+def lines_of_runs(records: dict[str, Record]) -> list[Line]:
+    """A line per run; `records` are by run name."""
+    return [_line(name, [record]) for name, record in records.items()]
 
 
-def _figures(record: Record) -> Line:
-    summary, last = record.summary, record.history[-1] if record.history else {}
-    valid, test = f"({last['valid_perplexity_estimate']:.2f})" if last else "", ""
-    if pairs := record.perplexities.values():
-        valid, test = (f"{statistics.mean(split):.2f}" for split in zip(*pairs, strict=True))
-    return {
-        "model": model_name(record.model),
-        "seed": ", ".join(map(str, record.perplexities)),
-        "epochs": f"{len(record.history)} of {record.model.train.epochs}",
-        "training": f"{last['train_perplexity']:.2f}" if last else "",
-        "validation": valid,
+def lines_of_settings(records: dict[str, Record]) -> list[Line]:
+    """A line per setting, for all runs of as many epochs that differ in nothing but their seed."""
+    groups: dict[Any, dict[str, Record]] = {}
+    for name, record in records.items():
+        stage = len(record.history), bool(record.summary)
+        groups.setdefault((record.model, str(record.more), *stage), {})[name] = record
+    lines = []
+    for group in groups.values():
+        runs = list(group.values())
+        if len({run.config.seed for run in runs}) < len(runs):  # one run twice is not two seeds
+            lines += lines_of_runs(group)
+        else:
+            several = f"{model_name(runs[0].model)}, {len(runs)} runs"
+            lines.append(_line(several if len(runs) > 1 else next(iter(group)), runs))
+    return lines
+
+
+def _line(name: str, runs: list[Record]) -> Line:
+    model, last = runs[0].model, [run.history[-1] for run in runs if run.history]
+    pairs = [pair for run in runs for pair in run.perplexities.values()]
+    estimates = format_range([line["valid_perplexity_estimate"] for line in last])
+    seeds = [seed for run in runs for seed in run.seeds or {run.config.seed}]
+    valid, test = (format_range([pair[split] for pair in pairs]) for split in (0, 1))
+    unfinished = f"({estimates})" if last else ""
+    cells = {
+        "run": name,
+        "model": model_name(model),
+        "seed": ", ".join(map(str, sorted(seeds))),
+        "epochs": f"{len(runs[0].history)} of {model.train.epochs}",
+        "training": format_range([line["train_perplexity"] for line in last]),
+        "validation": valid if pairs else unfinished,
         "test": test,
-        "words/s": f"{last['words_per_second']:,.0f}" if last else "",
-        "hours": f"{last['seconds'] / 3600:.2f}" if last else "",
-        "device": summary.get("device", ""),
+        "words/s": _mean("{:,.0f}", [line["words_per_second"] for line in last]),
+        "hours": _mean("{:.2f}", [line["seconds"] / 3600 for line in last]),
+        "device": ", ".join(dict.fromkeys(run.summary.get("device", "") for run in runs)),
     }
+    return Line(
+        cells=cells,
+        settings=to_dict(runs[0].config) | {"seed": cells["seed"]},
+        validation=[curve for run in runs for curve in run.curves if curve],
+        training=[curve for run in runs for curve in run.training_curves if curve],
+    )
+
+
+def lines_of_mixtures(name: str, summary: dict[str, Any]) -> list[Line]:
+    """A line per number of models averaged, mean and standard deviation over sets of models."""
+    return [
+        Line(
+            cells={
+                "run": f"{name}, {mixture['members']} averaged",
+                "validation": format_mixture(mixture, "valid", digits=2),
+                "test": format_mixture(mixture, "test", digits=2),
+                "device": summary["device"],
+            }
+        )
+        for mixture in summary["mixtures"]
+    ]
+
+
+def lines_of_sweep(name: str, summary: dict[str, Any], history: list[dict[str, Any]]) -> list[Line]:
+    """A line per combination of a sweep's rates; without figures if a model of it diverged."""
+    lines, start = [], 0
+    for setting in summary["settings"]:
+        members = setting["members"]
+        of_setting, start = slice(start, start + len(members)), start + len(members)
+        rates = ", ".join(f"{rate} {value:g}" for rate, value in setting["setting"].items())
+        diverged = any(member["excluded"] for member in members)
+        finals = [
+            "diverged" if diverged else format_range([m[f"{split}_perplexity"] for m in members])
+            for split in ("valid", "test")
+        ]
+        curves = [
+            []
+            if diverged
+            else [list(x) for x in zip(*(h[key][of_setting] for h in history), strict=True)]
+            for key in ("valid_perplexity_estimates", "train_perplexities")
+        ]
+        cells = {
+            "run": f"{name}, {rates}",
+            "seed": ", ".join(str(member["seed"]) for member in members),
+            "epochs": f"{len(history)} of {summary['config']['epochs']}",
+            "validation": finals[0],
+            "test": finals[1],
+            "device": summary["device"],
+        }
+        settings = summary["config"] | setting["setting"] | {"seed": cells["seed"]}
+        validation, training = curves
+        lines.append(Line(cells=cells, settings=settings, validation=validation, training=training))
+    return lines
+
+
+def lines_of_ablation(name: str, results: dict[str, Any]) -> list[Line]:
+    """A line per cell and method of an ablation, at the chosen rate."""
+    lines = []
+    for cell, methods in results["language_modelling"].items():
+        for method, record in methods.items():
+            chosen = record["chosen"]
+            rates = {} if chosen is None else record["candidates"][chosen]["rates"]
+            validated = "" if chosen is None else record["candidates"][chosen]["validation"]
+            cells = {
+                "run": f"{name}, {cell}, {results['titles'][method]}",
+                "validation": f"{validated:.2f}" if validated else "diverged",
+                "test": format_range(record["test"]),
+                "device": results["device"],
+            }
+            settings = results["config"] | {"cell": cell} | rates
+            lines.append(Line(cells=cells, settings=settings, validation=record["curves"]))
+    return lines
+
+
+def format_range(values: Sequence[float]) -> str:
+    """The mean, and of several values the lowest and the highest; empty if there are none."""
+    if len(values) < 2:
+        return _mean("{:.2f}", values)
+    return f"{statistics.mean(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def _mean(form: str, values: Sequence[float]) -> str:
+    return form.format(statistics.mean(values)) if values else ""
 
 
 def print_comparison(console: Console, lines: list[Line]) -> None:
@@ -87,57 +166,5 @@ def print_comparison(console: Console, lines: list[Line]) -> None:
         justify = "left" if title == "run" else "right"
         table.add_column(title, justify=justify, overflow="fold")
     for line in lines:
-        table.add_row(*(line[title] for title in _PRINTED))
+        table.add_row(*(line.cells.get(title, "") for title in _PRINTED))
     console.print(table)
-
-
-def html_page(records: dict[str, Record], lines: list[Line]) -> str:
-    """The page: the table, the curves as an inline picture, and the settings that differ."""
-    if not can_draw():
-        raise InputError("the page's figures need matplotlib: pip install 'zaremba-jax[plots]'")
-    histories = {name: record.history for name, record in records.items()}
-    settings = {name: to_dict(record.config) for name, record in records.items()}
-    return _PAGE.format(
-        title=TITLE,
-        table=_html_table([list(lines[0]), *(list(line.values()) for line in lines)]),
-        curves=as_svg(comparison_figure(histories)),
-        settings=_html_table(_differing(settings)),
-    )
-
-
-def _differing(settings: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """One row per setting that differs between the runs, one column per run."""
-    names = dict.fromkeys(name for flat in settings.values() for name in flat)
-    rows = [[name, *(str(flat[name]) for flat in settings.values())] for name in names]
-    return [["setting", *settings], *(row for row in rows if len(set(row[1:])) > 1)]
-
-
-def _html_table(rows: list[list[str]]) -> str:
-    header, *body = [
-        "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
-        for row, tag in zip(rows, ["th", *["td"] * (len(rows) - 1)], strict=True)
-    ]
-    lines = "\n".join(f"<tr>{row}</tr>" for row in body)
-    return f"<table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
-
-
-def comparison_figure(histories: dict[str, list[dict[str, Any]]]) -> Any:
-    """Validation and training perplexity of runs over their epochs."""
-    figure, sides = panels(12, max(4.6, 0.21 * len(histories)), columns=2, sharey=True)
-    for axes, name, title in zip(
-        sides,
-        ("valid_perplexity_estimate", "train_perplexity"),
-        ("validation (estimate)", "training, any regularizers on"),
-        strict=True,
-    ):
-        styles = line_styles(len(histories))
-        for (run, history), style in zip(histories.items(), styles, strict=True):
-            epochs = [line["epoch"] for line in history]
-            label = f" {plain_text(run)}"  # matplotlib leaves out a label that starts with _
-            axes.plot(epochs, [line[name] for line in history], **style, label=label)
-        axes.set_title(title)
-        label_epochs(axes)
-        label_logarithmic(axes)
-    sides[0].set_ylabel("perplexity")
-    legend_outside(figure)
-    return figure

@@ -20,6 +20,7 @@ class Record:
     config: Config
     summary: dict[str, Any]  # what the program reported at the end; empty before that
     history: list[dict[str, Any]]  # one record per epoch
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)  # settings besides `config`
 
     @property
     def model(self) -> Config:
@@ -47,10 +48,18 @@ class Record:
     @property
     def curves(self) -> list[list[float]]:
         """Validation estimates over the epochs, one list per model that did not diverge."""
+        return self._curves("valid_perplexity_estimate", "valid_perplexity_estimates")
+
+    @property
+    def training_curves(self) -> list[list[float]]:
+        """Training perplexities over the epochs, as for `curves`."""
+        return self._curves("train_perplexity", "train_perplexities")
+
+    def _curves(self, name: str, of_members: str) -> list[list[float]]:
         if "members" not in self.summary:
-            return [[line["valid_perplexity_estimate"] for line in self.history]]
+            return [[line[name] for line in self.history]]
         return [
-            [line["valid_perplexity_estimates"][index] for line in self.history]
+            [line[of_members][index] for line in self.history]
             for index, member in enumerate(self.summary["members"])
             if not member.get("excluded")
         ]
@@ -65,7 +74,7 @@ class Record:
             _ = self.seeds, self.perplexities, self.summary["device"]
         for line in self.history:
             _ = [line[name] for name in ("train_perplexity", "words_per_second", "seconds")]
-        _ = self.curves
+        _ = self.curves, self.training_curves
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -90,17 +99,16 @@ def read_record(workdir: Workdir) -> Record:
             config=config,
             summary=parse_json_object(workdir.summary.read_text()) if finished else {},
             history=read_lines(lines),
+            more=more,
         )
         record.check()
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{workdir.path}: holds a damaged record ({error}); remove its summary.json and"
-            " give the command of that run again to rewrite it, or leave it out"
+            f"{workdir.path}: holds a damaged record ({error}); give the command of that run"
+            " again, which writes it anew, or leave it out"
         ) from None
     if "vary" in more:
-        raise InputError(
-            f"{workdir.path}: holds a sweep, whose own table compares its models; leave it out"
-        )
+        raise InputError(f"{workdir.path}: holds a sweep, not a run; leave it out")
     return record
 
 

@@ -11,7 +11,8 @@ from invoke import assert_refused
 from invoke import content as content_of
 
 from experiments import report
-from experiments.reports.comparison import compare
+from experiments.reports import comparison_page
+from experiments.reports.comparison import lines_of_runs
 from experiments.reports.records import read_record
 from experiments.training.run_folder import Workdir
 
@@ -83,13 +84,13 @@ def test_run_that_goes_on_has_its_last_estimate_and_no_test_figure(folder):
     metrics = folder / "quick-seed0" / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)[:2]
     metrics.write_text("".join(lines))
-    (line,) = compare({"<run>": read_record(Workdir("quick-seed0"))})
-    assert line["epochs"] == "2 of 6"
-    assert line["validation"] == f"({json.loads(lines[1])['valid_perplexity_estimate']:.2f})"
-    assert line["test"] == ""
+    (line,) = lines_of_runs({"<run>": read_record(Workdir("quick-seed0"))})
+    assert line.cells["epochs"] == "2 of 6"
+    assert line.cells["validation"] == f"({json.loads(lines[1])['valid_perplexity_estimate']:.2f})"
+    assert line.cells["test"] == ""
     metrics.unlink()
-    (line,) = compare({"new": read_record(Workdir("quick-seed0"))})
-    assert (line["epochs"], line["validation"]) == ("0 of 6", "")
+    (line,) = lines_of_runs({"new": read_record(Workdir("quick-seed0"))})
+    assert (line.cells["epochs"], line.cells["validation"]) == ("0 of 6", "")
 
 
 def test_folders_of_one_name_are_told_apart_by_their_paths_and_names_are_escaped(folder):
@@ -130,15 +131,12 @@ def test_what_is_no_run_is_refused_in_a_line(folder):
     assert_refused(run("absent"), "absent: holds no run; name the --workdir of one")
     assert_refused(run(), "error: give RUN... besides the flags; see --help")
     (folder / "quick-seed0" / "config.json").write_text("{}")
-    assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "to rewrite it")
+    assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "again")
     for name, content in (("summary.json", '{"x": 1}'), ("summary.json", "[1]"), (METRICS, "{}\n")):
         shutil.rmtree(folder / "quick-seed0")
         shutil.copytree(RESULTS / "quick-seed0", "quick-seed0")
         (folder / "quick-seed0" / name).write_text(content)
-        assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "to rewrite it")
-    path = folder / RUNS[1] / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"vary": "dropout=0,0.5"}))
-    assert_refused(run(RUNS[1]), f"{RUNS[1]}: holds a sweep", "leave it out")
+        assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "again")
     assert not (folder / "report.html").exists()
 
 
@@ -148,3 +146,67 @@ def test_page_replaces_no_other_file(folder):
         before = content_of(folder)
         assert_refused(run(RUNS[1], f"--page={page}"), f"--page={page}: exists and is not a page")
         assert content_of(folder) == before
+
+
+def test_what_is_no_run_is_skipped_with_a_note_and_page_needs_no_matplotlib(folder, monkeypatch):
+    (folder / "notes").mkdir()
+    monkeypatch.setattr(report, "can_draw", lambda: False)
+    monkeypatch.setattr(comparison_page, "can_draw", lambda: False)
+    outcome = run("quick-seed0", "notes", "absent.txt")
+    assert outcome.status == 0, outcome.err
+    for name in ("notes", "absent.txt"):
+        assert f"skipped {name}: holds no run" in outcome.out
+    assert "no curves without matplotlib" in outcome.out
+    assert "38.54" in outcome.out
+    assert "<svg" not in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_seeds_of_one_setting_are_a_line_with_mean_and_range(folder):
+    names = [f"small-seed{seed}" for seed in range(10)]
+    outcome = run(*(str(RESULTS / name) for name in names))
+    assert outcome.status == 0, outcome.err
+    tests = [
+        json.loads((RESULTS / name / "summary.json").read_text())["test_perplexity"]
+        for name in names
+    ]
+    rows = {row[0]: row for row in Page((folder / "report.html").read_text("utf-8")).rows}
+    expected = f"{sum(tests) / 10:.2f} ({min(tests):.2f}-{max(tests):.2f})"
+    assert rows["small, 10 runs"][6] == expected
+    assert rows["small-seed7"][6] == f"{tests[7]:.2f}"  # on its own, below
+
+
+def test_averages_and_ablations_are_compared_too(folder):
+    mixtures, ablation = RESULTS / "small-mixtures.json", RESULTS / "ablation"
+    outcome = run(str(mixtures), str(ablation), str(RESULTS / "table1.md"))
+    assert outcome.status == 0, outcome.err
+    rows = {row[0]: row for row in Page((folder / "report.html").read_text("utf-8")).rows}
+    best = json.loads(mixtures.read_text())["mixtures"][-1]
+    assert rows["small-mixtures.json, 10 averaged"][6] == f"{best['test_perplexity']:.2f}"
+    assert rows["ablation, gru, L2"][6] == "67.85 (67.76-67.94)"
+
+
+def test_sweep_has_a_line_a_setting_and_says_which_diverged(folder):
+    path = folder / "sweep"
+    shutil.copytree("quick-seed0", path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"vary": "dropout=0_0.5", "members": 2}))
+    good = [
+        {"seed": s, "excluded": None, "valid_perplexity": 50 + s, "test_perplexity": 48 + s}
+        for s in (0, 1)
+    ]
+    bad = [{"seed": 0, "excluded": "not finite"}, {"seed": 1, "excluded": None}]
+    settings = [
+        {"setting": {"dropout": rate}, "members": members}
+        for rate, members in ((0.0, good), (0.5, bad))
+    ]
+    summary = {"config": config, "settings": settings, "device": "CPU"}
+    (path / "summary.json").write_text(json.dumps(summary))
+    lines = [{"valid_perplexity_estimates": [9, 8, None, 7], "train_perplexities": [5, 4, None, 3]}]
+    (path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    outcome = run("sweep")
+    assert outcome.status == 0, outcome.err
+    rows = {row[0]: row for row in Page((folder / "report.html").read_text("utf-8")).rows}
+    assert rows["sweep, dropout 0"][5:7] == ["50.50 (50.00-51.00)", "48.50 (48.00-49.00)"]
+    assert rows["sweep, dropout 0.5"][5:7] == ["diverged", "diverged"]
+    (path / "summary.json").unlink()
+    assert_refused(run("sweep"), "sweep: holds an unfinished sweep; give its command again")
