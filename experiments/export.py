@@ -30,7 +30,7 @@ from zaremba_jax.regularizers import expected_masks
 
 _TORCH_FLAGS = ("vocabulary", "unit", "line_end", "unknown", "nonlinearity")
 
-define_paths("workdir", None, "a finished run, a member of an ensemble or a .safetensors file")
+define_paths("workdir", None, "a run, a member of an ensemble or a .safetensors file")
 define_path("from_torch", None, "instead of --workdir, a .safetensors file with torch's arrays")
 define_path(
     "vocabulary",

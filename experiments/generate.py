@@ -14,13 +14,13 @@ from experiments.cli.trained_models import load_models
 from zaremba_jax.data.units import UNITS, UNK
 from zaremba_jax.data.vocabulary import Vocabulary, listed
 from zaremba_jax.errors import InputError
-from zaremba_jax.inference.generation import Sampling, generate
+from zaremba_jax.inference.generation import Sampling, generate, unknown_id
 from zaremba_jax.inference.prompts import prompt_ids
 
 _LENGTHS = {"length": 100, "line": 10_000}  # by what ends a text
 _SEPARATOR = "---"
 
-define_paths("workdir", [], "finished runs, ensembles or .safetensors files; several are averaged")
+define_paths("workdir", [], "runs, ensembles or .safetensors files; several are averaged")
 flags.DEFINE_string("prompt", "", "how each text begins")
 flags.DEFINE_enum("until", "length", list(_LENGTHS), "where a text ends; line: at its line's end")
 flags.DEFINE_integer(
@@ -51,8 +51,8 @@ def main() -> None:
     sampling = Sampling(temperature=FLAGS.temperature, top_k=FLAGS.top_k, top_p=FLAGS.top_p)
     models = load_models(FLAGS.workdir)
     vocabulary = models[0].vocabulary
-    if UNK in vocabulary.words and not FLAGS.allow_unk:
-        sampling = dataclasses.replace(sampling, never=(vocabulary.words.index(UNK),))
+    if not FLAGS.allow_unk:
+        sampling = dataclasses.replace(sampling, never=unknown_id(vocabulary))
     until = line_end(vocabulary) if FLAGS.until == "line" else None
     context, unknown = prompt_ids(vocabulary, FLAGS.prompt, "--prompt")
     if unknown:

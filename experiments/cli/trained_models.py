@@ -1,9 +1,12 @@
 """Finds trained models where runs left them."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 
+from experiments.cli.terminal import as_shown
 from experiments.training.run_folder import Workdir
+from experiments.training.unfinished_runs import is_unfinished, unfinished_models
 from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.interop.model_file import (
     FOLDER_CONFIG,
@@ -18,57 +21,95 @@ from zaremba_jax.model import Model
 def load_models(paths: list[str]) -> list[Model]:
     """The models in folders and files; for an ensemble's folder, all its members.
 
+    A run that is not finished has the models of its newest checkpoint; standard error gets a line
+    that says of which epoch.
+
     Raises:
-      InputError: no path is given, a run has written no model yet, a file is no model, or is named
+      InputError: no path is given, a run has saved no model yet, a file is no model, or is named
         twice, or the vocabularies differ.
       MissingFileError: a path holds no model.
     """
-    files = [file for path in paths for file in _model_files(Path(path))]
-    if not files:
-        raise InputError("--workdir: names no model; give the folder of a finished run")
-    counts = Counter(file.resolve() for file in files)
-    if twice := [file for file in files if counts[file.resolve()] > 1]:
+    sources = [source for path in paths for source in _sources(Path(path))]
+    if not sources:
+        raise InputError("--workdir: names no model; give the folder of a run")
+    counts = Counter(source.resolve() for source in sources)
+    if twice := [source for source in sources if counts[source.resolve()] > 1]:
         raise InputError(f"--workdir: names {twice[0]} twice; name each model once")
-    models = list(map(load, files))
-    first = models[0].vocabulary
-    for file, model in zip(files, models, strict=True):
-        if model.vocabulary != first:
+    models = []
+    for source in sources:
+        models += _load_all(source)
+        if models[-1].vocabulary != models[0].vocabulary:
             raise InputError(
-                f"{file}: its vocabulary is not that of {files[0]}; name models that were trained"
-                " on the same text"
+                f"{source}: its vocabulary is not that of {sources[0]}; name models that were"
+                " trained on the same text"
             )
     return models
 
 
 def single_model(paths: list[str], flag: str) -> Path:
-    """The only model that a flag names, for `load`.
+    """The only model that a flag names, for `load`: a file, or a folder.
 
     Raises:
       InputError, MissingFileError: as for `load_models`, or it names several.
     """
-    files = [file for path in paths for file in _model_files(Path(path))]
-    if len(files) != 1:
+    sources = [source for path in paths for source in _sources(Path(path))]
+    if len(sources) != 1:
         raise InputError(
-            f"--{flag}={','.join(paths)}: has {len(files)} models; name one file of members/"
+            f"--{flag}={','.join(paths)}: has {len(sources)} models; name one file of members/"
         )
-    return files[0]
+    return sources[0]
 
 
 def load(path: Path) -> Model:
-    """The model in a file, or in a folder that was exported."""
-    return load_model(path) if path.is_file() else load_folder(path)
+    """The model in a file, in a folder that was exported, or of a run that is not finished.
+
+    Raises:
+      InputError: it cannot be read, or the run has several models.
+    """
+    models = _load_all(path)
+    if len(models) > 1:
+        raise InputError(
+            f"{path}: has {len(models)} models and is not finished; give its command again to"
+            " finish it, and name one file of members/"
+        )
+    return models[0]
 
 
 def parts(path: Path) -> list[Path]:
-    """The files that `load` reads."""
-    names = (FOLDER_MODEL, FOLDER_CONFIG, FOLDER_VOCABULARY)
-    return [path] if path.is_file() else [path / name for name in names]
+    """The files that `load` reads of a model that no run writes any more.
 
-
-def _model_files(path: Path) -> list[Path]:
-    if path.is_file() or (path / FOLDER_VOCABULARY).exists():
+    Raises:
+      InputError: its run is not finished.
+    """
+    if path.is_file():
         return [path]
+    if not _is_exported(path):
+        raise InputError(
+            f"{path}: is not finished, so that its model may change; write it to a file with"
+            " experiments.export --to=model, and name that"
+        )
+    return [path / name for name in (FOLDER_MODEL, FOLDER_CONFIG, FOLDER_VOCABULARY)]
+
+
+def _is_exported(path: Path) -> bool:
+    return (path / FOLDER_VOCABULARY).exists()
+
+
+def _load_all(source: Path) -> list[Model]:
+    if source.is_file():
+        return [load_model(source)]
+    if _is_exported(source):
+        return [load_folder(source)]
+    models, line = unfinished_models(Workdir(source))
+    print(as_shown(line, sys.stderr), file=sys.stderr)
+    return models
+
+
+def _sources(path: Path) -> list[Path]:
+    """The files of a path's models; or the path itself, an exported folder or unfinished run."""
     workdir = Workdir(path)
+    if path.is_file() or _is_exported(path) or is_unfinished(workdir):
+        return [path]
     if workdir.model.exists():
         return [workdir.model]
     if members := sorted(workdir.members.glob("*.safetensors")):
@@ -80,10 +121,10 @@ def _model_files(path: Path) -> list[Path]:
         )
     if workdir.config.exists():
         raise InputError(
-            f"{path}: holds a run that has written no model yet; give its command again to"
-            " finish it"
+            f"{path}: holds a run that has saved no model yet; wait for its first checkpoint, or"
+            " give its command again"
         )
     raise MissingFileError(
-        f"{path}: holds no model; name the --workdir of a finished run of experiments.ptb or"
+        f"{path}: holds no model; name the --workdir of a run of experiments.ptb or"
         " experiments.ensemble, or a .safetensors file"
     )

@@ -1,5 +1,6 @@
 """The loop of training: windows, epochs, checkpoints, until the last epoch or a signal."""
 
+import shlex
 import signal
 import time
 from collections.abc import Iterable
@@ -30,10 +31,14 @@ class InterruptedRunError(ProgramEndError):
 
     def __init__(self, run: Run, workdir: Workdir, number: int):
         epoch, window = position(run)
-        super().__init__(
+        told = (
             f"stopped by {signal.Signals(number).name} after epoch {epoch}, window {window} of"
             f" {len(run.windows)}; saved in {workdir.path}, give the same command to resume"
         )
+        if run.are_alike:  # a sweep has no model before its end
+            folder = shlex.quote(str(workdir.path))
+            told += f", or try its model: experiments.generate --workdir={folder}"
+        super().__init__(told)
         self.status = 128 + number
 
 

@@ -49,6 +49,7 @@ class Saves:
         record = {
             "configs": [checkpoint_settings(to_dict(config)) for config in run.all_configs],
             "corpus_sha256": run.corpus.fingerprint,
+            "vocabulary": dataclasses.asdict(run.corpus.vocabulary),
             "layout": run.layout,
             "precision_of_state": _precision(),
             **run.journal.record(),

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import Key, RNNState, Tokens
-from zaremba_jax.data.vocabulary import check_ids
+from zaremba_jax.data.units import UNK
+from zaremba_jax.data.vocabulary import Vocabulary, check_ids
 from zaremba_jax.ensemble import mixture_log_probs
 from zaremba_jax.errors import InputError
 from zaremba_jax.model import Model, Predictor
@@ -45,6 +46,12 @@ class Sampling:
             raise InputError(f"top_k={self.top_k}: must be at least 1, or 0 for no limit")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p={self.top_p}: must be above 0 and at most 1")
+
+
+def unknown_id(vocabulary: Vocabulary) -> tuple[int, ...]:
+    """The id of `<unk>`, for `Sampling.never`; nothing if there is none, or no other word."""
+    words = vocabulary.words
+    return (words.index(UNK),) if UNK in words and len(words) > 1 else ()
 
 
 def generate(

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import jax
 
 from zaremba_jax import model
-from zaremba_jax.data.units import UNK
 from zaremba_jax.evaluate import text_nll
-from zaremba_jax.inference.generation import Sampling, generate
+from zaremba_jax.inference.generation import Sampling, generate, unknown_id
 from zaremba_jax.inference.prompts import prompt_ids
 from zaremba_jax.interop import model_file
 
@@ -83,8 +82,7 @@ class Model(model.Model):
         Raises:
           InputError: as for `generation.generate` and `prompts.prompt_ids`.
         """
-        words = self.vocabulary.words
-        sampling = sampling or Sampling(never=(words.index(UNK),) if UNK in words else ())
+        sampling = sampling or Sampling(never=unknown_id(self.vocabulary))
         context, _ = prompt_ids(self.vocabulary, prompt)
         (drawn,) = generate([self], context, length, sampling=sampling, key=jax.random.key(seed))
         return self.vocabulary.detokenize([*context, *drawn]).strip("\n")

@@ -47,8 +47,8 @@ def test_models_are_found_in_runs_ensembles_and_files(folder):
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        (["absent"], "absent: holds no model; name the --workdir of a finished run"),
-        (["unfinished"], "unfinished: holds a run that has written no model yet; give its command"),
+        (["absent"], "absent: holds no model; name the --workdir of a run"),
+        (["unfinished"], "unfinished: holds a run that has saved no model yet; wait for its first"),
         (["record"], "record: holds the record of a finished run without its model; name the"),
         (["run", "other"], r"other/model\.safetensors: its vocabulary is not that of .*run/model"),
         ([], "--workdir: names no model"),

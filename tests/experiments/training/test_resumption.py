@@ -99,7 +99,8 @@ def test_terminated_run_saves_says_so_and_ends_as_one_never_interrupted(folder, 
     assert status == 128 + signal.SIGTERM, err
     assert out == (
         f"stopped by SIGTERM after epoch 0, window {steps(folder)[-1]} of {WINDOWS};"
-        " saved in run, give the same command to resume\n"
+        " saved in run, give the same command to resume,"
+        " or try its model: experiments.generate --workdir=run\n"
     )
     assert run(*FLAGS, "--workdir=run").status == 0
     assert_same_run(folder / "run", reference)

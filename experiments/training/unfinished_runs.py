@@ -1,0 +1,146 @@
+"""The models of runs that are stopped, or still train, from their checkpoints."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.training.history import read_history
+from experiments.training.journal import Journal
+from experiments.training.resumption import host_buffers
+from experiments.training.run_folder import Workdir
+from zaremba_jax.array_types import TrainState
+from zaremba_jax.checkpoint import Restored, restore
+from zaremba_jax.config import Config
+from zaremba_jax.data.vocabulary_files import vocabulary_from_dict
+from zaremba_jax.errors import InputError
+from zaremba_jax.interop.model_file import assemble, named_arrays
+from zaremba_jax.model import Model
+from zaremba_jax.optimizer import best_epoch
+from zaremba_jax.presets import from_dict
+from zaremba_jax.train import init_train_state
+
+_MOST_TRIES = 10
+
+
+def is_unfinished(workdir: Workdir) -> bool:
+    """Whether the folder holds a run with a checkpoint that has not reported its results.
+
+    A model there is what the run had before it was given more epochs.
+    """
+    return workdir.config.exists() and not workdir.summary.exists() and bool(_steps(workdir))
+
+
+def unfinished_models(workdir: Workdir) -> tuple[list[Model], str]:
+    """The models that a run would end with if it ended at its newest checkpoint.
+
+    The run may go on meanwhile.
+
+    Returns:
+      The models that did not diverge, and a line that says of which epoch they are.
+
+    Raises:
+      InputError: the run is a sweep, which has no model before its end, has completed no
+        checkpoint, or only one of an earlier version, or its files are damaged.
+    """
+    config, more = _read_config(workdir)
+    if "vary" in more:
+        raise InputError(
+            f"{workdir.path}: holds a sweep, whose best setting is known at its end; give its"
+            " command again to finish it"
+        )
+    restored = restore_while_written(workdir, lambda record: _buffers(config, record, workdir))
+    if restored is None:
+        raise InputError(
+            f"{workdir.path}: holds a run that has saved nothing yet; wait for its first"
+            " checkpoint, or give its command again"
+        )
+    record = restored.record
+    journal = Journal.read(record, read_history(workdir, record["history"]))
+    # Before the first epoch's end, no parameters are the best.
+    chosen = [x.result if journal.history else x.model for x in _as_chunks(restored.state)]
+    params = jax.tree.map(lambda *chunks: np.concatenate(chunks), *chosen)
+    vocabulary = vocabulary_from_dict(record["vocabulary"])
+    models = [
+        assemble(
+            workdir.path,
+            named_arrays(jax.tree.map(lambda x, row=row: x[row], params)),
+            _config_of(config, record["configs"][row]),
+            vocabulary,
+        )
+        for row in journal.live
+    ]
+    return models, f"{workdir.path}: is not finished; {_described(config, journal)}"
+
+
+def _read_config(workdir: Workdir) -> tuple[Config, dict[str, Any]]:
+    try:
+        return workdir.read_config()
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{workdir.config}: is damaged ({error}); give the command of its run again, or name"
+            " another folder"
+        ) from None
+
+
+def _config_of(config: Config, settings: dict[str, Any]) -> Config:
+    """A model's configuration, which checkpoints record without what says when a run ends."""
+    train = config.train
+    return from_dict({**settings, "epochs": train.epochs, "patience": train.patience})
+
+
+def _buffers(config: Config, record: dict[str, Any], workdir: Workdir) -> Any:
+    """Host buffers for the state of a checkpoint, by its record."""
+    if "vocabulary" not in record:
+        raise InputError(
+            f"{workdir.path}: is not finished, and an earlier version saved it, without its"
+            " vocabulary; give its command again to finish it"
+        )
+    layout = record["layout"]
+    size = len(record["vocabulary"]["words"])
+    state = jax.eval_shape(lambda: init_train_state(config, size))
+    if "chunks" not in layout:
+        return host_buffers(state, (), layout["streams"])
+    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
+    return tuple(host_buffers(stacked, (size,), layout["streams"]) for size in layout["chunks"])
+
+
+def _as_chunks(state: Any) -> Sequence[TrainState]:
+    """Stored states with a leading axis of models, whether of one model or of chunks of many."""
+    if isinstance(state, TrainState):
+        return [jax.tree.map(lambda x: x[None], state)]
+    return state
+
+
+def _described(config: Config, journal: Journal) -> str:
+    trained, live = len(journal.history), journal.live
+    models = "its model" if len(live) == 1 else f"its {len(live)} models"
+    after = f"after {trained} of {config.train.epochs} epochs"
+    if any(journal.epoch_nll):
+        after += " and a part of the next"
+    if config.train.keep == "last" or not trained:
+        return f"{models} {after}"
+    epochs = ", ".join(str(best_epoch(journal.estimates(index))) for index in live)
+    return f"{models} of epoch{'s' * (len(live) > 1)} {epochs}, the best {after}"
+
+
+def _steps(workdir: Workdir) -> list[str]:
+    return sorted(x.name for x in workdir.checkpoints.glob("*") if x.name.isdecimal())
+
+
+def restore_while_written(
+    workdir: Workdir, make_template: Callable[[dict[str, Any]], Any]
+) -> Restored | None:
+    """As `restore`; again if the run removed a checkpoint meanwhile, which then looks damaged."""
+    for _ in range(_MOST_TRIES - 1):
+        before = _steps(workdir)
+        try:
+            restored = restore(workdir.checkpoints, make_template)
+        except Exception:
+            if _steps(workdir) == before:
+                raise
+        else:
+            if (restored is not None and not restored.damaged) or _steps(workdir) == before:
+                return restored
+    return restore(workdir.checkpoints, make_template)
