@@ -28,6 +28,7 @@ from experiments.reports.summary import (
 from experiments.training.ensemble_run import with_seeds
 from experiments.training.finished_runs import load_finished_run, named_runs, read_run_config
 from experiments.training.identity import same_model
+from experiments.training.provenance import peak_memory, provenance
 from experiments.training.run_folder import Workdir, write_json
 from zaremba_jax.config import settings
 from zaremba_jax.errors import InputError
@@ -111,7 +112,7 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
         alike=all(same_model(config, configs[0]) for config in configs),
     )
     workdir.path.mkdir(parents=True, exist_ok=True)
-    return summary | {"members": members}, workdir, console
+    return summary | {"members": members} | provenance() | peak_memory(), workdir, console
 
 
 def _averaged(workdir: Workdir) -> list[Path] | None:

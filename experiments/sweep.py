@@ -122,6 +122,7 @@ def summarize_sweep(
         "best": None if best is None else lines[best]["setting"],
         "best_members": [] if best is None else [best * seeds + seed for seed in range(seeds)],
         "seconds": run.journal.seconds,
+        **run.journal.provenance,
         **environment(),
     }
 

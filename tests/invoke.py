@@ -1,6 +1,7 @@
 """Runs the programs on a text so small that training takes a second."""
 
 import contextlib
+import csv
 import dataclasses
 import io
 import json
@@ -45,6 +46,11 @@ WINDOWS = 119  # per epoch of the text of `write_texts`
 CHUNK = 17  # divides an epoch, so that only one program is compiled
 SINGLE = tuple(f"--chunk={CHUNK}" if f.startswith("--chunk") else f for f in FLAGS)
 MEMBERS = (*SINGLE, "--members=3", "--sizes=1,2")  # for experiments.ensemble
+# What differs between two runs of the same settings by its nature.
+OF_ITS_TIME = {
+    *("seconds", "words_per_second", "date", "command"),
+    *("peak_host_memory_bytes", "peak_device_memory_bytes"),
+}
 
 
 class Outcome(NamedTuple):
@@ -185,6 +191,10 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def table(workdir: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((workdir / "metrics.csv").read_text().splitlines()))
+
+
 def summary_of(workdir: Path) -> dict[str, Any]:
     return json.loads((workdir / "summary.json").read_text())
 
@@ -214,8 +224,11 @@ def assert_same_run(workdir: Path, other: Path) -> None:
     )
     assert actual == expected
     assert untimed(metrics(workdir)) == untimed(metrics(other))
+    assert untimed(table(workdir)) == untimed(table(other))
 
 
-def untimed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    timings = {"seconds", "words_per_second"}
-    return [{name: line[name] for name in line.keys() - timings} for line in lines]
+def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records without what differs by its nature."""
+    return [
+        {name: x for name, x in record.items() if name not in OF_ITS_TIME} for record in records
+    ]

@@ -4,12 +4,10 @@ import contextlib
 import importlib
 import multiprocessing
 import os
-import resource
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +15,7 @@ from rich.console import Console
 
 from experiments.benchmarks.contenders import Contender
 from experiments.benchmarks.turns import Turn
+from experiments.reports.environment import peak_device_memory, peak_host_memory
 from zaremba_jax.errors import InputError
 
 
@@ -77,26 +76,17 @@ def _run_twice(build: Callable[..., Turn], *arguments: Any) -> Needs:
     jax.devices()
     with contextlib.suppress(ImportError):
         importlib.import_module("torch")  # so that its libraries do not count
-    before, start = _peak_resident(), time.perf_counter()
+    before, start = peak_host_memory(), time.perf_counter()
     turn = build(*arguments)
     turn()
     seconds = time.perf_counter() - start
     turn()
-    return Needs(seconds, _peak_on_device() or _peak_resident() - before)
-
-
-def _peak_resident() -> int:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux hands ru_maxrss down to a new process, which would start with its parent's peak.
-    (peak,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(peak.split()[1]) * 1024
+    return Needs(seconds, _peak_on_device() or peak_host_memory() - before)
 
 
 def _peak_on_device() -> int:
     """The peak of jax or of torch, whichever took more; 0 on a CPU."""
-    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    peak = peak_device_memory()
     if jax.default_backend() == "gpu":
         try:
             import torch  # pyright: ignore[reportMissingImports]

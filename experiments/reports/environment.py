@@ -1,8 +1,10 @@
-"""What measured figures depend on besides the configuration: versions and the device."""
+"""What measured figures depend on besides the configuration: versions, the device, its memory."""
 
 import os
 import platform
+import resource
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +30,22 @@ def device_memory() -> int:
     """Bytes that the first device of this process has; of a CPU, the host's."""
     of_device = jax.local_devices()[0].memory_stats() or {}
     return of_device.get("bytes_limit", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def peak_device_memory() -> int:
+    """Bytes, the most that jax has taken of a device of this process; 0 on a CPU."""
+    statistics = [device.memory_stats() or {} for device in jax.local_devices()]
+    return max(of_device.get("peak_bytes_in_use", 0) for of_device in statistics)
+
+
+def peak_host_memory() -> int:
+    """Bytes, the most that this process has had in the host's memory."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux hands ru_maxrss down to a new process, which would start with its parent's peak.
+    (peak,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(peak.split()[1]) * 1024
 
 
 def cores() -> int:

@@ -65,6 +65,7 @@ def summarize(
         "paper_test_perplexity": paper_test,
         "words_per_second": float(np.median([m["words_per_second"] for m in run.journal.history])),
         "seconds": run.journal.seconds,
+        **run.journal.provenance,
         **environment(),
     }
 
@@ -161,6 +162,7 @@ def summarize_members(
         "kernel": run.kernel,
         "members": member_records(run, valid, test),
         "seconds": run.journal.seconds,
+        **run.journal.provenance,
     }
 
 

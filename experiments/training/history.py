@@ -1,8 +1,8 @@
 """The records of a run's epochs on disk, a line each, at a cost that does not grow with them.
 
-`metrics.jsonl` is for people, a copy of it lies among the checkpoints, and a checkpoint has no
-more of it than its extent. A killed run may leave lines that no checkpoint counts, or half of one.
-They are gone when the run is taken up again, which writes its files anew.
+`metrics.jsonl` and `metrics.csv` are for people, a copy of the former lies among the checkpoints,
+and a checkpoint has no more of it than its extent. A killed run may leave lines that no checkpoint
+counts, or half of one. They are gone when the run is taken up again, which writes its files anew.
 """
 
 import dataclasses
@@ -14,7 +14,8 @@ from typing import Any
 
 import jax
 
-from experiments.training.run_folder import Workdir, write_bytes
+from experiments.training.metrics_table import MetricsTable
+from experiments.training.run_folder import Workdir, append_bytes, write_bytes
 from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.whole_files import naming
@@ -69,11 +70,12 @@ class EpochFiles:
     """Adds the line of each epoch to the files that hold the history."""
 
     def __init__(self, workdir: Workdir, history: Records):
-        """Writes the epochs so far, and no others."""
+        """Writes the epochs so far, and no others; `history` has each later one before `add`."""
         self._paths = workdir.histories
         workdir.checkpoints.mkdir(exist_ok=True)
         for path in self._paths:
             write_bytes(path, b"".join(map(line_of, history)))
+        self._table = MetricsTable(workdir.metrics_table, history)
 
     def add(self, record: dict[str, Any]) -> None:
         """Adds an epoch.
@@ -81,9 +83,9 @@ class EpochFiles:
         Raises:
           OSError: it cannot be written.
         """
-        for path in self._paths if jax.process_index() == 0 else ():
-            with naming(path), path.open("ab") as file:
-                file.write(line_of(record))
+        for path in self._paths:
+            append_bytes(path, line_of(record))
+        self._table.add(record)
 
 
 def sync_history(workdir: Workdir) -> None:

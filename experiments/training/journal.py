@@ -20,6 +20,8 @@ class Journal:
     epoch_seconds: float = 0.0  # spent training in this epoch
     seconds: float = 0.0  # spent training and evaluating since the run first began
     history: Records = dataclasses.field(default_factory=list)  # one per epoch
+    # Of the process that trained last: `provenance` and `peak_memory`.
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     # Why a model diverged, by its index, which JSON makes a string.
     excluded: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -39,6 +41,7 @@ class Journal:
             epoch_seconds=record["epoch_seconds"],
             seconds=record["seconds"],
             history=history,
+            provenance=record.get("provenance", {}),  # older ones do not tell
             excluded=record.get("excluded", {}),
         )
 

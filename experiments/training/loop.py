@@ -16,6 +16,7 @@ from experiments.training import remarks
 from experiments.training.curves import Curves
 from experiments.training.epoch_display import EpochDisplay
 from experiments.training.history import EpochFiles
+from experiments.training.provenance import peak_memory, provenance
 from experiments.training.resumption import Saves
 from experiments.training.run import Run, gates, is_finished, position
 from experiments.training.run_folder import Workdir
@@ -57,8 +58,9 @@ def train(
 
     Args:
       run: the run to continue; updated in place.
-      workdir: gets a line of `metrics.jsonl` at each epoch's end, and a checkpoint unless
-        saving would take more than a twentieth of the time; after the last epoch always.
+      workdir: gets a line of `metrics.jsonl` and `metrics.csv` at each epoch's end, and a
+        checkpoint unless saving would take more than a twentieth of the time; after the last epoch
+        always.
       console: shows the progress.
       chunk: windows trained on the device before the host checks losses and signals.
       checkpoint_minutes: the longest time between two saves, up to the end of a chunk.
@@ -75,6 +77,7 @@ def train(
     epoch_files = EpochFiles(workdir, run.journal.history)
     if not is_finished(run):
         workdir.summary.unlink(missing_ok=True)  # left by a run of fewer epochs
+        run.journal.provenance = provenance()
     told: set[str] = set()
     say(console, remarks.on_schedule(run))
     saves = Saves(run, workdir, checkpoint_minutes)
@@ -147,6 +150,7 @@ def finish_epoch(run: Run) -> dict[str, Any]:
     run.journal.end_epoch(run.metrics(epoch, len(run.windows)) | estimate, seconds)
     if run.config.train.keep == "best":
         run.keep_best()
+    run.journal.provenance |= peak_memory()
     return run.journal.history[-1]
 
 

@@ -19,7 +19,7 @@ from zaremba_jax.interop.model_file import save_model
 from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.model import Model
 from zaremba_jax.presets import from_dict
-from zaremba_jax.whole_files import write_whole
+from zaremba_jax.whole_files import naming, write_whole
 
 
 class Workdir:
@@ -32,6 +32,7 @@ class Workdir:
         self.kernel = self.path / "kernel.json"
         self.metrics = self.path / "metrics.jsonl"
         self.histories = (self.metrics, self.checkpoints / "history.jsonl")  # of equal content
+        self.metrics_table = self.path / "metrics.csv"
         self.summary = self.path / "summary.json"
         self.curves = self.path / "curves.png"
         self.model = self.path / "model.safetensors"
@@ -82,8 +83,8 @@ class Workdir:
     def _refuse_other_results(self) -> None:
         # Others in that folder are what a run left that lost it while it saved.
         checkpoints = [path for path in self.checkpoints.glob("*") if path.name.isdecimal()]
-        results = (self.summary, self.metrics, self.model, self.members, *self.pictures)
-        paths = [path for path in (*results, *checkpoints) if path.exists()]
+        results = (self.summary, self.metrics, self.metrics_table, self.model, self.members)
+        paths = [path for path in (*results, *self.pictures, *checkpoints) if path.exists()]
         if paths and not any(self.checkpoints.glob(f"*/{CHECKSUMS_FILE}")):
             raise InputError(
                 f"{self.path}: holds {paths[0].relative_to(self.path)}, which no training run left"
@@ -177,3 +178,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Writes a binary file, atomically."""
     if jax.process_index() == 0:  # with several hosts, only the first writes
         write_whole(path, content)
+
+
+def append_bytes(path: Path, content: bytes) -> None:
+    """Adds to the end of a binary file.
+
+    Raises:
+      OSError: it cannot be written; it may have a part.
+    """
+    if jax.process_index() == 0:
+        with naming(path), path.open("ab") as file:
+            file.write(content)

@@ -87,6 +87,7 @@ def test_ensemble_leaves_all_its_files_and_a_line_an_epoch(finished):
     assert {path.name for path in (folder / "run").iterdir()} == {
         "config.json",
         "metrics.jsonl",
+        "metrics.csv",
         "summary.json",
         "mixtures.png",
         "members",

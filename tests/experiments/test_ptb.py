@@ -1,9 +1,11 @@
 """The program as a user runs it: a whole run, and every kind of mistake in flags and texts."""
 
+import datetime
 import gzip
 import json
 import math
 import re
+import shlex
 import shutil
 import sys
 
@@ -22,6 +24,7 @@ from invoke import (
     metrics,
     run,
     run_process,
+    table,
     write_texts,
 )
 
@@ -49,6 +52,7 @@ def test_run_ends_well_and_leaves_all_its_files(finished):
     assert {path.name for path in (folder / "run").iterdir()} == {
         "config.json",
         "metrics.jsonl",
+        "metrics.csv",
         "summary.json",
         "curves.png",
         "model.safetensors",
@@ -72,6 +76,7 @@ def test_exported_model_is_the_trained_one(finished):
 def test_metrics_have_a_line_an_epoch(finished):
     folder, _ = finished
     lines = metrics(folder / "run")
+    assert [{key: str(x) for key, x in line.items()} for line in lines] == table(folder / "run")
     assert [line["epoch"] for line in lines] == [1, 2]
     assert [line["learning_rate"] for line in lines] == [1.0, 0.5]
     for line in lines:
@@ -94,6 +99,11 @@ def test_summary_has_the_figures_and_what_they_depend_on(finished):
     assert summary["words_per_second"] > 0
     assert summary["seconds"] == metrics(folder / "run")[-1]["seconds"]
     assert {"python", "jax", "numpy"} <= summary["versions"].keys()
+    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(summary["date"])
+    assert 0 <= age.total_seconds() < 3600
+    assert shlex.split(summary["command"])[-len(FLAGS) - 3 : -3] == list(FLAGS)
+    assert 2**26 < summary["peak_host_memory_bytes"] < 2**36
+    assert summary["peak_device_memory_bytes"] is None
 
 
 def test_output_has_a_line_an_epoch_and_the_table_and_no_escape_codes_off_a_terminal(finished):

@@ -1,0 +1,31 @@
+"""What a record says about the source that its run was trained with."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from experiments.training.provenance import git_commit
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_commit_is_that_of_the_source_and_tells_of_changes(tmp_path):
+    def git(*arguments):
+        named = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        command = ("git", "-C", str(tmp_path), *named, *arguments)
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    source = tmp_path / "source.py"
+    source.write_text("1")
+    find = git_commit.__wrapped__
+    assert find(source) is None
+    git("init")
+    git("commit", "--allow-empty", "--message=another")
+    assert find(source) is None  # an installed package, in the repository of something else
+    git("add", "source.py")
+    git("commit", "--message=ours")
+    git("tag", "v1")
+    commit = git("rev-parse", "HEAD")
+    assert find(source) == commit
+    source.write_text("2")
+    assert find(source) == f"{commit}-dirty"
