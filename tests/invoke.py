@@ -38,6 +38,7 @@ SETTINGS = {
     "epochs": 2,
     "dropout": 0.25,
     "constant_epochs": 1,
+    "keep": "last",
 }
 CONFIG = override(QUICK, corpus="files", **SETTINGS)
 TEXT = ("--train_file=train.txt", "--valid_file=valid.txt", "--test_file=test.txt")

@@ -228,7 +228,7 @@ class TrainConfig(_Validated):
     )
     keep: Literal["last", "best"] = _setting(
         "what a run ends with: the last parameters, or those with the best validation estimate"
-        " after an epoch",
+        " after an epoch; a run on your own text takes the best unless told otherwise",
         default="last",
     )
     decay_when_stalled: int = _setting(

@@ -29,9 +29,10 @@ from experiments.training.single_run import SingleRun, new_run
 from experiments.training.tensorboard import TensorBoard
 from experiments.training.wandb_run import WandbRun
 from zaremba_jax.checkpoint import clear_after
-from zaremba_jax.config import Config, override, to_dict
+from zaremba_jax.config import Config, completed, override, to_dict
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
+from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.model import Model, count_params, param_shapes
 
 _LONGEST_NAME = 200  # of a workdir; file systems allow 255 bytes
@@ -100,8 +101,18 @@ def configure(**more: object) -> tuple[Config, Workdir]:
     files = {name: FLAGS[name].value for name in ("vocabulary", "init_from")}
     named = changes | {name: _short(path) for name, path in files.items() if path} | more
     workdir = default_workdir(config.name, *(f"{key}={named[key]}" for key in named))
+    if config.corpus == "files" and "keep" not in changes:
+        config = override(config, keep=_kept_in(workdir))
     workdir.refuse_another_run(config, **more)
     return config, workdir
+
+
+def _kept_in(workdir: Workdir) -> str:
+    """The setting `keep` of a run on own text: that of the run in its folder, or `best`."""
+    try:
+        return completed(parse_json_object(workdir.config.read_text()))["keep"]
+    except (OSError, ValueError, TypeError):  # none is there, or `refuse_another_run` tells
+        return "best"
 
 
 def _short(path: str) -> str:

@@ -10,6 +10,7 @@ from invoke import assert_refused, run
 from experiments import ptb
 from experiments.cli.config_flags import config_from_flags
 from experiments.cli.program import FLAGS
+from experiments.training.run_folder import write_json
 from zaremba_jax.config import settings, to_dict
 from zaremba_jax.presets import MEDIUM, PRESETS, QUICK
 
@@ -17,6 +18,8 @@ from zaremba_jax.presets import MEDIUM, PRESETS, QUICK
 OTHER = {
     "corpus": "text8",
     "seed": 7,
+    "patience": 9,
+    "decay_when_stalled": 8,
     "unit": "char",
     "vocab_size": 29,
     "min_count": 31,
@@ -179,8 +182,23 @@ def test_workdir_flag_names_the_folder_as_it_is(parsed):
 def test_own_text_makes_the_corpus_files(parsed):
     parsed("--config=medium", "--train_file=a", "--valid_file=b", "--test_file=c")
     config, workdir = ptb.configure()
-    assert to_dict(config) == to_dict(MEDIUM) | {"corpus": "files"}
+    assert to_dict(config) == to_dict(MEDIUM) | {"corpus": "files", "keep": "best"}
     assert workdir.path.name == "medium-corpus=files"
+
+
+@pytest.mark.parametrize(
+    ("lines", "keep"),
+    [([], "best"), (["--keep=last"], "last"), (["--keep=last", ""], "last")],
+    ids=["new", "asked for", "as the run in the folder"],
+)
+def test_run_on_own_text_keeps_the_best_unless_it_began_otherwise(parsed, tmp_path, lines, keep):
+    own = (f"--workdir={tmp_path}", "--train_file=a", "--valid_file=b", "--test_file=c")
+    for line in lines or [""]:
+        FLAGS.unparse_flags()
+        parsed(*own, *line.split())
+        config, workdir = ptb.configure()
+        write_json(workdir.config, to_dict(config))
+    assert config.train.keep == keep
 
 
 @pytest.mark.parametrize(
