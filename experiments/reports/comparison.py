@@ -58,7 +58,7 @@ def lines_of_settings(records: dict[str, Record]) -> list[Line]:
 def _line(name: str, runs: list[Record]) -> Line:
     model, last = runs[0].model, [run.history[-1] for run in runs if run.history]
     pairs = [pair for run in runs for pair in run.perplexities.values()]
-    estimates = format_range([line["valid_perplexity_estimate"] for line in last])
+    estimates = format_range([run.estimate for run in runs if run.history])
     seeds = [seed for run in runs for seed in run.seeds or {run.config.seed}]
     valid, test = (format_range([pair[split] for pair in pairs]) for split in (0, 1))
     unfinished = f"({estimates})" if last else ""

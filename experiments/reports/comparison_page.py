@@ -38,9 +38,9 @@ svg {{ max-width: 100%; height: auto; cursor: zoom-in; }}
 <h1>Comparison of runs</h1>
 <p>Perplexity. Training is that of the last epoch, regularizers on; validation and test are the
 reported figures of a finished run (one stream, all N - 1 predictions); in brackets, the last
-estimate of an unfinished one. Of several models, which differ in their seed, the mean and the
-range; of averages, the mean and the standard deviation over sets of models; of an ablation,
-validation is the estimate by which the rate was chosen.</p>
+estimate of an unfinished one, or with --keep=best its best. Of several models, which differ in
+their seed, the mean and the range; of averages, the mean and the standard deviation over sets of
+models; of an ablation, validation is the estimate by which the rate was chosen.</p>
 <div class="wide">{table}</div>
 {curves}
 <h2>Settings that differ</h2>

@@ -1,6 +1,8 @@
 """Records of runs: which model, which seeds, which results."""
 
 import dataclasses
+import operator
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,18 @@ class Record:
             if not member.get("excluded")
         ]
 
+    @property
+    def estimate(self) -> float:
+        """The validation estimate of what a run with an epoch would end with, if it ended now.
+
+        Of many models, the mean over those that did not diverge.
+        """
+        choose = min if self.config.train.keep == "best" else operator.itemgetter(-1)
+        one, of_members = "valid_perplexity_estimate", "valid_perplexity_estimates"
+        epochs = [line.get(of_members, [line[one]]) for line in self.history]
+        curves = zip(*epochs, strict=True)
+        return statistics.mean(choose(curve) for curve in curves if curve[-1] is not None)
+
     def check(self) -> None:
         """Reads everything that is used of a record, so that what it lacks shows immediately.
 
@@ -74,7 +88,7 @@ class Record:
             _ = self.seeds, self.perplexities, self.summary["device"]
         for line in self.history:
             _ = [line[name] for name in ("train_perplexity", "words_per_second", "seconds")]
-        _ = self.curves, self.training_curves
+        _ = self.curves, self.training_curves, self.history and self.estimate
 
 
 def read_records(folder: Path) -> list[Record]:

@@ -79,7 +79,7 @@ def test_page_holds_table_curves_and_differing_settings_and_loads_nothing(folder
     assert "batch_size" not in rows
 
 
-def test_run_that_goes_on_has_its_last_estimate_and_no_test_figure(folder):
+def test_run_that_goes_on_has_the_estimate_that_it_would_end_with_and_no_test_figure(folder):
     (folder / "quick-seed0" / "summary.json").unlink()
     metrics = folder / "quick-seed0" / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)[:2]
@@ -88,6 +88,22 @@ def test_run_that_goes_on_has_its_last_estimate_and_no_test_figure(folder):
     assert line.cells["epochs"] == "2 of 6"
     assert line.cells["validation"] == f"({json.loads(lines[1])['valid_perplexity_estimate']:.2f})"
     assert line.cells["test"] == ""
+    config, record = folder / "quick-seed0" / "config.json", json.loads(lines[1])
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"keep": "best"}))
+    for change in (
+        {"valid_perplexity_estimate": 700.0},
+        {"valid_perplexity_estimates": [5.0, None, 8.0]},
+        {"valid_perplexity_estimates": [6.0, None, 7.0]},
+    ):
+        metrics.write_text(metrics.read_text() + json.dumps(record | change) + "\n")
+    text = metrics.read_text().splitlines(keepends=True)
+    for written, estimate in (
+        (text[:3], record["valid_perplexity_estimate"]),  # the last is 700
+        (text[3:], (5.0 + 7.0) / 2),
+    ):
+        metrics.write_text("".join(written))
+        (line,) = lines_of_runs({"<run>": read_record(Workdir("quick-seed0"))})
+        assert line.cells["validation"] == f"({estimate:.2f})"
     metrics.unlink()
     (line,) = lines_of_runs({"new": read_record(Workdir("quick-seed0"))})
     assert (line.cells["epochs"], line.cells["validation"]) == ("0 of 6", "")

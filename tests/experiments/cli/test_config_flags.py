@@ -187,18 +187,17 @@ def test_own_text_makes_the_corpus_files(parsed):
 
 
 @pytest.mark.parametrize(
-    ("lines", "keep"),
-    [([], "best"), (["--keep=last"], "last"), (["--keep=last", ""], "last")],
-    ids=["new", "asked for", "as the run in the folder"],
+    ("flags", "keep"), [([], "best"), (["--keep=last"], "last")], ids=["new", "asked for"]
 )
-def test_run_on_own_text_keeps_the_best_unless_it_began_otherwise(parsed, tmp_path, lines, keep):
+def test_run_on_own_text_keeps_the_best_unless_it_began_otherwise(parsed, tmp_path, flags, keep):
     own = (f"--workdir={tmp_path}", "--train_file=a", "--valid_file=b", "--test_file=c")
-    for line in lines or [""]:
-        FLAGS.unparse_flags()
-        parsed(*own, *line.split())
-        config, workdir = ptb.configure()
-        write_json(workdir.config, to_dict(config))
+    parsed(*own, *flags)
+    config, workdir = ptb.configure()
     assert config.train.keep == keep
+    write_json(workdir.config, to_dict(config))
+    FLAGS.unparse_flags()
+    parsed(*own)  # as the run in the folder
+    assert ptb.configure()[0] == config
 
 
 @pytest.mark.parametrize(
