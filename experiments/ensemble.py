@@ -15,7 +15,7 @@ from experiments.cli.flag_kinds import define_paths
 from experiments.cli.host_flags import join_hosts
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus, with_text_settings
-from experiments.cli.training_flags import default_workdir, train_by_flags
+from experiments.cli.training_flags import default_workdir, open_curves, train_by_flags
 from experiments.reports.figures import write_picture
 from experiments.reports.run_figures import mixtures_figure
 from experiments.reports.summary import (
@@ -54,11 +54,14 @@ def main() -> None:
     members = FLAGS.members or DEFAULT_MEMBERS
     sizes_from_flags(members)
     run, workdir, console = prepare(functools.partial(with_seeds, count=members), members=members)
-    train_by_flags(run, workdir, console)
-    run.write_models(workdir)
-    with console.status("evaluating"):
-        valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
-        summary = summarize_members(run, valid, test, sizes_from_flags(run.members))
+    with open_curves(run, workdir, console) as curves:
+        train_by_flags(run, workdir, console, curves)
+        run.write_models(workdir)
+        with console.status("evaluating"):
+            valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
+            summary = summarize_members(run, valid, test, sizes_from_flags(run.members))
+        if curves is not None:
+            curves.results(run.step, summary["mixtures"][-1])
     write_averages(summary, workdir, console)
 
 

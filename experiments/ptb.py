@@ -7,10 +7,17 @@ from experiments.cli import program, training_flags
 from experiments.cli.initial_model import initial_model
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus
-from experiments.cli.training_flags import configure, open_console, open_run, train_by_flags
+from experiments.cli.training_flags import (
+    configure,
+    open_console,
+    open_curves,
+    open_run,
+    train_by_flags,
+)
 from experiments.reports.figures import write_picture
 from experiments.reports.run_figures import curves_figure
 from experiments.reports.summary import print_summary, summarize
+from experiments.training.curves import Curves
 from experiments.training.run_folder import Workdir, write_json
 from experiments.training.single_run import SingleRun
 
@@ -32,17 +39,22 @@ def main() -> None:
         initial = initial_model(config)
         corpus = load_corpus(config, initial)
     run = open_run(config, corpus, workdir, console, initial)
-    train_by_flags(run, workdir, console)
-    run.write_models(workdir)
-    write_results(run, workdir, console)
+    with open_curves(run, workdir, console) as curves:
+        train_by_flags(run, workdir, console, curves)
+        run.write_models(workdir)
+        write_results(run, workdir, console, curves)
 
 
-def write_results(run: SingleRun, workdir: Workdir, console: Console) -> None:
+def write_results(
+    run: SingleRun, workdir: Workdir, console: Console, curves: Curves | None
+) -> None:
     """Evaluates the trained model, writes its summary and curves, and prints its table."""
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         summary = summarize(run, valid, test, FLAGS.mc_samples)
     write_json(workdir.summary, summary)
+    if curves is not None:
+        curves.results(run.step, summary)
     print_summary(console, summary)
     write_picture(console, workdir.curves, curves_figure, run.journal.history, summary)
     console.print(f"the whole run is in {workdir.path}", soft_wrap=True)

@@ -15,7 +15,13 @@ from experiments.cli.ensemble_flags import at_once_on, open_ensemble, sizes_from
 from experiments.cli.flag_kinds import define_path
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import TEXT_FILES, load_corpus, with_text_settings
-from experiments.cli.training_flags import default_workdir, open_console, open_run, train_by_flags
+from experiments.cli.training_flags import (
+    default_workdir,
+    open_console,
+    open_curves,
+    open_run,
+    train_by_flags,
+)
 from experiments.reports.records import model_name, read_records
 from experiments.reports.summary import summarize, summarize_members
 from experiments.table1 import jobs
@@ -100,7 +106,8 @@ def train_row(
         workdir = Workdir(folder / job.name)
         run, summary_of = open_job(job, corpus, mesh, workdir, console)
         try:
-            train_by_flags(run, workdir, console)
+            with open_curves(run, workdir, console) as curves:
+                train_by_flags(run, workdir, console, curves)
         except NonFiniteLossError as error:  # of one model, or of an ensemble's last
             console.print(f"left out: {error}", soft_wrap=True)
             jobs.record_diverged(error.reasons, workdir, results)

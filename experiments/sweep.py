@@ -13,7 +13,7 @@ from experiments.cli import program, training_flags
 from experiments.cli.config_flags import changes_from_flags
 from experiments.cli.ensemble_flags import prepare
 from experiments.cli.program import FLAGS
-from experiments.cli.training_flags import train_by_flags
+from experiments.cli.training_flags import open_curves, train_by_flags
 from experiments.reports.environment import environment
 from experiments.reports.figures import write_picture
 from experiments.reports.run_figures import sweep_figure
@@ -44,7 +44,8 @@ def main() -> None:
     vary = "+".join(f"{name}={'_'.join(map(str, grid[name]))}" for name in grid)
     make_member_configs = functools.partial(configs_of_grid, grid=grid, seeds=seeds)
     run, workdir, console = prepare(make_member_configs, vary=vary, members=seeds)
-    train_by_flags(run, workdir, console)
+    with open_curves(run, workdir, console) as curves:
+        train_by_flags(run, workdir, console, curves)
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         summary = summarize_sweep(run, grid, seeds, valid, test)

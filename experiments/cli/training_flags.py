@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib.util
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -196,21 +196,27 @@ def begin(run: Run, workdir: Workdir, config: Config, console: Console, **more: 
         write_json(workdir.kernel, run.kernel)
 
 
-def train_by_flags(run: Run, workdir: Workdir, console: Console) -> None:
-    """Trains to the last epoch, with the chunks, checkpoints and curves that the flags specify."""
+def open_curves(
+    run: Run, workdir: Workdir, console: Console
+) -> AbstractContextManager[Curves | None]:
+    """The curves that the flags ask for, to be open until the figures at the end are known."""
     boards: list[Board] = []
     if FLAGS.tensorboard:
         boards.append(TensorBoard(workdir.tensorboard, run.step))
     if FLAGS.wandb:
         boards.append(WandbRun(workdir))
-    with Curves(boards, to_dict(run.config), console) if boards else nullcontext() as curves:
-        train(
-            run,
-            workdir,
-            console,
-            chunk=FLAGS.chunk,
-            checkpoint_minutes=FLAGS.checkpoint_minutes,
-            log_minutes=FLAGS.log_minutes,
-            samples=FLAGS.samples_each_epoch,
-            curves=curves,
-        )
+    return Curves(boards, to_dict(run.config), console) if boards else nullcontext()
+
+
+def train_by_flags(run: Run, workdir: Workdir, console: Console, curves: Curves | None) -> None:
+    """Trains to the last epoch, with the chunks and checkpoints that the flags specify."""
+    train(
+        run,
+        workdir,
+        console,
+        chunk=FLAGS.chunk,
+        checkpoint_minutes=FLAGS.checkpoint_minutes,
+        log_minutes=FLAGS.log_minutes,
+        samples=FLAGS.samples_each_epoch,
+        curves=curves,
+    )

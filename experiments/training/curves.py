@@ -40,6 +40,10 @@ class Board(Protocol):
         """Adds lines that the model wrote."""
         ...
 
+    def results(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the figures that the run ends with."""
+        ...
+
     def flush(self) -> None:
         """Writes to disk what was added: a resumed run does not add it again."""
         ...
@@ -90,6 +94,11 @@ class Curves:
     def samples(self, step: int, texts: Sequence[str]) -> None:
         """Adds texts that the model wrote."""
         self._each(lambda board: board.text(step, texts))
+
+    def results(self, step: int, summary: Mapping[str, Any]) -> None:
+        """Adds the final perplexities of a summary."""
+        figures = {name: summary[name] for name in ("valid_perplexity", "test_perplexity")}
+        self._each(lambda board: board.results(step, figures))
 
     def flush(self) -> None:
         """Writes everything to disk."""

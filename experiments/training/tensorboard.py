@@ -69,6 +69,10 @@ class TensorBoard:
         content = "\n".join(f"    {line}" for line in lines)  # Markdown: as it is
         self._write(step, summary=text("samples", content))
 
+    def results(self, step: int, values: Mapping[str, float]) -> None:
+        """As for `Board`; where the next start, which adds them anew, removes them."""
+        self.points(step + 1, {f"results/{name}": value for name, value in values.items()})
+
     def _write(self, step: int, **content: Any) -> None:
         from tensorboardX.proto import event_pb2
 

@@ -31,7 +31,9 @@ class WandbRun:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Opens the run of the identity that the folder has, or a new one."""
-        quiet = self._wandb.Settings(silent=True, console="off")
+        # Set up silent, the library asks for no login on a terminal, where training would wait for
+        # the answer; without a key it fails as it does in a pipe.
+        self._wandb.setup(self._wandb.Settings(silent=True, console="off"))
         self._run = self._wandb.init(
             id=self._identity(),
             resume="allow",
@@ -39,7 +41,6 @@ class WandbRun:
             project=None if "WANDB_PROJECT" in os.environ else _PROJECT,
             config=dict(settings),
             dir=self._workdir.path,
-            settings=quiet,
         )
 
     def _identity(self) -> str:
@@ -67,6 +68,10 @@ class WandbRun:
         """As for `Board`."""
         content = html.escape("\n".join(lines))
         self._run.log({"samples": self._wandb.Html(f"<pre>{content}</pre>")}, step=step)
+
+    def results(self, step: int, values: Mapping[str, float]) -> None:
+        """As for `Board`; a column of the table of runs for each."""
+        self._run.summary.update(dict(values))
 
     def flush(self) -> None:
         """As for `Board`; the library sends everything at once."""

@@ -129,7 +129,7 @@ def _cut(name: str, text: Pieces, fractions: Sequence[float]) -> list[list[Piece
         if share and not part:
             raise InputError(
                 f"{name}: {shown} leaves the {split} text without a line; give other fractions, or"
-                " a text of more lines"
+                " a text of more lines, each with a line feed at its end"
             )
     return parts
 

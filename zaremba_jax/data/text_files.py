@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import stat
+import sys
 import zipfile
 import zlib
 from collections import Counter
@@ -48,12 +49,14 @@ def find_files(pattern: str | Path, *, read_once: bool = False) -> list[Piece]:
 
     Raises:
       MissingFileError: a name or a glob matches no file.
-      InputError: a file is named twice.
+      InputError: a file is named twice, or standard input is closed.
     """
     paths: list[Path] = []
     # Path.is_file raises an error for a name that is too long for a file.
     for part in [str(pattern)] if os.path.isfile(pattern) else str(pattern).split(","):
         if read_once and _is_stream(part):
+            if part == "-" and sys.stdin is None:  # its number may by now be another file's
+                raise InputError("-: standard input is closed; pipe a text to it, or name a file")
             paths.append(_STANDARD_INPUT if part == "-" else Path(part))
             continue
         matches = [part] if os.path.isfile(part) else sorted(glob.glob(part, recursive=True))

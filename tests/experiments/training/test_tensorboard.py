@@ -202,6 +202,10 @@ def test_an_ensemble_shows_the_means_of_its_members(folder):
     means = np.log(record["train_perplexities"])
     assert np.mean(nats) == pytest.approx(np.mean(means), rel=1e-5)
     assert len(by_tag["recurrence/layer_1_f"]) == 2
+    whole = invoke.summary_of(folder / "run")["mixtures"][-1]
+    assert by_tag["results/test_perplexity"] == [
+        (2 * WINDOWS + 1, np.float32(whole["test_perplexity"]))
+    ]
     samples = by_tag["samples/text_summary"]
     assert [step for step, _ in samples] == [WINDOWS, 2 * WINDOWS]
     for _, (text,) in samples:

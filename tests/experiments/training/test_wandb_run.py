@@ -6,13 +6,13 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from invoke import SINGLE, WINDOWS, assert_refused, metrics, run
+from invoke import SINGLE, WINDOWS, assert_refused, metrics, run, summary_of
 
 
 @pytest.fixture
 def recorded(monkeypatch):
     """What a stand-in for the library is told; its run breaks at the step in `breaks_at`."""
-    seen = SimpleNamespace(opened=[], points=[], finished=0, breaks_at=None)
+    seen = SimpleNamespace(opened=[], points=[], summary={}, finished=0, breaks_at=None)
     library = ModuleType("wandb")
     library.__spec__ = importlib.machinery.ModuleSpec("wandb", None, origin="recorder")
 
@@ -26,7 +26,7 @@ def recorded(monkeypatch):
 
     def init(**options):
         seen.opened.append(options)
-        return SimpleNamespace(log=log, finish=finish)
+        return SimpleNamespace(log=log, summary=seen.summary, finish=finish)
 
     content = {
         "init": init,
@@ -34,6 +34,7 @@ def recorded(monkeypatch):
         "Settings": SimpleNamespace,
         "Histogram": SimpleNamespace,
         "Html": str,
+        "setup": lambda settings: None,
         "teardown": lambda: None,
     }
     vars(library).update(content)
@@ -59,6 +60,8 @@ def test_resumed_run_goes_on_in_the_same_run_there_with_every_figure(folder, rec
     assert tags[0].startswith("loss/")
     assert {tag.partition("/")[0] for tag in tags} == {"loss", "optimizer", "recurrence", "speed"}
     assert recorded.finished == 2
+    final = summary_of(folder / "run")
+    assert recorded.summary == {x: final[x] for x in ("valid_perplexity", "test_perplexity")}
 
 
 def test_run_goes_on_when_the_connection_is_lost(folder, recorded):

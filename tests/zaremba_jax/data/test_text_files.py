@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import sys
 import threading
 import zipfile
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from zaremba_jax.data import text_files
 from zaremba_jax.data.text_files import Piece, content_hash, find_files, read_bytes
 from zaremba_jax.data.units import EOS, UNITS
+from zaremba_jax.errors import InputError
 
 WORDS, CHARACTERS = UNITS["word"], UNITS["char"]
 TEXT = st.text(st.sampled_from("ab ñ€😀\n\r\t\u2028"), max_size=40)
@@ -127,6 +129,12 @@ def test_files_are_named_alone_with_commas_or_by_globs(tmp_path, monkeypatch):
     for name in many:
         (tmp_path / name).write_text("text")
     assert names(",".join(many)) == many
+
+
+def test_standard_input_that_is_closed_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match="-: standard input is closed; pipe a text"):
+        find_files("-", read_once=True)
 
 
 def test_streams_are_named_only_where_they_are_read_once(tmp_path):
