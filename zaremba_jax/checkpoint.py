@@ -131,8 +131,9 @@ def clear_after(directory: str | Path, step: int) -> None:
 
     Only the run itself may do this: to others, a checkpoint being written looks damaged.
     """
+    is_there = Path(directory).is_dir()  # seen before any host goes on, and makes it
     _wait_for_all("read")
-    if not Path(directory).is_dir():
+    if not is_there:
         return
     if jax.process_index() == 0:
         # Not by Orbax, whose thread would go on to the folder of the next checkpoint.

@@ -58,10 +58,15 @@ def on_two_hosts(*flags):
     ]
 
 
+def assert_trained(hosts):
+    outcomes = [host.end() for host in hosts]
+    assert [outcome.status for outcome in outcomes] == [0, 0], outcomes
+
+
 @pytest.mark.faults
 def test_run_of_two_hosts_that_loses_one_at_random_goes_on(folder, counted):
     source, began = random.Random(0), time.monotonic()
-    assert [host.end().status for host in on_two_hosts("--workdir=reference")] == [0, 0]
+    assert_trained(on_two_hosts("--workdir=reference"))
     seconds = time.monotonic() - began
     for lost in (0, 1, 0, 1):
         hosts = on_two_hosts("--workdir=run")
@@ -70,5 +75,5 @@ def test_run_of_two_hosts_that_loses_one_at_random_goes_on(folder, counted):
             host.process.kill()
             host.end()
         counted("hosts lost")
-    assert [host.end().status for host in on_two_hosts("--workdir=run")] == [0, 0]
+    assert_trained(on_two_hosts("--workdir=run"))
     assert_same_results(folder / "run", folder / "reference")

@@ -9,8 +9,10 @@ import pytest
 from faults.child import print_nowhere, print_to
 from faults.forked import fork
 from faults.results import assert_same_results
-from faults.trained import OFTEN
-from invoke import FLAGS, WINDOWS, metrics, run
+from faults.trained import OFTEN, Trained
+from invoke import FLAGS, WINDOWS, metrics
+
+from experiments import ptb
 
 
 def test_run_whose_terminal_is_closed_is_saved_and_resumes(folder):
@@ -29,7 +31,7 @@ def test_run_whose_terminal_is_closed_is_saved_and_resumes(folder):
     assert running.end().status == 128 + signal.SIGHUP
     saved = max(int(path.parent.name) for path in folder.glob("run/checkpoints/*/checksums.json"))
     assert 0 < saved < WINDOWS
-    resumed = run(*flags)
+    resumed = Trained(ptb, flags, folder / "run").again()
     assert resumed.status == 0, resumed.err
     assert f"resuming run after epoch 0, window {saved}" in resumed.out
     assert len(metrics(folder / "run")) == 2

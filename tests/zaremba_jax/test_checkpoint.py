@@ -167,6 +167,13 @@ def test_folder_of_a_checkpoint_that_was_cut_off_is_gone_before_the_next_is_writ
     save(tmp_path, 2, state_at(2), {})
 
 
+def test_what_a_faster_host_begins_to_write_is_not_cleared(tmp_path, monkeypatch):
+    begun = tmp_path / "run" / "1.orbax-checkpoint-tmp"
+    monkeypatch.setattr(checkpoint, "_wait_for_all", lambda _: begun.mkdir(parents=True))
+    clear_after(tmp_path / "run", 0)
+    assert begun.exists()
+
+
 def test_remains_of_an_old_checkpoint_are_passed_over_in_silence(tmp_path, caplog):
     for step in (1, 2):
         save(tmp_path, step, state_at(step), {})
