@@ -85,8 +85,8 @@ def interrupted(number, folder):
 
 
 def test_run_killed_within_an_epoch_ends_as_one_never_interrupted(folder, reference):
-    status, out, err = interrupted(signal.SIGKILL, folder)
-    assert (status, out) == (-signal.SIGKILL, ""), err
+    status, _, err = interrupted(signal.SIGKILL, folder)
+    assert (status, err) == (-signal.SIGKILL, "")
     assert 0 < steps(folder)[-1] < WINDOWS
     resumed = run(*FLAGS, "--workdir=run")
     assert resumed.status == 0
@@ -97,7 +97,7 @@ def test_run_killed_within_an_epoch_ends_as_one_never_interrupted(folder, refere
 def test_terminated_run_saves_says_so_and_ends_as_one_never_interrupted(folder, reference):
     status, out, err = interrupted(signal.SIGTERM, folder)
     assert status == 128 + signal.SIGTERM, err
-    assert out == (
+    assert out.endswith(
         f"stopped by SIGTERM after epoch 0, window {steps(folder)[-1]} of {WINDOWS};"
         " saved in run, give the same command to resume,"
         " or try its model: experiments.generate --workdir=run\n"
