@@ -48,8 +48,6 @@ def assert_mended_or_named(trained, folder, damaged, damage):
     for name in ("run", "cache"):
         shutil.rmtree(name, ignore_errors=True)
         shutil.copytree(trained.workdir.with_name(name), name)
-    if damaged.stat().st_size == 0 and damage in (truncated, emptied, flipped):
-        return
     damage(damaged)
     before = content(folder)
     outcome = trained.again()
@@ -73,5 +71,7 @@ def test_damaged_file_of_a_run_is_written_again(model, folder, name):
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_any_damaged_file_is_mended_or_named(model, folder, damage, counted):
     for path in files_of(model):
-        assert_mended_or_named(model, folder, folder / path, damage)
-        counted("damaged files")
+        is_empty = (model.workdir.parent / path).stat().st_size == 0
+        if not (is_empty and damage in (truncated, emptied, flipped)):
+            assert_mended_or_named(model, folder, folder / path, damage)
+            counted("damaged files")
