@@ -193,7 +193,7 @@ BAD_FLAGS = [
     (["--config=small"], ["--config=small: name models of the table with --rows"]),
     (["--corpus=toy"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
     (["--valid_file=v.txt"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
-    (["--min_count=2"], ["--vocab_size, --min_count: perplexities over other vocabularies"]),
+    (["--min_count=2"], ["--vocab_size, --min_count, --vocabulary: perplexities over other vocabularies"]),
     (["--unit=char"], ["--unit=char: ptb is read by the word; leave it out"]),
 ]
 

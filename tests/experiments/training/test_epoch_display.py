@@ -31,7 +31,7 @@ def run_of(
     metrics: dict[str, Any], *, step: int = 15, unit="word", models=1, are_alike=True
 ) -> Any:
     """What the display asks of a run that trained for an epoch and a half of five."""
-    history = [{"epoch": 1, "seconds": 60.0}, metrics]
+    history = [{"epoch": 1, "seconds": 60.0, "valid_perplexity_estimate": 120.0}, metrics]
     config = override(QUICK, epochs=5)
     return SimpleNamespace(
         config=config,

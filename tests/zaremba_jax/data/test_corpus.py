@@ -51,7 +51,7 @@ def test_word_that_the_training_text_lacks_is_refused_by_its_text(name):
     texts = {"training text": ["a"], "validation text": ["a"], "test text": ["a"]}
     corpus = make_corpus("c", *texts.values())
     assert (corpus.name, corpus.vocabulary.words) == ("c", ("a",))
-    with pytest.raises(ValueError, match=f"^{name}: the word 'b' is not in the training text"):
+    with pytest.raises(ValueError, match=f"^{name}: the word 'b' is not in the vocab"):
         make_corpus("c", *(texts | {name: ["b"]}).values())
 
 
