@@ -1,6 +1,7 @@
 """Strict settings for every test: shapes and types checked, nothing promoted silently."""
 
 import os
+import signal
 import tempfile
 
 import jax
@@ -45,6 +46,8 @@ def pytest_configure(config):
     cache = tempfile.TemporaryDirectory(prefix="zaremba-jax-tests-")
     config.add_cleanup(cache.cleanup)
     os.environ["XDG_CACHE_HOME"] = cache.name
+    # A shell starts what it puts into the background with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
     if config.option.markexpr not in ("slow", "compilers"):

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 _AT_MOST = 3
-_ALIKE = 0.7  # share of the letters
+_ALIKE = 0.65  # share of the letters
 _SHORTEST_PART = 3
 
 

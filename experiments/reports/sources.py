@@ -22,15 +22,9 @@ def read_source(path: Path, name: str) -> Record | list[Line]:
     Raises:
       InputError: it holds none of them, an unfinished sweep, or something damaged.
     """
-    workdir, ablation = Workdir(path), path / "results.json"
-    averages = path if path.suffix == ".json" else workdir.summary
+    workdir = Workdir(path)
     try:
-        if ablation.exists():
-            return lines_of_ablation(name, _read(ablation))
-        if workdir.config.exists() and "vary" in workdir.read_config()[1]:
-            return _sweep(workdir, name)
-        if not workdir.config.exists() and averages.exists():
-            return lines_of_mixtures(name, _read(averages))
+        lines = _lines(workdir, name)
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         if not workdir.config.exists():
             raise InputError(f"{path}: holds no run; name the --workdir of one") from None
@@ -38,14 +32,24 @@ def read_source(path: Path, name: str) -> Record | list[Line]:
             f"{path}: holds a damaged record ({error}); give the command of that run again, which"
             " writes it anew, or leave it out"
         ) from None
-    return read_record(workdir)
+    if lines == []:
+        raise InputError(f"{path}: holds an unfinished sweep; give its command again")
+    return read_record(workdir) if lines is None else lines
 
 
-def _sweep(workdir: Workdir, name: str) -> list[Line]:
+def _lines(workdir: Workdir, name: str) -> list[Line] | None:
+    """Those of what is no single run; an unfinished sweep has none."""
+    path, ablation = workdir.path, workdir.path / "results.json"
+    averages = path if path.suffix == ".json" else workdir.summary
+    if ablation.exists():
+        return lines_of_ablation(name, _read(ablation))
+    if not workdir.config.exists():
+        return lines_of_mixtures(name, _read(averages)) if averages.exists() else None
+    if "vary" not in workdir.read_config()[1]:
+        return None
     if not workdir.summary.exists():
-        raise InputError(f"{workdir.path}: holds an unfinished sweep; give its command again")
-    history = read_lines(workdir.metrics.read_bytes())
-    return lines_of_sweep(name, _read(workdir.summary), history)
+        return []
+    return lines_of_sweep(name, _read(workdir.summary), read_lines(workdir.metrics.read_bytes()))
 
 
 def _read(path: Path) -> dict[str, Any]:

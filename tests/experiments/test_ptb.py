@@ -246,7 +246,7 @@ BAD_FLAGS = [
     (["--hidden_size=2.5"], ["hidden_size=2.5", "see --help"]),
     (["--chunk=0"], ["chunk=0", "positive", "see --help"]),
     (["--config=huge"], ["config=huge", "quick|small|medium|large", "see --help"]),
-    (["--droput=0.5"], ["--droput: ", "did you mean --dropout? see --help"]),
+    (["--droput=0.5"], ["--droput: ", "did you mean --dropout or --word_dropout? see --help"]),
     (["medium"], ["'medium' is not a flag", "see --help"]),
     (TEXT[:1], ["--train_file, --valid_file and --test_file go together", "give all"]),
     (["--valid_fraction=0.1"], ["--train_file, --valid_file and --test_file go together"]),

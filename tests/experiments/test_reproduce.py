@@ -170,7 +170,7 @@ def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
     record.mkdir(parents=True)
     for name in ("config.json", "summary.json"):
         (record / name).write_text("{}")
-    assert_refused(run(*FLAGS), "results/small-seed0: holds a damaged record", "remove its summary")
+    assert_refused(run(*FLAGS), "results/small-seed0: holds a damaged record", "writes it anew")
     (record / "summary.json").unlink()
     (folder / "results" / "small-mixtures.json").write_text("{")
     corpus = reproduce.load_corpus(TINY)
@@ -193,7 +193,7 @@ BAD_FLAGS = [
     (["--config=small"], ["--config=small: name models of the table with --rows"]),
     (["--corpus=toy"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
     (["--valid_file=v.txt"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
-    (["--min_count=2"], ["--vocab_size, --min_count, --vocabulary: perplexities over other vocabularies"]),
+    (["--min_count=2"], ["--vocab_size, --min_count, --vocabulary: perplexities"]),
     (["--unit=char"], ["--unit=char: ptb is read by the word; leave it out"]),
 ]
 
