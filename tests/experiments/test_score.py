@@ -137,7 +137,7 @@ MISTAKES = {
     "give FILE besides the flags; see --help": ["--workdir=run0"],
     "absent.txt: no such file": ["--workdir=run0", "absent.txt"],
     "absent: holds no model": ["--workdir=absent", "text.tsv"],
-    "--workdir: names no model; give the folder of a finished run": ["text.tsv"],
+    "--workdir: names no model; give the folder of a run": ["text.tsv"],
 }
 
 
