@@ -192,7 +192,7 @@ def test_call_means_what_it_means_in_flax(case, transformation, dtype):
     check(case, transformation, dtype)
 
 
-@pytest.mark.slow
+@pytest.mark.combinations
 @pytest.mark.parametrize(("case", "transformation", "dtype"), in_turn(ALL))
 def test_every_call_means_what_it_means_in_flax(case, transformation, dtype):
     check(case, transformation, dtype)
