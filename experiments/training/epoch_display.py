@@ -105,8 +105,8 @@ class EpochDisplay(Progress):
         speed = f"{self._unit.noun}s/s"
         cells["speed"] = Cell(speed, max(9, len(speed)), f"{metrics['words_per_second']:,.0f}")
         history, seconds = self._run.journal.history, self._run.journal.seconds
-        before = [record["seconds"] for record in history if record["epoch"] < metrics["epoch"]]
-        cells["time"] = Cell("time", 7, _duration(seconds - (before[-1] if before else 0)))
+        before = history[metrics["epoch"] - 2]["seconds"] if metrics["epoch"] > 1 else 0
+        cells["time"] = Cell("time", 7, _duration(seconds - before))
         cells["total"] = Cell("total", 8, _duration(seconds))
         return cells
 
