@@ -1,5 +1,6 @@
 """What a user should know of a run's learning rates and validation estimates, a line each."""
 
+import bisect
 from collections.abc import Iterator, Sequence
 
 from experiments.training.run import Run, is_finished, position
@@ -14,11 +15,12 @@ _CONSEQUENCE = "the learning rate is below a thousandth of the first, where hard
 def on_schedule(run: Run) -> Iterator[str]:
     """Before training: from which epoch on the schedule has rates at which nothing is learned."""
     train = run.config.train
-    too_low = [epoch for epoch in range(1, train.epochs + 1) if _is_too_low(train, epoch)]
-    if too_low and not is_finished(run):
+    epochs = range(1, train.epochs + 1)  # whose rates never rise
+    before = bisect.bisect_left(epochs, True, key=lambda epoch: _is_too_low(train, epoch))
+    if before < len(epochs) and not is_finished(run):
         yield (
-            f"from epoch {too_low[0]} of {train.epochs} on, {_CONSEQUENCE}: give fewer --epochs,"
-            " more --constant_epochs or a lower --decay_divisor"
+            f"from epoch {epochs[before]} of {train.epochs} on, {_CONSEQUENCE}: give fewer"
+            " --epochs, more --constant_epochs or a lower --decay_divisor"
         )
 
 

@@ -40,6 +40,8 @@ def test_schedule_that_ends_at_rates_where_nothing_changes_is_said_before():
     (line,) = remarks.on_schedule(run_of([50.0], epochs=20))
     assert line.startswith("from epoch 13 of 20 on, the learning rate is below a thousandth of the")
     assert not list(remarks.on_schedule(run_of([50.0] * 20, epochs=20)))
+    (line,) = remarks.on_schedule(run_of([50.0], epochs=10**9))  # not one by one
+    assert line.startswith(f"from epoch 13 of {10**9} on")
 
 
 def test_stalls_that_bring_the_rates_of_all_members_that_low_are_said_once():
