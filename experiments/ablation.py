@@ -42,6 +42,11 @@ from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.presets import QUICK
 
 LAGS_COUNTED = (1, 10, 100)
+_FIGURES = {
+    "final_perplexities.png": final_perplexities_figure,
+    "language_modelling.png": language_modelling_figure,
+    "memory.png": memory_figure,
+}
 _ASKED = (
     *("methods", "cells", "corpus", "seeds", "rates", "train_tokens", "layers", "hidden_size"),
     *("epochs", "memory_steps", "memory_lags", "memory_rate"),
@@ -75,10 +80,9 @@ def main() -> None:
     results = {"asked": asked, **measure_all(config, corpus_from_flags(), console)}
     write_json(folder / "results.json", results)
     write_text(folder / "report.md", report_page(results))
-    write_picture(console, folder / "final_perplexities.png", final_perplexities_figure, results)
-    write_picture(console, folder / "language_modelling.png", language_modelling_figure, results)
-    if results["memory"]["cells"]:
-        write_picture(console, folder / "memory.png", memory_figure, results)
+    for name, figure in _FIGURES.items():
+        if figure is not memory_figure or results["memory"]["cells"]:
+            write_picture(console, folder / name, figure, results)
     console.print(Markdown(language_table(results)))
     console.print(f"the report is {folder / 'report.md'}", soft_wrap=True)
 
@@ -114,7 +118,7 @@ def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
     """Creates the folder of the report; refuses one of other settings, or with other files."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
-    for name in ("report.md", "language_modelling.png", "memory.png"):
+    for name in ("report.md", *_FIGURES):
         refuse_to_replace("workdir", folder / name, "of this program", lambda _: path.exists())
     try:
         recorded = parse_json_object(path.read_text()).get("asked") if path.exists() else asked

@@ -240,6 +240,7 @@ MISTAKES = {
     "--corpus=files": "value should be one of <toy|ptb>",
     "--workdir=a_file": "a_file: file exists; name another",
     "--workdir=mine": "--workdir=mine/report.md: exists and is not of this program; name another",
+    "--workdir=drawn": "--workdir=drawn/final_perplexities.png: exists and is not of this program",
     "--workdir=held": "held: holds a report of other settings, or a damaged one; name another",
 }
 
@@ -248,9 +249,10 @@ MISTAKES = {
 def refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refused")
     (folder / "a_file").touch()
-    for name in ("held", "mine"):
+    for name in ("drawn", "held", "mine"):
         (folder / name).mkdir()
     (folder / "mine" / "report.md").write_text("mine")
+    (folder / "drawn" / "final_perplexities.png").write_text("mine")
     (folder / "held" / "results.json").write_text('{"asked": {"seeds": 9}}')
     before = content(folder)
     outcomes = dict(zip(MISTAKES, run(*([flag] for flag in MISTAKES), cwd=folder), strict=True))
