@@ -26,6 +26,7 @@ from zaremba_jax.cells import CELLS, drop
 from zaremba_jax.config import ComputeConfig, Config, ModelConfig, Precision
 from zaremba_jax.data.vocabulary import Vocabulary, check_ids
 from zaremba_jax.ops.embedding import embedding_lookup
+from zaremba_jax.ops.products import transposed_in_memory
 from zaremba_jax.ops.softmax import logits, softmax_nll
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.rnn import deep_rnn, zero_state
@@ -94,9 +95,9 @@ def softmax_weights(
         return weights
     if precision == "float32":
         return params.embedding.T
-    # Without the barrier XLA would merge the transposition into the products, and has none on a
-    # CPU for factors of bfloat16 that lie that way.
-    return jax.lax.optimization_barrier(params.embedding.T)
+    # XLA would merge the transposition into the products, and on a CPU none is of bfloat16 whose
+    # factors lie that way: it multiplied them in float32, or refused.
+    return transposed_in_memory(params.embedding)
 
 
 @struct.dataclass

@@ -66,12 +66,15 @@ def weight_gradient(
     inputs: Float[Array, "*any inner"], cotangents: Float[Array, "*any outer"]
 ) -> Float[Array, "inner outer"]:
     """The gradient of w in `inputs @ w`: one product over all leading axes together."""
-    columns = inputs.reshape(-1, inputs.shape[-1]).T
-    if columns.dtype == jnp.bfloat16:
-        # A CPU multiplies bfloat16 at half its rate if the left factor is read down its
-        # columns, so the small factor is transposed in memory and not only logically.
-        columns = with_layout_constraint(columns, Layout(major_to_minor=(0, 1)))
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    # A CPU multiplies bfloat16 at half its rate if the left factor is read down its columns.
+    columns = transposed_in_memory(rows) if rows.dtype == jnp.bfloat16 else rows.T
     return dot(columns, cotangents.reshape(-1, cotangents.shape[-1]))
+
+
+def transposed_in_memory(matrix: Float[Array, "rows columns"]) -> Float[Array, "columns rows"]:
+    """The transpose as a copy, where `matrix.T` is another way to read the same numbers."""
+    return with_layout_constraint(matrix.T, Layout(major_to_minor=(0, 1)))
 
 
 def matmul(

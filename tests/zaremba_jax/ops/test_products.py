@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -202,6 +203,26 @@ OPERANDS = {
     "dropconnect": 0.5,
     "hidden_dropout": 0.25,
 }
+
+
+def types_of_factors(**settings):
+    """The types of all that a training step multiplies, as compiled here."""
+    config = override(QUICK, hidden_size=32, precision="bfloat16", **settings)
+    state = jax.eval_shape(lambda: init_train_state(config, 60))
+    tokens = jax.ShapeDtypeStruct((2, config.train.unroll + 1, config.train.batch_size), jnp.int32)
+    program = train_windows.lower(config, state, tokens).compile().as_text() or ""
+    types = dict(re.findall(r"^ *(?:ROOT )?(%\S+) = (\w+)\[", program, re.MULTILINE))
+    products = re.findall(r" dot\((%[^ ,]+), (%[^ ,]+)\)", program)
+    return {types[factor] for factors in products for factor in factors}
+
+
+@pytest.mark.parametrize("name", OPERANDS)
+def test_no_setting_makes_the_compiler_multiply_in_another_precision(name):
+    """XLA takes float32 where it has no product in bfloat16, and does not say so.
+
+    A processor without such instructions multiplies in float32 either way.
+    """
+    assert types_of_factors(**{name: OPERANDS[name]}) == types_of_factors() != set()
 
 
 def trains_and_reads(**settings):
