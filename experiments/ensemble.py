@@ -60,8 +60,7 @@ def main() -> None:
         with console.status("evaluating"):
             valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
             summary = summarize_members(run, valid, test, sizes_from_flags(run.members))
-        if curves is not None:
-            curves.results(run.step, summary["mixtures"][-1])
+        curves.results(run.step, summary["mixtures"][-1])
     write_averages(summary, workdir, console)
 
 

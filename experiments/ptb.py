@@ -45,16 +45,13 @@ def main() -> None:
         write_results(run, workdir, console, curves)
 
 
-def write_results(
-    run: SingleRun, workdir: Workdir, console: Console, curves: Curves | None
-) -> None:
+def write_results(run: SingleRun, workdir: Workdir, console: Console, curves: Curves) -> None:
     """Evaluates the trained model, writes its summary and curves, and prints its table."""
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         summary = summarize(run, valid, test, FLAGS.mc_samples)
     write_json(workdir.summary, summary)
-    if curves is not None:
-        curves.results(run.step, summary)
+    curves.results(run.step, summary)
     print_summary(console, summary)
     write_picture(console, workdir.curves, curves_figure, run.journal.history, summary)
     console.print(f"the whole run is in {workdir.path}", soft_wrap=True)

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -196,19 +195,17 @@ def begin(run: Run, workdir: Workdir, config: Config, console: Console, **more: 
         write_json(workdir.kernel, run.kernel)
 
 
-def open_curves(
-    run: Run, workdir: Workdir, console: Console
-) -> AbstractContextManager[Curves | None]:
+def open_curves(run: Run, workdir: Workdir, console: Console) -> Curves:
     """The curves that the flags ask for, to be open until the figures at the end are known."""
     boards: list[Board] = []
     if FLAGS.tensorboard:
         boards.append(TensorBoard(workdir.tensorboard, run.step))
     if FLAGS.wandb:
         boards.append(WandbRun(workdir))
-    return Curves(boards, to_dict(run.config), console) if boards else nullcontext()
+    return Curves(boards, to_dict(run.config), console)
 
 
-def train_by_flags(run: Run, workdir: Workdir, console: Console, curves: Curves | None) -> None:
+def train_by_flags(run: Run, workdir: Workdir, console: Console, curves: Curves) -> None:
     """Trains to the last epoch, with the chunks and checkpoints that the flags specify."""
     train(
         run,

@@ -57,7 +57,11 @@ class Curves:
     """Gives the points of a run to some boards; training goes on without a board that fails."""
 
     def __init__(self, boards: list[Board], settings: Mapping[str, Any], console: Console):
-        """`settings` are those of the run. With several hosts, only the first has boards."""
+        """`settings` are those of the run. With several hosts, only the first has boards.
+
+        `are_wanted` says on every host whether there are any: what they show may take all hosts.
+        """
+        self.are_wanted = bool(boards)
         self._boards = boards if jax.process_index() == 0 else []
         self._console = console
         self._each(lambda board: board.begin(settings))
@@ -73,8 +77,10 @@ class Curves:
         }
         self._each(lambda board: board.points(step, points))
 
-    def epoch(self, step: int, record: dict[str, Any], gates: Gates) -> None:
-        """Adds an epoch's estimates and, for each gate, a histogram over its range of values."""
+    def epoch(
+        self, step: int, record: dict[str, Any], gates: Gates, texts: Sequence[str] = ()
+    ) -> None:
+        """Adds an epoch's estimates, a histogram of each gate, and texts that the model wrote."""
         estimates = {
             f"loss/{name}": value
             for name, value in record.items()
@@ -90,10 +96,8 @@ class Curves:
             }
             edges = np.linspace(lowest, 1, _BINS + 1)
             self._each(lambda board, *added: board.histograms(*added), step, values, edges)
-
-    def samples(self, step: int, texts: Sequence[str]) -> None:
-        """Adds texts that the model wrote."""
-        self._each(lambda board: board.text(step, texts))
+        if texts:
+            self._each(lambda board: board.text(step, texts))
 
     def results(self, step: int, summary: Mapping[str, Any]) -> None:
         """Adds the final perplexities of a summary."""

@@ -68,15 +68,12 @@ class EpochDisplay(Progress):
             return metrics["train_perplexity"]
         return min(figure for figure in metrics["train_perplexities"] if figure is not None)
 
-    def epoch(self, metrics: dict[str, Any]) -> None:
-        """Prints a finished epoch's row."""
+    def epoch(self, metrics: dict[str, Any], texts: Sequence[str] = ()) -> None:
+        """Prints a finished epoch's row, and texts that the model wrote after it."""
         self._print(metrics, "")
-
-    def samples(self, texts: Sequence[str]) -> None:
-        """Prints texts that the model wrote after an epoch."""
         for text in texts:
             self.console.print(Padding(text, (0, 0, 0, 2), expand=False))
-        self._has_header = False
+            self._has_header = False
 
     def _print(self, metrics: dict[str, Any], part: str) -> None:
         cells = fitting(self._cells(metrics, part), self.console.width)

@@ -21,7 +21,7 @@ from experiments.training.resumption import Saves
 from experiments.training.run import Run, gates, is_finished, position
 from experiments.training.run_folder import Workdir
 from experiments.training.signals import deferred_signals
-from experiments.training.standstill import standstill
+from experiments.training.standstill import StandstillNews
 from experiments.training.written_samples import write_samples
 
 
@@ -52,7 +52,7 @@ def train(
     checkpoint_minutes: float,
     log_minutes: float,
     samples: int,
-    curves: Curves | None = None,
+    curves: Curves,
 ) -> None:
     """Trains to the last epoch, or until the run is out of patience.
 
@@ -73,14 +73,12 @@ def train(
       InputError: the folder was moved or removed.
       InterruptedRunError: a signal asked it to stop; the run is saved where it stood.
     """
-    per_epoch = len(run.windows)
     epoch_files = EpochFiles(workdir, run.journal.history)
     if not is_finished(run):
         workdir.summary.unlink(missing_ok=True)  # left by a run of fewer epochs
         run.journal.provenance = provenance()
-    told: set[str] = set()
     say(console, remarks.on_schedule(run))
-    saves = Saves(run, workdir, checkpoint_minutes)
+    saves, standstills = Saves(run, workdir, checkpoint_minutes), StandstillNews()
     with (
         EpochDisplay(console, run, log_minutes) as display,
         deferred_signals() as first_signal,
@@ -89,31 +87,20 @@ def train(
             so_far, record, texts = train_chunk(run, chunk), None, []
             workdir.require_held()  # before anything is written that would make another
             display.windows(so_far)
-            if curves is not None:
-                curves.windows(run.step, run.chunk_statistics, so_far)
-            if run.step % per_epoch == 0:
+            curves.windows(run.step, run.chunk_statistics, so_far)
+            if run.step % len(run.windows) == 0:
                 record = finish_epoch(run)
                 epoch_files.add(record)
-                if curves is not None:
-                    curves.epoch(run.step, record, gates(run))
-                if samples:
-                    texts = write_samples(run, samples)
-                    if curves is not None:
-                        curves.samples(run.step, texts)
+                texts = write_samples(run, samples) if samples else []
+                if curves.are_wanted:
+                    curves.epoch(run.step, record, gates(run), texts)
             number, due = largest_over_hosts(first_signal(), saves.is_due())
             if number or due:
-                if curves is not None:
-                    curves.flush()  # a resumed run repeats no points from before its checkpoint
+                curves.flush()  # a resumed run repeats no points from before its checkpoint
                 saves.save()
             if record is not None:  # only now: a line that cannot be printed loses nothing
-                display.epoch(record)
-                if texts:
-                    display.samples(texts)
-                for line in standstill(run):
-                    if line not in told or is_finished(run):
-                        console.print(line, soft_wrap=True)
-                    told.add(line)
-                say(console, remarks.on_epoch(run))
+                display.epoch(record, texts)
+                say(console, [*standstills.of_epoch(run), *remarks.on_epoch(run)])
             if number:  # only now, after the save that the message reports
                 raise InterruptedRunError(run, workdir, number)
         (number,) = largest_over_hosts(first_signal())

@@ -6,9 +6,23 @@ estimate is no better than that of word frequencies, or it stays the same to the
 
 import functools
 
-from experiments.training.run import Run
+from experiments.training.run import Run, is_finished
 from zaremba_jax.data.corpus import Corpus, unigram_perplexity
 from zaremba_jax.regularizers import active_rates
+
+
+class StandstillNews:
+    """The lines of `standstill` to tell after each epoch: new ones, and all when the run ends."""
+
+    def __init__(self):
+        self._told: set[str] = set()
+
+    def of_epoch(self, run: Run) -> list[str]:
+        """Those of the epoch that has just ended."""
+        lines = standstill(run)
+        news = [line for line in lines if line not in self._told or is_finished(run)]
+        self._told.update(lines)
+        return news
 
 
 def standstill(run: Run) -> list[str]:
