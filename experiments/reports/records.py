@@ -19,6 +19,7 @@ from zaremba_jax.presets import PRESETS
 class Record:
     """A run of one model, or of members with consecutive seeds."""
 
+    name: str = ""  # that of its folder
     config: Config
     summary: dict[str, Any]  # what the program reported at the end; empty before that
     history: list[dict[str, Any]]  # one record per epoch
@@ -110,6 +111,7 @@ def read_record(workdir: Workdir) -> Record:
         lines = workdir.metrics.read_bytes() if workdir.metrics.exists() else b""
         finished = workdir.summary.exists()
         record = Record(
+            name=workdir.path.name,
             config=config,
             summary=parse_json_object(workdir.summary.read_text()) if finished else {},
             history=read_lines(lines),

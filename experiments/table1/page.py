@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from experiments.reports.markdown import table
 from experiments.reports.records import Record, by_seed, model_name, read_records
 from experiments.reports.statistics import format_change, format_mean
 from experiments.reports.summary import format_mixture
+from experiments.table1.after_the_paper import LEGEND, TITLES, after_the_paper
 from experiments.table1.figure import table1_figure
 from experiments.table1.jobs import read_mixtures
 from experiments.training.run_folder import write_text
@@ -86,8 +88,9 @@ def write_table(results: Path, console: Console) -> None:
     mixtures = {name: read_mixtures(results, model) for name, model in models.items()}
     mixtures = {name: mixture for name, mixture in mixtures.items() if mixture}
     lines, others = table_lines(records, mixtures), other_choices(records, mixtures)
+    page = markdown_page(lines, others, after_the_paper(records))
     picture = f"![learning curves, and perplexity over the models averaged]({_PICTURE})"
-    write_text(results / _PAGE, f"{markdown_page(lines, others)}\n\n{picture}\n")
+    write_text(results / _PAGE, f"{page}\n\n{picture}\n")
     print_page(console, lines, others)
     write_picture(console, results / _PICTURE, table1_figure, records, mixtures)
 
@@ -115,13 +118,18 @@ def table_lines(records: list[Record], mixtures: Mixtures) -> list[Line]:
     return [line for model in models for line in _lines(model, records, mixtures)]
 
 
-def markdown_page(lines: list[Line], others: list[list[str]]) -> str:
-    """The table, and one of choices other than the presets' (by `other_choices`), as Markdown."""
+def markdown_page(
+    lines: list[Line], others: list[list[str]], later: Sequence[list[str]] = ()
+) -> str:
+    """The table, then those by `other_choices` and by `after_the_paper`, as Markdown."""
     left = [_TITLES.index(title) for title in ("model", "models", "training time")]
     main_table = table(_TITLES, [line.cells for line in lines], left)
     paragraphs = [_TITLE, _LEGEND, main_table]
     if others:
         paragraphs += ["## Other choices", _OTHERS_LEGEND, table(_OTHERS_TITLES, others)]
+    if later:
+        left = [TITLES.index(title) for title in ("model", "source")]
+        paragraphs += ["## After the paper", LEGEND, table(TITLES, later, left)]
     return "\n\n".join(paragraphs)
 
 

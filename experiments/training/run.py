@@ -169,12 +169,13 @@ def decided_rates(run: Run, models: Sequence[int]) -> dict[str, np.ndarray]:
 
 
 def chosen_epochs(run: Run, model: int) -> dict[str, int]:
-    """What the estimates decided of a model, as entries of its record."""
-    train, chosen = run.config.train, {}
+    """What the estimates decided of a model, as entries of its record; 0: not in this run."""
+    train, estimates, chosen = run.config.train, run.journal.estimates(model), {}
     if train.averages:
-        chosen["averaged_from_epoch"] = averaged_from(train, run.journal.estimates(model))
+        first = averaged_from(train, estimates)
+        chosen["averaged_from_epoch"] = first if first <= len(estimates) else 0
     if train.keep == "best":
-        chosen["best_epoch"] = best_epoch(run.journal.estimates(model))
+        chosen["best_epoch"] = best_epoch(estimates)
     return chosen
 
 

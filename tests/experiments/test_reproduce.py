@@ -1,5 +1,6 @@
 """The paper's table: what is trained, recorded, skipped, averaged and shown."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -18,12 +19,13 @@ from experiments.reports import records
 from experiments.reports.statistics import format_mean
 from experiments.table1 import jobs
 from experiments.table1 import page as table1
+from experiments.table1.after_the_paper import after_the_paper
 from zaremba_jax.config import override
 from zaremba_jax.data.encoding import read_corpus
 from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.evaluate import perplexity
 from zaremba_jax.interop.model_file import load_model
-from zaremba_jax.presets import MEDIUM, PAPER_PERPLEXITIES, PRESETS, SMALL
+from zaremba_jax.presets import AWD, MEDIUM, PAPER_PERPLEXITIES, PRESETS, SMALL
 
 TINY = override(SMALL, **invoke.SETTINGS)
 FLAGS = (
@@ -298,7 +300,9 @@ def test_other_choices_are_compared_to_all_seeds_of_the_preset():
     # Seeds vary by 1: sqrt(1/2 + 1/3) = 0.91.
     cells = ["124.5 ± 2.1", "+3.5 ± 0.9", "109.8 ± 1.1", "-0.2 ± 0.0", "2", "100.0"]
     assert others == [["small-constant_epochs=5", *cells]]
-    assert f"| small-constant_epochs=5 | {' | '.join(cells)} |" in table1.markdown_page([], others)
+    assert f"| small-constant_epochs=5 | {' | '.join(cells)} |" in table1.markdown_page(
+        [], others, []
+    )
     mixture["seeds"].remove(7)  # an average of one model is not of both
     assert table1.other_choices(runs, {"small-constant_epochs=5": mixture})[0][-1] == ""
 
@@ -313,6 +317,23 @@ def test_other_choices_are_compared_to_the_preset_of_their_precision():
     lost = {"members": [{"seed": 1, "excluded": "the loss became nan"}]}
     diverged = records.Record(config=override(SMALL, dropout=0.5), summary=lost, history=[])
     assert len(table1.other_choices([*runs, diverged], {})) == 2
+
+
+def test_runs_of_awd_stand_among_what_was_published_after_the_paper_by_test_perplexity():
+    smaller = override(AWD, hidden_size=650)
+    size = {"parameters": 11_806_800}
+    runs = [
+        dataclasses.replace(run, name=f"awd-650-seed{seed}", summary=run.summary | size)
+        for seed, test in enumerate((67.0, 69.0))
+        for run in held(seed, config=smaller, valid=70.04, test=test)
+    ]
+    rows = after_the_paper(held(0, test=1.0) + runs)
+    (here,) = (row for row in rows if row[-1].startswith("here"))
+    assert here == ["awd-650", "11.8 M", "70.0 ± 0.0", "68.0 ± 1.4", "here, 2 seeds"]
+    tests = [float(row[3].split()[0]) for row in rows]
+    assert tests == sorted(tests, reverse=True)
+    assert rows[rows.index(here) - 1][3] == "68.5"
+    assert ["38 large, averaged", "2,508 M", "71.9", "68.7", "Zaremba et al. 2014"] in rows
 
 
 def test_training_time_leaves_out_what_held_an_epoch_up():

@@ -103,6 +103,7 @@ def test_run_ends_with_its_best_parameters_and_says_which_they_are(folder):
     stopped = finished(*SETTINGS, "--keep=last", "--workdir=last", "--patience=1")
     assert "stopped after epoch 2 of 6" in stopped.out
     assert summary_of(folder / "last")["epochs"] == len(metrics(folder / "last")) == 2
+    assert summary_of(folder / "last")["averaged_from_epoch"] == 0  # it would be 5
     last = finished(*SETTINGS, "--keep=last", "--workdir=last")
     assert "resuming last after epoch 2" in last.out
     of_last = estimates(folder / "last")
