@@ -1,6 +1,7 @@
 """What the host writes down of a run; the state of its models is on the device."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,13 +29,14 @@ class Journal:
     def __post_init__(self):
         self._extent = Extent()
         self._estimates: list[list[float]] = [[] for _ in self.epoch_nll]
-        self._best: list[list[float]] = [[] for _ in self.epoch_nll]  # up to each estimate
+        self._best = [math.inf] * len(self.epoch_nll)
+        self._improved = [False] * len(self.epoch_nll)  # by the last estimate
         for record in self.history:
             self._count(record)
 
     @classmethod
     def read(cls, record: Mapping[str, Any], history: Records) -> "Journal":
-        """The journal in a checkpoint's record; the first version's of one model had no lists."""
+        """The journal in a checkpoint's record; in early ones, one model's figures are no list."""
         nll = record["epoch_nll"]
         return cls(
             epoch_nll=nll if isinstance(nll, list) else [nll],
@@ -77,8 +79,7 @@ class Journal:
 
     def has_improved(self, index: int) -> bool:
         """Whether a model's last estimate is better than all before."""
-        before, last = self._best[index][-2:-1], self._estimates[index][-1]
-        return not before or last < before[0]
+        return self._improved[index]
 
     def end_epoch(self, metrics: Mapping[str, Any], evaluation_seconds: float) -> None:
         """Adds an epoch's record to the history, with the time since the run began."""
@@ -93,6 +94,6 @@ class Journal:
         estimate = record["valid_perplexity_estimate"]
         for index, value in enumerate(record.get("valid_perplexity_estimates", [estimate])):
             if value is not None:
-                best = self._best[index]
                 self._estimates[index].append(value)
-                best.append(min([value, *best[-1:]]))
+                self._improved[index] = value < self._best[index]
+                self._best[index] = min(value, self._best[index])
