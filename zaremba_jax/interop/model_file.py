@@ -4,7 +4,6 @@ Reading a file executes nothing: it holds only arrays and JSON.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from zaremba_jax.data.vocabulary_files import read_vocabulary, vocabulary_from_d
 from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.interop.model_card import model_card
 from zaremba_jax.json_text import parse_json_object
-from zaremba_jax.model import Model, init_params
+from zaremba_jax.model import Model, param_shapes
 from zaremba_jax.presets import from_dict
 from zaremba_jax.whole_files import write_whole
 
@@ -244,8 +243,7 @@ def _checked_structure(
             f" {', '.join(f'{name}={size}' for name, size in sizes.items())}; save the model with"
             " the one it was made with"
         )
-    make = functools.partial(init_params, config.model, len(vocabulary))
-    like = jax.eval_shape(lambda: make(key=jax.random.key(0)))
+    like = param_shapes(config.model, len(vocabulary))
     expected, _ = jax.tree_util.tree_flatten_with_path(like)
     wanted = {
         _name(path): [f"{dtype}{list(leaf.shape)}" for dtype in ("float32", "float64")]
