@@ -30,6 +30,7 @@ ORDER = [
     {"evaluate"},
     {"ensemble"},
     {"parallel.mesh"},
+    {"parallel.data_parallel"},
     {"parallel.members"},
     {"checkpoint"},
     {"interop.flax_sequences", "interop.flax_weights"},

@@ -33,7 +33,7 @@ from zaremba_jax.data.loader import WindowLoader
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.model import Model
-from zaremba_jax.parallel.members import init_data_parallel, train_data_parallel
+from zaremba_jax.parallel.data_parallel import init_data_parallel, train_data_parallel
 from zaremba_jax.parallel.mesh import fetch, make_mesh
 from zaremba_jax.train import all_finite, better_of, init_train_state, train_windows
 

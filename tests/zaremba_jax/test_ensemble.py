@@ -19,16 +19,15 @@ from zaremba_jax.data.windows import windows
 from zaremba_jax.ensemble import mixture_nll, mixture_perplexities, subsets
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.model import Predictor
+from zaremba_jax.parallel.data_parallel import init_data_parallel, train_data_parallel
 from zaremba_jax.parallel.members import (
     chunk_members,
     chunk_sizes,
     finite_members,
     init_chunks,
-    init_data_parallel,
     init_members,
     members_nll,
     members_that_fit,
-    train_data_parallel,
     train_members,
 )
 from zaremba_jax.parallel.mesh import make_mesh

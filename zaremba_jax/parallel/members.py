@@ -4,13 +4,11 @@ Members do not communicate; the streams of a batch are spread over the mesh's ax
 cost of one reduction of the gradient per step.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt
@@ -28,9 +26,9 @@ from zaremba_jax.config import Config
 from zaremba_jax.data.vocabulary import check_ids
 from zaremba_jax.ensemble import MemberNLL
 from zaremba_jax.evaluate import nll_by_windows
-from zaremba_jax.model import Predictor, count_params
+from zaremba_jax.model import Predictor, count_params, param_shapes
+from zaremba_jax.parallel.data_parallel import make_init
 from zaremba_jax.parallel.mesh import (
-    DATA,
     EVERY_MEMBER,
     MEMBER,
     REPLICATED,
@@ -39,10 +37,9 @@ from zaremba_jax.parallel.mesh import (
     map_shards,
     state_specs,
 )
-from zaremba_jax.parallel.streams import padded_batch_size
 from zaremba_jax.regularizers import Rates
 from zaremba_jax.rnn import zero_state
-from zaremba_jax.train import all_finite, init_train_state, train_windows
+from zaremba_jax.train import all_finite, train_windows
 
 MemberRates = Mapping[str, jax.Array | np.ndarray]
 
@@ -77,8 +74,7 @@ def memory_needed(config: Config, vocabulary_size: int, resident: int, at_work: 
     the layers keep for the backward pass.
     """
     train, model = config.train, config.model
-    state = jax.eval_shape(functools.partial(init_train_state, config, vocabulary_size))
-    parameters = count_params(state.params)
+    parameters = count_params(param_shapes(model, vocabulary_size))
     tokens = train.batch_size * train.unroll
     scores = 3 * min(config.compute.softmax_tokens or tokens, tokens) * vocabulary_size
     activations = 20 * tokens * sum(model.layer_sizes)
@@ -145,24 +141,11 @@ def _init(
     mesh: Mesh,
 ) -> TrainState:
     def start(seeds: jax.Array, params: ModelParams | None) -> TrainState:
-        alone = _make_init(config, vocabulary_size, mesh)
+        alone = make_init(config, vocabulary_size, mesh)
         return _vmap_members(lambda seed: alone(seed, params))(seeds)
 
     specs = (EVERY_MEMBER, REPLICATED)
     return map_shards(start, mesh, specs, state_specs(MEMBER))(seeds, params)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def init_data_parallel(
-    config: Config, vocabulary_size: int, mesh: Mesh, params: ModelParams | None = None
-) -> TrainState:
-    """The state of one model before the first window, for `train_data_parallel`.
-
-    It is as by `init_train_state`.
-    """
-    start = _make_init(config, vocabulary_size, mesh)
-    seed = jnp.uint32(config.seed)
-    return map_shards(start, mesh, (REPLICATED, REPLICATED), state_specs())(seed, params)
 
 
 @functools.partial(
@@ -204,29 +187,6 @@ def train_members(
     specs = state_specs(MEMBER)
     return map_shards(train, mesh, (REPLICATED, specs, EVERY_MEMBER), (specs, EVERY_MEMBER))(
         windows, states, rates
-    )
-
-
-@functools.partial(
-    jax.jit, static_argnames=("config", "mesh", "windows_per_epoch"), donate_argnames="state"
-)
-def train_data_parallel(
-    config: Config,
-    state: TrainState,
-    windows: Windows,
-    mesh: Mesh,
-    rates: Rates | None = None,
-    windows_per_epoch: int | None = None,
-) -> tuple[TrainState, WindowStatistics]:
-    """`train.train_windows` for one model, with the streams of its batch spread over the mesh."""
-
-    def train(windows: Windows, state: TrainState, rates: Rates | None) -> Any:
-        share = batch_share(mesh)
-        return train_windows(config, state, windows, rates, share, windows_per_epoch)
-
-    specs = state_specs()
-    return map_shards(train, mesh, (REPLICATED, specs, REPLICATED), (specs, REPLICATED))(
-        windows, state, rates
     )
 
 
@@ -281,20 +241,6 @@ def _window_nll(
 def finite_members(params: ModelParams) -> Bool[Array, " members"]:
     """Whether every number of a member is finite."""
     return jax.vmap(all_finite)(params)
-
-
-def _make_init(
-    config: Config, vocabulary_size: int, mesh: Mesh
-) -> Callable[[jax.Array, ModelParams | None], TrainState]:
-    """`init_train_state` as a function of a seed and parameters, with the streams of one device."""
-    devices = mesh.shape[DATA]
-    streams = padded_batch_size(config.train.batch_size, devices) // devices
-
-    def start(seed: jax.Array, params: ModelParams | None) -> TrainState:
-        state = init_train_state(config, vocabulary_size, seed, params)
-        return dataclasses.replace(state, rnn_state=zero_state(state.params.layers, streams))
-
-    return start
 
 
 def _vmap_members(function: Callable[..., Any]) -> Callable[..., Any]:
