@@ -36,7 +36,7 @@ from zaremba_jax.interop.model_file import load_model
 from zaremba_jax.json_text import parse_json_object
 
 DEFAULT_MEMBERS = 10
-# Flags without a meaning where nothing is trained.
+# Flags that say how to train, besides the settings.
 _TRAINING_FLAGS = (
     *("members", "members_at_once", "data_parallel", "chunk", "checkpoint_minutes", "resident"),
     *("tensorboard", "wandb", "log_minutes", "samples_each_epoch"),
@@ -71,18 +71,7 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
       InputError: the flags do not go together, or a run is missing, unfinished, or was
         trained on another text.
     """
-    refused = [
-        name
-        for name in ("config", *settings(), *_TRAINING_FLAGS)
-        if name in FLAGS and FLAGS[name].present
-    ]
-    if FLAGS.coordinator_address:
-        raise InputError("--from: one process averages; leave --coordinator_address out")
-    if refused:
-        raise InputError(
-            "--from: the runs are trained, with settings of their own; leave out"
-            f" --{', --'.join(refused)}"
-        )
+    _refuse_training_flags()
     folders = named_runs(paths)
     asked = sizes_from_flags(len(folders))
     configs = [read_run_config(folder) for folder in folders]
@@ -115,6 +104,18 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
     )
     workdir.path.mkdir(parents=True, exist_ok=True)
     return summary | {"members": members} | provenance() | peak_memory(), workdir, console
+
+
+def _refuse_training_flags() -> None:
+    """Refuses flags without a meaning where nothing is trained."""
+    if FLAGS.coordinator_address:
+        raise InputError("--from: one process averages; leave --coordinator_address out")
+    names = ("config", *settings(), *_TRAINING_FLAGS)
+    if refused := [name for name in names if name in FLAGS and FLAGS[name].present]:
+        raise InputError(
+            "--from: the runs are trained, with settings of their own; leave out"
+            f" --{', --'.join(refused)}"
+        )
 
 
 def _averaged(workdir: Workdir) -> list[Path] | None:

@@ -29,8 +29,8 @@ define_path("page", "report.html", "HTML file for the comparison, figures includ
 def main(*paths: str) -> None:
     """Writes the page and prints its table."""
     refuse_to_replace("page", Path(FLAGS.page), "a page of this program", is_page)
-    console, runs, others = Terminal(), {}, []
-    notes = []
+    console = Terminal()
+    runs, others, notes = {}, [], []
     for name, path in named(paths).items():
         try:
             source = read_source(Path(path), name)

@@ -76,10 +76,7 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
         except ValueError as error:
             if not _is_systems(error):
                 raise
-            told = str(error).partition("\n")[0]
-            reason = next((said.lower() for said in _NO_SPACE if said in told), told)
-            asked = "is the disk full?" if reason != told else "is it still there?"
-            raise OSError(f"{directory}: takes no checkpoint ({reason}); {asked}") from None
+            raise OSError(f"{directory}: takes no checkpoint {_why(error)}") from None
         if not _opens(manager, step):
             raise OSError(
                 f"{directory}: the checkpoint of step {step} lacks arrays of the state, although"
@@ -150,6 +147,15 @@ def _is_systems(error: ValueError) -> bool:
     return "os_error_code" in str(error) or "OS error" in str(error)
 
 
+def _why(error: ValueError) -> str:
+    """What the system says in TensorStore's report, with a question that helps."""
+    told = str(error).partition("\n")[0]
+    for no_space in _NO_SPACE:
+        if no_space in told:
+            return f"({no_space.lower()}); is the disk full?"
+    return f"({told}); is it still there?"
+
+
 def _opens(manager: ocp.CheckpointManager, step: int) -> bool:
     """Whether every array of a checkpoint can be opened, as a resumed run has to."""
     try:
@@ -180,7 +186,7 @@ def _shape(x: Any) -> Any:
 
 
 def _checksums(folder: Path) -> dict[str, int]:
-    """A checksum of every file below a folder except the digest itself."""
+    """A checksum of every file below a folder, except the file that holds them."""
     return {
         str(path.relative_to(folder)): zlib.crc32(path.read_bytes())
         for path in sorted(folder.rglob("*"))
@@ -234,7 +240,7 @@ def _manager(directory: str | Path) -> Iterator[ocp.CheckpointManager]:
 
 
 def _is_shown(message: logging.LogRecord) -> bool:
-    """Whether it is not Orbax's about a checkpoint that a killed process had begun to remove."""
+    """False for Orbax's message on a checkpoint that a killed process had begun to remove."""
     return not message.getMessage().startswith("Metadata file does not exist")
 
 

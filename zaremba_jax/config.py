@@ -390,7 +390,7 @@ def in_current_names(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def completed(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as some version wrote them, as they read today: what they lack had its default."""
+    """The settings in a file of any version, in today's names; what it lacks has its default."""
     return {
         field.name: field.default
         for record in (Config, *_SECTIONS.values())

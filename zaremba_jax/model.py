@@ -95,8 +95,8 @@ def softmax_weights(
         return weights
     if precision == "float32":
         return params.embedding.T
-    # XLA would merge the transposition into the products, and on a CPU none is of bfloat16 whose
-    # factors lie that way: it multiplied them in float32, or refused.
+    # XLA merges `.T` into the products, and has none in bfloat16 for a factor that lies that way on
+    # a CPU: it would multiply in float32, or refuse.
     return transposed_in_memory(params.embedding)
 
 

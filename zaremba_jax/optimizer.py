@@ -25,8 +25,8 @@ def learning_rate(config: TrainConfig, epoch: int, estimates: Sequence[float] = 
     """The learning rate of an epoch, counted from 1 (section 4.1).
 
     "After 6 epochs" means that epochs 1 to 6 run at the full rate and epoch 7
-    is the first with a divided one. With `decay_when_stalled`, `estimates`, the validation
-    perplexities after the epochs before, decide which of those after them divide it.
+    is the first with a divided one. With `decay_when_stalled`, it is divided once for each stall in
+    `estimates`, the validation perplexities after the epochs before.
 
     >>> from zaremba_jax.presets import MEDIUM
     >>> learning_rate(MEDIUM.train, 6), learning_rate(MEDIUM.train, 8)
@@ -40,7 +40,7 @@ def learning_rate(config: TrainConfig, epoch: int, estimates: Sequence[float] = 
 
 
 def _stalls(estimates: Sequence[float], patience: int, first_epoch: int) -> int:
-    """How often, from an epoch on, `patience` epochs had passed since the best or a stall."""
+    """How often `patience` epochs passed after the best or a stall; from `first_epoch` on."""
     stalls, best, since = 0, float("inf"), 0
     for epoch, estimate in enumerate(estimates, start=1):
         since = 0 if estimate < best else since + 1
@@ -119,7 +119,7 @@ def make_optimizer(
 def _with_decay(
     clipped: optax.GradientTransformation, weight_decay: ArrayLike
 ) -> optax.GradientTransformation:
-    """Both in turn, with the state of the first alone: models with and without decay have one."""
+    """Both in turn, with the state of the first alone, which is the same without decay."""
     decayed = optax.add_decayed_weights(cast(Any, weight_decay))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:

@@ -272,7 +272,7 @@ def train_windows(
 def better_of(
     model: ModelParams, best: ModelParams, is_better: Bool[Array, "*members"]
 ) -> ModelParams:
-    """`model` where it is better, else `best`; its buffers are donated."""
+    """`model` where it is better, else `best`, whose buffers are donated."""
 
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:
         of_members = is_better.reshape(is_better.shape + (1,) * (new.ndim - is_better.ndim))

@@ -16,6 +16,7 @@ from experiments.reports.figures import (
 from experiments.reports.statistics import deviation, format_mean
 
 Style = dict[str, Any]
+_BESIDE = {"textcoords": "offset points", "va": "center", "fontsize": "small"}
 
 
 def final_perplexities_figure(results: dict[str, Any]) -> Any:
@@ -48,9 +49,6 @@ def final_perplexities_figure(results: dict[str, Any]) -> Any:
     from_floor = "; bars begin at the floor of the source" if floor else ""
     figure.suptitle(f"mean ± standard deviation, and each seed{from_floor}", fontsize="medium")
     return figure
-
-
-_BESIDE = {"textcoords": "offset points", "va": "center", "fontsize": "small"}
 
 
 def language_modelling_figure(results: dict[str, Any]) -> Any:

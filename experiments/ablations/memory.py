@@ -32,11 +32,12 @@ VOCABULARY_SIZE = SYMBOLS + 1
 CHUNKS = 10  # parts of training, after each of which the host reports
 TEST_SEQUENCES = 2000
 
+# The settings that have the task's rate.
 METHODS = {
     "no dropout": (),
     "ordinary dropout": ("dropout", "hidden_dropout"),
     "non-recurrent dropout": ("dropout",),
-}  # the settings that have the task's rate
+}
 # Settings with which each cell learns the task without dropout.
 SETTINGS: dict[CellName, dict[str, Any]] = {
     "tanh": {"hidden_size": 128, "init_scale": 0.1, "learning_rate": 0.003},

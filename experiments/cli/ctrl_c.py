@@ -50,7 +50,7 @@ def make_ready() -> None:
 
 
 def after_one(handler: Any) -> Any:
-    """The handler of a second Ctrl-C, by the one of a first that a program answered otherwise."""
+    """What answers a second signal, by what was to answer the first: after ours, an end at once."""
     return end_at_once if handler is _answer else handler
 
 

@@ -48,7 +48,7 @@ def lowering_for(device: Any) -> AbstractContextManager[Any]:
 def compile_members(
     config: Config, target: Target, members: int, mesh: Mesh
 ) -> jax.stages.Compiled:
-    """Compiles `ensemble.train_members` over an epoch for a mesh of a target's devices."""
+    """Compiles `members.train_members` over an epoch for a mesh of a target's devices."""
     start = functools.partial(init_members, config, PTB_VOCABULARY_SIZE, range(members), mesh)
     specs = jax.tree.map(functools.partial(NamedSharding, mesh), state_specs(MEMBER))
     states = jax.tree.map(_placed, specs, jax.eval_shape(start))

@@ -141,8 +141,7 @@ def next_windows(run: Run, count: int) -> Windows:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether all epochs are trained, or an epoch has just ended that was one too many without
-    improvement."""
+    """Whether all epochs are trained, or one has just ended that used up the patience."""
     epoch, window = position(run)
     train = run.config.train
     if epoch >= train.epochs:
@@ -156,7 +155,7 @@ def rate_of_epoch(run: Run, model: int, epoch: int) -> float:
 
 
 def decided_rates(run: Run, models: Sequence[int]) -> dict[str, np.ndarray]:
-    """Of some models, what their estimates decide, by the names of `train.RATES`."""
+    """What the estimates of some models decide of their next windows, by names of `train.RATES`."""
     train, rates = run.config.train, {}
     if train.average_after_stall:
         rates["average_from"] = [

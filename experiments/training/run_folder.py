@@ -81,7 +81,7 @@ class Workdir:
             )
 
     def _refuse_other_results(self) -> None:
-        # Others in that folder are what a run left that lost it while it saved.
+        # Not what else lies there: a run leaves it whose folder is moved while it saves.
         checkpoints = [path for path in self.checkpoints.glob("*") if path.name.isdecimal()]
         results = (self.summary, self.metrics, self.metrics_table, self.model, self.members)
         paths = [path for path in (*results, *self.pictures, *checkpoints) if path.exists()]

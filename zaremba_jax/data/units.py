@@ -129,7 +129,7 @@ class _Words(Unit):
         return _without_written_ends(blocks, piece)
 
     def to_hash(self, words: Sequence[str]) -> str:
-        return "\n".join(words)  # from before there were other units
+        return "\n".join(words)  # without the unit: older files have such fingerprints
 
 
 def _without_written_ends(blocks: Iterable[str], piece: Piece) -> Iterator[str]:
