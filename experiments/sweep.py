@@ -65,10 +65,10 @@ def grid_from_flags(asked: list[str]) -> Grid:
     if not asked:
         raise InputError("--vary: nothing to try; give --vary=dropout=0.3,0.5 or the like")
     # Not zoneout, whose masks for evaluation are shared by all members.
-    grid: Grid = {}
     names = [
         name for name in RATES if settings()[name].kind is float and not name.startswith("zoneout")
     ]
+    grid: Grid = {}
     for item in asked:
         name, _, values = item.partition("=")
         if name not in names:
