@@ -81,9 +81,9 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
             f"--workdir={workdir.path}: holds a run or an average of other models, whose summary"
             " would be lost; name another"
         )
-    with_text_settings(configs[0], {"corpus": configs[0].corpus})
+    read = with_text_settings(configs[0], {"corpus": configs[0].corpus})
     console, given = join_hosts(), configs[0].vocabulary or configs[0].init_from
-    corpus = load_corpus(configs[0], load_model(folders[0].model) if given else None)
+    corpus = load_corpus(read, load_model(folders[0].model) if given else None)
     valid, test, members = [], [], []
     for folder in folders:
         with console.status(f"evaluating {folder.path}"):

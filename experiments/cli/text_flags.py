@@ -14,12 +14,14 @@ from zaremba_jax.data.encoding import Encoding, read_corpus
 from zaremba_jax.data.published import PUBLISHED, load_published
 from zaremba_jax.data.toy_corpus import toy_corpus
 from zaremba_jax.data.units import UNITS
+from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.data.vocabulary_files import read_word_list
 from zaremba_jax.errors import InputError
 from zaremba_jax.model import Model
 
 TEXT_FILES = ("train_file", "valid_file", "test_file")
 FRACTIONS = ("valid_fraction", "test_fraction")
+_word_lists: dict[str | None, Vocabulary] = {}  # by fingerprint; a pipe can be read only once
 
 with flag_group(TEXT):
     define_path(
@@ -105,11 +107,16 @@ def _with_word_list(config: Config, changes: dict[str, int | float | str | None]
                 " keep; leave one of the two out"
             )
     words = read_word_list(FLAGS.vocabulary, config.unit)
-    return override(config, vocabulary=words.fingerprint[:16])
+    config = override(config, vocabulary=words.fingerprint[:16])
+    _word_lists[config.vocabulary] = words
+    return config
 
 
 def load_corpus(config: Config, model: Model | None = None) -> Corpus:
-    """Reads, downloads or generates the text, with the vocabulary of a model if one is given."""
+    """Reads, downloads or generates the text of a configuration that `with_text_settings` returned.
+
+    Its vocabulary is that of `--vocabulary`, or of a model, if one of them is given.
+    """
     vocabulary = None if model is None else model.vocabulary
     if config.corpus == "toy":
         corpus = toy_corpus()
@@ -118,8 +125,7 @@ def load_corpus(config: Config, model: Model | None = None) -> Corpus:
                 f"--corpus=toy: has another vocabulary than {FLAGS.init_from}; name a text"
             )
         return corpus
-    if FLAGS.vocabulary is not None:
-        vocabulary = read_word_list(FLAGS.vocabulary, config.unit)
+    vocabulary = _word_lists.get(config.vocabulary, vocabulary)
     limits = config.vocab_size, config.min_count
     if config.corpus in PUBLISHED:
         return load_published(config.corpus, FLAGS.data_dir, *limits, FLAGS.cache_dir, vocabulary)

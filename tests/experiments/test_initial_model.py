@@ -1,6 +1,7 @@
 """Runs that go on from a trained model, and runs with a given word list."""
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -116,6 +117,16 @@ def test_model_that_does_not_fit_is_refused(base):
     for flags, reason in refused.items():
         assert_refused(run(*flags), reason)
     assert not Path("runs").exists()
+
+
+def test_word_list_may_come_from_a_pipe_which_is_read_once(folder):
+    pipe, end = os.pipe()
+    os.write(end, "\n".join(KNOWN.words).encode())
+    os.close(end)
+    outcome = run(*SINGLE, "--epochs=1", f"--vocabulary=/dev/fd/{pipe}", "--workdir=run")
+    os.close(pipe)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert load_model("run/model.safetensors").vocabulary == KNOWN
 
 
 @pytest.mark.slow
