@@ -1,5 +1,6 @@
 """Strict settings for every test: shapes and types checked, nothing promoted silently."""
 
+import gc
 import os
 import signal
 import tempfile
@@ -41,7 +42,8 @@ def pytest_configure(config):
     Programs that tests start inherit all of it. Tests that are slow or inspect optimized programs
     are selected by their markers and keep the optimizations. Most of the testing time is
     compilation, and jaxlib before 0.11 compiles for a CPU two to three times as fast without fusion
-    emitters.
+    emitters. So what one process has compiled, all others of the session take from a folder, except
+    where compilers are tested.
     """
     cache = tempfile.TemporaryDirectory(prefix="zaremba-jax-tests-")
     config.add_cleanup(cache.cleanup)
@@ -49,10 +51,12 @@ def pytest_configure(config):
     # A shell starts what it puts into the background with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+    set_for_all("jax_platforms", os.environ["JAX_PLATFORMS"])
+    if config.option.markexpr != "compilers":
+        share_compiled(f"{cache.name}/compiled")
     if config.option.markexpr not in ("slow", "compilers"):
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        jax.config.update("jax_disable_most_optimizations", True)
+        set_for_all("jax_disable_most_optimizations", True)
+        set_for_all("jax_traceback_in_locations_limit", 0)
         if jax.__version_info__ < (0, 11):
             os.environ["XLA_FLAGS"] = " ".join(
                 (
@@ -61,6 +65,31 @@ def pytest_configure(config):
                     os.environ.get("XLA_FLAGS", ""),
                 )
             )
+
+
+def set_for_all(name, value):
+    """Gives a setting of jax a value in this process, and in those that it starts."""
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
+
+
+def share_compiled(folder):
+    """Has this process and those that it starts keep what they compile, for each other."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # its starter has said where
+    set_for_all("jax_compilation_cache_dir", folder)
+    set_for_all("jax_persistent_cache_min_compile_time_secs", 0)
+    set_for_all("jax_persistent_cache_min_entry_size_bytes", -1)
+    # Of a file that another process is writing, or that a test has the system refuse.
+    os.environ["PYTHONWARNINGS"] = ",".join(
+        f"ignore:Error {doing} persistent compilation cache entry"
+        for doing in ("reading", "writing")
+    )
+
+
+def pytest_collection_finish():
+    """Spares the collector of garbage all that was imported, which it would search again."""
+    gc.freeze()
 
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
