@@ -19,6 +19,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from matplotlib.figure import Figure
+from preloaded import ROOT, run_lines
 
 from experiments import ptb
 from experiments.cli import program as command_line
@@ -28,7 +30,6 @@ from zaremba_jax.config import override
 from zaremba_jax.presets import QUICK
 from zaremba_jax.train import init_train_state
 
-ROOT = Path(__file__).parent.parent
 WORDS = "abcdefgh"
 SETTINGS = {
     "hidden_size": 8,
@@ -91,10 +92,15 @@ def run_process(*flags: str, cwd: Path) -> Outcome:
     return Outcome(process.returncode, out, err)
 
 
-def run(*flags: str, program: ModuleType = ptb) -> Outcome:
-    """Does the same in this process and its working directory, which saves the start-up."""
+def run(*flags: str, program: ModuleType = ptb, draw: bool = False) -> Outcome:
+    """Does the same in this process and its working directory, which saves the start-up.
+
+    Learning curves take a third of a short run; they are drawn only where a test asks for it.
+    """
     out, err = io.StringIO(), io.StringIO()
+    drawn = draw or program is not ptb
     with (
+        contextlib.nullcontext() if drawn else mock.patch.object(Figure, "savefig"),
         mock.patch.object(sys, "argv", [program.__name__, *flags]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -107,44 +113,12 @@ def run(*flags: str, program: ModuleType = ptb) -> Outcome:
     return Outcome(status, out.getvalue(), err.getvalue())
 
 
-_ELSEWHERE = """
-import contextlib, importlib, io, json, sys
-from unittest import mock
-from experiments.cli import program as command_line
-
-name, lines, before = json.loads(sys.stdin.read())
-exec(before)
-program, outcomes = importlib.import_module(name), []
-for flags in lines:
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            with mock.patch.object(sys, "argv", [name, *flags]):
-                command_line.run(program.main, getattr(program, "TAKES", None))
-        except SystemExit as stop:
-            status = stop.code or 0
-    command_line.FLAGS.unparse_flags()
-    outcomes.append((status, out.getvalue(), err.getvalue()))
-print(json.dumps(outcomes))
-"""
-
-
 def run_elsewhere(name: str, *lines: list[str], cwd: Path, before: str = "") -> list[Outcome]:
     """Runs a program on each list of flags, all in one other process, after some lines of Python.
 
     For programs with flags of the same names as another program's.
     """
-    completed = subprocess.run(
-        [sys.executable, "-c", _ELSEWHERE],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        input=json.dumps([name, lines, before]),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert completed.returncode == 0, completed.stderr
-    return [Outcome(*outcome) for outcome in json.loads(completed.stdout)]
+    return [Outcome(*outcome) for outcome in run_lines(name, lines, cwd, before)]
 
 
 def run_on_devices(count: int, code: str) -> None:

@@ -1,8 +1,8 @@
 import functools
 import importlib.util
 import json
+import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import types
@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from contender_examples import broken, killed, refused
 from flax import nnx
 from invoke import ROOT, Outcome, assert_refused, run_elsewhere
 from layer_examples import equations
+from preloaded import server
 from rich.console import Console
 
 from experiments.benchmarks import contenders, jax_peers, own_process, torch_peer, turns
@@ -42,7 +44,7 @@ def benchmark(*flags: str) -> Outcome:
     completed = subprocess.run(
         [sys.executable, "-m", "experiments.benchmark", *FLAGS, *flags],
         cwd=ROOT,
-        env=os.environ | {"COLUMNS": "120"},
+        env=os.environ | {"COLUMNS": "120", "JAX_ENABLE_COMPILATION_CACHE": "false"},
         capture_output=True,
         text=True,
         timeout=600,
@@ -121,7 +123,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line():
 
 
 def test_picture_is_refused_before_the_measurements_where_it_cannot_be_drawn(tmp_path):
-    line, before = ["--scaling=scaling.png"], "sys.modules['matplotlib'] = None"
+    line, before = ["--scaling=scaling.png"], "import sys; sys.modules['matplotlib'] = None"
     (outcome,) = run_elsewhere("experiments.benchmark", line, cwd=tmp_path, before=before)
     assert_refused(outcome, "--scaling=scaling.png", "matplotlib", "pip install", "leave it out")
 
@@ -146,17 +148,27 @@ def fail(*_): raise InputError("not done")
     assert results.get("scaling") == ("tokens per second" if "figure" in fails else None)
 
 
+@pytest.fixture
+def preloaded(monkeypatch):
+    """Has contenders start in processes that need not import the libraries."""
+    context = server()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
+
+
+@pytest.mark.usefixtures("preloaded")
 def test_contender_whose_process_was_killed_is_an_error():
     with pytest.raises(InputError, match="its process was killed, perhaps for lack of memory"):
         own_process.needs_of(killed)
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_contender_that_a_device_refuses_is_an_error_in_one_line():
     refusal = r"^cannot run here \(JaxRuntimeError: UNIMPLEMENTED: no such algorithm\)$"
     with pytest.raises(InputError, match=refusal):
         own_process.needs_of(refused)
 
 
+@pytest.mark.usefixtures("preloaded")
 @pytest.mark.parametrize("error", [RuntimeError, ValueError])
 def test_bug_in_a_contender_keeps_its_traceback(error):
     with pytest.raises(error, match=r"^planted$") as caught:
@@ -198,21 +210,6 @@ def test_torch_s_own_refusals_are_errors_in_one_line_and_others_bugs():
         raise RuntimeError("no such algorithm\nin a file that is of no interest")
     with pytest.raises(TypeError, match=r"^planted$"), torch_peer.refusals_of_torch():
         broken(TypeError)
-
-
-def refused() -> Any:
-    """A contender that the device's library does not support."""
-    raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such algorithm\nof no interest")
-
-
-def broken(error: type[Exception]) -> Any:
-    """A contender with a bug."""
-    raise error("planted")
-
-
-def killed() -> Any:
-    """A contender that the system kills, as if memory had run out."""
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("name", ["flax", "nnx"])

@@ -130,7 +130,7 @@ def test_output_has_a_line_an_epoch_and_the_table_and_no_escape_codes_off_a_term
 def test_finished_run_trains_no_more_and_reports_the_same(finished, folder):
     shutil.copytree(finished[0] / "run", "run")
     before = content(folder)
-    outcome = run(*FLAGS, "--workdir=run")
+    outcome = run(*FLAGS, "--workdir=run", draw=True)
     assert outcome.status == 0
     lines = outcome.out.splitlines()
     assert lines[3] == "resuming run after epoch 2, window 0"

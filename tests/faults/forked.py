@@ -1,40 +1,16 @@
-"""The programs in processes of their own that cost no import: forked from one that has them."""
+"""The programs in processes of their own, to which anything can happen."""
 
-import functools
-import multiprocessing
 import os
 import shutil
-import tempfile
 import time
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 from faults import child
 from faults.trained import OFTEN, Trained
-from invoke import ROOT, Outcome, write_texts
-
-PRELOADED = [
-    "faults.child",
-    "experiments.training.ensemble_run",
-    "experiments.training.single_run",
-    "experiments.training.tensorboard",
-    "experiments.reports.summary",
-    "experiments.reports.figures",
-    "zaremba_jax.data.published",
-    "zaremba_jax.data.toy_corpus",
-    "zaremba_jax.inference.text_scoring",
-    "zaremba_jax.interop.model_file",
-]
-# Its children keep what they compile, for each other.
-KEEPING = {
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-}
+from invoke import Outcome, write_texts
+from preloaded import start_process
 
 
 class Forked(NamedTuple):
@@ -59,22 +35,11 @@ class Forked(NamedTuple):
         return Outcome(status, *(path.read_text() if path.exists() else "" for path in told))
 
 
-@functools.cache
-def _server() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    kept = tempfile.mkdtemp(dir=os.environ["XDG_CACHE_HOME"])
-    with mock.patch.dict(os.environ, KEEPING, JAX_COMPILATION_CACHE_DIR=kept):
-        forkserver.ensure_running()
-    return context
-
-
 def fork(
     program: str, *flags: str, folder: Path, befalls: child.Misfortune = child.nothing
 ) -> Forked:
     """Starts a program; what befalls it can be pickled, and is best in `faults.child`."""
-    process = _server().Process(target=child.run, args=(program, flags, folder, befalls))
-    process.start()
+    process = start_process(child.run, program, flags, folder, befalls)
     assert process.pid is not None
     return Forked(process, process.pid, folder)
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from faults.forked import fork
 from invoke import (
     CONFIG,
     FLAGS,
@@ -23,7 +24,6 @@ from invoke import (
     last_state,
     metrics,
     run,
-    start,
     write_texts,
 )
 
@@ -73,15 +73,14 @@ def steps(folder):
 
 def interrupted(number, folder):
     """Outcome of a process that got a signal within its first epoch, after some checkpoints."""
-    with start(*FLAGS, "--workdir=run", OFTEN, cwd=folder) as process:
-        deadline = time.monotonic() + 200
-        while not steps(folder) or steps(folder)[-1] < 6:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=100)
-    return process.returncode, out, err
+    running = fork("experiments.ptb", *FLAGS, "--workdir=run", OFTEN, folder=folder)
+    deadline = time.monotonic() + 200
+    while not steps(folder) or steps(folder)[-1] < 6:
+        assert running.process.is_alive(), running.end()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    running.send(number)
+    return running.end()
 
 
 def test_run_killed_within_an_epoch_ends_as_one_never_interrupted(folder, reference):
