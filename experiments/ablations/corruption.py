@@ -40,11 +40,12 @@ def _sensitivity(config: Config, masks: Masks, value: float) -> np.ndarray:
     layers = tuple(dataclasses.replace(p, bias=jnp.zeros_like(p.bias)) for p in layers)
     steps = config.train.unroll
 
-    def last_output(inputs):
+    def last_output(inputs, layers, masks):
         outputs, _ = deep_rnn(layers, inputs, zero_state(layers, 1), masks)
         return drop(outputs, masks.output)[-1].sum()
 
-    gradient = jax.grad(last_output)(jnp.zeros((steps, 1, config.model.features)))
+    inputs = jnp.zeros((steps, 1, config.model.features))
+    gradient = jax.jit(jax.grad(last_output))(inputs, layers, masks)
     return np.linalg.norm(np.asarray(gradient, np.float64), axis=(1, 2))
 
 

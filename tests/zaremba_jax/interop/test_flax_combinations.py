@@ -74,7 +74,7 @@ def differentiate(call, module, x):
     def loss(module, x):
         return sum((leaf.astype(float) ** 2).sum() for leaf in jax.tree.leaves(call(module, x)))
 
-    gradient, by_x = nnx.grad(loss, argnums=(0, 1))(module, x)
+    gradient, by_x = nnx.jit(nnx.grad(loss, argnums=(0, 1)))(module, x)
     holder = nnx.clone(module)
     nnx.update(holder, gradient)  # in place of the weights, to be compared in one form
     return layers_of(holder), by_x
@@ -86,6 +86,7 @@ def split_and_merge(call, module, x):
 
 
 def scan_windows(call, module, x):
+    @nnx.jit
     @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
     def read(module, window):
         return module, call(module, window)
@@ -114,7 +115,9 @@ TRANSFORMATIONS = {
     "jit": lambda call, module, x: nnx.jit(call)(module, x),
     "grad": differentiate,
     "remat": lambda call, module, x: differentiate(nnx.remat(call), module, x),
-    "vmap": lambda call, module, x: nnx.vmap(call, in_axes=(None, 0))(module, jnp.stack([x, -x])),
+    "vmap": lambda call, module, x: nnx.jit(nnx.vmap(call, in_axes=(None, 0)))(
+        module, jnp.stack([x, -x])
+    ),
     "scan": scan_windows,
     "split and merge": split_and_merge,
     "optimizer": train,

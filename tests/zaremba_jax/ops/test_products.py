@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from layer_examples import equations, make, values_and_gradients
 from model_examples import model_of
@@ -44,6 +44,8 @@ def product_and_gradients(x, weights, g):
     return product, *pullback(g)
 
 
+@settings(max_examples=5)
+@example(1, 1, 1, 1)
 @given(sizes, sizes, sizes, sizes)
 def test_bfloat16_rounds_the_operands_and_nothing_else(time, batch, inner, outer):
     x, weights, g = (
@@ -132,6 +134,8 @@ def test_float32_leaves_double_precision_as_it_is(float64):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("contract", [0, 1])
+@settings(max_examples=3)
+@example(1, 1, 1)
 @given(sizes, sizes, sizes)
 def test_product_of_few_rows_is_the_product(precision, contract, batch, inner, outer):
     @jax.jit
@@ -205,6 +209,7 @@ OPERANDS = {
 }
 
 
+@functools.cache
 def types_of_factors(**settings):
     """The types of all that a training step multiplies, as compiled here."""
     config = override(QUICK, hidden_size=32, precision="bfloat16", **settings)
@@ -226,7 +231,8 @@ def test_no_setting_makes_the_compiler_multiply_in_another_precision(name):
 
 
 def trains_and_reads(**settings):
-    config = override(QUICK, hidden_size=32, batch_size=8, unroll=10, **settings)
+    sizes = {"layers": 1, "hidden_size": 32, "batch_size": 8, "unroll": 10}
+    config = override(QUICK, **sizes, **settings)
     ids = np.random.default_rng(0).integers(0, 60, 200)
     state = init_train_state(config, 60)
     state, statistics = train_windows(config, state, jnp.asarray(windows(ids, 8, 10)))
