@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = [
     {"array_types", "errors", "whole_files"},
-    {"config", "json_text"},
+    {"config", "json_text", "ops.varying"},
     {"presets"},
     {"data.text_files", "data.partial_folders", "ops.products"},
     {"data.units"},

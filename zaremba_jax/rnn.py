@@ -14,6 +14,7 @@ from zaremba_jax.array_types import (
 from zaremba_jax.cells import CELLS, drop, unpack_state
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.kernels.implementations import IMPLEMENTATIONS, choose
+from zaremba_jax.ops.varying import varying_alike
 
 
 def zero_state(layers: tuple[LayerParams, ...], batch_size: int) -> RNNState:
@@ -49,7 +50,7 @@ def unroll_layer(
     """
     layer = IMPLEMENTATIONS[choose(compute, params, state, masks).kernel]
     inputs = inputs.astype(params.input_weights.dtype)
-    return layer(params, inputs, state, masks, compute.precision)
+    return layer(*varying_alike((params, inputs, state, masks)), compute.precision)
 
 
 def deep_rnn(

@@ -163,7 +163,9 @@ def train_step(
         stream_weights=share.weights(config.train.batch_size),
     )
     start = _state_before(config, windows_per_epoch, state)
-    gradient, (nll, end) = jax.grad(loss, has_aux=True)(params, tokens, targets, start, masks)
+    gradient, (nll, end) = jax.grad(loss, has_aux=True)(
+        share.own(params), tokens, targets, start, masks
+    )
     gradient, nll = share.mean((gradient, nll))
     # Section 4.1: the global norm is clipped, and the rate decays from epoch to epoch.
     optimizer = make_optimizer(

@@ -10,12 +10,15 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from invoke import run_on_devices
+from jax.sharding import PartitionSpec
 
 from zaremba_jax import train
 from zaremba_jax.config import override
 from zaremba_jax.data.windows import windows
 from zaremba_jax.interop.model_file import named_arrays
-from zaremba_jax.parallel.streams import BatchShare, padded_batch_size
+from zaremba_jax.parallel.mesh import DATA, make_mesh, state_specs
+from zaremba_jax.parallel.streams import WHOLE_BATCH, BatchShare, padded_batch_size
 from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 from zaremba_jax.rnn import zero_state
@@ -167,6 +170,65 @@ def test_step_on_shares_of_the_batch_is_that_on_all_of_it(text):
         np.testing.assert_allclose(of_shares.nll[device], statistics.nll, rtol=1e-5)
     streams = jax.tree.map(lambda x: x.reshape(4, -1)[:3], of_each.rnn_state)
     assert_close_trees(streams, whole.rnn_state)
+
+
+def assert_shard_map_changes_nothing():
+    """Runs in a process with two devices, for the test below."""
+    mesh = make_mesh(jax.devices(), data_parallel=2)
+    spread = functools.partial(jax.shard_map, mesh=mesh)
+    whole, streams = PartitionSpec(), PartitionSpec(None, DATA)
+    window = jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (5, 4)), jnp.int32)
+
+    def compare(check, **changes):
+        config = override(CONFIG, batch_size=4, layers=1, **changes)
+        before = init_train_state(config, VOCABULARY)
+        rates = {"l2": 0.1, "activation_l2": 1.0}
+
+        def loss(mean, params, window, start):
+            value, _ = window_loss(
+                params, window[:-1], window[1:], start, compute=config.compute, rates=rates
+            )
+            return mean(value)
+
+        def gradient(mean):
+            return jax.value_and_grad(functools.partial(loss, mean))
+
+        of_streams = spread(
+            gradient(lambda value: jax.lax.pmean(value, DATA)),
+            in_specs=(whole, streams, PartitionSpec(DATA)),
+            out_specs=whole,
+        )
+        check(of_streams, gradient(lambda x: x), before.params, window, before.rnn_state)
+
+        def step(share, state, window):
+            after, statistics = train_step(config, 3, state, window, share=share)
+            return after.params, after.rnn_state, statistics.nll
+
+        of_shares = spread(
+            functools.partial(step, BatchShare(DATA)),
+            in_specs=(state_specs(), whole),
+            out_specs=(whole, PartitionSpec(DATA), whole),
+        )
+        check(of_shares, functools.partial(step, WHOLE_BATCH), before, window)
+
+    def same_values(divided, expected, *arguments):
+        assert_close_trees(jax.jit(divided)(*arguments), jax.jit(expected)(*arguments))
+
+    def same_types(divided, expected, *arguments):
+        types = jax.eval_shape(divided, *arguments), jax.eval_shape(expected, *arguments)
+        assert types[0] == types[1]
+
+    compare(same_values)
+    compare(same_types, kernel="pallas")
+    compare(same_types, kernel="scan", softmax_tokens=3, zoneout_hidden=0.5)
+    compare(same_types, precision="bfloat16", tie_weights=True, hidden_dropout=0.5)
+
+
+def test_loss_and_step_within_shard_map_are_those_on_one_device():
+    run_on_devices(
+        2,
+        "from tests.zaremba_jax import test_train; test_train.assert_shard_map_changes_nothing()",
+    )
 
 
 @given(st.integers(1, 99), st.integers(1, 9))

@@ -207,8 +207,10 @@ def _scan_backward(
 
     # A step starts with the product of the following step's d_gates, zeros at first, rather than
     # ending with its own: a GPU then sums the product's parts in the kernel that uses them.
-    after_last = jnp.zeros(
-        (state.cell.shape[0], recurrent_weights.shape[1]), recurrent_weights.dtype
+    after_last = jnp.zeros_like(
+        d_final_cell,
+        recurrent_weights.dtype,
+        shape=(d_final_cell.shape[0], recurrent_weights.shape[1]),
     )
     xs = d_outputs, saved, previous_states(state.cell, cells)
     (_, d_cell), d_gates = jax.lax.scan(

@@ -129,7 +129,7 @@ def _forward(
             *map(_whole, (recurrent_weights, first_hidden, state.cell)),
         ],
         out_specs=_of_step(batch, 5 * hidden, lambda t: t),
-        out_shape=jax.ShapeDtypeStruct((time, batch, 5 * hidden), projected.dtype),
+        out_shape=_shape_like(projected, (time, batch, 5 * hidden), projected.dtype),
         scratch_shapes=[pltpu.VMEM(x.shape, x.dtype) for x in (first_hidden, state.cell)],
         compiler_params=_compiler_params(batch, recurrent_weights),
         interpret=interpret,
@@ -177,14 +177,20 @@ def _backward(
         ],
         out_specs=(reversed_block(gates), _whole(d_final_cell)),
         out_shape=(
-            jax.ShapeDtypeStruct((time, batch, gates), recurrent_weights.dtype),
-            jax.ShapeDtypeStruct(d_final_cell.shape, d_final_cell.dtype),
+            _shape_like(saved, (time, batch, gates), recurrent_weights.dtype),
+            _shape_like(saved, d_final_cell.shape, d_final_cell.dtype),
         ),
         scratch_shapes=[pltpu.VMEM((batch, gates), recurrent_weights.dtype)],
         compiler_params=_compiler_params(batch, recurrent_weights),
         interpret=interpret,
         name="lstm_backward",
     )(recurrent_weights, d_final_cell, d_outputs, saved, previous_states(first_cell, cells))
+
+
+def _shape_like(x: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """Of a result that varies over the axes of a mesh over which `x` does."""
+    aval: Any = jax.typeof(x)
+    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=aval.mat)
 
 
 def _of_step(batch: int, size: int, when: Callable[[Any], Any]) -> pl.BlockSpec:

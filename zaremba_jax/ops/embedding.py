@@ -5,17 +5,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import Tokens
+from zaremba_jax.ops.varying import varying_alike
 
 Rows = Float[Array, "words features"]
 
 
-@jax.custom_vjp
 def embedding_lookup(embedding: Rows, tokens: Tokens) -> Float[Array, "time batch features"]:
     """The row of each token. Reverse-mode differentiation only.
 
     The gradient of a row is a sum over all positions of its word. On NVIDIA GPUs the order of
     scattered additions varies from run to run, so there the sums are a matrix product.
     """
+    return _lookup(*varying_alike((embedding, tokens)))
+
+
+@jax.custom_vjp
+def _lookup(embedding, tokens):
     return embedding[tokens]
 
 
@@ -36,7 +41,7 @@ def _backward(residuals, cotangent):
     return jax.lax.platform_dependent(*flat, cuda=multiply, default=add), None
 
 
-embedding_lookup.defvjp(_forward, _backward)
+_lookup.defvjp(_forward, _backward)
 
 
 def segment_sum_by_matmul(

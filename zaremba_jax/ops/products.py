@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from zaremba_jax.config import Precision
 from zaremba_jax.errors import InputError
+from zaremba_jax.ops.varying import varying_alike
 
 
 def operand(x: Float[Array, "*shape"], precision: Precision) -> Float[Array, "*shape"]:
@@ -88,7 +89,9 @@ def matmul(
       precision: float32 multiplies the factors as they are, at the platform's default precision;
         bfloat16 rounds both factors and, in the backward pass, the cotangent.
     """
-    return x @ weights if precision == "float32" else _matmul_bfloat16(x, weights)
+    if precision == "float32":
+        return x @ weights
+    return _matmul_bfloat16(*varying_alike((x, weights)))
 
 
 @jax.custom_vjp

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from zaremba_jax.array_types import Logits, Outputs, TokenNLL, Tokens
 from zaremba_jax.config import ComputeConfig, Precision
 from zaremba_jax.ops.products import dot, matmul, operand, weight_gradient
+from zaremba_jax.ops.varying import varying_alike
 
 Weights = Float[Array, "hidden vocabulary"]
 Bias = Float[Array, " vocabulary"]
@@ -42,6 +43,7 @@ def softmax_nll(
     flat = hidden.astype(weights.dtype).reshape(-1, hidden.shape[-1])
     ids = targets.reshape(-1)
     ids = jnp.where(ids < 0, bias.shape[0], ids)  # must not count from the end
+    weights, bias, flat, ids = varying_alike((weights, bias, flat, ids))
     at_once = compute.softmax_tokens
     if at_once == 0 or at_once >= len(ids):
         nll: jax.Array = _nll(weights, bias, flat, ids, compute.precision)

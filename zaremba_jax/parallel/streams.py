@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from zaremba_jax.ops.varying import varying_alike
+
 StreamWeights = Float[Array, " batch"]
 Tree = TypeVar("Tree")
 
@@ -55,6 +57,16 @@ class BatchShare:
         if padded == batch_size:
             return None
         return self.part(jnp.full((1, batch_size), padded / batch_size))[0]
+
+    def own(self, tree: Tree) -> Tree:
+        """This device's copy of arrays that all devices have, such as parameters.
+
+        The gradient of a copy is that of this device's streams. Of what is common to all devices
+        jax would add the gradients up, in a `jax.shard_map` with `check_vma`.
+        """
+        if self.axis is None:
+            return tree
+        return varying_alike((tree, jax.lax.axis_index(self.axis)))[0]
 
     def mean(self, tree: Tree) -> Tree:
         """The means over the devices that share the batch."""

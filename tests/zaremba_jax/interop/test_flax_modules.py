@@ -381,6 +381,57 @@ def test_gradients_on_a_mesh_with_explicit_axes_are_those_on_one_device():
     )
 
 
+def assert_shard_map_changes_nothing():
+    """Runs in a process with two devices, for the test below."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole, batch = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
+
+    def gradients(compare, cell, has_start, **compute: Any):
+        module = DeepRNN(
+            FEATURES, HIDDEN, cell=cell, compute=ComputeConfig(**compute), rngs=nnx.Rngs(0)
+        )
+        graph, params = nnx.split(module)
+        x = jnp.arange(4.0 * TIME * FEATURES).reshape(4, TIME, FEATURES) / 9
+        start = jax.tree.map(jnp.ones_like, module.initialize_carry((4, FEATURES)))
+
+        def loss(params, x, start, lengths):
+            options: Any = {"seq_lengths": lengths, "initial_carry": start} if has_start else {}
+            results = nnx.merge(graph, params)(x, return_carry=True, **options)
+            return sum((leaf**2).sum() for leaf in jax.tree.leaves(results))
+
+        differentiate = jax.grad(loss, argnums=(0, 1))
+        divided = jax.shard_map(
+            differentiate,
+            mesh=mesh,
+            in_specs=(whole, batch, batch, batch),
+            out_specs=(whole, batch),
+        )
+        compare(divided, differentiate, params, x, start, jnp.array([1, 2, 3, 4]))
+
+    def same_values(divided, expected, *arguments):
+        assert_close(jax.jit(divided)(*arguments), jax.jit(expected)(*arguments), 1e-4)
+
+    def same_types(divided, expected, *arguments):
+        types = jax.eval_shape(divided, *arguments), jax.eval_shape(expected, *arguments)
+        assert types[0] == types[1]
+
+    for cell, has_start in itertools.product(("lstm", "gru"), (False, True)):
+        gradients(same_values, cell, has_start)
+    kernels = ("scan", "float32"), ("scan", "bfloat16"), ("custom_vjp", "bfloat16")
+    for cell, (kernel, precision), has_start in itertools.product(CELLS, kernels, (False, True)):
+        gradients(same_types, cell, has_start, kernel=kernel, precision=precision)
+    gradients(same_types, "tanh", True)
+    gradients(same_types, "lstm", True, kernel="pallas")
+
+
+def test_gradients_within_shard_map_are_those_on_one_device():
+    run_on_devices(
+        2,
+        "from tests.zaremba_jax.interop import test_flax_modules as test;"
+        " test.assert_shard_map_changes_nothing()",
+    )
+
+
 def test_operands_in_bfloat16_change_rounding_alone():
     rngs = nnx.Rngs(0)
     module = DeepRNN(FEATURES, HIDDEN, compute=ComputeConfig(precision="bfloat16"), rngs=rngs)
