@@ -112,12 +112,18 @@ def _model_from_torch() -> Model:
 
 
 def recorded_perplexities() -> dict[str, float]:
-    """Those of the run whose model is exported, by the text's name; none if it is no run's."""
+    """Those of the run whose model is exported, by the text's name; none if it is no run's.
+
+    A folder that was exported has kept them.
+    """
     path = Path(FLAGS.workdir[0]) if FLAGS.workdir else None
     if path is None or not (path.is_dir() or path.name == Workdir(path.parent).model.name):
         return {}
+    folder = path if path.is_dir() else path.parent
     try:
-        summary = Workdir(path if path.is_dir() else path.parent).summary
+        if model_file.is_model_folder(folder):
+            return model_file.folder_perplexities(folder)
+        summary = Workdir(folder).summary
         record = parse_json_object(summary.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}

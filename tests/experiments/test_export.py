@@ -80,12 +80,15 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
         ["--workdir=folder", "--to=torch", "--out=torch.safetensors"],
         [*import_flags, "--out=new/model.safetensors"],
         ["--workdir=new/model.safetensors", "--to=stablehlo", "--out=scoring.stablehlo"],
+        ["--workdir=folder", "--out=again"],
+        ["--workdir=again/model.safetensors", "--out=thrice"],
         cwd=tmp_path,
     )
-    assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 5
+    assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 7
     assert outcomes[0].out == "folder written: folder\n"
-    card = (tmp_path / "folder" / "README.md").read_text()
-    assert "| validation | 40.2 |\n| test | 38.5 |" in card
+    for folder in ("folder", "again", "thrice"):
+        card = (tmp_path / folder / "README.md").read_text()
+        assert "| validation | 40.2 |\n| test | 38.5 |" in card
     arrays = load((tmp_path / "torch.safetensors").read_bytes())
     jax.tree.map(np.testing.assert_array_equal, arrays, model_to_torch(MODEL.params))
     for path in ("folder", "new/model.safetensors"):

@@ -114,14 +114,15 @@ def save_folder(
 ) -> None:
     """Writes a model as a folder in the layout of the Hugging Face Hub.
 
-    `config.json` has the sizes and, under `settings`, the configuration; `vocab.json` maps
-    each word to its id; `model.safetensors` is the file that `save_model` writes; `README.md` is a
-    model card, with `perplexities` by the name of their text.
+    `config.json` has the sizes, under `settings` the configuration, and `perplexities`, by the name
+    of their text; `vocab.json` maps each word to its id; `model.safetensors` is the file that
+    `save_model` writes; `README.md` is a model card, with the perplexities too.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     save_model(folder / FOLDER_MODEL, model)
     words, described = model.vocabulary.words, model.config.model
+    perplexities = dict(perplexities or {})
     config = {
         "model_type": ENTRY,
         "format_version": VERSION,
@@ -131,11 +132,12 @@ def save_folder(
         "tie_word_embeddings": described.tie_weights,
         "unit": model.vocabulary.unit,
         "settings": to_dict(model.config),
+        "perplexities": perplexities,
     }
     for name, content in (
         (FOLDER_CONFIG, json.dumps(config, indent=2) + "\n"),
         (FOLDER_VOCABULARY, json.dumps(dict(zip(words, range(len(words)), strict=True))) + "\n"),
-        (FOLDER_CARD, model_card(model, perplexities or {})),
+        (FOLDER_CARD, model_card(model, perplexities)),
     ):
         write_whole(folder / name, content.encode())
 
@@ -162,6 +164,16 @@ def load_folder(path: str | Path) -> Model:
     if ENTRY in metadata:
         _described(folder / FOLDER_MODEL, arrays, metadata[ENTRY])
     return assemble(folder / FOLDER_MODEL, arrays, config, vocabulary)
+
+
+def folder_perplexities(path: str | Path) -> dict[str, float]:
+    """Those that `save_folder` was given.
+
+    Raises:
+      OSError, ValueError: the folder is not one of its folders.
+    """
+    record = _folder_record(Path(path))
+    return {text: float(value) for text, value in record.get("perplexities", {}).items()}
 
 
 def is_model_folder(path: str | Path) -> bool:
