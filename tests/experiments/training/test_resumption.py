@@ -166,7 +166,7 @@ def test_number_of_epochs_without_end_begins_like_any_other(folder, after_chunk)
 def test_checkpoint_is_written_before_the_line_about_its_epoch(folder, monkeypatch):
     saved = []
     monkeypatch.setattr(
-        loop.EpochDisplay, "epoch", lambda display, record: saved.append(steps(folder)[-1])
+        loop.EpochDisplay, "epoch", lambda display, *_: saved.append(steps(folder)[-1])
     )
     assert run(*FLAGS, "--workdir=run").status == 0
     assert saved == [WINDOWS, 2 * WINDOWS]
