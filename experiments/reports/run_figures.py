@@ -99,6 +99,7 @@ def sweep_figure(summary: dict[str, Any]) -> Any:
     """Validation perplexity over the values of the first rate, one line per setting of the others.
 
     Mean and range over seeds; a setting with a diverged model is left out. The best is marked.
+    Lines leave the picture above twice the best, where one bad setting would flatten all others.
     """
     name, *others = summary["settings"][0]["setting"]
     lines: dict[str, list[tuple[float, list[float]]]] = {}
@@ -120,6 +121,9 @@ def sweep_figure(summary: dict[str, Any]) -> Any:
         axes.annotate(f"{best:.2f}", point, (0, -16), textcoords="offset points", ha="center")
     axes.set(xlabel=name, ylabel="validation perplexity", title=_title_of(summary))
     axes.margins(y=0.12)
+    if axes.get_ylim()[1] > 2 * best:
+        axes.set_ylim(0.88 * best, 2 * best)
+        axes.set_ylabel("validation perplexity, up to twice the best")
     values = sorted({line["setting"][name] for line in summary["settings"]})
     label_values(axes, values, logarithmic=are_logarithmic(values))
     legend_outside(figure, "right center" if others else "lower center")

@@ -3,6 +3,7 @@
 import html.parser
 import json
 import shutil
+import statistics
 from pathlib import Path
 
 import invoke
@@ -10,7 +11,7 @@ import pytest
 from invoke import assert_refused
 from invoke import content as content_of
 
-from experiments import report
+from experiments import ensemble, report, sweep
 from experiments.reports import comparison_page
 from experiments.reports.comparison import lines_of_runs
 from experiments.reports.records import read_record
@@ -226,3 +227,20 @@ def test_sweep_has_a_line_a_setting_and_says_which_diverged(folder):
     assert rows["sweep, dropout 0.5"][5:7] == ["diverged", "diverged"]
     (path / "summary.json").unlink()
     assert_refused(run("sweep"), "sweep: holds an unfinished sweep; give its command again")
+
+
+def test_unfinished_ensemble_is_compared_and_unfinished_sweep_skipped_with_a_note(folder):
+    invoke.write_texts(folder)
+    invoke.run(*invoke.MEMBERS, "--epochs=1", "--workdir=ensemble", program=ensemble)
+    rates = [flag for flag in invoke.SINGLE if not flag.startswith("--dropout")]
+    invoke.run(*rates, "--vary=dropout=0,0.5", "--epochs=1", "--workdir=sweep", program=sweep)
+    for name in ("ensemble", "sweep"):
+        (folder / name / "summary.json").unlink()  # they would write it next
+    outcome = run("ensemble", "sweep")
+    assert outcome.status == 0, outcome.err
+    assert "skipped sweep: holds an unfinished sweep; give its command again" in outcome.out
+    (metrics,) = invoke.metrics(folder / "ensemble")
+    estimate = statistics.mean(metrics["valid_perplexity_estimates"])
+    rows = {row[0]: row for row in Page((folder / "report.html").read_text("utf-8")).rows}
+    assert rows["ensemble"][3:7] == ["1 of 1", rows["ensemble"][4], f"({estimate:.2f})", ""]
+    assert "sweep" not in rows

@@ -131,6 +131,17 @@ def test_sweep_places_values_where_they_are_and_marks_the_best(values, scale):
     assert best.get_xydata().tolist() == [[values[0], 61 + values[0]]]
 
 
+def test_one_bad_setting_does_not_flatten_a_sweep():
+    for bad, top in ((70, None), (1e9, 2 * 61.5)):
+        sweep = sweep_of([0.5, 1.0, 8.0], 0.5)
+        sweep["settings"][2]["members"] = [{"valid_perplexity": bad}] * 2
+        (axes,) = sweep_figure(sweep).axes
+        lowest, highest = axes.get_ylim()
+        assert lowest < 61.5
+        assert (highest == top) if top else (bad < highest < 2 * bad)
+        assert ("twice" in axes.get_ylabel()) == (top is not None)
+
+
 def test_sweep_of_zero_and_powers_has_room_for_both():
     (axes,) = sweep_figure(sweep_of([0, 1e-5, 1e-4, 1e-3], 0)).axes
     assert axes.get_xscale() == "symlog"

@@ -1,0 +1,61 @@
+"""Programs that read a run whose process trains and saves meanwhile."""
+
+import contextlib
+import re
+import signal
+import time
+
+import pytest
+from invoke import MEMBERS, SINGLE, run_elsewhere, start
+
+from experiments import ensemble, ptb
+from zaremba_jax.checkpoint import CHECKSUMS_FILE
+
+EPOCHS = 100_000  # more than there is time for
+MODELS = {ptb: "its model", ensemble: "its 3 models"}
+
+
+@contextlib.contextmanager
+def training(program, *flags, cwd):
+    """A process that has saved a checkpoint, and saves as often as it can."""
+    often = (f"--epochs={EPOCHS}", "--checkpoint_minutes=0", "--workdir=run")
+    process = start(*flags, *often, cwd=cwd, program=program)
+    try:
+        while not list(cwd.glob(f"run/checkpoints/*/{CHECKSUMS_FILE}")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("program", "flags"), [(ptb, SINGLE), (ensemble, MEMBERS)])
+def test_models_are_read_and_runs_compared_while_they_train(program, flags, folder):
+    line = re.compile(
+        rf"run: is not finished; {MODELS[program]} after (\d+) of {EPOCHS} epochs.*\n"
+    )
+    with training(program, *flags, cwd=folder) as process:
+        written = run_elsewhere("experiments.generate", *[["--workdir=run"]] * 5, cwd=folder)
+        scored = run_elsewhere(
+            "experiments.score", *[["--workdir=run", "test.txt"]] * 3, cwd=folder
+        )
+        (compared,) = run_elsewhere("experiments.report", ["run"], cwd=folder)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (128 + signal.SIGINT, "")
+    epochs = []
+    for outcome in (*written, *scored):
+        assert outcome.status == 0, outcome.err
+        trained = line.fullmatch(outcome.err)
+        assert trained, outcome.err
+        epochs.append(int(trained[1]))
+    assert epochs == sorted(epochs)
+    assert epochs[0] < epochs[-1]
+    assert all(len(outcome.out.split()) > 50 for outcome in written)
+    assert all("perplexity" in outcome.out for outcome in scored)
+    assert compared.status == 0, compared.err
+    (shown,) = re.findall(rf"(\d+) of\s+{EPOCHS}", compared.out)
+    assert int(shown) >= epochs[-1]
