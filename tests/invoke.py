@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from matplotlib.figure import Figure
-from preloaded import ROOT, run_lines
+from preloaded import ROOT, call, run_lines
 
 from experiments import ptb
 from experiments.cli import program as command_line
@@ -118,25 +118,20 @@ def run_elsewhere(name: str, *lines: list[str], cwd: Path, before: str = "") -> 
 
     For programs with flags of the same names as another program's.
     """
-    return [Outcome(*outcome) for outcome in run_lines(name, lines, cwd, before)]
+    return [Outcome(*outcome) for outcome in call(run_lines, name, lines, before, cwd=cwd)]
+
+
+_ON_DEVICES = """
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", {count})
+{code}
+"""
 
 
 def run_on_devices(count: int, code: str) -> None:
     """Runs lines of Python, which may import tests, in a process with `count` CPU devices."""
-    completed = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT / "tests",
-        env=os.environ
-        | {
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "JAX_NUM_CPU_DEVICES": str(count),
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert completed.returncode == 0, completed.stderr
+    call(exec, _ON_DEVICES.format(count=count, code=code), {}, cwd=ROOT)
 
 
 def free_port() -> int:

@@ -11,16 +11,18 @@ import multiprocessing
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 from experiments.cli import program as command_line
 
+T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
 PRELOADED = [
     "preloaded",
@@ -59,32 +61,31 @@ def _call(environment: dict[str, str], target: Any, *arguments: Any) -> None:
     target(*arguments)
 
 
-def run_lines(name: str, lines: tuple[list[str], ...], cwd: Path, before: str) -> Any:
-    """Status, output and errors of a program with each list of flags, all in one process.
-
-    `before` is Python that runs there first.
-    """
+def call(function: Callable[..., T], *arguments: Any, cwd: Path) -> T:
+    """What a function returns in a process of its own, with a working directory of its own."""
     receiver, sender = server().Pipe(duplex=False)
-    process = start_process(_run_lines, sender, name, lines, cwd, before)
+    process = start_process(_send_result, sender, cwd, function, *arguments)
     sender.close()
-    assert receiver.poll(300), f"{name} does not end"
-    outcomes = receiver.recv()
+    assert receiver.poll(300), f"{function.__name__} does not end"
+    result, error = receiver.recv()
     process.join()
-    assert isinstance(outcomes, list), outcomes  # else the traceback of what failed there
-    return outcomes
+    assert error is None, error
+    return result
 
 
-def _run_lines(
-    sender: Connection, name: str, lines: tuple[list[str], ...], cwd: Path, before: str
-) -> None:
+def _send_result(sender: Connection, cwd: Path, function: Any, *arguments: Any) -> None:
     os.chdir(cwd)
     try:
-        exec(before, {})
-        program = importlib.import_module(name)
-        outcomes = [_run_line(program, [name, *flags]) for flags in lines]
+        sender.send((function(*arguments), None))
     except BaseException:
-        outcomes = traceback.format_exc()
-    sender.send(outcomes)
+        sender.send((None, traceback.format_exc()))
+
+
+def run_lines(name: str, lines: tuple[list[str], ...], before: str) -> list[tuple[Any, str, str]]:
+    """Status, output and errors of a program with each list of flags, after lines of Python."""
+    exec(before, {})
+    program = importlib.import_module(name)
+    return [_run_line(program, [name, *flags]) for flags in lines]
 
 
 def _run_line(program: Any, line: list[str]) -> tuple[Any, str, str]:

@@ -5,13 +5,14 @@ import pkgutil
 import re
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
 import jax
 import numpy as np
 import pytest
+from preloaded import call
+from program_flags import list_flags
 
 import zaremba_jax as zj
 from experiments.ablations.report_page import language_table, memory_table
@@ -49,34 +50,12 @@ PROGRAMS = (
     "benchmark",
     "compile_for",
 )
-LIST_FLAGS = """
-import importlib, sys
-from absl import flags
-imported = []
-for program in sys.argv[1:]:
-    importlib.import_module("experiments." + program)
-    names = [
-        flag.name
-        for module, defined in flags.FLAGS.flags_by_module_dict().items()
-        if module.startswith("experiments")
-        for flag in defined
-    ]
-    print(*names)
-    for name in set(names):  # some programs define flags of the same name
-        delattr(flags.FLAGS, name)
-    for module in [module for module in sys.modules if module.startswith("experiments")]:
-        imported.append(sys.modules.pop(module))  # absl knows modules by ids, not to be used twice
-"""
 
 
 @pytest.fixture(scope="module")
 def flags_of():
     """The flags of each program."""
-    listed = [sys.executable, "-c", LIST_FLAGS, *PROGRAMS]
-    result = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    return {name: set(line.split()) for name, line in zip(PROGRAMS, lines, strict=True)}
+    return call(list_flags, PROGRAMS, cwd=ROOT)
 
 
 def test_every_flag_of_the_programs_is_described(flags_of):
