@@ -317,7 +317,7 @@ def noisy_nll(text):
         return float(jitted(at, text[0], dict.fromkeys(NOISE, 0.0) | rates)[1].nll)
 
     rnn_state = zero_state(state.params.layers, 3)
-    plain = window_loss(state.params, text[0][:-1], text[0][1:], rnn_state, None)[1][0]
+    plain = jax.jit(window_loss)(state.params, text[0][:-1], text[0][1:], rnn_state, None)[1][0]
     return nll, float(plain)
 
 
@@ -379,7 +379,7 @@ def test_rate_of_no_regularizer_is_refused(text):
 def test_recorded_norm_is_that_of_the_whole_gradient_before_clipping(text):
     config = override(CONFIG, dropout=0.0, clip_norm=0.5)
     state, window = fresh(text, config), text[0]
-    gradient: Any = jax.grad(window_loss, has_aux=True)(
+    gradient: Any = jax.jit(jax.grad(window_loss, has_aux=True))(
         state.params, window[:-1], window[1:], state.rnn_state, None
     )[0]
     _, statistics = train_windows(config, state, text[:1])

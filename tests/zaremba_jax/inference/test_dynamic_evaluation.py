@@ -114,12 +114,14 @@ def test_without_a_rate_nothing_adapts_and_the_trained_model_stays_whole(config)
 
 
 def test_mean_squares_are_of_the_model_as_it_is_evaluated():
-    def loss(params, how):
-        return Predictor(params, **how).token_nll(window[:-1], window[1:], state)[0].mean()
+    @jax.jit
+    @jax.grad
+    def derivative(params):
+        evaluated = Predictor(params, compute=ZONEOUT.compute, masks=expected_masks(ZONEOUT))
+        return evaluated.token_nll(window[:-1], window[1:], state)[0].mean()
 
     window, state = jnp.asarray(IDS[:, None]), zero_state(PARAMS.layers, 1)
-    how = {"compute": ZONEOUT.compute, "masks": expected_masks(ZONEOUT)}
-    expected = jax.tree.map(jnp.square, jax.grad(loss)(PARAMS, how))
+    expected = jax.tree.map(jnp.square, derivative(PARAMS))
     models = model_of(PARAMS, ZONEOUT), MODEL
     actual, plain = (mean_squares(model, window[None]) for model in models)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
