@@ -16,6 +16,12 @@ from zaremba_jax.inference.gates import Gates
 
 _TANHS = ("u", "n", "h")  # range from -1; the other gates are sigmoids, which range from 0
 _BINS = 20
+# The curves of an epoch so far, by what metrics call them; models may have no rate in common.
+_SO_FAR = {
+    "loss/train_perplexity_of_epoch_so_far": "train_perplexity",
+    "optimizer/learning_rate": "learning_rate",
+    "speed/words_per_second": "words_per_second",
+}
 
 
 class Board(Protocol):
@@ -70,12 +76,8 @@ class Curves:
         self, step: int, chunk_statistics: dict[str, float], so_far: dict[str, Any]
     ) -> None:
         """Adds points for the last windows, from `averages`, and for the epoch so far."""
-        points = chunk_statistics | {
-            "loss/train_perplexity_of_epoch_so_far": so_far["train_perplexity"],
-            "optimizer/learning_rate": so_far["learning_rate"],
-            "speed/words_per_second": so_far["words_per_second"],
-        }
-        self._each(lambda board: board.points(step, points))
+        points = {tag: so_far[name] for tag, name in _SO_FAR.items() if name in so_far}
+        self._each(lambda board: board.points(step, chunk_statistics | points))
 
     def epoch(
         self, step: int, record: dict[str, Any], gates: Gates, texts: Sequence[str] = ()

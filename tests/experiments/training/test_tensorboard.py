@@ -15,7 +15,7 @@ from model_examples import model_of
 from rich.console import Console
 from tensorboardX.proto import event_pb2
 
-from experiments import ensemble
+from experiments import ensemble, sweep
 from experiments.training.curves import Curves
 from experiments.training.tensorboard import TensorBoard
 from zaremba_jax.config import override
@@ -135,6 +135,15 @@ def test_what_was_flushed_is_on_the_disk(tmp_path):
             curves.windows(step, {}, SO_FAR)
         curves.flush()
         assert [step for step, _ in points(tmp_path / "board")[TIMED]] == steps
+
+
+def test_sweep_over_learning_rates_has_all_curves_but_theirs(folder):
+    flags = ("--vary=learning_rate=0.5,1", "--epochs=1", "--tensorboard", "--workdir=swept")
+    outcome = run(*FLAGS, *flags, program=sweep)
+    assert (outcome.status, outcome.err) == (0, "")
+    tags = scalars(folder / "swept/tensorboard").keys()
+    assert "loss/train_perplexity_of_epoch_so_far" in tags
+    assert "optimizer/learning_rate" not in tags
 
 
 def test_full_disk_ends_the_curves_in_one_line_and_not_the_training(tmp_path):
