@@ -317,6 +317,7 @@ def test_load_folder_inverts_save_folder(folder):
         "num_hidden_layers": 2,
         "tie_word_embeddings": False,
         "unit": "word",
+        "perplexities": {},
     }
 
 
