@@ -1,5 +1,6 @@
 """Files that a program writes where the user says: it replaces only what it wrote before."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +10,16 @@ from zaremba_jax.errors import InputError
 def refuse_to_replace(flag: str, path: Path, what: str, is_own: Callable[[Path], bool]) -> None:
     """Refuses a path of a flag where a file would be lost that the program did not write.
 
+    So is one where no file can be written: the results of long work would have no place.
     An empty file, as `mktemp` makes, is no loss. `is_own` tells the program's files, which are
     `what`, from others.
 
     Raises:
-      InputError: another file is there, or a folder.
+      InputError: another file is there, or a folder, or the nearest folder takes no files.
     """
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise InputError(f"--{flag}={path}: nothing can be written in {nearest}; name another")
     if path.is_dir():
         raise InputError(f"--{flag}={path}: is a folder; name a file")
     if path.exists() and path.stat().st_size and not is_own(path):

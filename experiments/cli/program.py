@@ -78,7 +78,8 @@ def _about_file(error: OSError) -> str:
 
 
 def _is_about_a_path(error: OSError) -> bool:
-    return isinstance(error, _PATH_ERRORS) or error.errno == errno.EROFS
+    of_path = errno.EROFS, errno.ENAMETOOLONG
+    return isinstance(error, _PATH_ERRORS) or error.errno in of_path
 
 
 def _flag_of(path: Path) -> str | None:

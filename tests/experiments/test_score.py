@@ -91,7 +91,9 @@ os.write(writer, b"".join(b"id " + line for line in {TEXT.encode()!r}.splitlines
 os.close(writer)
 os.dup2(reader, 0)
 """
-UNWRITTEN = "text.tsv: file exists; name another, or change what is there"
+LONG = "x" * 250 + ".tsv"  # too long a name only for the file that it begins as
+UNWRITTEN = f"{LONG}: file name too long; name another, or change what is there"
+NO_FOLDER = "--scores=text.tsv/new/x.tsv: nothing can be written in "
 MISTAKES = {
     "--scores=scores.txt: end the name in .jsonl or .tsv": [*BOTH, "--scores=scores.txt"],
     "--scores=train.tsv: exists and is not a file of scores; name another": [
@@ -104,7 +106,8 @@ MISTAKES = {
     "--scores=train.tsv: would replace text.tsv,train.tsv, which is read": [
         *(*BOTH, "--dynamic=rms", "--train_file=text.tsv,train.tsv", "--scores=train.tsv")
     ],
-    UNWRITTEN: [*BOTH, "--scores=text.tsv/x.tsv"],
+    UNWRITTEN: [*BOTH, f"--scores={LONG}"],
+    NO_FOLDER: [*BOTH, "--scores=text.tsv/new/x.tsv"],
     "--dynamic=rms: give the training text with --train_file": [*BOTH, "--dynamic=rms"],
     "--train_file=text.tsv: 12 tokens are fewer than the 99 + 1 of a step; give more, or a": [
         *(*BOTH, "--dynamic=rms", "--train_file=text.tsv", "--dynamic_segment=99")
@@ -219,3 +222,4 @@ def test_scores_are_there_before_the_report_is_read(tmp_path):
 def test_perplexity_is_not_lost_when_the_scores_cannot_be_written(scored):
     *_, refused = scored
     assert "perplexity" in refused[UNWRITTEN].out
+    assert refused[NO_FOLDER].out == ""
