@@ -1,8 +1,10 @@
-"""Every notebook matches its script, says where it lives, and runs from first cell to last."""
+"""Every notebook matches its script, says where it lives, runs to its end and shows its outputs."""
 
+import json
 import os
 import re
 import runpy
+import shlex
 import sys
 import zipfile
 from pathlib import Path
@@ -11,15 +13,18 @@ from unittest import mock
 import jupytext
 import nbformat
 import pytest
-from invoke import SETTINGS, write_texts
-from nbclient import NotebookClient
+from invoke import SETTINGS, content, write_texts
+from renew_notebooks import COLAB, execute
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "experiments" / "notebooks").glob("*.py"))
 BY_NAME = {path.stem: path for path in SCRIPTS}
+FIGURES = {"the_paper": 4, "train_on_colab": 1}
 COMMAND = "jupytext --update --to ipynb experiments/notebooks/*.py"
-# The tag of cells for Colab only: they copy the repository, install packages, mount a Drive.
-COLAB = "colab"
+RENEW = "python tests/renew_notebooks.py"
+SOLUTION = re.compile(
+    r"<details><summary>Solution</summary>.*?```python\n(.*?)```.*</details>", re.S
+)
 
 
 def setup_arguments():
@@ -37,33 +42,24 @@ def cells(path):
     ]
 
 
-def run(script, cwd, **parameters):
-    """Executes a notebook except for what only Colab can run; returns all outputs.
+def run(script, **parameters):
+    """Executes a notebook, solutions of exercises included; returns all outputs.
 
     The parameters replace those of the cell tagged `parameters`.
     """
     notebook = jupytext.read(script.with_suffix(".ipynb"))
     assignments = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
-    runnable = []
+    cells = []
     for cell in notebook.cells:
-        tags = cell.metadata.get("tags", [])
-        if COLAB in tags:
-            continue
-        runnable.append(cell)
-        if "parameters" in tags:
+        cells.append(cell)
+        if "parameters" in cell.metadata.get("tags", []):
             names = set(re.findall(r"^(\w+) =", cell.source, re.MULTILINE))
             assert parameters.keys() <= names
-            runnable.append(nbformat.v4.new_code_cell(assignments))
-    notebook.cells = runnable
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "PATH": path,
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    }
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(cwd)}})
-    client.execute(env=env)
-    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+            cells.append(nbformat.v4.new_code_cell(assignments))
+        cells += map(nbformat.v4.new_code_cell, SOLUTION.findall(cell.source))
+    notebook.cells = cells
+    execute(notebook, timeout=300)
+    return [output for cell in cells for output in cell.get("outputs", [])]
 
 
 def shown_text(outputs):
@@ -76,12 +72,38 @@ def figures_of(outputs):
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_notebook_is_its_script_without_outputs(name):
+def test_notebook_is_its_script(name):
     script = BY_NAME[name]
-    notebook = jupytext.read(script.with_suffix(".ipynb"))
     assert cells(script.with_suffix(".ipynb")) == cells(script), f"run {COMMAND}"
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_notebook_has_the_outputs_of_one_run_from_first_cell_to_last(name):
+    path = BY_NAME[name].with_suffix(".ipynb")
+    code = [cell for cell in jupytext.read(path).cells if cell.cell_type == "code"]
+    ran = [cell for cell in code if COLAB not in cell.metadata.get("tags", [])]
+    counts = [cell.execution_count for cell in ran]
+    assert counts == list(range(1, len(ran) + 1)), f"run {RENEW}"
+    assert not any(cell.outputs for cell in code if cell not in ran)
+    outputs = [output for cell in ran for output in cell.outputs]
+    assert figures_of(outputs) == FIGURES[name]
+    assert all(cell.outputs for cell in ran if "!{" in cell.source)  # a program's
+    assert {output.get("name", "stdout") for output in outputs} == {"stdout"}  # no warnings
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_outputs_are_small_and_tell_nothing_of_the_machine(name):
+    path = BY_NAME[name].with_suffix(".ipynb")
+    notebook = jupytext.read(path)
+    assert path.stat().st_size < 400_000
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert not any("execution" in cell.metadata for cell in code)  # times
+    outputs = [output for cell in code for output in cell.outputs]
+    pictures = [output.get("data", {}).get("image/png", "") for output in outputs]
+    assert max(map(len, pictures)) < 60_000
+    shown = shown_text(outputs)
+    assert not re.findall(r"(?<![\w.])/(?:root|home|tmp|work|usr|Users|content)\b", shown)
+    assert not re.findall("words/s|[0-9] s(?:econds)?\\b", shown)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -122,6 +144,11 @@ def test_notebooks_install_extras_that_there_are():
     assert named | {"cuda", "tpu"} <= extras.keys()
 
 
+def test_reference_has_the_commands_that_renew_the_notebooks():
+    page = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    assert f".venv/bin/{COMMAND}\n.venv/bin/{RENEW}\n" in page
+
+
 def fetch(source, content):
     """Runs the cell that fetches the repository, in a folder in place of Colab's."""
     (cell,) = {code for name in BY_NAME for _, code, _ in cells(BY_NAME[name]) if "CLONE" in code}
@@ -155,44 +182,72 @@ def test_an_empty_form_is_named():
 
 
 def test_training_runs_once_and_out_of_reach_of_an_interrupted_cell(tmp_path):
-    (source,) = (code for _, code, _ in cells(BY_NAME["train_on_colab"]) if "def train" in code)
-    names = {"WORKDIR": str(tmp_path), "FLAGS": []}
+    sources = [code for _, code, _ in cells(BY_NAME["train_on_colab"]) if "def is_" in code]
+    (starting,) = (code for _, code, _ in cells(BY_NAME["train_on_colab"]) if "def train" in code)
+    names = {"WORKDIR": str(tmp_path), "FLAGS": [], "Path": Path, "os": os, "sys": sys}
+
+    def run_cells():
+        for source in (*sources, starting):
+            exec(source, names)
+
     with mock.patch("subprocess.Popen") as start:
         start.return_value.poll.return_value = None
-        exec(source, names)
-        exec(source, names)
+        run_cells()
+        run_cells()
         assert start.call_count == 1
         assert start.call_args.kwargs["start_new_session"]
         start.return_value.poll.return_value = 0
-        exec(source, names)
+        run_cells()  # it ended without results: it goes on
         assert start.call_count == 2
+        summary = {"command": shlex.join(start.call_args.args[0])}
+        (tmp_path / "summary.json").write_text(json.dumps(summary))
+        run_cells()
+        del names["run"]  # a new kernel
+        run_cells()
+        assert start.call_count == 2
+        names["FLAGS"] = ["--epochs=9"]
+        run_cells()
+        assert start.call_count == 3
+        assert "--epochs=9" in start.call_args.args[0]
 
 
 @pytest.mark.slow
-def test_training_notebook_trains_resumes_and_writes(tmp_path):
+def test_training_notebook_trains_once_and_writes(tmp_path):
     write_texts(tmp_path)
     texts = [f"--{split}_file={tmp_path / split}.txt" for split in ("train", "valid", "test")]
     flags = [*texts, *(f"--{name}={value}" for name, value in SETTINGS.items())]
     workdir = str(tmp_path / "on drive")
     script = BY_NAME["train_on_colab"]
-    outputs = run(script, ROOT, WORKDIR=workdir, FLAGS=flags, PROMPT="a b")
+    outputs = run(script, WORKDIR=workdir, FLAGS=flags, PROMPT="a b")
     shown = shown_text(outputs)
     assert "CpuDevice" in shown
-    assert re.search(rf"^{SETTINGS['epochs']}/{SETTINGS['epochs']} ", shown, re.MULTILINE)
-    assert f"resuming {workdir} after epoch {SETTINGS['epochs']}" in shown
-    assert figures_of(outputs) > 0
+    assert "this run" in shown
+    assert figures_of(outputs) == FIGURES["train_on_colab"]
     assert "error" not in shown.lower()
     written = outputs[-1]["text"].split()
     assert written[:2] == ["a", "b"]
     assert len(written) > 50
+    before = content(Path(workdir))
+    assert shown_text(run(script, WORKDIR=workdir, FLAGS=flags, PROMPT="a b")) == shown
+    assert content(Path(workdir)) == before
+
+
+def test_three_exercises_have_their_solutions_folded_away():
+    texts = [source for kind, source, _ in cells(BY_NAME["the_paper"]) if kind == "markdown"]
+    exercises = [text for text in texts if re.search(r"\*\*Exercise \d\.\*\*", text)]
+    assert len(exercises) == 3
+    for exercise in exercises:
+        assert SOLUTION.search(texts[texts.index(exercise) + 1])
 
 
 @pytest.mark.slow
-def test_the_papers_notebook_runs_and_counts_l_plus_1():
+def test_the_papers_notebook_runs_solutions_included():
     sizes = {"TRAIN_TOKENS": 400, "HIDDEN_SIZE": 8, "EPOCHS": 2, "SEEDS": 1, "LONGEST_LAG": 5}
-    outputs = run(BY_NAME["the_paper"], ROOT, **sizes)
+    outputs = run(BY_NAME["the_paper"], **sizes, MEMORY_STEPS=20)
     shown = shown_text(outputs)
-    assert figures_of(outputs) == 3
+    assert figures_of(outputs) == FIGURES["the_paper"]
     assert "(3," in shown
     assert "def lstm(" in shown
+    assert "memory: tanh, step 20" in shown
+    assert "non-recurrent dropout: 0." in shown  # by the solution of exercise 2
     assert "lstm: none, ordinary, non_recurrent; epoch 2" in shown

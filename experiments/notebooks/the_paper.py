@@ -16,10 +16,11 @@
 #
 # Zaremba, Sutskever & Vinyals, [*Recurrent Neural Network Regularization*](https://arxiv.org/abs/1409.2329):
 # its equations beside the code that computes them, how often its dropout corrupts what a network
-# remembers, and what that does to a model. No accelerator is needed.
+# remembers, and what that does to a memory and to a language model. Three exercises have their
+# solutions folded away. No accelerator is needed.
 
 # %% [markdown]
-# The sizes of the comparison at the end, which takes a minute or two on two CPU cores.
+# The sizes of the two comparisons, which take a few minutes on two CPU cores.
 
 # %% tags=["parameters"]
 TRAIN_TOKENS = 8000
@@ -27,6 +28,7 @@ HIDDEN_SIZE = 64
 EPOCHS = 10
 SEEDS = 2
 LONGEST_LAG = 100
+MEMORY_STEPS = 400
 
 # %% [markdown]
 # The next three cells are for Colab: skip them in a clone of the repository. `SOURCE` is where
@@ -55,6 +57,16 @@ elif not CLONE.exists():
 
 # %% tags=["colab"]
 # !pip install -q -e ".[plots]"
+
+# %% [markdown]
+# In a clone, Jupyter starts in the folder of the notebook; what it imports is at the root.
+
+# %%
+import os
+from pathlib import Path
+
+if not Path("setup.py").exists():
+    os.chdir("../..")
 
 # %%
 import dataclasses
@@ -172,6 +184,77 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
+# **Exercise 1.** Now only $h^l_{t-1}$ is dropped: at each step, in both layers, and nothing else.
+# How many masks are there on the way of $k$ steps? Think first, then count.
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# One at every step through time, in whichever layer the way goes, and none on the way up: $k$.
+#
+# ```python
+# recurrent = override(QUICK, **size, dropout=0.0, hidden_dropout=0.5)
+# counts = count_masks(recurrent, LONGEST_LAG)
+# np.testing.assert_allclose(counts, np.arange(LONGEST_LAG + 1), atol=0.01)
+# ```
+#
+# </details>
+
+# %%
+# Yours.
+
+# %% [markdown]
+# ## What dropout does to a memory
+#
+# The paper's argument, as a task: name a symbol $k$ steps after it was shown, through a noise of
+# other symbols. The network is a plain $\tanh$ layer, which keeps all that it remembers in $h$. It
+# is trained without dropout, with ordinary dropout and with the paper's, both at a rate of 0.5, and
+# tested with dropout off.
+
+# %%
+from experiments.ablations.memory import SYMBOLS, compare_memories
+
+task = {"rate": 0.5, "lags": LONGEST_LAG, "steps": MEMORY_STEPS, "seeds": SEEDS}
+memory = compare_memories("tanh", **task, on_progress=print)
+
+# %%
+steps_ago = [np.sqrt(first * last) for first, last in memory["bins"]]
+methods, styles = memory["methods"], ("o-", "s-", "^:")
+for (name, record), style in zip(methods.items(), styles, strict=True):
+    plt.semilogx(steps_ago, np.mean(record["accuracy"], axis=0), style, label=name)
+plt.axhline(1 / SYMBOLS, color="gray", label="chance")
+plt.gca().xaxis.set_major_formatter("{x:g}")
+plt.ylim(0, 1.04)
+plt.xlabel("steps since the symbol")
+plt.ylabel("share of symbols named correctly")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# Trained with dropout on $h^l_{t-1}$, the network has lost the symbol of some sequences after a few
+# steps; with the paper's dropout, at the same rate, of none.
+#
+# **Exercise 2.** Does an LSTM lose it as well? Find out from the six equations which of its two
+# states ordinary dropout touches, then train one.
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# No. It drops $h_{t-1}$ where it enters the gates, and never $c$. What is written into $c$ stays
+# there, as long as $f$ is near 1 and $i$ near 0, which the gates learn in spite of the noise.
+#
+# ```python
+# of_lstm = compare_memories("lstm", **task, on_progress=print)
+# for name, record in of_lstm["methods"].items():
+#     print(f"{name}: {np.mean(record['accuracy'], axis=0)[-1]:.2f} after the longest lags")
+# ```
+#
+# </details>
+
+# %%
+# Yours.
+
+# %% [markdown]
 # ## Training: section 4.1
 #
 # The loss of a window is the sum over its time steps of the mean over the batch, in nats. With a
@@ -186,6 +269,33 @@ params = jax.tree.map(jnp.zeros_like, params)
 text = jnp.zeros((35, 20), jnp.int32)
 loss, _ = window_loss(params, text, text, rnn.zero_state(params.layers, 20), masks=None)
 np.testing.assert_allclose(loss, 35 * np.log(10), rtol=1e-6)
+
+# %% [markdown]
+# **Exercise 3.** Check that claim: one step of SGD on the sum over time, clipped at a norm of 0.1,
+# and one on the mean end with the same parameters. (`optax` has `sgd` and `clip_by_global_norm`.)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# import optax
+#
+# params = model.init_params(config.model, 10, key=jax.random.key(0))
+# zero = rnn.zero_state(params.layers, 20)
+# gradient = jax.grad(lambda p: window_loss(p, text, text, zero, masks=None)[0])(params)
+# after = []
+# for times in (1, 35):
+#     sgd = optax.chain(optax.clip_by_global_norm(0.1 / times), optax.sgd(1.0 * times))
+#     of_mean = jax.tree.map(lambda g: g / times, gradient)
+#     step, _ = sgd.update(of_mean, sgd.init(params), params)
+#     after.append(optax.apply_updates(params, step))
+# jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *after)
+# ```
+#
+# </details>
+
+# %%
+# Yours.
 
 # %% [markdown]
 # Plain SGD, with the gradient clipped by its norm and a learning rate that is constant at first
@@ -217,7 +327,7 @@ p = np.array([[0.5, 0.1], [0.1, 0.7]])  # what each of two models gave to each o
 np.testing.assert_allclose(mixture_nll(-np.log(p)), -np.log(p.mean(axis=0)), rtol=1e-6)
 
 # %% [markdown]
-# ## What dropout does to a model
+# ## What dropout does to a language model
 #
 # A small LSTM on the first words of the built-in corpus, so few that it overfits: without dropout,
 # with ordinary dropout and with the paper's, both at a rate of 0.3. The floor is the perplexity of
@@ -262,4 +372,5 @@ Markdown("\n".join(["| | test perplexity |", "|---|---:|", *rows]))
 
 # %% [markdown]
 # Dropout helps; two seeds of a small model at one rate cannot tell which of its two kinds is
-# better. All methods, cells and rates, with more seeds: `python -m experiments.ablation`.
+# better. (An LSTM keeps its memory under both, as exercise 2 shows.) All methods, cells and rates,
+# with more seeds: `python -m experiments.ablation`.

@@ -28,15 +28,19 @@
 # `experiments/README.md` lists. The run lives in `WORKDIR`, on your Drive, which outlives the
 # runtime.
 #
-# Anywhere but on Colab, leave `SOURCE` empty, name another folder, and skip the cells under
-# *Install, on Colab*.
+# Anywhere but on Colab, leave `SOURCE` empty and skip the cells under *Install, on Colab*. There
+# the notebook trains `quick`, a small model on the built-in corpus. The outputs shown here are
+# of that.
 
 # %% tags=["parameters"]
+import sys
+
 SOURCE = ""  # @param {type:"string"}
 ACCELERATOR = "cuda"  # @param ["cuda", "tpu"]
-WORKDIR = "/content/drive/MyDrive/zaremba_jax/medium"
-FLAGS = ["--config=medium"]
-PROMPT = "the company said"
+ON_COLAB = "google.colab" in sys.modules
+WORKDIR = "/content/drive/MyDrive/zaremba_jax/medium" if ON_COLAB else "runs/quick"
+FLAGS = ["--config=medium"] if ON_COLAB else ["--config=quick"]
+PROMPT = "the company said" if ON_COLAB else "la"
 
 # %% [markdown]
 # ## Install, on Colab
@@ -69,38 +73,59 @@ elif not CLONE.exists():
 # %% [markdown]
 # ## The devices
 #
+# In a clone, Jupyter starts in the folder of the notebook; the programs are run from the root.
+
+# %%
+import os
+from pathlib import Path
+
+if not Path("setup.py").exists():
+    os.chdir("../..")
+
+# %% [markdown]
 # Listed in a separate process: one that has taken a TPU, or GPU memory, keeps it from the next.
 
 # %%
-# !python -c "import jax; print(jax.__version__, jax.devices())"
+# !{sys.executable} -c "import jax; print(jax.__version__, jax.devices())"
 
 # %% [markdown]
 # ## Train
 #
 # Training runs beside the notebook and writes its output to a file. If the folder holds a run that
-# was cut off, training resumes it. If this notebook is already training, the cell starts nothing;
-# after a restart of the kernel only, wait for that training to end first.
+# was cut off, training resumes it; if this very run is finished, nothing is started. If this
+# notebook is already training, the cell starts nothing either; after a restart of the kernel only,
+# wait for that training to end first.
 
 # %%
-import os
+import json
+import shlex
 import subprocess
-import sys
-from pathlib import Path
 
 Path(WORKDIR).mkdir(parents=True, exist_ok=True)
-LOG = Path(WORKDIR, "log.txt")
+LOG, SUMMARY = Path(WORKDIR, "log.txt"), Path(WORKDIR, "summary.json")
+COMMAND = [sys.executable, "-m", "experiments.ptb", *FLAGS, f"--workdir={WORKDIR}"]
 
 
+def is_finished():
+    summary = json.loads(SUMMARY.read_text()) if SUMMARY.exists() else {}
+    return summary.get("command") == shlex.join(COMMAND)
+
+
+def is_training():
+    return run is not None and run.poll() is None
+
+
+# %%
 def train():
-    command = [sys.executable, "-m", "experiments.ptb", *FLAGS, f"--workdir={WORKDIR}"]
     plain = os.environ | {"FORCE_COLOR": ""}  # no progress bars in a file
     # Detached, so that interrupting a cell does not stop it.
     options = {"stderr": subprocess.STDOUT, "env": plain, "start_new_session": True}
     with LOG.open("a") as log:
-        return subprocess.Popen(command, stdout=log, **options)
+        return subprocess.Popen(COMMAND, stdout=log, **options)
 
 
-if "run" not in globals() or run.poll() is not None:
+run = globals().get("run")
+if not is_training() and not is_finished():
     run = train()
 
 # %% [markdown]
@@ -110,7 +135,6 @@ if "run" not in globals() or run.poll() is not None:
 # estimate of the validation perplexity. Interrupt the cell to do something else; training goes on.
 
 # %%
-import json
 import time
 
 import matplotlib.pyplot as plt
@@ -136,31 +160,32 @@ def draw():
 
 
 # %%
-while run.poll() is None:
-    time.sleep(5)
+while is_training():
     clear_output(wait=True)
     draw()
-print(LOG.read_text())
+    time.sleep(5)
+clear_output(wait=True)
+draw()
+
+# %% [markdown]
+# The end of the output: the final perplexities, or the reason why there are none.
+
+# %%
+print("".join(LOG.read_text().splitlines(keepends=True)[-9:]))
 
 # %% [markdown]
 # ## After a disconnect
 #
 # Open the notebook again and run its cells from the top: the same command finds its last checkpoint
 # on the Drive. A checkpoint is written at the end of an epoch (if epochs are short, not of every
-# one), and every ten minutes within a long one.
-# For a finished run, the command prints the table of perplexities again.
+# one), and every ten minutes within a long one. A finished run is not trained or evaluated again.
 #
 # Replaced checkpoints stay in the Drive's bin until you empty it: 79 MB each for `medium`, 264 MB
 # for `large`.
-
-# %%
-run.wait()
-run = train()
-run.wait()
-print("".join(LOG.open().readlines()[-20:]))
 
 # %% [markdown]
 # ## Write text
 
 # %%
-# !python -m experiments.generate --workdir="{WORKDIR}" --prompt="{PROMPT}" --temperature=0.8
+how = f'--workdir="{WORKDIR}" --prompt="{PROMPT}" --temperature=0.8'
+# !{sys.executable} -m experiments.generate {how}
