@@ -363,7 +363,7 @@ def assert_explicit_axes_change_nothing():
             carry, _ = module(x, initial_carry=start, seq_lengths=lengths, return_carry=True)
             return sum((leaf**2).sum() for leaf in (outputs, *jax.tree.leaves(carry)))
 
-        _, by_x = nnx.grad(loss, argnums=(0, 1))(module, x)
+        _, by_x = nnx.jit(nnx.grad(loss, argnums=(0, 1)))(module, x)
         return np.asarray(by_x)
 
     for cell, dropout in (("lstm", 0.5), ("gru", 0.0), ("tanh", 0.0)):
