@@ -48,8 +48,9 @@ def pytest_configure(config):
     cache = tempfile.TemporaryDirectory(prefix="zaremba-jax-tests-")
     config.add_cleanup(cache.cleanup)
     os.environ["XDG_CACHE_HOME"] = cache.name
-    # A shell starts what it puts into the background with Ctrl-C ignored.
+    # A shell starts what it puts into the background with Ctrl-C ignored, and nohup ignores SIGHUP.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     set_for_all("jax_platforms", os.environ["JAX_PLATFORMS"])
     if config.option.markexpr != "compilers":
