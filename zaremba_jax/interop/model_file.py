@@ -156,6 +156,11 @@ def load_folder(path: str | Path) -> Model:
             raise InputError(f"format_version={record['format_version']}: must be {VERSION}")
         config = from_dict(record["settings"])
         vocabulary = read_vocabulary(folder / FOLDER_VOCABULARY, record["unit"])
+    except FileNotFoundError as error:
+        raise MissingFileError(
+            f"{error.filename}: no such file; give the path of a folder with {FOLDER_CONFIG},"
+            f" {FOLDER_VOCABULARY} and {FOLDER_MODEL}"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder}: cannot be read as a model folder ({error}); export the model again"

@@ -11,7 +11,7 @@ from safetensors.numpy import load, save
 from zaremba_jax.config import override, to_dict
 from zaremba_jax.data.units import BYTES
 from zaremba_jax.data.vocabulary import Vocabulary
-from zaremba_jax.errors import InputError
+from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.interop.model_file import (
     ENTRY,
     load_folder,
@@ -197,6 +197,13 @@ def test_numbers_of_a_type_that_numpy_lacks_are_refused(tmp_path):
 def test_missing_file_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent: no such file; give the path"):
         load_model(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.json", "model.safetensors"])
+def test_missing_file_of_a_folder_is_said(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(MissingFileError, match=rf"{name}: no such file; give the path of"):
+        load_folder(folder)
 
 
 @pytest.mark.parametrize(
