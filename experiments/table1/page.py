@@ -84,7 +84,7 @@ test perplexity of the average of all these models."""
 def write_table(results: Path, console: Console) -> None:
     """Writes the table of all records and its picture; prints what was run."""
     records = read_records(results)
-    models = {model_name(r.model): r.model for r in records}
+    models = {model_name(r.model): r.model for r in records if r.model.name in PAPER_PERPLEXITIES}
     mixtures = {name: read_mixtures(results, model) for name, model in models.items()}
     mixtures = {name: mixture for name, mixture in mixtures.items() if mixture}
     lines, others = table_lines(records, mixtures), other_choices(records, mixtures)
