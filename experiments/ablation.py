@@ -28,8 +28,8 @@ from experiments.cli.flag_kinds import define_choices, define_path
 from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
-from experiments.reports.environment import environment
 from experiments.reports.figures import write_picture
+from experiments.training.environment import environment
 from experiments.training.run_folder import write_json, write_text
 from zaremba_jax.array_types import CellName
 from zaremba_jax.cells import CELLS

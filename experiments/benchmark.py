@@ -21,8 +21,8 @@ from experiments.cli.flag_kinds import define_path
 from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
-from experiments.reports.environment import environment
 from experiments.reports.figures import can_draw, is_picture, write_picture
+from experiments.training.environment import environment
 from experiments.training.run_folder import write_json
 from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE

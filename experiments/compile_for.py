@@ -20,10 +20,10 @@ from experiments.compilers.tables import EnsembleTable, EpochTable, empty_table
 from experiments.compilers.targets import TARGETS
 from zaremba_jax.config import Precision, override
 from zaremba_jax.errors import InputError
-from zaremba_jax.presets import PAPER_PERPLEXITIES, PRESETS
+from zaremba_jax.presets import AWD, PAPER_PERPLEXITIES, PRESETS
 
 define_choices("targets", list(TARGETS), "accelerators to compile for")
-define_choices("configs", list(PAPER_PERPLEXITIES), "presets to compile")
+define_choices("configs", [*PAPER_PERPLEXITIES, AWD.name], "presets to compile")
 define_choices("precisions", list(get_args(Precision)), "precisions to compile for")
 flags.DEFINE_integer("members", None, "compile an ensemble of this many instead", lower_bound=1)
 flags.DEFINE_list("devices", ["1"], "numbers of devices to spread the ensemble over")

@@ -13,6 +13,7 @@ from experiments.cli import ensemble_flags, program, training_flags
 from experiments.cli.ensemble_flags import prepare, sizes_from_flags
 from experiments.cli.flag_kinds import define_paths
 from experiments.cli.host_flags import join_hosts
+from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus, with_text_settings
 from experiments.cli.training_flags import default_workdir, open_curves, train_by_flags
@@ -81,6 +82,8 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
             f"--workdir={workdir.path}: holds a run or an average of other models, whose summary"
             " would be lost; name another"
         )
+    for path in (workdir.summary, workdir.mixtures):
+        refuse_to_replace("workdir", path, "of an average", lambda _: workdir.summary.exists())
     read = with_text_settings(configs[0], {"corpus": configs[0].corpus})
     console, given = join_hosts(), configs[0].vocabulary or configs[0].init_from
     corpus = load_corpus(read, load_model(folders[0].model) if given else None)

@@ -128,7 +128,8 @@ def recorded_perplexities() -> dict[str, float]:
     except (OSError, ValueError):
         return {}
     names = {"validation": "valid_perplexity", "test": "test_perplexity"}
-    return {text: record[name] for text, name in names.items() if name in record}
+    figures = {text: record.get(name) for text, name in names.items()}
+    return {text: figure for text, figure in figures.items() if isinstance(figure, float)}
 
 
 def write_model_as(form: str, out: Path, model: Model, perplexities: dict[str, float]) -> None:

@@ -1,5 +1,7 @@
 """Trains the paper's language model: `python -m experiments.ptb --config=medium`."""
 
+from typing import Any
+
 from absl import flags
 from rich.console import Console
 
@@ -16,10 +18,11 @@ from experiments.cli.training_flags import (
 )
 from experiments.reports.figures import write_picture
 from experiments.reports.run_figures import curves_figure
-from experiments.reports.summary import print_summary, summarize
+from experiments.reports.summary import MONTE_CARLO_FIGURES, print_summary, summarize
 from experiments.training.curves import Curves
 from experiments.training.run_folder import Workdir, write_json
 from experiments.training.single_run import SingleRun
+from zaremba_jax.json_text import parse_json_object
 
 flags.adopt_module_key_flags(training_flags)
 flags.DEFINE_integer(
@@ -50,11 +53,25 @@ def write_results(run: SingleRun, workdir: Workdir, console: Console, curves: Cu
     with console.status("evaluating"):
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         summary = summarize(run, valid, test, FLAGS.mc_samples)
+    if not FLAGS.mc_samples:
+        summary |= monte_carlo_figures(workdir)
     write_json(workdir.summary, summary)
     curves.results(run.step, summary)
     print_summary(console, summary)
     write_picture(console, workdir.curves, curves_figure, run.journal.history, summary)
     console.print(f"the whole run is in {workdir.path}", soft_wrap=True)
+
+
+def monte_carlo_figures(workdir: Workdir) -> dict[str, Any]:
+    """Those in the summary of an earlier call, if any; training on would have removed it."""
+    if not workdir.summary.exists():
+        return {}
+    try:
+        record = parse_json_object(workdir.summary.read_text(encoding="utf-8"))
+    except ValueError:  # it was damaged, and is written anew
+        return {}
+    figures = {name: record.get(name) for name in MONTE_CARLO_FIGURES}
+    return figures if all(isinstance(x, int | float) for x in figures.values()) else {}
 
 
 if __name__ == "__main__":

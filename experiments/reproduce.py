@@ -70,9 +70,18 @@ def main() -> None:
     results.mkdir(parents=True, exist_ok=True)
     for config, averaged in zip(rows, sizes, strict=True):
         corpus = load_corpus(config)
+        kept: list[int] = []
         for _ in train_row(config, corpus, mesh, folder, results, console):
-            jobs.write_mixtures(results, config, jobs.mix(config, corpus, folder, averaged))
+            mixtures = jobs.mix(config, corpus, folder, averaged)
+            kept = jobs.write_mixtures(results, config, mixtures)
             write_table(results, Console(quiet=True))  # printed once, at the end
+        if kept:
+            console.print(
+                f"{model_name(config)}: {results} keeps its average of seeds"
+                f" {', '.join(map(str, kept))}, some of which are not in {folder}; for one of the"
+                " models there, name another folder with --results",
+                soft_wrap=True,
+            )
     write_table(results, console)
     console.print(f"all results are in {results}", soft_wrap=True)
 
@@ -108,12 +117,12 @@ def train_row(
         try:
             with open_curves(run, workdir, console) as curves:
                 train_by_flags(run, workdir, console, curves)
+                with console.status("evaluating"):
+                    summary = jobs.record_job(run, summary_of, workdir, results)
+                curves.results(run.step, summary.get("mixtures", [summary])[-1])
         except NonFiniteLossError as error:  # of one model, or of an ensemble's last
             console.print(f"left out: {error}", soft_wrap=True)
             jobs.record_diverged(error.reasons, workdir, results)
-        else:
-            with console.status("evaluating"):
-                jobs.record_job(run, summary_of, workdir, results)
         yield
 
 

@@ -14,12 +14,12 @@ from experiments.cli.config_flags import changes_from_flags
 from experiments.cli.ensemble_flags import prepare
 from experiments.cli.program import FLAGS
 from experiments.cli.training_flags import open_curves, train_by_flags
-from experiments.reports.environment import environment
 from experiments.reports.figures import write_picture
 from experiments.reports.run_figures import sweep_figure
 from experiments.reports.statistics import format_mean
 from experiments.reports.summary import member_records
 from experiments.training.ensemble_run import EnsembleRun, with_seeds
+from experiments.training.environment import environment
 from experiments.training.run_folder import Workdir, write_json, write_model
 from zaremba_jax.config import Config, override, settings, to_dict
 from zaremba_jax.ensemble import MemberNLL
@@ -50,6 +50,9 @@ def main() -> None:
         valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
         summary = summarize_sweep(run, grid, seeds, valid, test)
     workdir.require_held()
+    if not summary["best_members"]:
+        for path in workdir.members.glob("*.safetensors"):
+            path.unlink(missing_ok=True)  # left by a run of fewer epochs
     for member in summary["best_members"]:
         write_model(workdir.member(run.seed(member)), run.model(member))
     write_comparison(summary, workdir, console)

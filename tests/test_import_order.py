@@ -134,6 +134,15 @@ def test_nobody_imports_a_program():
     assert not importers(PROGRAMS.__contains__)
 
 
+def test_training_imports_nothing_that_reads_its_results():
+    training = {module for module in PATHS if module.startswith("experiments.training.")}
+    assert len(training) > 10
+    readers = {"reports", "table1", "ablations"}
+    assert not training & importers(
+        lambda module: module.startswith("experiments.") and room(module) in readers
+    )
+
+
 def test_catching_errors_of_users_takes_no_training():
     reached, ahead = set(), {"experiments.cli.program"}
     while ahead:

@@ -137,7 +137,7 @@ class TrainState:
 
     @property
     def result(self) -> ModelParams:
-        """The parameters that a run would end with."""
+        """The parameters that a run would end with; who trains with `keep="best"` renews `best`."""
         return self.model if self.best is None else self.best
 
 

@@ -24,7 +24,7 @@ UnitName = Literal["word", "char", "byte"]
 Precision = Literal["float32", "bfloat16"]
 KernelName = Literal["auto", "scan", "custom_vjp", "pallas"]
 
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _LARGEST_INT = int(np.iinfo(np.int32).max)
 _LIMITS = {
     "at_least": operator.ge,
@@ -68,7 +68,7 @@ def _check(name: str, value: Any, kind: Any, limits: Mapping[str, float]) -> Non
         return
     if kind is int and not {"below", "at_most"} & limits.keys():
         limits = {**limits, "at_most": _LARGEST_INT}
-    within = abs(value) <= _LARGEST
+    within = abs(value) <= LARGEST_FLOAT
     bounds = [] if within else ["finite in float32"]
     rounded = np.float32(value) if within and kind is float else value  # as it is computed with
     for limit, bound in limits.items():

@@ -41,11 +41,11 @@ def text_nll(model: Model, ids: np.ndarray, streams: int = 1) -> np.ndarray:
     model.check_ids(ids)
     predictor = model.predictor
     read = functools.partial(window_nll, predictor)
-    return nll_by_windows(read, ids, streams, predictor.zero_state(streams))
+    return nll_by_windows(read, ids, streams, predictor.zero_state)
 
 
 def nll_by_windows(
-    read: WindowScorer, ids: np.ndarray, streams: int, state: RNNState
+    read: WindowScorer, ids: np.ndarray, streams: int, zero_state: Callable[[int], RNNState]
 ) -> np.ndarray:
     """What `text_nll` returns, from a function that reads one window after another.
 
@@ -54,7 +54,7 @@ def nll_by_windows(
         [..., time, streams], and the state after it.
       ids: the text.
       streams: the number of stretches.
-      state: the state before the first window.
+      zero_state: gives the state before the first window, of this many streams.
 
     Returns:
       float32 [..., N - 1].
@@ -74,7 +74,7 @@ def nll_by_windows(
         padded = np.pad(stretches, ((0, 0), (0, count * unroll - length)))
         return padded.T.reshape(count, unroll, streams)
 
-    results = []
+    results, state = [], zero_state(streams)
     for inputs, targets in zip(columns(ids[:-1]), columns(ids[1:]), strict=True):
         nll, state = read(_tokens(inputs), _tokens(targets), state)
         results.append(nll)

@@ -138,15 +138,15 @@ def train_step(
       windows_per_epoch: the number of windows in an epoch.
       state: the current state of the run.
       window: the input tokens and, one step later, the targets.
-      rates: replacements for the rates of regularizers that are on in `config`, for
-        `learning_rate`, the rate of the first epochs, and for `average_from`.
+      rates: in place of the configuration's: strengths of regularizers, `learning_rate`, the
+        rate of the first epochs, and `average_from`.
       share: of the batch; `state.rnn_state` is this device's part, `window` is whole.
 
     Returns:
       The next state, and the statistics of this window.
 
     Raises:
-      ValueError: a rate is neither a regularizer's nor the learning rate.
+      ValueError: a name in `rates` is not in `RATES`.
     """
     rates = {**active_rates(config.regularizers), **_known(rates or {})}
     window = window.astype(jnp.int32)  # a narrow dtype may have no id beyond the vocabulary
@@ -191,8 +191,10 @@ def _averaged(
     if state.average is None:
         return None
     begins = jnp.asarray(rates.get("average_from", config.train.average_from), jnp.int32)
-    averaged = state.step + 1 - (begins - 1) * windows_per_epoch
-    return add_to_mean(state.average, params, jnp.where(begins > 0, jnp.maximum(averaged, 1), 1))
+    epoch, window = jnp.divmod(state.step, windows_per_epoch)
+    since = epoch + 1 - begins  # in epochs; in windows, a late beginning would overflow
+    count = jnp.where((begins > 0) & (since >= 0), since * windows_per_epoch + window + 1, 1)
+    return add_to_mean(state.average, params, count)
 
 
 def _known(rates: Rates) -> Rates:
@@ -253,6 +255,11 @@ def train_windows(
 ) -> tuple[TrainState, WindowStatistics]:
     """Trains on the next windows without leaving the device.
 
+    What follows from validation is left to the caller: with `keep="best"`, `better_of` has to
+    renew `state.best`, which is the initial model at first; `decay_when_stalled` and
+    `average_after_stall` act through `rates`; `patience` is when to stop calling.
+    `random_offset` decides the windows (`data.windows.TextWindows`).
+
     Args:
       config: the run's configuration; static.
       state: the current state of the run; its buffers are donated.
@@ -264,6 +271,9 @@ def train_windows(
 
     Returns:
       The state after them, and the statistics of each window, [windows].
+
+    Raises:
+      ValueError: as for `train_step`.
     """
     per_epoch = windows_per_epoch or len(windows)
     step = functools.partial(train_step, config, per_epoch, rates=rates, share=share)

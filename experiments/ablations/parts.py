@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from experiments.reports.environment import cores
+from experiments.training.environment import cores
 from zaremba_jax.array_types import CellName
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from experiments.benchmarks.contenders import Contender
 from experiments.benchmarks.turns import Turn
-from experiments.reports.environment import peak_device_memory, peak_host_memory
+from experiments.training.environment import peak_device_memory, peak_host_memory
 from zaremba_jax.errors import InputError
 
 

@@ -15,12 +15,13 @@ def refuse_to_replace(flag: str, path: Path, what: str, is_own: Callable[[Path],
     `what`, from others.
 
     Raises:
-      InputError: another file is there, or a folder, or the nearest folder takes no files.
+      InputError: another file is there, or what is no file, or the nearest folder takes none.
     """
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         raise InputError(f"--{flag}={path}: nothing can be written in {nearest}; name another")
-    if path.is_dir():
-        raise InputError(f"--{flag}={path}: is a folder; name a file")
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        raise InputError(f"--{flag}={path}: is {kind}; name a file")
     if path.exists() and path.stat().st_size and not is_own(path):
         raise InputError(f"--{flag}={path}: exists and is not {what}; name another, or remove it")

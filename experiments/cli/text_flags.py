@@ -71,7 +71,7 @@ def _check_own_text() -> None:
     for name, fraction in zip(TEXT_FILES[1:], FRACTIONS, strict=True):
         if FLAGS[name].value and FLAGS[fraction].value is not None:
             raise InputError(f"--{fraction}: takes the place of --{name}; leave out one of the two")
-        if not FLAGS.train_file or (FLAGS[name].value is None and FLAGS[fraction].value is None):
+        if not (FLAGS.train_file and (FLAGS[name].value or FLAGS[fraction].value is not None)):
             raise InputError(
                 "--train_file, --valid_file and --test_file go together: give all, or, to take"
                 " lines from the end of --train_file, --valid_fraction and --test_fraction"

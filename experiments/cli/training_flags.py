@@ -1,6 +1,5 @@
 """Flags of the training programs: the settings, the folder, and how the run is trained."""
 
-import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ from experiments.cli.host_flags import join_hosts
 from experiments.cli.initial_model import with_initial_model
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import with_text_settings
-from experiments.reports.environment import device_memory
 from experiments.training.curves import Board, Curves
+from experiments.training.environment import device_memory
 from experiments.training.kernel_choice import choose_kernel, local_workload
 from experiments.training.loop import train
 from experiments.training.opening import print_device, print_run
 from experiments.training.resumption import resume
 from experiments.training.run import Run
-from experiments.training.run_folder import Workdir, write_json
+from experiments.training.run_folder import Workdir, shortened, write_json
 from experiments.training.single_run import SingleRun, new_run
 from experiments.training.tensorboard import TensorBoard
 from experiments.training.wandb_run import WandbRun
@@ -33,8 +32,6 @@ from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.model import Model, count_params, param_shapes
-
-_LONGEST_NAME = 200  # of a workdir; file systems allow 255 bytes
 
 define_config_flags()
 flags.adopt_module_key_flags(text_flags)
@@ -54,7 +51,11 @@ with flag_group("folder and reports"):
         "log_minutes", 5, "off a terminal, print a line this often within an epoch", lower_bound=0
     )
     flags.DEFINE_integer(
-        "samples_each_epoch", 0, "lines that the model writes after each epoch", lower_bound=0
+        "samples_each_epoch",
+        0,
+        "lines that the model writes after each epoch",
+        lower_bound=0,
+        upper_bound=1000,
     )
     flags.DEFINE_bool("tensorboard", False, "write curves and gates for TensorBoard")
     flags.DEFINE_bool("wandb", False, "show curves and gates on Weights & Biases")
@@ -123,11 +124,7 @@ def _short(path: str) -> str:
 
 def default_workdir(*parts: str) -> Workdir:
     """The folder of `--workdir`, or one under `runs/` that is named after the parts."""
-    name = "-".join(parts)
-    if len(name) > _LONGEST_NAME:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-        name = f"{name[: _LONGEST_NAME - 17]}-{digest}"
-    return Workdir(FLAGS.workdir or Path("runs") / name)
+    return Workdir(FLAGS.workdir or Path("runs") / shortened("-".join(parts)))
 
 
 def with_kernel(

@@ -93,8 +93,8 @@ if not Path("setup.py").exists():
 #
 # Training runs beside the notebook and writes its output to a file. If the folder holds a run that
 # was cut off, training resumes it; if this very run is finished, nothing is started. If this
-# notebook is already training, the cell starts nothing either; after a restart of the kernel only,
-# wait for that training to end first.
+# notebook is already training, the cell starts nothing either. After a restart of the kernel alone,
+# an earlier training may still run: wait until it has ended.
 
 # %%
 import json

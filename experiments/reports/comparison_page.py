@@ -8,6 +8,7 @@ from experiments.reports.figures import (
     as_svg,
     can_draw,
     draw_range,
+    encodable,
     label_epochs,
     label_logarithmic,
     legend_outside,
@@ -100,7 +101,7 @@ def _differing(settings: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 def _html_table(rows: list[list[str]]) -> str:
     header, *body = [
-        "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+        "".join(f"<{tag}>{escape(encodable(cell))}</{tag}>" for cell in row)
         for row, tag in zip(rows, ["th", *["td"] * (len(rows) - 1)], strict=True)
     ]
     lines = "\n".join(f"<tr>{row}</tr>" for row in body)

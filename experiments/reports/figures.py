@@ -201,5 +201,10 @@ def label_values(axes: Any, values: Sequence[float], logarithmic: bool) -> None:
 
 
 def plain_text(text: str) -> str:
-    """The text as written: no math, and a question mark for what cannot be encoded."""
-    return text.replace("$", r"\$").encode(errors="replace").decode()
+    """For a label: the text as written, no math in it, and `encodable`."""
+    return encodable(text.replace("$", r"\$"))
+
+
+def encodable(text: str) -> str:
+    """The text, with a question mark for what is no text in the name of a file."""
+    return text.encode(errors="replace").decode()

@@ -14,6 +14,8 @@ from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.presets import PRESETS
 
+_OF_A_MIXTURE = [f"{text}_{x}" for text in ("valid", "test") for x in ("perplexity", "spread")]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
@@ -90,6 +92,8 @@ class Record:
         for line in self.history:
             _ = [line[name] for name in ("train_perplexity", "words_per_second", "seconds")]
         _ = self.curves, self.training_curves, self.history and self.estimate
+        for mixture in self.summary.get("mixtures", ()):
+            _ = [mixture[name] for name in ("members", "subsets", *_OF_A_MIXTURE)]
 
 
 def read_records(folder: Path) -> list[Record]:

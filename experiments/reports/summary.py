@@ -8,9 +8,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.reports.environment import environment
 from experiments.reports.statistics import deviation, format_spread
 from experiments.training.ensemble_run import EnsembleRun
+from experiments.training.environment import environment
 from experiments.training.identity import is_of_the_paper
 from experiments.training.run import chosen_epochs
 from experiments.training.single_run import SingleRun
@@ -23,6 +23,7 @@ from zaremba_jax.model import count_params
 from zaremba_jax.presets import PAPER_PERPLEXITIES
 
 DEFAULT_SIZES = (1, 2, 5, 10, 38)  # the paper's
+MONTE_CARLO_FIGURES = ("mc_samples", "mc_valid_perplexity", "mc_test_perplexity")
 
 
 def summarize(

@@ -1,6 +1,7 @@
 """The runs behind the table: what is left to train, how it is recorded, and their averages."""
 
 import dataclasses
+import glob
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -10,12 +11,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.reports.environment import environment
 from experiments.reports.records import Record, model_name
 from experiments.reports.summary import sizes_for, summarize_mixtures
+from experiments.training.environment import environment
 from experiments.training.identity import canonical_config, same_model
 from experiments.training.run import Run
-from experiments.training.run_folder import Workdir, write_arrays, write_json, write_text
+from experiments.training.run_folder import (
+    Workdir,
+    shortened,
+    write_arrays,
+    write_json,
+    write_text,
+)
 from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
@@ -37,12 +44,17 @@ class Job:
         """The name of the folder that it runs in, and of its record."""
         first, last = self.seeds[0], self.seeds[-1]
         seeds = f"seed{first}" if self.count == 1 else f"seeds{first}-{last}"
-        return f"{model_name(self.config)}-{seeds}"
+        return f"{_file_name(self.config)}-{seeds}"
 
     @property
     def seeds(self) -> range:
         """The seeds of its models."""
         return range(self.config.seed, self.config.seed + self.count)
+
+
+def _file_name(config: Config) -> str:
+    """What the names of a model's folders and records begin with."""
+    return shortened(model_name(config))
 
 
 def remaining_jobs(
@@ -71,7 +83,7 @@ def remaining_jobs(
 
 def started_jobs(config: Config, folder: Path) -> list[Job]:
     """The jobs of a configuration, whatever its seed, that have a folder, finished or not."""
-    pattern = re.compile(rf"{re.escape(model_name(config))}-seeds?(\d+)(?:-(\d+))?")
+    pattern = re.compile(rf"{re.escape(_file_name(config))}-seeds?(\d+)(?:-(\d+))?")
     matches = [pattern.fullmatch(path.name) for path in sorted(folder.glob("*"))]
     spans = [(int(match[1]), int(match[2] or match[1])) for match in matches if match]
     return [Job(override(config, seed=first), last - first + 1) for first, last in spans]
@@ -92,8 +104,8 @@ def seeds_without_nll(config: Config, seeds: int, records: list[Record], folder:
     return sorted(recorded.intersection(wanted) - read_nll(config, folder).keys())
 
 
-def record_job(run: Run, summary_of: SummaryOf, workdir: Workdir, results: Path) -> None:
-    """Evaluates a trained job and writes its record to a folder of its own in `results`.
+def record_job(run: Run, summary_of: SummaryOf, workdir: Workdir, results: Path) -> dict[str, Any]:
+    """Evaluates a trained job; writes its summary to a folder of its own in `results`, returns it.
 
     The models, and the nats of every token for `mix`, stay in the working directory.
     """
@@ -106,6 +118,7 @@ def record_job(run: Run, summary_of: SummaryOf, workdir: Workdir, results: Path)
     write_arrays(workdir.nll, seeds=seeds, **rows)
     write_json(workdir.summary, summary)
     _leave_record(workdir, results, summary)
+    return summary
 
 
 def record_diverged(reasons: Mapping[int, str], workdir: Workdir, results: Path) -> None:
@@ -136,7 +149,7 @@ def read_nll(config: Config, folder: Path) -> dict[int, tuple[np.ndarray, np.nda
       InputError: a file is damaged.
     """
     nll: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for path in sorted(folder.glob(f"{model_name(config)}-seed*/nll.npz")):
+    for path in sorted(folder.glob(f"{glob.escape(_file_name(config))}-seed*/nll.npz")):
         try:
             with path.open("rb") as file, np.load(file) as arrays:
                 pairs = zip(arrays["valid"], arrays["test"], strict=True)
@@ -167,20 +180,30 @@ def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[
 
 def mixtures_path(results: Path, config: Config) -> Path:
     """The path of the record of `mix`."""
-    return results / f"{model_name(config)}-mixtures.json"
+    return results / f"{_file_name(config)}-mixtures.json"
 
 
 def read_mixtures(results: Path, config: Config) -> dict[str, Any] | None:
     """The record of `mix` in a folder, if there is one."""
     path = mixtures_path(results, config)
     try:
-        return parse_json_object(path.read_text()) if path.exists() else None
-    except ValueError as error:
+        mixtures = parse_json_object(path.read_text()) if path.exists() else None
+        _ = mixtures and (mixtures["seeds"], mixtures["mixtures"])
+        return mixtures
+    except (ValueError, KeyError) as error:
         raise InputError(f"{path}: is damaged ({error}); remove it to have it rewritten") from None
 
 
-def write_mixtures(results: Path, config: Config, mixtures: dict[str, Any] | None) -> None:
-    """Writes a record of `mix`, unless there is already one of more models."""
+def write_mixtures(results: Path, config: Config, mixtures: dict[str, Any] | None) -> list[int]:
+    """Writes a record of `mix`, unless there is already one of models that it lacks.
+
+    Returns:
+      The seeds of that one; none if it was replaced, or nothing was to be written.
+    """
     existing = read_mixtures(results, config)
-    if mixtures and (existing is None or len(mixtures["seeds"]) >= len(existing["seeds"])):
-        write_json(mixtures_path(results, config), mixtures)
+    if not mixtures:
+        return []
+    if existing is not None and not set(mixtures["seeds"]) >= set(existing["seeds"]):
+        return existing["seeds"]
+    write_json(mixtures_path(results, config), mixtures)
+    return []

@@ -8,6 +8,7 @@ from experiments.training.resumption import resume
 from experiments.training.run import is_finished
 from experiments.training.run_folder import Workdir
 from experiments.training.single_run import SingleRun, new_run
+from experiments.training.unfinished_runs import restore_while_written
 from zaremba_jax.config import Config
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
@@ -39,7 +40,7 @@ def load_finished_run(workdir: Workdir, corpus: Corpus) -> SingleRun:
             " folder that it was trained in"
         )
     run = new_run(config, corpus)
-    resume(run, workdir, Console(quiet=True))
+    resume(run, workdir, Console(quiet=True), restore_while_written)  # it may train on
     if not is_finished(run):
         total = run.config.train.epochs * len(run.windows)
         raise InputError(

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from experiments.reports.environment import device_memory, device_name
+from experiments.training.environment import device_memory, device_name
 from experiments.training.run import Run
 from zaremba_jax.data.corpus import Corpus, in_blocks
 from zaremba_jax.data.units import UNITS, UNK

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.reports.environment import peak_device_memory, peak_host_memory
+from experiments.training.environment import peak_device_memory, peak_host_memory
 
 
 def provenance() -> dict[str, Any]:

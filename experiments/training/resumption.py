@@ -5,6 +5,8 @@ On other devices, the saved state is read to the host and split again.
 
 import dataclasses
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +26,8 @@ from zaremba_jax.errors import InputError
 
 # An epoch's end is saved if the last save is longer ago than this many times what it took.
 _SAVE_TIME_MULTIPLE = 20
+# `checkpoint.restore`, or one that does as it does.
+Restore = Callable[[Path, Callable[[dict[str, Any]], Any]], checkpoint.Restored | None]
 
 
 class Saves:
@@ -61,7 +65,9 @@ class Saves:
         self._took = self._last - started
 
 
-def resume(run: Run, workdir: Workdir, console: Console) -> None:
+def resume(
+    run: Run, workdir: Workdir, console: Console, restore: Restore = checkpoint.restore
+) -> None:
     """Puts a new run where the newest intact checkpoint in its folder stands, if there is one.
 
     Raises:
@@ -74,7 +80,7 @@ def resume(run: Run, workdir: Workdir, console: Console) -> None:
         same_layout = record["layout"] == run.layout
         return run.state if same_layout else run.host_buffers(record["layout"])
 
-    restored = checkpoint.restore(workdir.checkpoints, make_template)
+    restored = restore(workdir.checkpoints, make_template)
     if restored is None:
         if workdir.summary.exists():
             raise InputError(

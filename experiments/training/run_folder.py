@@ -2,6 +2,7 @@
 
 import fcntl
 import functools
+import hashlib
 import io
 import json
 import os
@@ -189,3 +190,9 @@ def append_bytes(path: Path, content: bytes) -> None:
     if jax.process_index() == 0:
         with naming(path), path.open("ab") as file:
             file.write(content)
+
+
+def shortened(name: str, longest: int = 200) -> str:
+    """A file's name; the end of a long one becomes a hash, since file systems allow 255 bytes."""
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return name if len(name) <= longest else f"{name[: longest - 17]}-{digest}"

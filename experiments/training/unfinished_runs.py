@@ -1,6 +1,7 @@
 """The models of runs that are stopped, or still train, from their checkpoints."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,7 +30,11 @@ def is_unfinished(workdir: Workdir) -> bool:
 
     A model there is what the run had before it was given more epochs.
     """
-    return workdir.config.exists() and not workdir.summary.exists() and bool(_steps(workdir))
+    return (
+        workdir.config.exists()
+        and not workdir.summary.exists()
+        and bool(_steps(workdir.checkpoints))
+    )
 
 
 def unfinished_models(workdir: Workdir) -> tuple[list[Model], str]:
@@ -50,7 +55,9 @@ def unfinished_models(workdir: Workdir) -> tuple[list[Model], str]:
             f"{workdir.path}: holds a sweep, whose best setting is known at its end; give its"
             " command again to finish it"
         )
-    restored = restore_while_written(workdir, lambda record: _buffers(config, record, workdir))
+    restored = restore_while_written(
+        workdir.checkpoints, lambda record: _buffers(config, record, workdir)
+    )
     if restored is None:
         raise InputError(
             f"{workdir.path}: holds a run that has saved nothing yet; wait for its first"
@@ -125,22 +132,22 @@ def _described(config: Config, journal: Journal) -> str:
     return f"{models} of epoch{'s' * (len(live) > 1)} {epochs}, the best {after}"
 
 
-def _steps(workdir: Workdir) -> list[str]:
-    return sorted(x.name for x in workdir.checkpoints.glob("*") if x.name.isdecimal())
+def _steps(checkpoints: Path) -> list[str]:
+    return sorted(x.name for x in checkpoints.glob("*") if x.name.isdecimal())
 
 
 def restore_while_written(
-    workdir: Workdir, make_template: Callable[[dict[str, Any]], Any]
+    checkpoints: Path, make_template: Callable[[dict[str, Any]], Any]
 ) -> Restored | None:
     """As `restore`; again if the run removed a checkpoint meanwhile, which then looks damaged."""
     for _ in range(_MOST_TRIES - 1):
-        before = _steps(workdir)
+        before = _steps(checkpoints)
         try:
-            restored = restore(workdir.checkpoints, make_template)
+            restored = restore(checkpoints, make_template)
         except Exception:
-            if _steps(workdir) == before:
+            if _steps(checkpoints) == before:
                 raise
         else:
-            if (restored is not None and not restored.damaged) or _steps(workdir) == before:
+            if (restored is not None and not restored.damaged) or _steps(checkpoints) == before:
                 return restored
-    return restore(workdir.checkpoints, make_template)
+    return restore(checkpoints, make_template)

@@ -16,6 +16,7 @@ import pytest
 from invoke import (
     CHUNK,
     MEMBERS,
+    ROOT,
     SINGLE,
     TEXT,
     WINDOWS,
@@ -29,7 +30,8 @@ from invoke import (
 )
 
 from experiments import ensemble
-from experiments.training import ensemble_run
+from experiments.training import ensemble_run, unfinished_runs
+from zaremba_jax.checkpoint import DamagedCheckpointError
 from zaremba_jax.config import override
 from zaremba_jax.data.toy_corpus import toy_corpus
 from zaremba_jax.interop.model_file import load_model
@@ -179,6 +181,40 @@ def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(
     assert_refused(refused, "--workdir=../pair: holds a run or an average of other models")
     shutil.rmtree(elsewhere)
     assert content(folder) == before
+
+
+def test_averages_that_have_no_place_are_refused_before_the_work(folder, monkeypatch):
+    for name in ("a", "mine"):
+        (folder / name).mkdir()
+    shutil.copy(ROOT / "experiments/results/quick-seed0/config.json", "a")
+    (folder / "mine" / "mixtures.png").write_text("mine")
+    monkeypatch.setattr(ensemble, "load_corpus", None)  # is not reached
+    before = content(folder)
+    for workdir, reason in (
+        ("train.txt", "--workdir=train.txt/summary.json: nothing can be written in"),
+        ("mine", "--workdir=mine/mixtures.png: exists and is not of an average; name another"),
+    ):
+        assert_refused(run("--from=a", f"--workdir={workdir}"), reason)
+    assert content(folder) == before
+
+
+def test_run_that_saves_while_it_is_averaged_is_not_called_damaged(folder, monkeypatch):
+    assert invoke.run(*SINGLE, "--workdir=run").status == 0
+    later, restore = folder / "run" / "checkpoints" / "999", unfinished_runs.restore
+    reads = []
+
+    def overtaken(*arguments):
+        reads.append(arguments)
+        if len(reads) == 1:
+            later.mkdir()
+            raise DamagedCheckpointError("every checkpoint is damaged")
+        later.rmdir()
+        return restore(*arguments)
+
+    monkeypatch.setattr(unfinished_runs, "restore", overtaken)
+    outcome = run("--from=run", *TEXT, "--workdir=alone")
+    assert outcome.status == 0, outcome.err
+    assert len(reads) == 2
 
 
 @pytest.mark.parametrize("at_once", [1, 2])

@@ -141,6 +141,8 @@ def test_finished_run_trains_no_more_and_reports_the_same(finished, folder):
     (row,) = (line for line in sampled.out.splitlines() if "Monte Carlo, 2 samples" in line)
     assert f"{summary['mc_valid_perplexity']:.2f}" in row
     assert summary["mc_test_perplexity"] != summary["test_perplexity"]
+    assert row in run(*FLAGS, "--workdir=run").out.splitlines()  # what took long is kept
+    assert json.loads((folder / "run" / "summary.json").read_text()) == summary
 
 
 @pytest.mark.slow
@@ -256,10 +258,19 @@ BAD_FLAGS = [
         ["valid_fraction=0.5, test_fraction=0.5: must be above 0, and below 1 together"],
     ),
     (
+        [TEXT[0], "--valid_fraction=0", "--test_fraction=0.1"],
+        ["valid_fraction=0.0, test_fraction=0.1: must be above 0, and below 1 together"],
+    ),
+    (
         [TEXT[0], TEXT[1], "--test_fraction=0.0001"],
         ["train.txt: test_fraction=0.0001 leaves the test text without a line"],
     ),
     (TEXT[1:], ["--train_file, --valid_file and --test_file go together", "give all"]),
+    (
+        [TEXT[0], "--valid_file=", TEXT[2]],
+        ["--train_file, --valid_file and --test_file go together", "give all"],
+    ),
+    (["--samples_each_epoch=100000000"], ["samples_each_epoch=100000000", "see --help"]),
     (["--corpus=files"], ["--corpus=files", "give --train_file"]),
     ([*TEXT, "--corpus=ptb"], ["--train_file: is your own text", "reads ptb", "leave out"]),
     (["--corpus=wiki"], ["--corpus=wiki", "<toy|ptb|ptb-char|wikitext-2|wikitext-103|text8|"]),

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import shutil
 import statistics
 from pathlib import Path
@@ -163,6 +164,26 @@ def test_page_replaces_no_other_file(folder):
         before = content_of(folder)
         assert_refused(run(RUNS[1], f"--page={page}"), f"--page={page}: exists and is not a page")
         assert content_of(folder) == before
+
+
+def test_page_replaces_no_pipe_and_no_device(folder):
+    os.mkfifo("pipe")
+    assert_refused(run(RUNS[1], "--page=pipe"), "--page=pipe: is a device or a pipe; name a file")
+    assert (folder / "pipe").is_fifo()
+
+
+def test_damaged_averages_are_refused(folder):
+    summary = folder / "quick-seed0" / "summary.json"
+    record = json.loads(summary.read_text()) | {"mixtures": [{"members": 1}]}
+    summary.write_text(json.dumps(record))
+    assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "again")
+
+
+def test_folder_whose_name_is_no_text_is_compared(folder):
+    (folder / "quick-seed0").rename(folder / "caf\udce9")
+    outcome = run("caf\udce9")
+    assert outcome.status == 0, outcome.err
+    assert "caf?" in (folder / "report.html").read_text("utf-8")
 
 
 def test_what_is_no_run_is_skipped_with_a_note_and_page_needs_no_matplotlib(folder, monkeypatch):

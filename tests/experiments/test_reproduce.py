@@ -20,7 +20,8 @@ from experiments.reports.statistics import format_mean
 from experiments.table1 import jobs
 from experiments.table1 import page as table1
 from experiments.table1.after_the_paper import after_the_paper
-from zaremba_jax.config import override
+from experiments.training.curves import Curves
+from zaremba_jax.config import override, settings
 from zaremba_jax.data.encoding import read_corpus
 from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.evaluate import perplexity
@@ -266,11 +267,38 @@ def test_member_that_diverged_is_in_no_figure_and_no_curve():
     assert jobs.recorded_seeds(SMALL, [record]) == {4, 5}  # it would diverge again
 
 
-def test_mixtures_of_fewer_models_leave_those_of_more(tmp_path):
-    more, fewer = {"seeds": [0, 1, 2]}, {"seeds": [0, 1]}
-    for mixtures in (more, fewer, None):
-        jobs.write_mixtures(tmp_path, SMALL, mixtures)
-        assert jobs.read_mixtures(tmp_path, SMALL) == more
+def test_mixtures_leave_those_of_models_that_they_lack(tmp_path):
+    def mixtures(*seeds):
+        return {"seeds": list(seeds), "mixtures": []}
+
+    kept = [0, 1, 2]
+    for seeds in ((0, 1, 2), (0, 1), (3, 4, 5, 6)):
+        written = jobs.write_mixtures(tmp_path, SMALL, mixtures(*seeds)) == []
+        assert written == (list(seeds) == kept)
+        assert jobs.read_mixtures(tmp_path, SMALL) == mixtures(*kept)
+    assert jobs.write_mixtures(tmp_path, SMALL, None) == []
+    assert jobs.write_mixtures(tmp_path, SMALL, mixtures(0, 1, 2, 3)) == []
+    assert jobs.read_mixtures(tmp_path, SMALL) == mixtures(0, 1, 2, 3)
+
+
+def test_model_of_many_changes_has_names_that_a_file_system_takes(tmp_path):
+    names = [x for x, s in settings().items() if s.section == "regularizers" and s.kind is float]
+    config = override(SMALL, **dict.fromkeys(names, 0.123456789))
+    assert len(records.model_name(config)) > 255
+    job, mixtures = jobs.Job(config, 2), {"seeds": [0, 1], "mixtures": []}
+    (tmp_path / job.name).mkdir()
+    assert jobs.started_jobs(config, tmp_path) == [job]
+    assert jobs.read_nll(config, tmp_path) == {}
+    jobs.write_mixtures(tmp_path, config, mixtures)
+    assert jobs.read_mixtures(tmp_path, config) == mixtures
+
+
+def test_boards_show_the_final_perplexities(folder, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Curves, "results", lambda self, step, summary: shown.append(summary))
+    assert run(*FLAGS, "--members=1", "--sizes=1").status == 0
+    record = json.loads((folder / "results" / "small-seed0" / "summary.json").read_text())
+    assert [figures["test_perplexity"] for figures in shown] == [record["test_perplexity"]]
 
 
 def test_page_is_that_of_the_records_beside_it(tmp_path):

@@ -93,3 +93,12 @@ def test_best_setting_has_the_lowest_mean_validation_perplexity():
     valid, test = (np.log([[x] for x in xs]) for xs in ([2.0, 4.0, 2.5, 3.0], [1.0, 1.0, 9.0, 9.0]))
     summary = sweep.summarize_sweep(run, {"dropout": [0.0, 0.5]}, 2, valid, test)
     assert (summary["best"], summary["best_members"]) == ({"dropout": 0.5}, [2, 3])
+
+
+def test_sweep_without_a_best_setting_leaves_no_model_of_fewer_epochs(folder, monkeypatch):
+    flags = (*SETTINGS, "--vary=dropout=0,0.25", "--workdir=sweep")
+    assert run(*flags).status == 0
+    assert list((folder / "sweep" / "members").iterdir())
+    monkeypatch.setattr(sweep, "perplexities", lambda line, split: [])
+    assert run(*flags).status == 0
+    assert not list((folder / "sweep" / "members").iterdir())

@@ -78,7 +78,7 @@ def test_every_pair_is_read_once_and_in_order_and_no_padding_counts(length, stre
     ids, nothing = np.arange(length), cast(Any, np.zeros(streams, int))
     with mock.patch.object(evaluate, "TOKENS_AT_ONCE", at_once):
         inputs, targets, position = nll_by_windows(
-            cast(Any, read), ids, streams, (HiddenState(nothing),)
+            cast(Any, read), ids, streams, lambda _: (HiddenState(nothing),)
         )
     np.testing.assert_array_equal(inputs, ids[:-1])
     np.testing.assert_array_equal(targets, ids[1:])
@@ -183,5 +183,6 @@ def test_ids_of_another_vocabulary_are_refused(outside):
 
 
 def test_no_stretch_is_refused():
-    with pytest.raises(ValueError, match="streams=0: must be at least 1"):
-        text_nll(MODEL, make_text(5), streams=0)
+    for streams in (0, -1):
+        with pytest.raises(ValueError, match=f"streams={streams}: must be at least 1"):
+            text_nll(MODEL, make_text(5), streams=streams)

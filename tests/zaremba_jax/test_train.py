@@ -528,6 +528,12 @@ def test_a_few_steps_with_decay_and_averaging_are_those_of_a_plain_loop(text, se
     assert state.model is state.average
 
 
+def test_average_that_never_begins_is_the_parameters(text):
+    config = override(CONFIG, average_from=12 + 2**31 // len(text))  # overflows in windows
+    state, _ = train_windows(config, fresh(text, config), text)
+    jax.tree.map(np.testing.assert_array_equal, state.average, state.params)
+
+
 @pytest.mark.parametrize("begins", [1, 2, 3])
 def test_average_is_the_mean_of_the_parameters_after_each_step_since_its_epoch(text, begins):
     """And until then the parameters, bit for bit; whether a setting or a number says when."""

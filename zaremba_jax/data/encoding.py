@@ -108,9 +108,13 @@ def read_corpus(
         tokens outside a vocabulary without `<unk>`, or fractions leave a text without a line.
       OSError: the cache cannot be written.
     """
-    fractions = [0.0 if isinstance(text, str | Path) else text for text in (valid, test)]
+    fractions = {
+        split: text
+        for split, text in zip(SPLITS[1:], (valid, test), strict=True)
+        if not isinstance(text, str | Path)
+    }
     whole = find_files(train)
-    parts = _cut(str(train), whole, fractions) if any(fractions) else [whole, [], []]
+    parts = _cut(str(train), whole, fractions) if fractions else [whole, [], []]
     others = [
         find_files(text) if isinstance(text, str | Path) else part
         for part, text in zip(parts[1:], (valid, test), strict=True)
@@ -118,15 +122,14 @@ def read_corpus(
     return encode(name, [parts[0], *others], encoding, cache_dir)
 
 
-def _cut(name: str, text: Pieces, fractions: Sequence[float]) -> list[list[Piece]]:
-    """The training, validation and test text; one with the fraction 0 is empty."""
-    given = {f"{split}_fraction": part for split, part in zip(SPLITS[1:], fractions, strict=True)}
-    shown = ", ".join(f"{split}={part}" for split, part in given.items() if part)
-    if not (min(fractions) >= 0 and sum(fractions) < 1):
+def _cut(name: str, text: Pieces, fractions: Mapping[str, float]) -> list[list[Piece]]:
+    """The training, validation and test text; of the last two, one without a fraction is empty."""
+    shown = ", ".join(f"{split}_fraction={share}" for split, share in fractions.items())
+    if not (all(share > 0 for share in fractions.values()) and sum(fractions.values()) < 1):
         raise InputError(f"{shown}: must be above 0, and below 1 together")
-    parts = cut_at_lines(text, fractions)
-    for split, part, share in zip(SPLITS, parts, (1.0, *fractions), strict=True):
-        if share and not part:
+    parts = cut_at_lines(text, [fractions.get(split, 0.0) for split in SPLITS[1:]])
+    for split, part in zip(SPLITS, parts, strict=True):
+        if split in (SPLITS[0], *fractions) and not part:
             raise InputError(
                 f"{name}: {shown} leaves the {split} text without a line; give other fractions, or"
                 " a text of more lines, each with a line feed at its end"

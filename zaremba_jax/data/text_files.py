@@ -129,7 +129,11 @@ def _opened(piece: Piece) -> Iterator[BinaryIO]:
     with ExitStack() as stack:
         if piece.member is not None:
             archive = stack.enter_context(zipfile.ZipFile(piece.path))
-            yield cast(BinaryIO, stack.enter_context(archive.open(piece.member)))
+            try:
+                member = archive.open(piece.member)
+            except RuntimeError as error:  # encrypted, or packed in a way unknown to Python
+                raise zipfile.BadZipFile(str(error)) from None
+            yield cast(BinaryIO, stack.enter_context(member))
             return
         source = 0 if piece.path == _STANDARD_INPUT else piece.path  # a socket has no other name
         with naming(piece.path):

@@ -172,7 +172,8 @@ class _Characters(Unit):
 
 class _Bytes(Unit):
     def spell(self, text: str) -> str:
-        return text.encode().decode("latin-1")
+        # An argument of a program has the bytes that are no UTF-8 as such surrogates.
+        return text.encode(errors="surrogateescape").decode("latin-1")
 
     def unspell(self, spelled: str) -> str:
         return spelled.encode("latin-1").decode(errors="replace")

@@ -79,7 +79,7 @@ class Vocabulary:
         Args:
           counts: how often each type occurs.
           unit: what a type is.
-          size: how many of the most frequent types to keep, counting `<unk>`; 0: no limit.
+          size: how many types to keep, `<eos>` and `<unk>` among them; 0: no limit.
           min_count: types that occur fewer times than this are left out.
 
         Raises:

@@ -13,7 +13,6 @@ first, and then the parameters take one step on its loss L, the mean nats per to
 
 import dataclasses
 import functools
-import math
 from typing import Any, Literal, cast, get_args
 
 import jax
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zaremba_jax.array_types import ModelParams, RNNState, Scalar, TokenNLL, Tokens, Window, Windows
+from zaremba_jax.config import LARGEST_FLOAT
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
 from zaremba_jax.model import Model, Predictor
@@ -46,11 +46,11 @@ class DynamicConfig:
         if self.rule not in get_args(Rule):
             rules = ", ".join(get_args(Rule))
             raise InputError(f"dynamic_rule={self.rule!r}: must be one of {rules}")
-        for name, least, most in (("rate", 0, math.inf), ("decay", 0, 1), ("epsilon", 0, math.inf)):
+        for name, most in (("rate", LARGEST_FLOAT), ("decay", 1), ("epsilon", LARGEST_FLOAT)):
             value = getattr(self, name)
-            if not (math.isfinite(value) and least <= value <= most):
+            if not 0 <= value <= most:
                 limits = "at least 0" + (" and at most 1" if most == 1 else "")
-                raise InputError(f"dynamic_{name}={value}: must be finite, {limits}")
+                raise InputError(f"dynamic_{name}={value}: must be finite in float32, {limits}")
         if self.rule == "rms" and self.epsilon == 0:  # words that never occurred have no gradient
             raise InputError(f"dynamic_epsilon={self.epsilon}: must be above 0 for the rule rms")
         if self.segment < 1:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import Key, RNNState, Tokens
+from zaremba_jax.config import LARGEST_FLOAT
 from zaremba_jax.data.units import UNK
 from zaremba_jax.data.vocabulary import Vocabulary, check_ids
 from zaremba_jax.ensemble import mixture_log_probs
@@ -40,8 +40,10 @@ class Sampling:
     never: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise InputError(f"temperature={self.temperature}: must be finite and at least 0")
+        if not 0 <= self.temperature <= LARGEST_FLOAT:
+            raise InputError(
+                f"temperature={self.temperature}: must be finite in float32, at least 0"
+            )
         if self.top_k < 0:
             raise InputError(f"top_k={self.top_k}: must be at least 1, or 0 for no limit")
         if not 0 < self.top_p <= 1:
@@ -67,7 +69,8 @@ def generate(
     """Continues a prompt, drawing several samples side by side.
 
     At each step the models' probabilities are averaged (Zaremba et al. 2014, section 4.1),
-    and every model reads the token drawn. Recompiled for every prompt length.
+    and every model reads the token drawn. Compiled anew for every length of the prompt and every
+    `length`, `samples`, `sampling` and `until`.
 
     Args:
       models: with one vocabulary; their sizes and cells may differ.

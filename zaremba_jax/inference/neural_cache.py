@@ -19,6 +19,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import RNNState, TokenNLL, Tokens
+from zaremba_jax.config import LARGEST_FLOAT
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
 from zaremba_jax.model import Model, Predictor
@@ -41,8 +42,8 @@ class CacheConfig:
     def __post_init__(self):
         if self.window < 1:
             raise InputError(f"cache_window={self.window}: must be at least 1")
-        if not (math.isfinite(self.theta) and self.theta >= 0):
-            raise InputError(f"cache_theta={self.theta}: must be finite and at least 0")
+        if not 0 <= self.theta <= LARGEST_FLOAT:
+            raise InputError(f"cache_theta={self.theta}: must be finite in float32, at least 0")
         if not 0 < self.weight < 1:
             raise InputError(f"cache_weight={self.weight}: must be above 0 and below 1")
 

@@ -62,8 +62,9 @@ class DeepRNN(nnx.Module):
         rnn = DeepRNN(3, 64, layers=2, dropout=0.5, rngs=nnx.Rngs(params=0, dropout=1))
         outputs = rnn(inputs, seq_lengths=lengths)  # [batch, time, 3] to [batch, time, 64]
 
-    `train()` and `eval()` turn dropout on and off, as does a call's `deterministic`. The arguments
-    of an `nnx.RNN` are attributes, which `set_attributes` or an assignment changes.
+    `train()` and `eval()` turn dropout on and off, as does a call's `deterministic`. Of the
+    arguments of an `nnx.RNN` it has `time_major`, `return_carry`, `reverse`, `keep_order` and
+    `unroll`, attributes that `set_attributes` or an assignment changes.
 
     Attributes:
       layers: their parameters, bottom layer first.

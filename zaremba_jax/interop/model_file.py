@@ -166,9 +166,13 @@ def load_folder(path: str | Path) -> Model:
             f"{folder}: cannot be read as a model folder ({error}); export the model again"
         ) from None
     arrays, metadata = read_safetensors(folder / FOLDER_MODEL)
+    described = config, vocabulary
     if ENTRY in metadata:
-        _described(folder / FOLDER_MODEL, arrays, metadata[ENTRY])
-    return assemble(folder / FOLDER_MODEL, arrays, config, vocabulary)
+        described = _described(folder / FOLDER_MODEL, arrays, metadata[ENTRY])
+    model = assemble(folder / FOLDER_MODEL, arrays, config, vocabulary)
+    if described != (config, vocabulary):
+        raise InputError(f"{folder}: its files are not of one model; export the model again")
+    return model
 
 
 def folder_perplexities(path: str | Path) -> dict[str, float]:
@@ -178,7 +182,10 @@ def folder_perplexities(path: str | Path) -> dict[str, float]:
       OSError, ValueError: the folder is not one of its folders.
     """
     record = _folder_record(Path(path))
-    return {text: float(value) for text, value in record.get("perplexities", {}).items()}
+    try:
+        return {text: float(value) for text, value in record.get("perplexities", {}).items()}
+    except (AttributeError, TypeError) as error:
+        raise InputError(f"{path}: its perplexities are no numbers ({error})") from None
 
 
 def is_model_folder(path: str | Path) -> bool:

@@ -209,7 +209,8 @@ def members_nll(predictors: Predictor, ids: np.ndarray, streams: int, mesh: Mesh
         nll, state = _window_nll(predictors, inputs, targets, state, mesh)
         return fetch(nll), state
 
-    return nll_by_windows(read, ids, streams, _zero_states(predictors.params, streams, mesh))
+    start = functools.partial(_zero_states, predictors.params, mesh=mesh)
+    return nll_by_windows(read, ids, streams, start)
 
 
 @functools.partial(jax.jit, static_argnames=("streams", "mesh"))

@@ -1,10 +1,12 @@
-"""What a record says about the source that its run was trained with."""
+"""What a record says about the source that its run was trained with, and what the run took."""
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from experiments.training.environment import peak_host_memory
 from experiments.training.provenance import git_commit
 
 
@@ -29,3 +31,9 @@ def test_commit_is_that_of_the_source_and_tells_of_changes(tmp_path):
     assert find(source) == commit
     source.write_text("2")
     assert find(source) == f"{commit}-dirty"
+
+
+def test_memory_is_told_where_the_system_keeps_no_peak_of_it(monkeypatch):
+    told = peak_host_memory()
+    monkeypatch.setattr(Path, "read_text", lambda *_: "Name:\tpython\nVmRSS:\t50 kB\n")
+    assert told / 2 < peak_host_memory() < 2**40

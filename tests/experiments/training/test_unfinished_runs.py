@@ -95,10 +95,10 @@ def test_checkpoint_that_a_run_removes_meanwhile_is_not_damaged(tmp_path, monkey
 
     monkeypatch.setattr(unfinished_runs, "restore", restore)
     if overtaken:
-        assert unfinished_runs.restore_while_written(workdir, dict) is restored
+        assert unfinished_runs.restore_while_written(workdir.checkpoints, dict) is restored
     else:
         with pytest.raises(DamagedCheckpointError):
-            unfinished_runs.restore_while_written(workdir, dict)
+            unfinished_runs.restore_while_written(workdir.checkpoints, dict)
 
 
 def test_stopped_ensemble_has_its_members_and_a_sweep_has_none(folder, stop_after, capsys):

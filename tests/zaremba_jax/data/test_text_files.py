@@ -169,3 +169,17 @@ def test_names_without_a_file_or_with_one_twice_are_refused(
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises((FileNotFoundError, ValueError), match=message):
         find_files(pattern.format(folder=tmp_path.name))
+
+
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99)], ids=["encrypted", "method"])
+def test_archive_that_cannot_be_unpacked_is_refused(folder, offset, value):
+    piece = put(folder, b"a b\n" * 9, "zip")
+    data = bytearray(piece.path.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + offset] = value
+    piece.path.write_bytes(data)
+    with pytest.raises(InputError, match=r": damaged, .*; copy or download it again"):
+        list(read_bytes(piece))
+
+
+def test_byte_of_an_argument_that_is_no_text_is_that_byte():
+    assert UNITS["byte"].tokenize("caf\udce9") == ["c", "a", "f", "\xe9"]

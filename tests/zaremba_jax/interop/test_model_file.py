@@ -14,6 +14,7 @@ from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.interop.model_file import (
     ENTRY,
+    folder_perplexities,
     load_folder,
     load_model,
     named_arrays,
@@ -363,6 +364,20 @@ def test_folder_whose_files_do_not_go_together_is_refused(folder, name, content,
     (folder / name).write_text(content)
     with pytest.raises(ValueError, match=reason):
         load_folder(folder)
+
+
+def test_folder_with_the_words_of_another_model_is_refused(folder):
+    (folder / "vocab.json").write_text(json.dumps(["a", "<eos>", "b", "<unk>"]))
+    with pytest.raises(InputError, match="its files are not of one model; export the model again"):
+        load_folder(folder)
+
+
+@pytest.mark.parametrize("perplexities", [None, [], {"test": None}])
+def test_perplexities_that_are_no_numbers_are_refused(folder, perplexities):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"perplexities": perplexities}))
+    with pytest.raises(InputError, match="its perplexities are no numbers"):
+        folder_perplexities(folder)
 
 
 def test_folder_that_lacks_a_file_is_refused(folder):

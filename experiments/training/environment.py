@@ -3,6 +3,7 @@
 import os
 import platform
 import resource
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,12 @@ def peak_device_memory() -> int:
 def peak_host_memory() -> int:
     """Bytes, the most that this process has had in the host's memory."""
     status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux hands ru_maxrss down to a new process, which would start with its parent's peak.
-    (peak,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(peak.split()[1]) * 1024
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):  # which some sandboxes do not tell
+            return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def cores() -> int:
