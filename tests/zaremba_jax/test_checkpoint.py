@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import os
 import resource
 from unittest import mock
 
@@ -261,3 +263,10 @@ def test_checkpoints_without_checksums_that_were_not_cut_off_are_kept_and_named_
     with pytest.raises(DamagedCheckpointError):
         restore(tmp_path, make_template)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_every_lack_of_space_is_told_as_one(number):
+    told = os.strerror(number)
+    error = ValueError(f"OS error {number} writing a file: {told}\nand more")
+    assert checkpoint._why(error) == f"({told.lower()}); is the disk full?"

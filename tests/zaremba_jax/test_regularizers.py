@@ -159,6 +159,9 @@ def test_a_site_with_a_rate_of_its_own_has_the_masks_that_dropout_draws_there(
     key, rates = jax.random.key(0), {"dropout": 0.5, site: jnp.float32(rate)}
     swept = jax.jit(lambda rates: sample_masks(config, rates, TOKENS, VOCABULARY, key=key))(rates)
     if rate:
+        unset = override(PLAIN, **settings)
+        given = {"dropout": 0.5, site: rate}
+        assert_equal(sample_masks(unset, given, TOKENS, VOCABULARY, key=key), masks)
         return assert_equal(swept, masks)
     own = swept.inputs[0] if site == "input_dropout" and swept.inputs else swept.output
     np.testing.assert_array_equal(own, np.ones(own.shape))  # among others that are not 0

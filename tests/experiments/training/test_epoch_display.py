@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments.training.epoch_display import EpochDisplay
+from experiments.training.epoch_display import EpochDisplay, _duration
 from experiments.training.journal import Journal
 from zaremba_jax.config import override
 from zaremba_jax.presets import QUICK
@@ -133,3 +133,11 @@ def test_bar_is_taken_away_when_training_fails():
     with pytest.raises(ArithmeticError), EpochDisplay(console, run_of(METRICS, step=0), 1):
         raise ArithmeticError
     assert file.getvalue().endswith(("\x1b[?25h", "\x1b[2K"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(59.94, "59.9 s"), (72.34, "1:12"), (3599.4, "59:59"), (3600, "1:00:00"), (45296, "12:34:56")],
+)
+def test_times_have_hours_from_an_hour_on(seconds, shown):
+    assert _duration(seconds) == shown

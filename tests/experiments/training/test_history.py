@@ -52,3 +52,13 @@ def test_table_has_every_figure_of_the_lines_and_is_the_same_after_a_restart(tmp
     before = workdir.metrics_table.read_bytes()
     EpochFiles(workdir, history)
     assert workdir.metrics_table.read_bytes() == before
+
+
+def test_journal_is_read_as_it_was_recorded():
+    journal = Journal([1.5, 2.5], provenance={"date": "today"})
+    estimates = {"valid_perplexity_estimate": 9.0, "valid_perplexity_estimates": [8.0, 10.0]}
+    journal.end_epoch(estimates, 0.5)
+    journal.add_windows({0: 3.0, 1: 4.0}, 2.0)
+    journal.exclude(1, "the loss became nan")
+    kept = json.loads(json.dumps(journal.record()))
+    assert Journal.read(kept, journal.history) == journal

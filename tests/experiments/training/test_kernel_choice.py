@@ -69,7 +69,10 @@ def test_candidate_that_breaks_is_named_with_the_reason_and_left_out(pallas):
     assert choice == {"kernel": "custom_vjp", "window_seconds": {}, "left_out": {"pallas": reason}}
 
 
-@pytest.mark.parametrize(("precision", "factor"), [("float32", 1.001), ("bfloat16", 1.05)])
+@pytest.mark.parametrize(
+    ("precision", "factor"),
+    [("float32", 1.001), ("bfloat16", 1.05), ("float32", float("nan"))],
+)
 def test_what_differs_from_the_scan_by_more_than_rounding_disagrees(pallas, precision, factor):
     def wrong(*arguments):
         outputs, state = custom_vjp_layer(*arguments)

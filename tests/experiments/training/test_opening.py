@@ -1,11 +1,17 @@
 import io
+import math
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import pytest
 from rich.console import Console
 
 from experiments.training import opening
+from zaremba_jax.config import override
 from zaremba_jax.data.corpus import make_corpus
+from zaremba_jax.parallel.members import memory_needed
+from zaremba_jax.presets import QUICK
 
 
 @pytest.fixture
@@ -34,3 +40,22 @@ def test_cpu_is_a_loud_warning_where_an_accelerator_could_be_used(told, monkeypa
 def test_share_of_unknown_words_is_of_the_training_text():
     texts = (["a", "<unk>", "a", "b"], ["a", "<unk>"], ["a", "b"])
     assert opening.unknown_share(make_corpus("x", *texts)) == 0.25
+
+
+class Resident(list):
+    resident_bytes = 5 * 2**20
+
+
+def test_memory_is_that_of_the_text_and_of_the_models_on_a_device():
+    config, file = override(QUICK, hidden_size=50), io.StringIO()
+    run: Any = SimpleNamespace(
+        config=config,
+        all_configs=[config] * 3,
+        corpus=make_corpus("x", ["a", "b", "a"], ["a", "b"], ["a", "b"]),
+        windows=Resident([0]),
+        models_on_device=(3, 2),
+    )
+    opening.print_run(run, Console(file=file))
+    needed = math.ceil((5 * 2**20 + memory_needed(config, 2, 3, 2)) / 2**20)
+    assert "model: 3 models of " in file.getvalue()
+    assert f"trains in about {needed} MiB of " in file.getvalue()

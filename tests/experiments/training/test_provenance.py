@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.training.environment import peak_host_memory
+from experiments.training.environment import device_memory, peak_host_memory
 from experiments.training.provenance import git_commit
 
 
@@ -37,3 +37,7 @@ def test_memory_is_told_where_the_system_keeps_no_peak_of_it(monkeypatch):
     told = peak_host_memory()
     monkeypatch.setattr(Path, "read_text", lambda *_: "Name:\tpython\nVmRSS:\t50 kB\n")
     assert told / 2 < peak_host_memory() < 2**40
+
+
+def test_memory_of_a_host_is_in_bytes_and_holds_this_process():
+    assert peak_host_memory() < device_memory() < 2**50

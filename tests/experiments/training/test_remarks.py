@@ -8,7 +8,7 @@ import pytest
 
 from experiments.training import remarks
 from experiments.training.journal import Journal
-from experiments.training.run import decided_rates, is_finished
+from experiments.training.run import decided_rates, is_finished, words_per_second
 from zaremba_jax.config import override
 from zaremba_jax.presets import PRESETS, QUICK
 
@@ -72,6 +72,9 @@ def test_run_out_of_patience_is_finished_and_says_so():
         " (--patience=1)"
     )
     assert not is_finished(run_of(GETS_WORSE, epochs=9, patience=2))
+    within = run_of(GETS_WORSE, epochs=9, patience=1)
+    within.windows, within.step = [0, 0], 9
+    assert not is_finished(within)
 
 
 def test_each_member_has_the_rate_that_its_own_estimates_decide():
@@ -79,3 +82,9 @@ def test_each_member_has_the_rate_that_its_own_estimates_decide():
     run = run_of([9.0, 9.0, 9.0], [9.0, 8.0, 7.0], **settings)
     np.testing.assert_allclose(decided_rates(run, [0, 1])["learning_rate"], [0.5, 0.4])
     assert not decided_rates(run_of([9.0]), [0])
+
+
+def test_speed_is_that_of_all_models_together():
+    run = run_of([9.0], [9.0], batch_size=3, unroll=5)
+    run.journal.add_windows({0: 1.0, 1: 1.0}, 4.0)
+    assert words_per_second(run, 7) == 2 * 7 * 3 * 5 / 4

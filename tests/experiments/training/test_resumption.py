@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -198,10 +199,15 @@ def test_short_epochs_are_not_all_saved_and_all_have_their_metrics(
 ):
     clock, written = [0.0], {}
     train_windows, save = run_module.train_windows, resumption.checkpoint.save
+    text_nll = run_module.text_nll
 
     def slow_train(config, state, windows, *rest, **more):
-        clock[0] += len(windows) * seconds / WINDOWS
+        clock[0] += len(windows) * (seconds - 2) / WINDOWS
         return train_windows(config, state, windows, *rest, **more)
+
+    def slow_estimate(*text):
+        clock[0] += 2
+        return text_nll(*text)
 
     def slow_save(path, step, *what):
         save(path, step, *what)
@@ -212,13 +218,51 @@ def test_short_epochs_are_not_all_saved_and_all_have_their_metrics(
         for module in (loop, resumption):
             slow.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
         slow.setattr(run_module, "train_windows", slow_train)
+        slow.setattr(run_module, "text_nll", slow_estimate)
         slow.setattr(resumption.checkpoint, "save", slow_save)
         assert run(*FLAGS, "--workdir=run", "--epochs=5").status == 0
     assert written == {epoch: epoch for epoch in saved}
     words = WINDOWS * CONFIG.train.batch_size * CONFIG.train.unroll
     for epoch, line in enumerate(metrics(folder / "run"), 1):
-        assert line["words_per_second"] == pytest.approx(words / seconds)
+        assert line["words_per_second"] == pytest.approx(words / (seconds - 2))
         assert line["seconds"] == pytest.approx(epoch * seconds)
+
+
+def test_run_is_saved_within_an_epoch_after_the_minutes_that_were_asked_for(monkeypatch):
+    clock, due = [0.0], []
+    monkeypatch.setattr(resumption, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    running: Any = types.SimpleNamespace(step=1, windows=range(2), config=CONFIG)
+    saves = resumption.Saves(running, Workdir("run"), 10)
+    for clock[0] in (599.0, 601.0):
+        due.append(saves.is_due())
+    assert due == [False, True]
+
+
+def test_run_stopped_within_an_epoch_is_not_finished_by_asking_for_fewer(folder, after_chunk):
+    after_chunk(43, ctrl_c)
+    assert run(*FLAGS, "--workdir=run").status == 128 + signal.SIGINT
+    before = content(folder)
+    refused = run(*FLAGS, "--epochs=1", "--workdir=run")
+    assert_refused(refused, "run: has trained for 1 epochs and 9 windows; give --epochs=2 or more")
+    assert content(folder) == before
+
+
+def test_history_is_on_the_disk_before_a_checkpoint_counts_on_it(folder, monkeypatch):
+    done, fsync, save = [], os.fsync, resumption.checkpoint.save
+
+    def synced(descriptor):
+        done.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def saved(*what):
+        done.append("checkpoint")
+        save(*what)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(resumption.checkpoint, "save", saved)
+    assert run(*FLAGS, "--workdir=run").status == 0
+    ours = [what for what in done if what in ("history.jsonl", "checkpoint")]
+    assert ours == ["history.jsonl", "checkpoint"] * 2
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints/history.jsonl"])

@@ -57,7 +57,11 @@ def test_folder_of_other_things_can_take_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["checkpoints/1000/weights.bin", "summary.json", "model.safetensors", "curves.png"]
+    "name",
+    [
+        *("checkpoints/1000/weights.bin", "summary.json", "model.safetensors", "curves.png"),
+        *("metrics.jsonl", "metrics.csv", "members/weights.bin", "mixtures.png", "sweep.png"),
+    ],
 )
 def test_folder_with_results_of_another_program_is_refused(tmp_path, name):
     path = tmp_path / name

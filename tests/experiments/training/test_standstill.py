@@ -12,7 +12,8 @@ from experiments.training.standstill import standstill
 from zaremba_jax.config import override
 from zaremba_jax.data.corpus import make_corpus
 
-CORPUS = make_corpus("text", list("aabb"), list("abab"), list("ab"))  # 2 by frequencies
+# 2 by frequencies; the test text has 4
+CORPUS = make_corpus("text", list("aabc"), list("baaa"), list("ab"))
 
 
 def said(*estimates, epochs=4, **changes):

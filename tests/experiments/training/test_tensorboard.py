@@ -16,8 +16,9 @@ from rich.console import Console
 from tensorboardX.proto import event_pb2
 
 from experiments import ensemble, sweep
-from experiments.training.curves import Curves
+from experiments.training.curves import Curves, averages
 from experiments.training.tensorboard import TensorBoard
+from zaremba_jax.array_types import WindowStatistics
 from zaremba_jax.config import override
 from zaremba_jax.inference.gates import gate_activations
 from zaremba_jax.model import init_params
@@ -226,3 +227,24 @@ def test_without_its_package_the_flag_is_refused(folder, monkeypatch):
     refused = run(*FLAGS, "--workdir=run", "--tensorboard")
     assert_refused(refused, "--tensorboard", "pip install 'zaremba-jax[tensorboard]'")
     assert not (folder / "run").exists()
+
+
+def test_curves_have_the_means_of_windows_and_the_largest_norm():
+    nll, norms = np.array([[1.0, 3.0]]), np.array([[2.0, 6.0]])
+    windows: Any = WindowStatistics(nll=nll, gradient_norm=norms)
+    assert averages(windows) == {
+        "loss/train_nats": 2.0,
+        "optimizer/gradient_norm": 4.0,
+        "optimizer/gradient_norm_largest": 6.0,
+    }
+
+
+def test_board_that_fails_takes_no_point_from_another(tmp_path):
+    full, whole = TensorBoard(tmp_path / "full", 0), TensorBoard(tmp_path / "whole", 0)
+    with Curves([full, whole], {}, Console(file=io.StringIO())) as curves:
+        full._writer.close()
+        # Unbuffered, so that writing a point fails and not flushing it.
+        full._writer._writer = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+        for step in (1, 2):
+            curves.windows(step, {}, SO_FAR)
+    assert [step for step, _ in points(tmp_path / "whole")[TIMED]] == [1, 2]

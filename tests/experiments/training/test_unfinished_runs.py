@@ -101,7 +101,9 @@ def test_checkpoint_that_a_run_removes_meanwhile_is_not_damaged(tmp_path, monkey
             unfinished_runs.restore_while_written(workdir.checkpoints, dict)
 
 
-def test_stopped_ensemble_has_its_members_and_a_sweep_has_none(folder, stop_after, capsys):
+def test_stopped_ensemble_has_its_members_and_a_sweep_has_none(
+    folder, stop_after, capsys, monkeypatch
+):
     flags = (*MEMBERS, "--members_at_once=2", "--keep=best")
     stop_after(2 * PER_EPOCH + 2, *flags, program=ensemble)
     models = load_models(["run"])
@@ -111,6 +113,18 @@ def test_stopped_ensemble_has_its_members_and_a_sweep_has_none(folder, stop_afte
         chunk, row = divmod(seed, 2)
         assert model.config.seed == seed
         assert_same(model.params, jax.tree.map(lambda x, row=row: x[row], chunks[chunk]["best"]))
+    restore = unfinished_runs.restore_while_written
+
+    def with_one_that_diverged(*args):
+        restored = restore(*args)
+        assert restored is not None
+        restored.record["excluded"] = {"1": "the loss became nan"}
+        return restored
+
+    with monkeypatch.context() as diverged:
+        diverged.setattr(unfinished_runs, "restore_while_written", with_one_that_diverged)
+        assert [model.config.seed for model in load_models(["run"])] == [0, 2]
+    assert "its 2 models of epochs 1, 1, the best after 1 of 2" in capsys.readouterr().err
     with pytest.raises(InputError, match="has 3 models and is not finished"):
         load(single_model(["run"], "workdir"))
     write_json(Workdir("run").config, to_dict(CONFIG) | {"vary": "dropout=0_0.5"})

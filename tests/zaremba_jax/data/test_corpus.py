@@ -68,3 +68,9 @@ def test_unigram_perplexity_is_none_where_the_training_text_lacks_a_byte():
     ids = np.array([0, 1, 1], np.uint8)
     corpus = Corpus("c", Vocabulary(BYTES, "byte"), ids, ids, np.array([0, 2], np.uint8))
     assert unigram_perplexity(corpus) is None
+
+
+def test_unigram_perplexity_is_of_the_text_that_is_asked_for():
+    corpus = make_corpus("c", list("aaab"), list("aa"), list("ab"))
+    assert unigram_perplexity(corpus, "valid") == pytest.approx(4 / 3)
+    assert unigram_perplexity(corpus, "test") == pytest.approx(4)

@@ -115,3 +115,10 @@ def test_empty_cache_forms_no_number_that_is_none():
     with jax.debug_nans(True):
         nll, _ = mix(jnp.ones(2), jnp.ones((2, 3)), jnp.array([1, 1]), memory, config)
     assert nll[0] == 1
+
+
+def test_memory_is_as_wide_as_the_last_layer():
+    config = override(CONFIG, layers=3, output_size=3)
+    model = model_of(init_params(config.model, VOCABULARY, key=jax.random.key(0)), config)
+    nll = neural_cache_nll(model, IDS, CacheConfig(window=8, theta=1.0, weight=1e-7))
+    np.testing.assert_allclose(nll, text_nll(model, IDS), rtol=1e-5)

@@ -106,6 +106,13 @@ def test_text_has_the_tokens_that_a_run_has(tmp_path, vocabulary, corpus, conten
         assert list(text.tokens) == tokens
 
 
+def test_one_blank_ends_an_utterance_id_and_the_next_is_text(tmp_path):
+    (tmp_path / "text").write_text(" u1  a\nu2\tb\n")
+    text = read_text(tmp_path / "text", make(vocabulary=CHARACTERS), with_utterance_ids=True)
+    assert text.utterance_ids == ["u1", "u2"]
+    assert list(text.tokens) == [[" ", "a", "\n"], ["b", "\n"]]
+
+
 def test_last_line_is_whole_where_lines_are_scored_alone(tmp_path):
     (tmp_path / "text").write_text("ab\nb")
     model = make(vocabulary=CHARACTERS)
