@@ -62,12 +62,17 @@ def dropout_mask(rate: float | Scalar, shape: tuple[int, ...], *, key: Key) -> j
     [0.0, 2.0]
     """
     keep = 1 - rate
-    return jnp.where(jax.random.bernoulli(key, keep, shape), 1 / keep, 0.0)
+    return jnp.where(_happens(keep, shape, key=key), 1 / keep, 0.0)
 
 
 def zoneout_mask(rate: float | Scalar, shape: tuple[int, ...], *, key: Key) -> jax.Array:
     """1 where a unit keeps its previous value, 0 elsewhere (Krueger et al. 2017)."""
-    return jnp.where(jax.random.bernoulli(key, rate, shape), 1.0, 0.0)
+    return jnp.where(_happens(rate, shape, key=key), 1.0, 0.0)
+
+
+def _happens(chance: float | Scalar, shape: tuple[int, ...], *, key: Key) -> jax.Array:
+    """True with that probability, from float32 draws whether it is a setting or a traced number."""
+    return jax.random.bernoulli(key, jnp.asarray(chance, jnp.float32), shape)
 
 
 def sample_masks(
@@ -184,7 +189,7 @@ def drop_weights(rates: Rates, params: ModelParams, *, key: Key | None) -> Model
 
     def drop(layer: LayerParams, layer_key: Key) -> LayerParams:
         weights = layer.recurrent_weights
-        kept = jax.random.bernoulli(layer_key, keep, weights.shape)
+        kept = _happens(keep, weights.shape, key=layer_key)
         dropped = jnp.where(kept, weights / keep, 0).astype(weights.dtype)
         return dataclasses.replace(layer, recurrent_weights=dropped)
 

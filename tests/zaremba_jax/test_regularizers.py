@@ -376,3 +376,13 @@ def test_only_penalties_on_weights_reach_words_that_a_window_lacks(name):
 
 def test_rates_are_rounded_as_those_are_that_a_program_is_given():
     assert active_rates(RegularizerConfig(dropout=0.1)) == {"dropout": float(np.float32(0.1))}
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_a_traced_rate_draws_the_masks_of_the_setting_in_double_precision_too(float64, name):
+    config, key = override(PLAIN, **{name: 0.35}), jax.random.key(0)
+    swept = jax.jit(lambda rate: sample_masks(config, {name: rate}, TOKENS, VOCABULARY, key=key))(
+        np.float32(0.35)
+    )
+    for a, b in zip(*map(jax.tree.leaves, (swept, masks_of({name: 0.35}))), strict=True):
+        np.testing.assert_array_equal(a != 0, b != 0)

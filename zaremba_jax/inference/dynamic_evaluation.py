@@ -51,7 +51,8 @@ class DynamicConfig:
             if not 0 <= value <= most:
                 limits = "at least 0" + (" and at most 1" if most == 1 else "")
                 raise InputError(f"dynamic_{name}={value}: must be finite in float32, {limits}")
-        if self.rule == "rms" and self.epsilon == 0:  # words that never occurred have no gradient
+        # Words that never occurred have no gradient.
+        if self.rule == "rms" and self.epsilon < np.finfo(np.float32).tiny:
             raise InputError(f"dynamic_epsilon={self.epsilon}: must be above 0 for the rule rms")
         if self.segment < 1:
             raise InputError(f"dynamic_segment={self.segment}: must be at least 1")
@@ -109,8 +110,9 @@ def dynamic_nll(
         jnp.asarray(tokens.reshape(-1, at_once, segment, 1), jnp.int32)
         for tokens in (padded[:-1], padded[1:])
     )
-    sizes, adapted = step_sizes(model.params, config, squares), model.predictor
-    adapted = dataclasses.replace(adapted, params=jax.tree.map(jnp.copy, model.params))
+    sizes = step_sizes(model.params, config, squares)
+    # Copies, since its buffers are donated, each of them once; layers may share their masks.
+    adapted = jax.tree.map(jnp.copy, model.predictor)
     state, results = adapted.zero_state(batch_size=1), []
     for chunk in zip(inputs, targets, strict=True):
         nll, adapted, state = _read(model.params, adapted, state, *chunk, sizes)

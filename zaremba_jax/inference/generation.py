@@ -171,7 +171,7 @@ def filter_logits(
         probabilities = jax.nn.softmax(ordered)
         more_probable = jnp.cumsum(probabilities) - probabilities
         kept = jnp.where(more_probable < sampling.top_p, ordered, jnp.inf)
-        scores = _at_least(scores, kept.min())
+        scores = _at_least(scores, jnp.minimum(kept.min(), ordered[0]))  # top_p may round to 0
     return scores
 
 

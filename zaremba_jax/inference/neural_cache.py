@@ -123,9 +123,11 @@ def mix(
     steps, positions = jnp.arange(len(nll))[:, None], jnp.arange(len(words))[None, :]
     # Step t is at position window + t and sees the `window` positions before it.
     visible = (positions >= steps) & (positions < steps + window) & (words != _EMPTY)[None, :]
-    similarity = jnp.where(visible, config.theta * (outputs @ kept.T), -jnp.inf)
+    products, any_visible = outputs @ kept.T, visible.any(axis=1)
+    largest = jnp.where(visible, products, -jnp.inf).max(axis=1)
+    largest = jnp.where(any_visible, largest, 0)[:, None]  # 0 is left of it, whatever theta is
+    similarity = jnp.where(visible, config.theta * (products - largest), -jnp.inf)
     of_target = jnp.where(words[None, :] == targets[:, None], similarity, -jnp.inf)
-    any_visible = visible.any(axis=1)
     total = jnp.where(any_visible, jax.nn.logsumexp(similarity, axis=1), 0)  # never -inf - -inf
     in_cache = jax.nn.logsumexp(of_target, axis=1) - total
     log_p = jnp.logaddexp(math.log1p(-config.weight) - nll, math.log(config.weight) + in_cache)

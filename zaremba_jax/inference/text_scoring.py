@@ -183,11 +183,11 @@ def records(text: Text, nll: np.ndarray, each: Each) -> list[dict[str, Any]]:
 def _sentence_record(
     line: str, tokens: list[str], nll: np.ndarray, unknown: Set[str]
 ) -> dict[str, Any]:
-    scored = nll[~np.isnan(nll)]
+    is_scored = ~np.isnan(nll)
     return {
-        "log_probability": -float(scored.sum()),
-        "tokens": len(scored),
-        "unknown": sum(token in unknown for token in tokens),
+        "log_probability": -float(nll[is_scored].sum()),
+        "tokens": int(is_scored.sum()),
+        "unknown": sum(token in unknown for token in itertools.compress(tokens, is_scored)),
         "text": line,
     }
 

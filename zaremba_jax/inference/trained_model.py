@@ -63,9 +63,11 @@ class Model(model.Model):
           InputError: there is nothing to predict, or a token is unknown to a vocabulary without
             `<unk>`.
         """
-        ids, unknown = prompt_ids(self.vocabulary, text, "text")
+        ids, _ = prompt_ids(self.vocabulary, text, "text")
         nll = text_nll(self, ids)
-        return Score(-float(nll.sum(dtype=float)), len(nll), sum(unknown.values()))
+        scored = self.vocabulary.tokenize(text)[-len(nll) :]
+        unknown = sum(self.vocabulary.unknown(scored).values())
+        return Score(-float(nll.sum(dtype=float)), len(nll), unknown)
 
     def generate(
         self,

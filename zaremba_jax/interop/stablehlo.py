@@ -15,7 +15,7 @@ from zaremba_jax.array_types import RNNState
 from zaremba_jax.cells import pack_state, unpack_state
 from zaremba_jax.config import override
 from zaremba_jax.errors import InputError
-from zaremba_jax.model import Model
+from zaremba_jax.model import Model, softmax_weights
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PlainState = tuple[tuple[jax.Array, ...], ...]
@@ -48,8 +48,13 @@ def portable_scoring(model: Model) -> bytes:
         )
     # Symbolic sizes leave no choice of kernel and cannot be chunked.
     config = override(model.config, kernel="custom_vjp", softmax_tokens=0)
-    predictor = dataclasses.replace(model, config=config).predictor
-    layers = model.params.layers
+    params = model.params
+    if config.compute.precision == "bfloat16":
+        # Tied weights would be laid out by an operation that no exported program may have.
+        softmax = dataclasses.replace(params.softmax, weights=softmax_weights(params))
+        params = dataclasses.replace(params, softmax=softmax)
+    predictor = dataclasses.replace(model, params=params, config=config).predictor
+    layers = params.layers
 
     def score(tokens: jax.Array, targets: jax.Array, state: PlainState) -> Any:
         named = tuple(

@@ -93,7 +93,7 @@ def layers_from_torch(
             f"{', '.join(others)}: only a unidirectional torch.nn.LSTM, GRU or RNN without"
             " projections can be converted; leave out what is not part of it"
         )
-    arrays = {name.removeprefix(prefix): _array(name, state) for name in names}
+    arrays = {name.removeprefix(prefix): _array(name, state, prefix) for name in names}
     last = max((int(name.rpartition("_l")[2]) for name in arrays), default=0)
     return tuple(_layer_from_torch(arrays, f"l{n}", prefix, nonlinearity) for n in range(last + 1))
 
@@ -246,13 +246,13 @@ def infer_config(params: ModelParams, unit: UnitName = "word") -> Config:
     )
 
 
-def _array(name: str, state: Mapping[str, Any]) -> np.ndarray:
+def _array(name: str, state: Mapping[str, Any], prefix: str = "") -> np.ndarray:
     """A double-precision array as it is, any other in single precision."""
     x = state[name]
     if hasattr(x, "detach"):  # a tensor; NumPy has no bfloat16
         x = x.detach().cpu()
         x = x.float() if x.dtype.itemsize < 4 else x
-    array, dimensions = np.asarray(x), 1 if "bias" in name else 2
+    array, dimensions = np.asarray(x), 1 if "bias" in name.removeprefix(prefix) else 2
     if array.ndim != dimensions:
         raise InputError(
             f"{name}: has {array.ndim} dimensions, where torch's has {dimensions}; give an"

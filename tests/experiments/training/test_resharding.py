@@ -91,3 +91,8 @@ def test_ensemble_is_evaluated_by_the_expectation_of_zoneout_and_in_its_precisio
     for member, nll in enumerate(run.nll(corpus.test)):
         expected = text_nll(run.model(member), corpus.test)
         np.testing.assert_allclose(nll, expected, rtol=1e-5)
+
+
+def test_keys_stay_of_their_kind_whatever_jaxs_default_is(tmp_path):
+    with jax.default_prng_impl("rbg"):
+        test_streams_that_pad_the_batch_are_dropped_and_new_ones_are_zero(tmp_path)

@@ -138,6 +138,7 @@ def test_ids_of_any_type_are_read_alike():
     ("setting", "reason"),
     [
         ({"rate": -1.0}, "dynamic_rate=-1.0: must be finite in float32, at least 0"),
+        ({"rule": "rms", "epsilon": 1e-50}, "dynamic_epsilon=1e-50: must be above 0 for the rule"),
         ({"rate": 1e39}, "dynamic_rate=1e+39: must be finite in float32, at least 0"),
         ({"decay": 1.5}, "dynamic_decay=1.5: must be finite in float32, at least 0 and at most 1"),
         ({"segment": 0}, "dynamic_segment=0: must be at least 1"),
@@ -169,3 +170,10 @@ def test_rule_rms_without_squares_is_refused():
         match=r"the rule rms needs the mean squares of gradients.*; give them, or use sgd",
     ):
         dynamic_nll(MODEL, IDS, RMS)
+
+
+def test_layers_that_share_the_expectation_of_zoneout_adapt_too():
+    config = override(ZONEOUT, layers=2)
+    model = model_of(init_params(config.model, VOCABULARY, key=jax.random.key(0)), config)
+    still = dataclasses.replace(SGD, rate=0.0)
+    np.testing.assert_allclose(dynamic_nll(model, IDS, still), text_nll(model, IDS), rtol=1e-5)

@@ -198,3 +198,9 @@ def test_every_model_writes_in_its_own_precision(monkeypatch):
     models = [model(hidden_size=3, precision=precision) for precision in precisions]
     generate(models, PROMPT, 1, key=jax.random.key(0))
     assert asked == precisions * 2  # the prompt, and the text
+
+
+@pytest.mark.parametrize("top_p", [1e-300, 1e-50])
+def test_shares_that_round_to_nothing_take_the_most_probable(top_p):
+    scores = jnp.array([-3.0, -1.0, -2.0])
+    assert sample_token(Sampling(top_p=top_p), scores, jax.random.key(0)) == 1

@@ -122,3 +122,10 @@ def test_memory_is_as_wide_as_the_last_layer():
     model = model_of(init_params(config.model, VOCABULARY, key=jax.random.key(0)), config)
     nll = neural_cache_nll(model, IDS, CacheConfig(window=8, theta=1.0, weight=1e-7))
     np.testing.assert_allclose(nll, text_nll(model, IDS), rtol=1e-5)
+
+
+def test_cache_of_any_theta_gives_numbers():
+    memory = Memory(jnp.ones((2, 5)), jnp.array([1, 2], jnp.int32))
+    config = CacheConfig(window=2, theta=1e38, weight=0.5)
+    nll, _ = mix(jnp.ones(1), jnp.ones((1, 5)), jnp.array([1], jnp.int32), memory, config)
+    assert np.isfinite(nll).all()

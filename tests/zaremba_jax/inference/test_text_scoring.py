@@ -158,3 +158,10 @@ def test_text_that_cannot_be_read_is_refused(tmp_path, content, vocabulary, reas
         (tmp_path / "text").write_bytes(content)
     with pytest.raises((ValueError, FileNotFoundError), match=reason):
         read_text(tmp_path / "text", make(vocabulary=vocabulary))
+
+
+def test_unknown_tokens_are_counted_among_those_that_are_scored(tmp_path):
+    (tmp_path / "text").write_text("zebra cat\n")
+    text = read_text(tmp_path / "text", MODELS[0])
+    (record,) = records(text, stream_nll(MODELS, text, text_nll), "sentence")
+    assert (record["tokens"], record["unknown"]) == (2, 0)

@@ -8,6 +8,7 @@ import pytest
 from model_examples import TEXT, WORDS, make
 
 from zaremba_jax import Model
+from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.generation import Sampling, generate
 from zaremba_jax.interop.model_file import save_folder
@@ -49,3 +50,9 @@ def test_saved_model_is_loaded_from_its_file_its_run_and_its_folder(tmp_path, mo
     (example,) = re.findall("```python\n(.*?)```", card, re.DOTALL)
     exec(example.replace("FOLDER", "exported"), {})
     assert float(capsys.readouterr().out.split()[-1]) > 1
+
+
+def test_first_token_that_nothing_predicts_is_not_counted_as_unknown():
+    record = make(vocabulary=Vocabulary(("a", "b", "<unk>"), "char"))
+    score = Model(record.params, record.config, record.vocabulary).score("za")
+    assert (score.tokens, score.unknown) == (1, 0)

@@ -57,7 +57,12 @@ def test_function_runs_with_jax_and_numpy_alone_on_windows_of_any_size(tmp_path)
 
 @pytest.mark.parametrize(
     "changes",
-    [{"cell": "gru", "precision": "bfloat16"}, {"zoneout_cell": 0.5}, {"kernel": "pallas"}],
+    [
+        {"cell": "gru", "precision": "bfloat16"},
+        {"zoneout_cell": 0.5},
+        {"kernel": "pallas"},
+        {"tie_weights": True, "precision": "bfloat16"},
+    ],
     ids=str,
 )
 def test_every_cell_precision_and_noise_goes_along_for_every_platform(changes):

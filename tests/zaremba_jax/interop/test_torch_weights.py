@@ -249,3 +249,9 @@ def test_parameters_may_come_as_pairs_of_name_and_array():
     state = torch_state()
     expected = layers_from_torch(state)
     jax.tree.map(np.testing.assert_array_equal, layers_from_torch(iter(state.items())), expected)
+
+
+def test_prefix_may_have_any_word():
+    state, expected = torch_state(), layers_from_torch(torch_state())
+    named = {f"debiased.rnn.{name}": x for name, x in state.items()}
+    jax.tree.map(np.testing.assert_array_equal, layers_from_torch(named, "debiased.rnn."), expected)
