@@ -30,7 +30,7 @@ from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.reports.figures import write_picture
 from experiments.training.environment import environment
-from experiments.training.run_folder import write_json, write_text
+from experiments.training.run_folder import Workdir, write_json, write_text
 from zaremba_jax.array_types import CellName
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import Config, override, to_dict
@@ -94,6 +94,11 @@ def configure() -> Config:
             f"--data_dir={FLAGS.data_dir}: holds the Penn Treebank, but this run reads the"
             " built-in corpus; add --corpus=ptb or leave it out"
         )
+    for name in ("memory_lags", "memory_rate"):
+        if FLAGS[name].present and not FLAGS.memory_steps:
+            raise InputError(
+                f"--{name}: has no effect with --memory_steps=0; leave one of them out"
+            )
     config = override(
         QUICK,
         corpus=FLAGS.corpus,
@@ -115,8 +120,8 @@ def configure() -> Config:
 
 
 def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
-    """Creates the folder of the report; refuses one of other settings, or with other files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Creates and locks the folder of the report; refuses one of other settings, or of others."""
+    Workdir(folder).hold()  # another that measures would replace the report
     path = folder / "results.json"
     for name in ("report.md", *_FIGURES):
         refuse_to_replace("workdir", folder / name, "of this program", lambda _: path.exists())

@@ -13,7 +13,7 @@ from absl import flags
 
 from experiments.benchmarks.contenders import BUILDERS, choose_contenders, default_peers
 from experiments.benchmarks.own_process import needs_of_all
-from experiments.benchmarks.scaling import scaling_curves, scaling_figure
+from experiments.benchmarks.scaling import refuse_scales, scaling_curves, scaling_figure
 from experiments.benchmarks.step_times import compare_step_times, print_step_times
 from experiments.cli import program
 from experiments.cli.config_flags import config_from_flags, define_config_flags
@@ -66,8 +66,13 @@ def main() -> None:
     if FLAGS.scaling:
         others = [contender.name for contender in needs if contender.members == 1][1:]
         with console.status("scaling"):
-            results["scaling"] = scaling_curves(config, others, FLAGS.windows, FLAGS.rounds)
-        write_results(results)
+            results["scaling"] = scaling_curves(
+                config,
+                others,
+                FLAGS.windows,
+                FLAGS.rounds,
+                keep=lambda curves: write_results(results | {"scaling": curves}),
+            )
         write_picture(console, Path(FLAGS.scaling), scaling_figure, results)
 
 
@@ -95,6 +100,13 @@ def configure() -> Config:
             f"--scaling={FLAGS.scaling}: is not a picture; end its name in"
             f" {', '.join(_FIGURE_SUFFIXES)}"
         )
+    if FLAGS.scaling:
+        try:
+            refuse_scales(config)
+        except InputError as error:
+            raise InputError(
+                f"--scaling={FLAGS.scaling}: varies one size at a time, but {error}"
+            ) from None
     return config
 
 

@@ -17,7 +17,7 @@ from experiments.cli.flag_kinds import define_choices
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.compilers.tables import EnsembleTable, EpochTable, empty_table
-from experiments.compilers.targets import TARGETS
+from experiments.compilers.targets import TARGETS, devices_of
 from zaremba_jax.config import Precision, override
 from zaremba_jax.errors import InputError
 from zaremba_jax.presets import AWD, PAPER_PERPLEXITIES, PRESETS
@@ -51,6 +51,9 @@ def main() -> None:
         kind = EnsembleTable(FLAGS.members, list(map(int, FLAGS.devices)), FLAGS.members_at_once)
     elif FLAGS["devices"].present or FLAGS.members_at_once:
         raise InputError("--devices, --members_at_once: apply to an ensemble; give --members too")
+    counts = kind.devices if isinstance(kind, EnsembleTable) else [1]
+    for target, count in product(FLAGS.targets, counts):
+        devices_of(TARGETS[target], count)  # refuses what there is not, before the minutes
     table = empty_table(kind.numbers)
     try:
         for target, name, precision in product(FLAGS.targets, FLAGS.configs, FLAGS.precisions):

@@ -1,5 +1,6 @@
 """Compares runs on one page: `python -m experiments.report runs/small runs/medium`."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def is_page(path: Path) -> bool:
 def named(runs: Sequence[str]) -> dict[str, str]:
     """The runs by the names of their folders, or by their paths if the names are not unique."""
     runs = list(dict.fromkeys(runs))
-    short = [Path(path).resolve().name for path in runs]
+    short = [Path(os.path.realpath(path)).name for path in runs]
     return dict(zip(short if len(set(short)) == len(short) else runs, runs, strict=True))
 
 

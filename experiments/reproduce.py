@@ -72,7 +72,7 @@ def main() -> None:
         corpus = load_corpus(config)
         kept: list[int] = []
         for _ in train_row(config, corpus, mesh, folder, results, console):
-            mixtures = jobs.mix(config, corpus, folder, averaged)
+            mixtures = jobs.mix(config, corpus, folder, averaged, read_records(results))
             kept = jobs.write_mixtures(results, config, mixtures)
             write_table(results, Console(quiet=True))  # printed once, at the end
         if kept:

@@ -203,3 +203,9 @@ def test_process_without_a_device_in_the_run_is_refused(folder, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     outcome = invoke.run(*SINGLE, program=ptb)
     assert_refused(outcome, "data_parallel=1: leaves 1 of 2 processes without a device", "give")
+
+
+@pytest.mark.parametrize("host", ["node1..cluster", f"{'a' * 64}.cluster"])
+def test_host_that_can_have_no_address_is_refused(folder, host):
+    flags = (f"--coordinator_address={host}:1234", "--num_processes=2", "--process_id=1")
+    assert_refused(invoke.run(*SINGLE, *flags), f"--coordinator_address={host}:1234: ")

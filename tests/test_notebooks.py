@@ -251,3 +251,11 @@ def test_the_papers_notebook_runs_solutions_included():
     assert "memory: tanh, step 20" in shown
     assert "non-recurrent dropout: 0." in shown  # by the solution of exercise 2
     assert "lstm: none, ordinary, non_recurrent; epoch 2" in shown
+
+
+def test_prompt_reaches_the_program_as_it_is():
+    (cell,) = (code for _, code, _ in cells(BY_NAME["train_on_colab"]) if "how = " in code)
+    (line,) = (line for line in cell.splitlines() if line.startswith("how"))
+    names = {"WORKDIR": "on drive", "PROMPT": 'he said "`x`"', "shlex": shlex}
+    exec(line, names)
+    assert shlex.split(names["how"])[:2] == ["--workdir=on drive", '--prompt=he said "`x`"']

@@ -11,10 +11,12 @@ PARTIAL = ".partial"  # ends the name of the file that becomes the target
 def write_whole(path: str | Path, content: bytes) -> None:
     """Writes a file beside its target, and renames it once it is complete.
 
+    A link stays, and what it leads to is written.
+
     Raises:
       OSError: it cannot be written; the target is as it was.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     partial = path.with_name(path.name + PARTIAL)
     with naming(path):
         partial.write_bytes(content)

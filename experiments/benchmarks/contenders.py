@@ -30,12 +30,13 @@ OURS = "zaremba_jax"
 
 
 def has_papers_layout(config: Config) -> bool:
-    """Whether cell, regularizers and layout are the paper's, whatever the sizes and rates."""
+    """Whether cell, regularizers, layout and update are the paper's, whatever sizes and rates."""
     model, regularizers = config.model, config.regularizers
     plain = ModelConfig(
         layers=model.layers, hidden_size=model.hidden_size, init_scale=model.init_scale
     )
-    return (model, regularizers) == (plain, RegularizerConfig(dropout=regularizers.dropout))
+    alike = (model, regularizers) == (plain, RegularizerConfig(dropout=regularizers.dropout))
+    return alike and not config.train.averages
 
 
 def sample_windows(config: Config, count: int) -> np.ndarray:
@@ -157,7 +158,7 @@ def _peer(config: Config, name: str) -> Contender:
     if builder not in (OURS, "scan") and not has_papers_layout(config):
         raise InputError(
             f"--peers={name}: has only the paper's model, LSTMs with dropout; leave it out,"
-            " or the flags of other cells and regularizers"
+            " or the flags of other cells, regularizers and averages"
         )
     config = override(config, precision=precision)
     if builder in CHECKS:

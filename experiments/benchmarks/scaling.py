@@ -1,6 +1,6 @@
 """Tokens per second of every contender over sizes of model and windows, and their figure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,29 @@ SCALES = {
 }
 
 
+# Tokens per second by setting, its value and contender.
+ScalingCurves = dict[str, dict[str, dict[str, Quartiles]]]
+
+
+def refuse_scales(config: Config) -> None:
+    """Refuses a configuration of which one size cannot be varied at a time.
+
+    Raises:
+      InputError: a value of `SCALES` does not go with the other settings.
+    """
+    for setting in SCALES.keys() - {"members"}:
+        for value in SCALES[setting]:
+            override(config, **{setting: value})
+
+
 def scaling_curves(
-    config: Config, peers: Sequence[str], windows: int, rounds: int
-) -> dict[str, dict[str, dict[str, Quartiles]]]:
-    """Tokens per second by setting, its value and contender, one setting varied at a time."""
+    config: Config,
+    peers: Sequence[str],
+    windows: int,
+    rounds: int,
+    keep: Callable[[ScalingCurves], None],
+) -> ScalingCurves:
+    """Measures with one setting varied at a time; `keep` takes what there is after each point."""
 
     def at(setting: str, value: int) -> dict[str, Quartiles]:
         if setting == "members":  # only ours trains several
@@ -36,10 +55,12 @@ def scaling_curves(
             for contender, record in zip(contenders, records, strict=True)
         }
 
-    return {
-        setting: {str(value): at(setting, value) for value in values}
-        for setting, values in SCALES.items()
-    }
+    curves: ScalingCurves = {}
+    for setting, values in SCALES.items():
+        for value in values:
+            curves.setdefault(setting, {})[str(value)] = at(setting, value)
+            keep(curves)
+    return curves
 
 
 def scaling_figure(results: dict[str, Any]) -> Any:

@@ -73,7 +73,7 @@ def _check_address(host: str, port: int, process_id: int) -> None:
         socket.getaddrinfo(host.strip("[]"), port)
         if process_id == 0:
             socket.create_server(("", port)).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # the last: a part of it is empty
         raise InputError(
             f"--coordinator_address={host}:{port}: {error}; give the host of process 0 and a free"
             " port on it"

@@ -20,7 +20,8 @@ def refuse_to_replace(flag: str, path: Path, what: str, is_own: Callable[[Path],
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         raise InputError(f"--{flag}={path}: nothing can be written in {nearest}; name another")
-    if path.exists() and not path.is_file():
+    is_stream = path.absolute().parent in (Path("/dev"), Path("/dev/fd"))  # though led to a file
+    if path.exists() and (is_stream or not path.is_file()):
         kind = "a folder" if path.is_dir() else "a device or a pipe"
         raise InputError(f"--{flag}={path}: is {kind}; name a file")
     if path.exists() and path.stat().st_size and not is_own(path):

@@ -19,6 +19,7 @@ from experiments.compilers.hlo_text import ON_CHIP, Instruction
 from experiments.compilers.targets import Target, devices_of
 from zaremba_jax.config import Config
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE, PUBLISHED
+from zaremba_jax.data.windows import TextWindows
 from zaremba_jax.parallel.members import chunk_sizes, init_members, members_that_fit, train_members
 from zaremba_jax.parallel.mesh import MEMBER, make_mesh, state_specs
 from zaremba_jax.train import init_train_state, train_windows
@@ -26,8 +27,10 @@ from zaremba_jax.train import init_train_state, train_windows
 
 def windows_per_epoch(config: Config) -> int:
     """How many windows the Penn Treebank's training text is cut into."""
-    train_tokens, *_ = PUBLISHED["ptb"].tokens
-    return (train_tokens // config.train.batch_size - 1) // config.train.unroll
+    count, *_ = PUBLISHED["ptb"].tokens
+    ids, train = np.broadcast_to(np.int32(0), count), config.train
+    seed = config.seed if train.random_offset else None
+    return len(TextWindows(ids, train.batch_size, train.unroll, seed))
 
 
 def compile_epoch(config: Config, target: Target) -> jax.stages.Compiled:

@@ -187,5 +187,5 @@ print("".join(LOG.read_text().splitlines(keepends=True)[-9:]))
 # ## Write text
 
 # %%
-how = f'--workdir="{WORKDIR}" --prompt="{PROMPT}" --temperature=0.8'
+how = shlex.join([f"--workdir={WORKDIR}", f"--prompt={PROMPT}", "--temperature=0.8"])
 # !{sys.executable} -m experiments.generate {how}

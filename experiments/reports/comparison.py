@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiments.ablations.methods import METHODS
 from experiments.reports.records import Record, model_name
 from experiments.reports.summary import format_mixture
 from zaremba_jax.config import to_dict
@@ -47,10 +48,13 @@ def lines_of_settings(records: dict[str, Record]) -> list[Line]:
     lines = []
     for group in groups.values():
         runs = list(group.values())
-        if len({run.config.seed for run in runs}) < len(runs):  # one run twice is not two seeds
+        seeds = [seed for run in runs for seed in run.seeds or {run.config.seed}]
+        if len(set(seeds)) < len(seeds):  # one model twice is not two seeds
             lines += lines_of_runs(group)
         else:
             several = f"{model_name(runs[0].model)}, {len(runs)} runs"
+            if several in {line.name for line in lines}:  # at another stage, or of more models
+                several += f": {', '.join(group)}"
             lines.append(_line(several if len(runs) > 1 else next(iter(group)), runs))
     return lines
 
@@ -143,7 +147,13 @@ def lines_of_ablation(name: str, results: dict[str, Any]) -> list[Line]:
                 "test": format_range(record["test"]),
                 "device": results["device"],
             }
-            settings = results["config"] | {"cell": cell} | rates
+            trained = {
+                "cell": cell,
+                "learning_rate": results["learning_rates"][cell],
+                "mask_each": METHODS[method].mask_each,
+                "keep": "best",
+            }
+            settings = results["config"] | trained | rates
             lines.append(Line(cells=cells, settings=settings, validation=record["curves"]))
     return lines
 

@@ -47,7 +47,8 @@ def after_the_paper(records: list[Record]) -> list[list[str]]:
     for model, first in models.items():
         figures = by_seed([record for record in records if record.model == model]).values()
         valid, test = zip(*figures, strict=True)
-        size = f"{first.summary['parameters'] / 1e6:.1f} M"
+        parameters = first.summary.get("parameters")  # which the record of an ensemble lacks
+        size = "" if parameters is None else f"{parameters / 1e6:.1f} M"
         seeds = f", {len(figures)} seeds" if len(figures) > 1 else ""
         name = re.sub(r"-seeds?\d+(-\d+)?$", "", first.name)
         cells = [name, size, format_mean(valid), format_mean(test), f"here{seeds}"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import math
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.reports.records import Record, model_name
+from experiments.reports.records import Record, by_seed, model_name
 from experiments.reports.summary import sizes_for, summarize_mixtures
 from experiments.training.environment import environment
 from experiments.training.identity import canonical_config, same_model
@@ -26,6 +27,7 @@ from experiments.training.run_folder import (
 from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
+from zaremba_jax.evaluate import perplexity
 from zaremba_jax.json_text import parse_json_object
 
 # A run's record, from the nats of every token of its validation and its test text.
@@ -101,7 +103,7 @@ def seeds_without_nll(config: Config, seeds: int, records: list[Record], folder:
     """
     wanted = range(config.seed, config.seed + seeds)
     recorded = {seed for r in records if same_model(r.config, config) for seed in r.perplexities}
-    return sorted(recorded.intersection(wanted) - read_nll(config, folder).keys())
+    return sorted(recorded.intersection(wanted) - read_nll(config, folder, records).keys())
 
 
 def record_job(run: Run, summary_of: SummaryOf, workdir: Workdir, results: Path) -> dict[str, Any]:
@@ -140,10 +142,13 @@ def _leave_record(workdir: Workdir, results: Path, summary: dict[str, Any]) -> N
     write_json(record.summary, summary)
 
 
-def read_nll(config: Config, folder: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+def read_nll(
+    config: Config, folder: Path, records: list[Record]
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Validation and test nats of every token, by seed, for the models of a configuration.
 
-    Whatever its seed, its models' folders are those in `folder`, one per job.
+    Whatever its seed, its models' folders are those in `folder`, one per job. A model whose seed
+    has a record of other perplexities is left out: the recorded one was trained elsewhere.
 
     Raises:
       InputError: a file is damaged.
@@ -159,16 +164,23 @@ def read_nll(config: Config, folder: Path) -> dict[int, tuple[np.ndarray, np.nda
                 f"{path}: is damaged ({error}); remove it, and also the record of that run to"
                 " evaluate it again"
             ) from None
-    return nll
+    recorded = by_seed([record for record in records if same_model(record.config, config)])
+    return {
+        seed: (valid, test)
+        for seed, (valid, test) in nll.items()
+        if seed not in recorded or math.isclose(perplexity(test), recorded[seed][1], rel_tol=1e-6)
+    }
 
 
-def mix(config: Config, corpus: Corpus, folder: Path, sizes: list[int]) -> dict[str, Any] | None:
+def mix(
+    config: Config, corpus: Corpus, folder: Path, sizes: list[int], records: list[Record]
+) -> dict[str, Any] | None:
     """The record of the mixtures of all models of a configuration that were run in a folder.
 
     It is by `summarize_mixtures`, for as many models as `sizes` and as there are, with the seeds;
-    None if there are fewer than two models.
+    None if there are fewer than two models. `records` are as for `read_nll`.
     """
-    nll = read_nll(config, folder)
+    nll = read_nll(config, folder, records)
     if len(nll) < 2:
         return None
     seeds = sorted(nll)

@@ -1,6 +1,6 @@
 """Finished runs of one model, found again by their folders."""
 
-from pathlib import Path
+import os
 
 from rich.console import Console
 
@@ -54,7 +54,7 @@ def named_runs(paths: list[str]) -> list[Workdir]:
     """The folders named by `--from`, each once."""
     if not paths:
         raise InputError("--from: names no run; give folders, separated by commas")
-    resolved = [Path(path).resolve() for path in paths]
+    resolved = [os.path.realpath(path) for path in paths]
     if len(set(resolved)) < len(resolved):
         raise InputError(f"--from={','.join(paths)}: a run is named twice; name each once")
     return [Workdir(path) for path in paths]

@@ -194,5 +194,5 @@ def append_bytes(path: Path, content: bytes) -> None:
 
 def shortened(name: str, longest: int = 200) -> str:
     """A file's name; the end of a long one becomes a hash, since file systems allow 255 bytes."""
-    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
     return name if len(name) <= longest else f"{name[: longest - 17]}-{digest}"

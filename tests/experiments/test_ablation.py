@@ -1,7 +1,9 @@
 """The ablation end to end at a tiny size, and the rules that make it fair."""
 
+import fcntl
 import functools
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -237,12 +239,22 @@ MISTAKES = {
     "--train_tokens=100": "168",
     "--memory_rate=1": "memory_rate=1: 1.0 is not a number in the range [0.01, 0.99]",
     "--data_dir=ptb": "--corpus=ptb",
+    "--memory_lags=500 --memory_steps=0": "--memory_lags: has no effect with --memory_steps=0",
     "--corpus=files": "value should be one of <toy|ptb>",
     "--workdir=a_file": "a_file: file exists; name another",
     "--workdir=mine": "--workdir=mine/report.md: exists and is not of this program; name another",
     "--workdir=drawn": "--workdir=drawn/final_perplexities.png: exists and is not of this program",
     "--workdir=held": "held: holds a report of other settings, or a damaged one; name another",
 }
+
+
+def test_folder_in_which_another_process_measures_is_refused(tmp_path):
+    (tmp_path / "held").mkdir()
+    lock = os.open(tmp_path / "held", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (outcome,) = run([*TINY, "--workdir=held"], cwd=tmp_path)
+    os.close(lock)
+    assert_refused(outcome, "held: another process", "name another --workdir")
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +267,7 @@ def refused(tmp_path_factory):
     (folder / "drawn" / "final_perplexities.png").write_text("mine")
     (folder / "held" / "results.json").write_text('{"asked": {"seeds": 9}}')
     before = content(folder)
-    outcomes = dict(zip(MISTAKES, run(*([flag] for flag in MISTAKES), cwd=folder), strict=True))
+    outcomes = dict(zip(MISTAKES, run(*map(str.split, MISTAKES), cwd=folder), strict=True))
     written = content(folder).items() - before.items()
     assert not [path for path, data in written if data is not None]
     return outcomes

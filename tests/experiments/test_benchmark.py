@@ -110,6 +110,9 @@ REFUSED = {
     "--json=absent/results.json": ("--json=absent/results.json", "folder"),
     "--scaling=scaling.txt": ("--scaling=scaling.txt", "is not a picture", ".png"),
     "--scaling=absent/scaling.png": ("--scaling=absent/scaling.png", "folder"),
+    "--tie_weights --embedding_size=4 --hidden_size=4 --scaling=scaling.png": (
+        "--scaling=scaling.png: varies one size at a time, but embedding_size=4",
+    ),
     "--json=tests": ("--json=tests", "file"),
     "--json=setup.py": ("--json=setup.py", "exists and is not of an earlier benchmark"),
 }
@@ -293,7 +296,9 @@ def test_members_at_once_double_up_to_all():
     assert sizes == [[1], [1, 2], [1, 2, 4], [1, 2, 4, 5]]
 
 
-@pytest.mark.parametrize("changes", [{"cell": "tanh"}, {"l2": 0.1}, {"tie_weights": True}])
+@pytest.mark.parametrize(
+    "changes", [{"cell": "tanh"}, {"l2": 0.1}, {"tie_weights": True}, {"average_from": 1}]
+)
 def test_peers_have_the_paper_s_model_of_any_size_and_no_other(changes):
     sized = override(QUICK, hidden_size=7, dropout=0.3, unroll=2)
     assert has_papers_layout(sized)

@@ -167,8 +167,8 @@ def test_roofline_is_above_the_time_of_the_products_alone(epoch):
 
 
 def test_epochs_of_the_treebank_have_the_windows_that_the_corpus_cuts():
-    counts = [windows_per_epoch(PRESETS[name]) for name in ("small", "medium", "large")]
-    assert counts == [2323, 1327, 1327]
+    counts = [windows_per_epoch(PRESETS[name]) for name in ("small", "medium", "large", "awd")]
+    assert counts == [2323, 1327, 1327, 662]
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
@@ -199,9 +199,22 @@ def test_what_cannot_be_compiled_is_refused_in_one_line():
         assert_refused(outcome, *telling)
 
 
+def test_missing_compiler_is_refused_before_anything_is_compiled():
+    before = """
+from experiments.compilers import tables
+from experiments.compilers.targets import TARGETS, Target
+Target.installed = property(lambda target: target.name == "v5e")
+object.__setattr__(TARGETS["v5e"], "devices", lambda count: [])
+tables.compile_epoch = None  # is not reached
+"""
+    (outcome,) = run(["--targets=v5e,h200", "--configs=small"], before=before)
+    assert_refused(outcome, "h200: its compiler is not installed")
+
+
 def test_what_was_compiled_is_printed_though_what_follows_cannot_be():
     before = """
-from experiments.compilers import epochs
+from experiments.compilers import epochs, targets
+targets.devices_of = lambda *_: []
 from zaremba_jax.errors import InputError
 def profile_ensemble(config, target, members, devices, **_):
     if devices == 5: raise InputError("there is no slice of 5")

@@ -374,3 +374,10 @@ def test_metrics_are_of_the_training_and_the_validation_text(finished):
     _, statistics = train_windows(CONFIG, init_train_state(CONFIG, len(model.vocabulary)), text)
     expected = perplexity(np.asarray(statistics.nll))
     assert first["train_perplexity"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_list_whose_name_is_no_text_needs_a_folder_that_is_named(folder):
+    (folder / "caf\udce9.txt").write_text("\n".join([*"abcdefgh", "<eos>", "<unk>"]))
+    assert_refused(
+        run(*FLAGS, "--vocabulary=caf\udce9.txt"), "is not UTF-8, which checkpoints need"
+    )

@@ -13,10 +13,14 @@ from invoke import assert_refused
 from invoke import content as content_of
 
 from experiments import ensemble, report, sweep
+from experiments.cli.outputs import refuse_to_replace
 from experiments.reports import comparison_page
-from experiments.reports.comparison import lines_of_runs
-from experiments.reports.records import read_record
+from experiments.reports.comparison import lines_of_ablation, lines_of_runs, lines_of_settings
+from experiments.reports.records import Record, read_record
 from experiments.training.run_folder import Workdir
+from zaremba_jax.config import override
+from zaremba_jax.errors import InputError
+from zaremba_jax.presets import QUICK
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 RUNS = ("quick-seed0", "small-bfloat16-seed0")
@@ -170,6 +174,58 @@ def test_page_replaces_no_pipe_and_no_device(folder):
     os.mkfifo("pipe")
     assert_refused(run(RUNS[1], "--page=pipe"), "--page=pipe: is a device or a pipe; name a file")
     assert (folder / "pipe").is_fifo()
+
+
+def test_page_is_written_through_a_link(folder):
+    (folder / "www").mkdir()
+    Path("report.html").symlink_to("www/page.html")
+    assert run(RUNS[1]).status == 0
+    assert Path("report.html").is_symlink()
+    assert (folder / "www" / "page.html").read_text("utf-8").startswith("<!DOCTYPE")
+
+
+def test_standard_output_is_no_file_though_it_leads_to_one(monkeypatch):
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    with pytest.raises(InputError, match="--page=/dev/stdout: is a device or a pipe"):
+        refuse_to_replace("page", Path("/dev/stdout"), "a page", lambda _: True)
+
+
+def test_link_that_leads_to_itself_holds_no_run(folder):
+    Path("loop").symlink_to("loop")
+    assert_refused(run("loop"), "loop: holds no run; name the --workdir of one")
+
+
+def test_settings_of_an_ablation_are_those_its_models_were_trained_with():
+    results = json.loads((RESULTS / "ablation" / "results.json").read_text())
+    settings = {line.name: line.settings for line in lines_of_ablation("a", results)}
+    for cell, rate in results["learning_rates"].items():
+        assert settings[f"a, {cell}, L2"]["learning_rate"] == rate
+    assert settings["a, lstm, variational dropout"]["mask_each"] == "window"
+    assert settings["a, lstm, ordinary dropout"]["mask_each"] == "step"
+
+
+def test_runs_of_one_model_at_two_stages_are_lines_of_two_names(folder):
+    for seed in range(4):
+        shutil.copytree("quick-seed0", f"s{seed}")
+        for name in ("config.json", "summary.json"):
+            path = folder / f"s{seed}" / name
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": seed}))
+    for seed in (2, 3):
+        (folder / f"s{seed}" / "summary.json").unlink()
+    records = {f"s{seed}": read_record(Workdir(f"s{seed}")) for seed in range(4)}
+    assert len({line.name for line in lines_of_settings(records)}) == 2
+
+
+def test_ensembles_that_share_a_member_are_lines_of_their_own():
+    def trained(first):
+        seeds = (first, first + 1)
+        members = [{"seed": n, "valid_perplexity": 9.0, "test_perplexity": 8.0} for n in seeds]
+        summary = {"members": members, "device": "CPU"}
+        config = override(QUICK, seed=first)
+        return Record(config=config, summary=summary, history=[], more={"members": 2})
+
+    assert len(lines_of_settings({"a": trained(0), "b": trained(1)})) == 2
 
 
 def test_damaged_averages_are_refused(folder):

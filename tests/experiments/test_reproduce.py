@@ -183,7 +183,7 @@ def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
     for damaged in (b"PK", b"", path.read_bytes()[:300]):
         (folder / "runs" / "small-seed7" / "nll.npz").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"small-seed7/nll.npz: is damaged .*; remove it"):
-            jobs.mix(TINY, corpus, folder / "runs", [1])
+            jobs.mix(TINY, corpus, folder / "runs", [1], [])
     with pytest.raises(ValueError, match=r"small-mixtures.json: is damaged"):
         jobs.read_mixtures(folder / "results", TINY)
 
@@ -288,9 +288,32 @@ def test_model_of_many_changes_has_names_that_a_file_system_takes(tmp_path):
     job, mixtures = jobs.Job(config, 2), {"seeds": [0, 1], "mixtures": []}
     (tmp_path / job.name).mkdir()
     assert jobs.started_jobs(config, tmp_path) == [job]
-    assert jobs.read_nll(config, tmp_path) == {}
+    assert jobs.read_nll(config, tmp_path, []) == {}
     jobs.write_mixtures(tmp_path, config, mixtures)
     assert jobs.read_mixtures(tmp_path, config) == mixtures
+
+
+def test_average_of_recorded_models_stays_beside_others_of_the_same_seeds(folder):
+    assert run(*FLAGS).status == 0
+    path = folder / "results" / "small-mixtures.json"
+    held = json.loads(path.read_text())
+    held["mixtures"][0]["test_perplexity"] = 1.0
+    path.write_text(json.dumps(held))
+    for seed in (0, 1):  # as if recorded elsewhere
+        summary = folder / "results" / f"small-seed{seed}" / "summary.json"
+        record = json.loads(summary.read_text())
+        record["test_perplexity"] *= 1.01
+        summary.write_text(json.dumps(record))
+    assert run(*FLAGS).status == 0
+    assert json.loads(path.read_text()) == held
+
+
+def test_ensemble_of_awd_has_a_row_without_a_size():
+    runs = [
+        dataclasses.replace(r, summary={n: x for n, x in r.summary.items() if n != "parameters"})
+        for r in held(0, config=AWD, test=60.0)
+    ]
+    assert [row[1] for row in after_the_paper(runs) if row[-1] == "here"] == [""]
 
 
 def test_boards_show_the_final_perplexities(folder, monkeypatch):

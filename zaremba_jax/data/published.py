@@ -8,6 +8,7 @@ of tokens of every split against the published one.
 import dataclasses
 import logging
 import os
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -238,6 +239,7 @@ def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
         files = pooch.create(path=cache_dir, base_url=address, registry=registry)
         try:
             with naming(cache_dir):
+                _keep_other_files(entry, cache_dir)
                 paths = {name: Path(files.fetch(name)) for name in entry.files}
         except (OSError, ValueError) as error:
             # Errors of the network have no number; those of the disk do, or are these.
@@ -247,6 +249,10 @@ def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
             continue
         if entry.archive:
             packed = paths[entry.archive]
+            if not zipfile.is_zipfile(packed):  # a page in its place, which would stay for ever
+                packed.unlink()
+                problems.append(f"{address} (no zip archive)")
+                continue
             return [Piece(packed, part.file, part.start, part.stop) for part in entry.parts]
         return [Piece(paths[part.file]) for part in entry.parts]
     raise DownloadError(
@@ -254,3 +260,11 @@ def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
         f" {', '.join(entry.files)} into {cache_dir} or any folder named by --data_dir, or train on"
         " the built-in corpus with --config=quick, which needs no download"
     )
+
+
+def _keep_other_files(entry: PublishedCorpus, cache_dir: Path) -> None:
+    """Copies files that a download would replace by others: they may be the user's own."""
+    for path in (cache_dir / name for name in entry.files):
+        algorithm, _, digest = entry.hashes.get(path.name, "").partition(":")
+        if digest and path.is_file() and content_hash(Piece(path), algorithm) != digest:
+            shutil.copyfile(path, path.with_name(f"{path.name}.replaced"))

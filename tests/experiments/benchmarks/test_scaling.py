@@ -1,4 +1,10 @@
+import pytest
+
+from experiments.benchmarks import scaling
 from experiments.benchmarks.scaling import scaling_figure
+from experiments.benchmarks.turns import Quartiles
+from zaremba_jax.errors import InputError
+from zaremba_jax.presets import QUICK
 
 
 def test_scaling_is_relative_to_ours_and_of_members_to_one_model():
@@ -14,3 +20,16 @@ def test_scaling_is_relative_to_ours_and_of_members_to_one_model():
     drawn = [{x.get_label(): list(x.get_ydata()) for x in panel.lines} for panel in panels]
     assert drawn == [{"ours": [1, 1, 1], "theirs": [0.5] * 3}, {"ours": [1, 2, 4]}]
     assert panels[0].get_xticklabels()[0].get_text() == "2000\n4.0"
+
+
+def test_points_are_kept_though_a_later_one_fails(monkeypatch):
+    def compare(contenders, *_):
+        if contenders[0].members == 8:
+            raise InputError("no room")
+        return {"contenders": [{"tokens_per_second": Quartiles(1, 2, 3)} for _ in contenders]}
+
+    monkeypatch.setattr(scaling, "compare_step_times", compare)
+    kept = []
+    with pytest.raises(InputError, match="no room"):
+        scaling.scaling_curves(QUICK, [], 1, 2, lambda curves: kept.append(len(curves)))
+    assert max(kept) == len(scaling.SCALES)

@@ -387,3 +387,20 @@ def test_rare_words_of_a_published_corpus_can_be_left_out(tmp_path, limits):
     put(tmp_path / "data")
     corpus = load_published("ptb", tmp_path / "data", **limits)
     assert corpus.vocabulary.decode(corpus.train[:4]) == ["the", "<unk>", "sat", "<eos>"]
+
+
+def test_page_in_place_of_an_archive_is_not_kept(cache, network):
+    answers, _ = network
+    address = PUBLISHED["enwik8"].base_urls[0] + "enwik8.zip"
+    answers[address] = b"<html>please log in</html>"
+    with pytest.raises(ConnectionError, match="no zip archive"):
+        load_published("enwik8")
+    answers[address] = zipped({"enwik8": bytes(range(97, 117))})
+    assert len(load_published("enwik8").train) == 10
+
+
+def test_file_that_a_download_replaces_is_kept_beside_it(tmp_path, network):
+    put(tmp_path / "mine", train=b"edited by hand\n")
+    serve(network[0], MIRRORS[0])
+    assert_is_ours(load_published("ptb", cache_dir=tmp_path / "mine"))
+    assert (tmp_path / "mine" / "ptb.train.txt.replaced").read_bytes() == b"edited by hand\n"
