@@ -120,7 +120,7 @@ def configure() -> Config:
 
 
 def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
-    """Creates and locks the folder of the report; refuses one of other settings, or of others."""
+    """Creates and locks the folder of the report; refuses one with other results."""
     Workdir(folder).hold()  # another that measures would replace the report
     path = folder / "results.json"
     for name in ("report.md", *_FIGURES):

@@ -94,7 +94,7 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
             valid.append(run.nll(corpus.valid))
             test.append(run.nll(corpus.test))
         # Independent of the current directory.
-        path = os.path.relpath(folder.path.resolve(), workdir.path.resolve())
+        path = os.path.relpath(*map(os.path.realpath, (folder.path, workdir.path)))
         members.append({"run": path, **member_record(valid[-1], test[-1])})
     sizes = sizes_for(asked, len(folders))
     summary = summarize_mixtures(

@@ -78,8 +78,8 @@ def main() -> None:
         if kept:
             console.print(
                 f"{model_name(config)}: {results} keeps its average of seeds"
-                f" {', '.join(map(str, kept))}, some of which are not in {folder}; for one of the"
-                " models there, name another folder with --results",
+                f" {', '.join(map(str, kept))}, some of which are not in {folder}; to average"
+                " the models there, name another folder with --results",
                 soft_wrap=True,
             )
     write_table(results, console)
@@ -99,8 +99,8 @@ def train_row(
     if left and (unmixed := jobs.seeds_without_nll(config, seeds, records, folder)):
         console.print(
             f"{model_name(config)}: no average will include seed {', '.join(map(str, unmixed))}:"
-            f" recorded, but its nats per token are not in {folder}; remove that record to train"
-            " it here",
+            f" recorded, but no nats per token of that model are in {folder}; remove that record"
+            " to train it here",
             soft_wrap=True,
         )
     if not left:

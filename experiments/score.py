@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -110,7 +111,7 @@ def scores_path(file: str) -> Path | None:
         raise InputError(f"--scores={path}: end the name in .jsonl or .tsv")
     for text in (file, FLAGS.train_file):
         pieces = [] if text is None else find_files(text, read_once=True)
-        if path.resolve() in {piece.path.resolve() for piece in pieces}:
+        if os.path.realpath(path) in {os.path.realpath(piece.path) for piece in pieces}:
             raise InputError(f"--scores={path}: would replace {text}, which is read; name another")
     refuse_to_replace("scores", path, "a file of scores", is_of_scores)
     return path

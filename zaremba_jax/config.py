@@ -221,8 +221,8 @@ class TrainConfig(_Validated):
         default=0,
     )
     average_after_stall: int = _setting(
-        "average as soon as the validation estimate is worse than one of more than this many"
-        " epochs before (Merity et al. 2018); 0: only by average_from",
+        "average after a validation estimate that is worse than the best of those more than this"
+        " many epochs before it (Merity et al. 2018); 0: only by average_from",
         at_least=0,
         default=0,
     )

@@ -134,8 +134,8 @@ def averaged_from(config: TrainConfig, estimates: Sequence[float]) -> int:
     """The epoch, counted from 1, from whose first step on a model is averaged; 0: not yet known.
 
     It is `average_from` or the epoch after the first stall, whichever comes first. An epoch
-    stalls if its validation perplexity is worse than the best one more than
-    `average_after_stall` epochs before (Merity et al. 2018, section 3, and their code).
+    stalls if its validation perplexity is worse than the best of those more than
+    `average_after_stall` epochs before it (Merity et al. 2018, section 3, and their code).
 
     Args:
       config: when to average.

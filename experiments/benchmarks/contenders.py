@@ -155,7 +155,7 @@ def _peer(config: Config, name: str) -> Contender:
     for value, choices in ((builder, tuple(BUILDERS)), (precision, get_args(Precision))):
         if value not in choices:
             raise InputError(f"--peers={name}: {value!r} is not one of {', '.join(choices)}")
-    if builder not in (OURS, "scan") and not has_papers_layout(config):
+    if builder not in (OURS, "scan", "pallas") and not has_papers_layout(config):
         raise InputError(
             f"--peers={name}: has only the paper's model, LSTMs with dropout; leave it out,"
             " or the flags of other cells, regularizers and averages"
@@ -169,13 +169,13 @@ def _peer(config: Config, name: str) -> Contender:
 def default_peers(config: Config) -> list[str]:
     """Those that may run here; ours, torch and pallas in the other precision too."""
     (other,) = set(get_args(Precision)) - {config.compute.precision}
-    if not has_papers_layout(config):
-        return ["scan", f"{OURS}:{other}"]
-    peers = ["scan", "flax", "nnx", f"{OURS}:{other}"]
-    if importlib.util.find_spec("torch") is not None:
-        peers += ["torch", f"torch:{other}"]
-    if jax.default_backend() == "gpu":
-        peers.append("cudnn:float32")
+    peers = ["scan", f"{OURS}:{other}"]
+    if has_papers_layout(config):
+        peers[1:1] = ["flax", "nnx"]
+        if importlib.util.find_spec("torch") is not None:
+            peers += ["torch", f"torch:{other}"]
+        if jax.default_backend() == "gpu":
+            peers.append("cudnn:float32")
     for precision in (config.compute.precision, other):
         workload = local_workload(override(config, precision=precision), PTB_VOCABULARY_SIZE)
         if choice_for(workload, "pallas").why_not is None:

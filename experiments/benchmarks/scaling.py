@@ -25,7 +25,7 @@ ScalingCurves = dict[str, dict[str, dict[str, Quartiles]]]
 
 
 def refuse_scales(config: Config) -> None:
-    """Refuses a configuration of which one size cannot be varied at a time.
+    """Refuses a configuration in which a size cannot take one of its values alone.
 
     Raises:
       InputError: a value of `SCALES` does not go with the other settings.

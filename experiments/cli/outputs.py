@@ -15,14 +15,19 @@ def refuse_to_replace(flag: str, path: Path, what: str, is_own: Callable[[Path],
     `what`, from others.
 
     Raises:
-      InputError: another file is there, or what is no file, or the nearest folder takes none.
+      InputError: another file is there, or a folder, device or pipe, or nothing can be written.
     """
-    nearest = next(folder for folder in path.absolute().parents if folder.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise InputError(f"--{flag}={path}: nothing can be written in {nearest}; name another")
-    is_stream = path.absolute().parent in (Path("/dev"), Path("/dev/fd"))  # though led to a file
+    # Even if it is redirected to a file.
+    is_stream = path.absolute().parent in (Path("/dev"), Path("/dev/fd"))
     if path.exists() and (is_stream or not path.is_file()):
         kind = "a folder" if path.is_dir() else "a device or a pipe"
         raise InputError(f"--{flag}={path}: is {kind}; name a file")
+    target = Path(os.path.realpath(path))  # a link stays, and what it leads to is written
+    if path.is_symlink():
+        nearest = target.parent
+    else:
+        nearest = next(folder for folder in target.parents if folder.exists())
+    if target.is_symlink() or not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise InputError(f"--{flag}={path}: nothing can be written in {nearest}; name another")
     if path.exists() and path.stat().st_size and not is_own(path):
         raise InputError(f"--{flag}={path}: exists and is not {what}; name another, or remove it")

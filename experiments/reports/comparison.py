@@ -48,7 +48,7 @@ def lines_of_settings(records: dict[str, Record]) -> list[Line]:
     lines = []
     for group in groups.values():
         runs = list(group.values())
-        seeds = [seed for run in runs for seed in run.seeds or {run.config.seed}]
+        seeds = [seed for run in runs for seed in run.seeds]
         if len(set(seeds)) < len(seeds):  # one model twice is not two seeds
             lines += lines_of_runs(group)
         else:
@@ -63,7 +63,7 @@ def _line(name: str, runs: list[Record]) -> Line:
     model, last = runs[0].model, [run.history[-1] for run in runs if run.history]
     pairs = [pair for run in runs for pair in run.perplexities.values()]
     estimates = format_range([run.estimate for run in runs if run.history])
-    seeds = [seed for run in runs for seed in run.seeds or {run.config.seed}]
+    seeds = [seed for run in runs for seed in run.seeds]
     valid, test = (format_range([pair[split] for pair in pairs]) for split in (0, 1))
     unfinished = f"({estimates})" if last else ""
     cells = {

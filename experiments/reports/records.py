@@ -34,7 +34,9 @@ class Record:
 
     @property
     def seeds(self) -> set[int]:
-        """The seeds of all models of a finished run."""
+        """The seeds of all models, finished or not."""
+        if not self.summary:
+            return {self.config.seed + index for index in range(self.more.get("members", 1))}
         return {member["seed"] for member in self._members}
 
     @property

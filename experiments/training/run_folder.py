@@ -194,5 +194,7 @@ def append_bytes(path: Path, content: bytes) -> None:
 
 def shortened(name: str, longest: int = 200) -> str:
     """A file's name; the end of a long one becomes a hash, since file systems allow 255 bytes."""
-    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
-    return name if len(name) <= longest else f"{name[: longest - 17]}-{digest}"
+    data = name.encode(errors="surrogateescape")
+    if len(data) <= longest:
+        return name
+    return f"{data[: longest - 17].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:16]}"

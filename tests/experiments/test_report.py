@@ -182,6 +182,9 @@ def test_page_is_written_through_a_link(folder):
     assert run(RUNS[1]).status == 0
     assert Path("report.html").is_symlink()
     assert (folder / "www" / "page.html").read_text("utf-8").startswith("<!DOCTYPE")
+    for name, target in (("lost.html", "absent/page.html"), ("loop.html", "loop.html")):
+        Path(name).symlink_to(target)
+        assert_refused(run(RUNS[1], f"--page={name}"), f"--page={name}: nothing can be written in")
 
 
 def test_standard_output_is_no_file_though_it_leads_to_one(monkeypatch):
@@ -218,14 +221,16 @@ def test_runs_of_one_model_at_two_stages_are_lines_of_two_names(folder):
 
 
 def test_ensembles_that_share_a_member_are_lines_of_their_own():
-    def trained(first):
+    def trained(first, is_finished):
         seeds = (first, first + 1)
         members = [{"seed": n, "valid_perplexity": 9.0, "test_perplexity": 8.0} for n in seeds]
-        summary = {"members": members, "device": "CPU"}
+        summary = {"members": members, "device": "CPU"} if is_finished else {}
         config = override(QUICK, seed=first)
         return Record(config=config, summary=summary, history=[], more={"members": 2})
 
-    assert len(lines_of_settings({"a": trained(0), "b": trained(1)})) == 2
+    for is_finished in (True, False):
+        ensembles = {"a": trained(0, is_finished), "b": trained(1, is_finished)}
+        assert [x.cells["seed"] for x in lines_of_settings(ensembles)] == ["0, 1", "1, 2"]
 
 
 def test_damaged_averages_are_refused(folder):

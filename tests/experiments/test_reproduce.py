@@ -293,7 +293,8 @@ def test_model_of_many_changes_has_names_that_a_file_system_takes(tmp_path):
     assert jobs.read_mixtures(tmp_path, config) == mixtures
 
 
-def test_average_of_recorded_models_stays_beside_others_of_the_same_seeds(folder):
+def test_average_of_recorded_models_stays_beside_others_of_the_same_seeds(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # nothing is drawn
     assert run(*FLAGS).status == 0
     path = folder / "results" / "small-mixtures.json"
     held = json.loads(path.read_text())
@@ -318,6 +319,7 @@ def test_ensemble_of_awd_has_a_row_without_a_size():
 
 def test_boards_show_the_final_perplexities(folder, monkeypatch):
     shown = []
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(Curves, "results", lambda self, step, summary: shown.append(summary))
     assert run(*FLAGS, "--members=1", "--sizes=1").status == 0
     record = json.loads((folder / "results" / "small-seed0" / "summary.json").read_text())

@@ -1,6 +1,7 @@
 """The sweep program: models of different rates side by side, each as it would be alone."""
 
 import itertools
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -97,6 +98,7 @@ def test_best_setting_has_the_lowest_mean_validation_perplexity():
 
 def test_sweep_without_a_best_setting_leaves_no_model_of_fewer_epochs(folder, monkeypatch):
     flags = (*SETTINGS, "--vary=dropout=0,0.25", "--workdir=sweep")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # nothing is drawn
     assert run(*flags).status == 0
     assert list((folder / "sweep" / "members").iterdir())
     monkeypatch.setattr(sweep, "perplexities", lambda line, split: [])

@@ -6,9 +6,9 @@ of tokens of every split against the published one.
 """
 
 import dataclasses
+import itertools
 import logging
 import os
-import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -263,8 +263,15 @@ def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
 
 
 def _keep_other_files(entry: PublishedCorpus, cache_dir: Path) -> None:
-    """Copies files that a download would replace by others: they may be the user's own."""
+    """Renames files that stand where a download belongs: they may be the user's own."""
     for path in (cache_dir / name for name in entry.files):
         algorithm, _, digest = entry.hashes.get(path.name, "").partition(":")
-        if digest and path.is_file() and content_hash(Piece(path), algorithm) != digest:
-            shutil.copyfile(path, path.with_name(f"{path.name}.replaced"))
+        if not path.is_file():
+            continue
+        if digest:
+            is_other = content_hash(Piece(path), algorithm) != digest
+        else:
+            is_other = path.name == entry.archive and not zipfile.is_zipfile(path)
+        if is_other:
+            kept = (path.with_name(f"{path.name}.replaced{n or ''}") for n in itertools.count())
+            os.replace(path, next(name for name in kept if not name.exists()))

@@ -51,9 +51,11 @@ class DynamicConfig:
             if not 0 <= value <= most:
                 limits = "at least 0" + (" and at most 1" if most == 1 else "")
                 raise InputError(f"dynamic_{name}={value}: must be finite in float32, {limits}")
-        # Words that never occurred have no gradient.
-        if self.rule == "rms" and self.epsilon < np.finfo(np.float32).tiny:
-            raise InputError(f"dynamic_epsilon={self.epsilon}: must be above 0 for the rule rms")
+        least = float(np.finfo(np.float32).tiny)
+        if self.rule == "rms" and self.epsilon < least:  # words never read have no gradient
+            raise InputError(
+                f"dynamic_epsilon={self.epsilon}: must be at least {least:.2g} for the rule rms"
+            )
         if self.segment < 1:
             raise InputError(f"dynamic_segment={self.segment}: must be at least 1")
 

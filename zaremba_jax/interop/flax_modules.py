@@ -188,10 +188,11 @@ class DeepRNN(nnx.Module):
         """Runs all layers over all time steps.
 
         The last two arguments are as for `nnx.Dropout`, the others as for `nnx.RNN`; see
-        `flax_sequences.run_sequences`. A single stream counts only if it is `dropout`.
+        `flax_sequences.run_sequences`. A single stream named
+        `carry` or `default`, which `nnx.Bidirectional` hands on, does not count.
         """
-        if isinstance(rngs, nnx.RngStream) and rngs.tag != self.dropout.rng_collection:
-            rngs = None  # nnx.Bidirectional's for carries, `carry` or the default in its place
+        if isinstance(rngs, nnx.RngStream) and rngs.tag in ("carry", "default"):
+            rngs = None  # nnx.Bidirectional's for carries, which start from zeros here
         if isinstance(rngs, jax.Array):
             rngs = nnx.Rngs(dropout=rngs)  # each site draws its own mask from it
 

@@ -143,7 +143,9 @@ def save_folder(
 
 
 def load_folder(path: str | Path) -> Model:
-    """Reads what `save_folder` wrote; of `model.safetensors`, only the arrays.
+    """Reads what `save_folder` wrote.
+
+    How the model is computed (`ComputeConfig`) may have been changed in `config.json`.
 
     Raises:
       MissingFileError: a file is missing.
@@ -170,7 +172,8 @@ def load_folder(path: str | Path) -> Model:
     if ENTRY in metadata:
         described = _described(folder / FOLDER_MODEL, arrays, metadata[ENTRY])
     model = assemble(folder / FOLDER_MODEL, arrays, config, vocabulary)
-    if described != (config, vocabulary):
+    there, words = described
+    if words != vocabulary or dataclasses.replace(there, compute=config.compute) != config:
         raise InputError(f"{folder}: its files are not of one model; export the model again")
     return model
 

@@ -403,4 +403,17 @@ def test_file_that_a_download_replaces_is_kept_beside_it(tmp_path, network):
     put(tmp_path / "mine", train=b"edited by hand\n")
     serve(network[0], MIRRORS[0])
     assert_is_ours(load_published("ptb", cache_dir=tmp_path / "mine"))
-    assert (tmp_path / "mine" / "ptb.train.txt.replaced").read_bytes() == b"edited by hand\n"
+    put(tmp_path / "mine", train=b"edited again\n")
+    load_published("ptb", cache_dir=tmp_path / "mine")
+    for number, text in (("", b"edited by hand\n"), (1, b"edited again\n")):
+        assert (tmp_path / "mine" / f"ptb.train.txt.replaced{number}").read_bytes() == text
+
+
+def test_page_that_was_left_in_place_of_an_archive_is_downloaded_anew(cache, network):
+    answers, _ = network
+    cache.mkdir(parents=True)
+    (cache / "enwik8.zip").write_bytes(b"<html>please log in</html>")
+    address = PUBLISHED["enwik8"].base_urls[0] + "enwik8.zip"
+    answers[address] = zipped({"enwik8": bytes(range(97, 117))})
+    assert len(load_published("enwik8").train) == 10
+    assert (cache / "enwik8.zip.replaced").read_bytes() == b"<html>please log in</html>"

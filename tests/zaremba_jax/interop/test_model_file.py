@@ -372,6 +372,14 @@ def test_folder_with_the_words_of_another_model_is_refused(folder):
         load_folder(folder)
 
 
+def test_folder_may_say_that_its_model_is_computed_otherwise(folder):
+    path = folder / "config.json"
+    record = json.loads(path.read_text())
+    record["settings"]["precision"] = "bfloat16"
+    path.write_text(json.dumps(record))
+    assert load_folder(folder).config == override(CONFIG, precision="bfloat16")
+
+
 @pytest.mark.parametrize("perplexities", [None, [], {"test": None}])
 def test_perplexities_that_are_no_numbers_are_refused(folder, perplexities):
     path = folder / "config.json"
