@@ -8,6 +8,6 @@ import sys
 if is_installed := __name__ != "experiments":
     sys.modules["experiments"] = sys.modules[__name__]
 if is_installed or sys.argv[0] == "-m":  # while Python looks for the program to run
-    from experiments.cli import ctrl_c
+    from experiments.endings import ctrl_c
 
     ctrl_c.install()

@@ -30,7 +30,8 @@ from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.reports.figures import write_picture
 from experiments.training.environment import environment
-from experiments.training.run_folder import Workdir, write_json, write_text
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_json, write_text
 from zaremba_jax.array_types import CellName
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import Config, override, to_dict
@@ -38,7 +39,7 @@ from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.published import load_published
 from zaremba_jax.data.toy_corpus import toy_corpus
 from zaremba_jax.errors import InputError
-from zaremba_jax.json_text import parse_json_object
+from zaremba_jax.json_text import read_json_object
 from zaremba_jax.presets import QUICK
 
 LAGS_COUNTED = (1, 10, 100)
@@ -126,7 +127,7 @@ def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
     for name in ("report.md", *_FIGURES):
         refuse_to_replace("workdir", folder / name, "of this program", lambda _: path.exists())
     try:
-        recorded = parse_json_object(path.read_text()).get("asked") if path.exists() else asked
+        recorded = read_json_object(path).get("asked") if path.exists() else asked
     except (ValueError, TypeError):
         recorded = None
     if recorded != asked:

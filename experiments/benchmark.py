@@ -23,7 +23,7 @@ from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.reports.figures import can_draw, is_picture, write_picture
 from experiments.training.environment import environment
-from experiments.training.run_folder import write_json
+from experiments.training.written_files import write_json
 from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.errors import InputError

@@ -30,11 +30,12 @@ from experiments.training.ensemble_run import with_seeds
 from experiments.training.finished_runs import load_finished_run, named_runs, read_run_config
 from experiments.training.identity import same_model
 from experiments.training.provenance import peak_memory, provenance
-from experiments.training.run_folder import Workdir, write_json
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_json
 from zaremba_jax.config import settings
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import load_model
-from zaremba_jax.json_text import parse_json_object
+from zaremba_jax.json_text import read_json_object
 
 DEFAULT_MEMBERS = 10
 # Flags that say how to train, besides the settings.
@@ -126,7 +127,7 @@ def _averaged(workdir: Workdir) -> list[Path] | None:
     if not workdir.summary.exists():
         return None
     try:
-        members = parse_json_object(workdir.summary.read_text())["members"]
+        members = read_json_object(workdir.summary)["members"]
         return _resolved([Workdir(workdir.path / member["run"]) for member in members])
     except (ValueError, KeyError, TypeError):
         return []  # a record of something else

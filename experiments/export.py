@@ -11,12 +11,13 @@ from experiments.cli.flag_kinds import define_path, define_paths
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import write_out
 from experiments.cli.trained_models import load, single_model
-from experiments.training.run_folder import Workdir, write_bytes
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_bytes
 from zaremba_jax.data.units import UNITS, UNK
 from zaremba_jax.data.vocabulary import Vocabulary, listed, on_one_line
 from zaremba_jax.data.vocabulary_files import read_vocabulary
 from zaremba_jax.errors import InputError
-from zaremba_jax.interop import model_file
+from zaremba_jax.interop import model_file, model_folder
 from zaremba_jax.interop.stablehlo import portable_scoring
 from zaremba_jax.interop.torch_weights import (
     infer_config,
@@ -24,7 +25,7 @@ from zaremba_jax.interop.torch_weights import (
     model_to_torch,
     read_torch_file,
 )
-from zaremba_jax.json_text import parse_json_object
+from zaremba_jax.json_text import read_json_object
 from zaremba_jax.model import Model
 from zaremba_jax.regularizers import expected_masks
 
@@ -54,7 +55,7 @@ def main() -> None:
         raise InputError(f"--out: names no {_kind()}; give the one to write")
     if out.exists() and (FLAGS.to != "folder" or not out.is_dir()):
         raise InputError(f"--out={out}: exists; name a new {_kind()}")
-    if out.is_dir() and any(out.iterdir()) and not model_file.is_model_folder(out):
+    if out.is_dir() and any(out.iterdir()) and not model_folder.is_model_folder(out):
         raise InputError(f"--out={out}: holds something other than an export; name a new folder")
     model = model_from_flags()
     write_model_as(FLAGS.to, out, model, recorded_perplexities())
@@ -121,10 +122,9 @@ def recorded_perplexities() -> dict[str, float]:
         return {}
     folder = path if path.is_dir() else path.parent
     try:
-        if model_file.is_model_folder(folder):
-            return model_file.folder_perplexities(folder)
-        summary = Workdir(folder).summary
-        record = parse_json_object(summary.read_text(encoding="utf-8"))
+        if model_folder.is_model_folder(folder):
+            return model_folder.folder_perplexities(folder)
+        record = read_json_object(Workdir(folder).summary)
     except (OSError, ValueError):
         return {}
     names = {"validation": "valid_perplexity", "test": "test_perplexity"}
@@ -135,7 +135,7 @@ def recorded_perplexities() -> dict[str, float]:
 def write_model_as(form: str, out: Path, model: Model, perplexities: dict[str, float]) -> None:
     """Writes the model in a form that `--to` can name."""
     if form == "folder":
-        return model_file.save_folder(out, model, perplexities)
+        return model_folder.save_folder(out, model, perplexities)
     if form == "model":
         out.parent.mkdir(parents=True, exist_ok=True)
         return model_file.save_model(out, model)

@@ -1,7 +1,6 @@
 """Generates text from a trained model: `python -m experiments.generate --workdir=runs/small`."""
 
 import dataclasses
-import sys
 
 import jax
 from absl import flags
@@ -9,7 +8,7 @@ from absl import flags
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_paths
 from experiments.cli.program import FLAGS
-from experiments.cli.terminal import as_shown, write_out
+from experiments.cli.terminal import write_aside, write_out
 from experiments.cli.trained_models import load_models
 from zaremba_jax.data.units import UNITS, UNK
 from zaremba_jax.data.vocabulary import Vocabulary, listed
@@ -57,8 +56,7 @@ def main() -> None:
     context, unknown = prompt_ids(vocabulary, FLAGS.prompt, "--prompt")
     if unknown:
         noun = UNITS[vocabulary.unit].noun
-        line = f"{noun}s unknown to the model, read as {UNK}: {listed(unknown)}"
-        print(as_shown(line, sys.stderr), file=sys.stderr)
+        write_aside(f"{noun}s unknown to the model, read as {UNK}: {listed(unknown)}")
     key, length = jax.random.key(FLAGS.seed), FLAGS.length or _LENGTHS[FLAGS.until]
     drawn = generate(models, context, length, FLAGS.samples, sampling, key=key, until=until)
     texts = [vocabulary.detokenize([*context, *ids]).strip("\n") for ids in drawn]

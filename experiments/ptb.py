@@ -20,9 +20,10 @@ from experiments.reports.figures import write_picture
 from experiments.reports.run_figures import curves_figure
 from experiments.reports.summary import MONTE_CARLO_FIGURES, print_summary, summarize
 from experiments.training.curves import Curves
-from experiments.training.run_folder import Workdir, write_json
+from experiments.training.run_folder import Workdir
 from experiments.training.single_run import SingleRun
-from zaremba_jax.json_text import parse_json_object
+from experiments.training.written_files import write_json
+from zaremba_jax.json_text import read_json_object
 
 flags.adopt_module_key_flags(training_flags)
 flags.DEFINE_integer(
@@ -67,7 +68,7 @@ def monte_carlo_figures(workdir: Workdir) -> dict[str, Any]:
     if not workdir.summary.exists():
         return {}
     try:
-        record = parse_json_object(workdir.summary.read_text(encoding="utf-8"))
+        record = read_json_object(workdir.summary)
     except ValueError:  # it was damaged, and is written anew
         return {}
     figures = {name: record.get(name) for name in MONTE_CARLO_FIGURES}

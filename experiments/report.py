@@ -9,17 +9,17 @@ from experiments.cli.flag_kinds import define_path
 from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
-from experiments.reports.comparison import (
+from experiments.comparisons.lines import (
     lines_of_mixtures,
     lines_of_runs,
     lines_of_settings,
     print_comparison,
 )
-from experiments.reports.comparison_page import TITLE, html_page
+from experiments.comparisons.page import TITLE, html_page
+from experiments.comparisons.sources import read_source
 from experiments.reports.figures import can_draw
 from experiments.reports.records import Record
-from experiments.reports.sources import read_source
-from experiments.training.run_folder import write_text
+from experiments.training.written_files import write_text
 from zaremba_jax.errors import InputError
 
 TAKES = "RUN..."

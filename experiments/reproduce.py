@@ -26,8 +26,9 @@ from experiments.reports.records import model_name, read_records
 from experiments.reports.summary import summarize, summarize_members
 from experiments.table1 import jobs
 from experiments.table1.page import refuse_other_results, write_table
+from experiments.training.divergence import NonFiniteLossError
 from experiments.training.ensemble_run import with_seeds
-from experiments.training.run import NonFiniteLossError, Run
+from experiments.training.run import Run
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus

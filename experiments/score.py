@@ -153,11 +153,11 @@ def scorer_from_flags(model: Model) -> text_scoring.Scorer:
         segment=FLAGS.dynamic_segment,
         epsilon=FLAGS.dynamic_epsilon,
     )
-    train = train_windows(model, dynamic.segment) if dynamic.rule == "rms" else None
+    train = windows_of_train_file(model, dynamic.segment) if dynamic.rule == "rms" else None
     return functools.partial(score_dynamically, dynamic, train)
 
 
-def train_windows(model: Model, segment: int) -> Windows:
+def windows_of_train_file(model: Model, segment: int) -> Windows:
     """The text of `--train_file`, cut into windows of a segment."""
     train = text_scoring.read_text(FLAGS.train_file, model).stream
     streams = min(_STREAMS, len(train) // (segment + 1))

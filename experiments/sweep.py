@@ -20,7 +20,8 @@ from experiments.reports.statistics import format_mean
 from experiments.reports.summary import member_records
 from experiments.training.ensemble_run import EnsembleRun, with_seeds
 from experiments.training.environment import environment
-from experiments.training.run_folder import Workdir, write_json, write_model
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_json, write_model
 from zaremba_jax.config import Config, override, settings, to_dict
 from zaremba_jax.ensemble import MemberNLL
 from zaremba_jax.errors import InputError

@@ -17,13 +17,13 @@ from program_flags import list_flags
 import zaremba_jax as zj
 from experiments.ablations.report_page import language_table, memory_table
 from experiments.reports.statistics import format_mean
-from experiments.training.run_folder import write_model
+from experiments.training.written_files import write_model
 from zaremba_jax.config import override
 from zaremba_jax.data.corpus import unigram_perplexity
 from zaremba_jax.data.toy_corpus import toy_corpus
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import perplexity, text_nll
-from zaremba_jax.interop.model_file import save_folder
+from zaremba_jax.interop.model_folder import save_folder
 from zaremba_jax.interop.stablehlo import portable_scoring
 from zaremba_jax.model import Model, count_params, init_params
 from zaremba_jax.presets import QUICK, from_dict

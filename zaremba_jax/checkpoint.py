@@ -1,7 +1,6 @@
 """Saves and restores the whole training state, bit for bit."""
 
 import dataclasses
-import errno
 import json
 import logging
 import os
@@ -20,13 +19,13 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from zaremba_jax.errors import InputError
-from zaremba_jax.json_text import parse_json_object
-from zaremba_jax.whole_files import naming, write_whole
+from zaremba_jax.json_text import read_json_object
+from zaremba_jax.whole_files import NO_SPACE_LEFT, naming, write_whole
 
 # One model's, or one per chunk of an ensemble.
 State = Any
 _SPECIAL_IN_ORBAX = frozenset("*?[]\\")  # characters of a path, for its globs and TensorStore
-_NO_SPACE = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
+_NO_SPACE = tuple(map(os.strerror, NO_SPACE_LEFT))
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # names of folders that Orbax renames when complete
 MAX_TO_KEEP = 2  # the newest, and one to fall back on
 CHECKSUMS_FILE = "checksums.json"  # written last: without it, the newest checkpoint was cut off
@@ -171,14 +170,21 @@ def _read(
     wanted = make_template(record)
     stored = ocp.args.StandardRestore(jax.tree.map(_shape, _storable(wanted)))
     state = manager.restore(step, args=ocp.args.Composite(state=stored))["state"]
-    # Under jit, so that keys sharded over hosts stay sharded.
-    wrap = jax.jit(jax.random.wrap_key_data, static_argnames="impl")
 
     def as_wanted(path: Any, template: Any) -> Any:
         x = _entry(state, path)
-        return wrap(x, impl=str(jax.random.key_impl(template))) if _is_key(template) else x
+        return as_key(x, template) if _is_key(template) else x
 
     return jax.tree_util.tree_map_with_path(as_wanted, wanted), record
+
+
+# Under jit, so that keys sharded over hosts stay sharded.
+_wrap = jax.jit(jax.random.wrap_key_data, static_argnames="impl")
+
+
+def as_key(data: jax.Array, like: Any) -> jax.Array:
+    """The keys that raw data stand for, of the kind of another."""
+    return _wrap(data, impl=str(jax.random.key_impl(like)))
 
 
 def _shape(x: Any) -> Any:
@@ -210,7 +216,7 @@ def _newest_intact(directory: str | Path, steps: list[int]) -> int | None:
 
 def _is_intact(folder: Path) -> bool:
     try:
-        written = parse_json_object((folder / CHECKSUMS_FILE).read_text())
+        written = read_json_object(folder / CHECKSUMS_FILE)
         return written.items() <= _checksums(folder).items()  # file managers add their own
     except (OSError, ValueError, TypeError):
         return False

@@ -1,6 +1,7 @@
 """JSON from files that may be damaged or hostile."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from zaremba_jax.errors import InputError
@@ -28,3 +29,13 @@ def parse_json_object(text: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError("it is no JSON object")
     return content
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """What a file of such a text says.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: as for `parse_json_object`.
+    """
+    return parse_json_object(path.read_text(encoding="utf-8"))

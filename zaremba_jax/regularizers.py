@@ -143,9 +143,8 @@ def _rate_name(config: RegularizerConfig, rates: Rates, site: int, layers: int) 
 
     In a sweep the rate of a site may be on, in `rates`, though it is 0 in `config`.
     """
-    own = {0: "input_dropout", layers: "output_dropout"}.get(site)
-    has_own = own is not None and (own in rates or getattr(config, own) is not None)
-    return own if own and has_own else "dropout"
+    own = {0: "input_dropout", layers: "output_dropout"}.get(site, "dropout")
+    return own if own in rates or getattr(config, own) is not None else "dropout"
 
 
 def _site_keys(layers: int, key: Key) -> dict[tuple[str, int], Key]:

@@ -1,11 +1,13 @@
 """Files that are written whole: a reader finds the old content or the new, never a part."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 PARTIAL = ".partial"  # ends the name of the file that becomes the target
+NO_SPACE_LEFT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # why a file cannot be written whole
 
 
 def write_whole(path: str | Path, content: bytes) -> None:

@@ -24,7 +24,7 @@ from zaremba_jax.data.windows import windows
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.model import Model, Predictor
 from zaremba_jax.regularizers import Rates
-from zaremba_jax.train import init_train_state, train_windows
+from zaremba_jax.train import better_of, init_train_state, train_windows
 
 TASK = "language_modelling"
 VALIDATION_STREAMS, VALIDATION_TOKENS = 20, 2020  # 5 windows; tokens of the built-in corpus
@@ -142,9 +142,7 @@ def train_epoch(
     def train(member: Member, rates: Rates) -> tuple[Member, Scalar]:
         state, _ = train_windows(config, member.state, text, rates)
         nll = validation_nll(state.params, valid)
-        best = jax.tree.map(
-            lambda new, old: jnp.where(nll < member.best_nll, new, old), state.params, member.best
-        )
+        best = better_of(state.params, member.best, nll < member.best_nll)
         return Member(state, best, jnp.fmin(nll, member.best_nll)), nll
 
     return jax.vmap(train)(members, rates)

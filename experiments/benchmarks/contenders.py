@@ -17,8 +17,8 @@ import numpy as np
 
 from experiments.benchmarks.jax_peers import build_cudnn, build_linen, build_nnx, check_cudnn
 from experiments.benchmarks.torch_peer import build_torch, check_torch
-from experiments.benchmarks.turns import Turn
 from experiments.training.kernel_choice import choice_for, local_workload
+from experiments.training.turns import Turn
 from zaremba_jax.config import Config, ModelConfig, Precision, RegularizerConfig, override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.errors import InputError

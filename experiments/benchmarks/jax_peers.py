@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.benchmarks.turns import Turn
+from experiments.training.turns import Turn
 from zaremba_jax.cells import drop
 from zaremba_jax.config import Config
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE

@@ -14,8 +14,8 @@ import jax
 from rich.console import Console
 
 from experiments.benchmarks.contenders import Contender
-from experiments.benchmarks.turns import Turn
 from experiments.training.environment import peak_device_memory, peak_host_memory
+from experiments.training.turns import Turn
 from zaremba_jax.errors import InputError
 
 

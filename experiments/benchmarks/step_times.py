@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks.contenders import Contender
-from experiments.benchmarks.turns import Turn, quartiles, take_turns
+from experiments.training.turns import Turn, quartiles, take_turns
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import Config
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.turns import Turn
+from experiments.training.turns import Turn
 from zaremba_jax.config import Config
 from zaremba_jax.errors import InputError
 

@@ -13,13 +13,14 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
-from experiments.cli import ctrl_c
 from experiments.cli.help import about_unknown_flag, print_help
 from experiments.cli.program_names import version
-from experiments.cli.terminal import Terminal, as_shown, silence, write_out
+from experiments.cli.terminal import Terminal, silence, write_aside, write_out
+from experiments.endings import ctrl_c
+from experiments.endings.errors import ProgramEndError
 from zaremba_jax.data.encoding import default_cache_dir
 from zaremba_jax.errors import InputError
-from zaremba_jax.whole_files import PARTIAL
+from zaremba_jax.whole_files import NO_SPACE_LEFT, PARTIAL
 
 FLAGS = flags.FLAGS
 # File errors that another name would avoid.
@@ -30,7 +31,6 @@ _PATH_ERRORS = (
     IsADirectoryError,
     PermissionError,
 )
-_NO_SPACE_LEFT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Where programs write unless told otherwise, by the flag that tells.
 _DEFAULT_FOLDERS = {"cache_dir": default_cache_dir, "workdir": lambda: Path("runs")}
 _LARGEST_INT = 2**32 - 1
@@ -45,20 +45,12 @@ _MEMORY_REMEDIES = {
 }
 
 
-class ProgramEndError(Exception):
-    """Ends a program with its message as one line; caught once, by `program.run`."""
-
-    status: int = 1  # the exit status
-    is_error: bool = True  # for standard error; otherwise a plain line of output
-
-
 def fail(error: object, status: int = 2) -> NoReturn:
     """Ends the program with one line on standard error."""
     if isinstance(error, OSError) and error.filename is not None:
         error = _about_file(error)
     try:
-        line = f"error: {' '.join(str(error).split())}"
-        print(as_shown(line, sys.stderr), file=sys.stderr)
+        write_aside(f"error: {' '.join(str(error).split())}")
     except OSError:  # the line cannot be told, the status can
         silence(sys.stderr)
     sys.exit(status)
@@ -71,7 +63,7 @@ def _about_file(error: OSError) -> str:
     another = f"name another with --{flag}" if flag else "name another"
     if _is_about_a_path(error):
         remedy = f"{another}, or change what is there"
-    elif error.errno in _NO_SPACE_LEFT:
+    elif error.errno in NO_SPACE_LEFT:
         remedy = "free some space, and give the same command again"
         remedy += f", or {another}" if flag == "cache_dir" else ""
     return f"{path}: {str(error.strerror).lower()}; {remedy}"

@@ -49,6 +49,11 @@ def write_out(text: str) -> None:
             raise OSError(error.errno, error.strerror, "standard output") from None
 
 
+def write_aside(text: str) -> None:
+    """Prints a line beside what a program is run for, on standard error."""
+    print(as_shown(text, sys.stderr), file=sys.stderr)
+
+
 def harmless(text: str) -> str:
     """The text with its control characters escaped: they can come from anybody's words."""
     return _HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -1,19 +1,18 @@
 """Finds trained models where runs left them."""
 
-import sys
 from collections import Counter
 from pathlib import Path
 
-from experiments.cli.terminal import as_shown
+from experiments.cli.terminal import write_aside
 from experiments.training.run_folder import Workdir
 from experiments.training.unfinished_runs import is_unfinished, unfinished_models
 from zaremba_jax.errors import InputError, MissingFileError
-from zaremba_jax.interop.model_file import (
+from zaremba_jax.interop.model_file import load_model
+from zaremba_jax.interop.model_folder import (
     FOLDER_CONFIG,
     FOLDER_MODEL,
     FOLDER_VOCABULARY,
     load_folder,
-    load_model,
 )
 from zaremba_jax.model import Model
 
@@ -101,7 +100,7 @@ def _load_all(source: Path) -> list[Model]:
     if _is_exported(source):
         return [load_folder(source)]
     models, line = unfinished_models(Workdir(source))
-    print(as_shown(line, sys.stderr), file=sys.stderr)
+    write_aside(line)
     return models
 
 

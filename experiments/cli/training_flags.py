@@ -22,15 +22,16 @@ from experiments.training.loop import train
 from experiments.training.opening import print_device, print_run
 from experiments.training.resumption import resume
 from experiments.training.run import Run
-from experiments.training.run_folder import Workdir, shortened, write_json
+from experiments.training.run_folder import Workdir, shortened
 from experiments.training.single_run import SingleRun, new_run
 from experiments.training.tensorboard import TensorBoard
 from experiments.training.wandb_run import WandbRun
+from experiments.training.written_files import write_json
 from zaremba_jax.checkpoint import clear_after
 from zaremba_jax.config import Config, completed, override, to_dict
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
-from zaremba_jax.json_text import parse_json_object
+from zaremba_jax.json_text import read_json_object
 from zaremba_jax.model import Model, count_params, param_shapes
 
 define_config_flags()
@@ -110,7 +111,7 @@ def configure(**more: object) -> tuple[Config, Workdir]:
 def _kept_in(workdir: Workdir) -> str:
     """The setting `keep` of a run on own text: that of the run in its folder, or `best`."""
     try:
-        return completed(parse_json_object(workdir.config.read_text()))["keep"]
+        return completed(read_json_object(workdir.config))["keep"]
     except (OSError, ValueError, TypeError):  # none is there, or `refuse_another_run` tells
         return "best"
 

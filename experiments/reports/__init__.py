@@ -1,1 +1,1 @@
-"""What runs leave to read: summaries, records, tables, figures, pages."""
+"""What runs leave to read: summaries, records, tables, figures."""

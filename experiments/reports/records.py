@@ -1,8 +1,10 @@
 """Records of runs: which model, which seeds, which results."""
 
+import contextlib
 import dataclasses
 import operator
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from experiments.training.identity import canonical_config
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import Config, to_dict
 from zaremba_jax.errors import InputError
-from zaremba_jax.json_text import parse_json_object
+from zaremba_jax.json_text import read_json_object
 from zaremba_jax.presets import PRESETS
 
 _OF_A_MIXTURE = [f"{text}_{x}" for text in ("valid", "test") for x in ("perplexity", "spread")]
@@ -104,31 +106,42 @@ def read_records(folder: Path) -> list[Record]:
     return [read_record(Workdir(path)) for path in paths]
 
 
+@contextlib.contextmanager
+def reading(workdir: Workdir) -> Iterator[None]:
+    """Tells in one line what is wrong with a folder whose record cannot be read in the block.
+
+    Raises:
+      InputError: it holds no run, or the record is damaged.
+    """
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        if not workdir.config.exists():
+            raise InputError(f"{workdir.path}: holds no run; name the --workdir of one") from None
+        raise InputError(
+            f"{workdir.path}: holds a damaged record ({error}); give the command of that run"
+            " again, which writes it anew, or leave it out"
+        ) from None
+
+
 def read_record(workdir: Workdir) -> Record:
     """The run in a folder, finished or not.
 
     Raises:
       InputError: there is none, or it is damaged, or it is a sweep.
     """
-    if not workdir.config.exists():
-        raise InputError(f"{workdir.path}: holds no run; name the --workdir of one")
-    try:
+    with reading(workdir):
         config, more = workdir.read_config()
         lines = workdir.metrics.read_bytes() if workdir.metrics.exists() else b""
         finished = workdir.summary.exists()
         record = Record(
             name=workdir.path.name,
             config=config,
-            summary=parse_json_object(workdir.summary.read_text()) if finished else {},
+            summary=read_json_object(workdir.summary) if finished else {},
             history=read_lines(lines),
             more=more,
         )
         record.check()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{workdir.path}: holds a damaged record ({error}); give the command of that run"
-            " again, which writes it anew, or leave it out"
-        ) from None
     if "vary" in more:
         raise InputError(f"{workdir.path}: holds a sweep, not a run; leave it out")
     return record

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from experiments.training.run_folder import write_text
+from experiments.training.written_files import write_text
 
 _SPECIAL = re.compile('["\t\n\r]')  # csv.writer leaves a lone \r unquoted
 

@@ -17,7 +17,7 @@ def format_mean(values: Sequence[float], digits: int = 1) -> str:
     return format_spread(statistics.mean(values), spread, digits)
 
 
-def format_change(values: Sequence[float], base: Sequence[float], digits: int = 1) -> str:
+def format_change(values: Sequence[float], base: Sequence[float]) -> str:
     """The difference of two means, with its standard error if `base` shows how values vary.
 
     The values are taken to vary as much as those of `base`. Empty if `base` is.
@@ -27,7 +27,7 @@ def format_change(values: Sequence[float], base: Sequence[float], digits: int = 
     error = deviation(base) * (1 / len(values) + 1 / len(base)) ** 0.5
     difference = statistics.mean(values) - statistics.mean(base)
     sign = "" if difference < 0 else "+"
-    return sign + format_spread(difference, error if len(base) > 1 else None, digits)
+    return sign + format_spread(difference, error if len(base) > 1 else None, digits=1)
 
 
 def format_spread(middle: float, spread: float | None, digits: int) -> str:

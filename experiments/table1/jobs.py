@@ -17,18 +17,13 @@ from experiments.reports.summary import sizes_for, summarize_mixtures
 from experiments.training.environment import environment
 from experiments.training.identity import canonical_config, same_model
 from experiments.training.run import Run
-from experiments.training.run_folder import (
-    Workdir,
-    shortened,
-    write_arrays,
-    write_json,
-    write_text,
-)
+from experiments.training.run_folder import Workdir, shortened
+from experiments.training.written_files import write_arrays, write_json, write_text
 from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity
-from zaremba_jax.json_text import parse_json_object
+from zaremba_jax.json_text import read_json_object
 
 # A run's record, from the nats of every token of its validation and its test text.
 SummaryOf = Callable[[np.ndarray, np.ndarray], dict[str, Any]]
@@ -207,7 +202,7 @@ def read_mixtures(results: Path, config: Config) -> dict[str, Any] | None:
     try:
         if not path.exists():
             return None
-        mixtures = parse_json_object(path.read_text())
+        mixtures = read_json_object(path)
         _ = mixtures["seeds"], mixtures["mixtures"]
         return mixtures
     except (ValueError, KeyError) as error:

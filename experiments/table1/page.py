@@ -19,7 +19,7 @@ from experiments.reports.summary import format_mixture
 from experiments.table1.after_the_paper import LEGEND, TITLES, after_the_paper
 from experiments.table1.figure import table1_figure
 from experiments.table1.jobs import read_mixtures
-from experiments.training.run_folder import write_text
+from experiments.training.written_files import write_text
 from zaremba_jax.config import Config, override
 from zaremba_jax.presets import PAPER_PERPLEXITIES, PRESETS
 

@@ -72,12 +72,10 @@ class Curves:
         self._console = console
         self._each(lambda board: board.begin(settings))
 
-    def windows(
-        self, step: int, chunk_statistics: dict[str, float], so_far: dict[str, Any]
-    ) -> None:
+    def windows(self, step: int, window_averages: dict[str, float], so_far: dict[str, Any]) -> None:
         """Adds points for the last windows, from `averages`, and for the epoch so far."""
         points = {tag: so_far[name] for tag, name in _SO_FAR.items() if name in so_far}
-        self._each(lambda board: board.points(step, chunk_statistics | points))
+        self._each(lambda board: board.points(step, window_averages | points))
 
     def epoch(
         self, step: int, record: dict[str, Any], gates: Gates, texts: Sequence[str] = ()

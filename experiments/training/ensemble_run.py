@@ -11,13 +11,12 @@ from rich.console import Console
 
 from experiments.training import resumption
 from experiments.training.curves import averages
+from experiments.training.divergence import NonFiniteLossError, first_problem
 from experiments.training.journal import Journal
 from experiments.training.run import (
     EVALUATION_STREAMS,
-    NonFiniteLossError,
     Run,
     decided_rates,
-    first_problem,
     next_windows,
     on_every_device,
     rate_of_epoch,
@@ -25,7 +24,8 @@ from experiments.training.run import (
     windows_trained,
     words_per_second,
 )
-from experiments.training.run_folder import Workdir, write_model
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_model
 from zaremba_jax.array_types import ModelParams, TrainState, WindowStatistics
 from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.data.corpus import Corpus
@@ -57,7 +57,7 @@ class EnsembleRun(Run):
     mesh: Mesh  # of all devices
     console: Console  # gets a line for each member that diverges
     kernel: dict[str, Any] = dataclasses.field(default_factory=dict)
-    chunk_statistics: dict[str, float] = dataclasses.field(default_factory=dict)
+    window_averages: dict[str, float] = dataclasses.field(default_factory=dict)
     config: Config = dataclasses.field(init=False)
     journal: Journal = dataclasses.field(init=False)
 
@@ -152,7 +152,7 @@ class EnsembleRun(Run):
         for member in self.live:
             if problem := first_problem(nll[member], finite[member], first, per_epoch):
                 self._exclude(member, problem)
-        self.chunk_statistics = averages(jax.tree.map(lambda x: x[self.live], stats))
+        self.window_averages = averages(jax.tree.map(lambda x: x[self.live], stats))
         return {member: float(nll[member].sum()) for member in self.live}
 
     def _train_chunks(self, windows: jax.Array) -> tuple[WindowStatistics, np.ndarray]:
@@ -187,9 +187,9 @@ class EnsembleRun(Run):
             )
         self.console.print(f"{message}; excluded from here on", soft_wrap=True)
 
-    def nll(self, ids: np.ndarray, streams: int = 1) -> MemberNLL:
+    def nll(self, ids: np.ndarray) -> MemberNLL:
         """Nats of every token of a text but the first, for every member, even excluded ones."""
-        return self._nll([state.result for state in self.state], ids, streams)
+        return self._nll([state.result for state in self.state], ids, streams=1)
 
     def _nll(self, params: list[ModelParams], ids: np.ndarray, streams: int) -> MemberNLL:
         """`nll` by the parameters of each chunk."""

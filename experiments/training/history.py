@@ -15,7 +15,8 @@ from typing import Any
 import jax
 
 from experiments.training.metrics_table import MetricsTable
-from experiments.training.run_folder import Workdir, append_bytes, write_bytes
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import append_bytes, write_bytes
 from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.whole_files import naming

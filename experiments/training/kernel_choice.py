@@ -17,13 +17,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from experiments.benchmarks.turns import take_turns
+from experiments.training.turns import take_turns
 from zaremba_jax.config import Config, KernelName, in_current_names, override
 from zaremba_jax.errors import InputError
-from zaremba_jax.json_text import parse_json_object
+from zaremba_jax.json_text import read_json_object
 from zaremba_jax.kernels.implementations import Choice, choose
 from zaremba_jax.model import init_params
-from zaremba_jax.parallel.streams import padded_batch_size
+from zaremba_jax.parallel.streams import streams_of_device
 from zaremba_jax.regularizers import active_rates, sample_masks
 from zaremba_jax.rnn import deep_rnn, zero_state
 from zaremba_jax.train import init_train_state, train_windows
@@ -49,7 +49,7 @@ def local_workload(
     config: Config, vocabulary_size: int, *, members: int = 1, data_parallel: int = 1
 ) -> Workload:
     """The workload of a run on this machine's devices."""
-    streams = padded_batch_size(config.train.batch_size, data_parallel) // data_parallel
+    streams = streams_of_device(config.train.batch_size, data_parallel)
     return Workload(
         config=override(config, batch_size=streams),
         vocabulary_size=vocabulary_size,
@@ -225,7 +225,7 @@ class _Trial:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        choice = in_current_names(parse_json_object(path.read_text()))
+        choice = in_current_names(read_json_object(path))
         if choice["kernel"] in CANDIDATES:
             return choice
     except (ValueError, TypeError, KeyError):

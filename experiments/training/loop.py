@@ -11,7 +11,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from experiments.cli.program import ProgramEndError
+from experiments.endings.errors import ProgramEndError
+from experiments.endings.signals import deferred_signals
 from experiments.training import remarks
 from experiments.training.curves import Curves
 from experiments.training.epoch_display import EpochDisplay
@@ -20,7 +21,6 @@ from experiments.training.provenance import peak_memory, provenance
 from experiments.training.resumption import Saves
 from experiments.training.run import Run, gates, is_finished, position
 from experiments.training.run_folder import Workdir
-from experiments.training.signals import deferred_signals
 from experiments.training.standstill import StandstillNews
 from experiments.training.written_samples import write_samples
 
@@ -87,7 +87,7 @@ def train(
             so_far, record, texts = train_chunk(run, chunk), None, []
             workdir.require_held()  # before anything is written that would make another
             display.windows(so_far)
-            curves.windows(run.step, run.chunk_statistics, so_far)
+            curves.windows(run.step, run.window_averages, so_far)
             if run.step % len(run.windows) == 0:
                 record = finish_epoch(run)
                 epoch_files.add(record)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments.training.run_folder import append_bytes, write_bytes
+from experiments.training.written_files import append_bytes, write_bytes
 
 
 class MetricsTable:

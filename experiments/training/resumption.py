@@ -172,9 +172,7 @@ def cut(stored: Any, like: TrainState, batch: int) -> TrainState:
 
     rnn_state = jax.tree.map(streams, stored.rnn_state, like.rnn_state)
     state = jax.tree.map(put, dataclasses.replace(stored, rnn_state=rnn_state), like)
-    # Under jit, so that keys that are spread over hosts stay spread.
-    wrap = jax.jit(jax.random.wrap_key_data, static_argnames="impl")
-    return dataclasses.replace(state, key=wrap(state.key, impl=str(jax.random.key_impl(like.key))))
+    return dataclasses.replace(state, key=checkpoint.as_key(state.key, like.key))
 
 
 def _precision() -> str:

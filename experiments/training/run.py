@@ -1,12 +1,11 @@
-"""What a run in training is, whether it trains one model or many, and how it diverges."""
+"""What a run in training is, whether it trains one model or many, and where it stands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments.cli.program import ProgramEndError
 from experiments.training.journal import Journal
 from experiments.training.run_folder import Workdir
 from zaremba_jax.array_types import TrainState, Windows
@@ -25,10 +24,6 @@ from zaremba_jax.optimizer import (
 )
 
 EVALUATION_STREAMS = 20  # of the estimate after each epoch
-_REMEDY = (
-    "the checkpoints before it are kept; try a lower --learning_rate or --clip_norm, in another"
-    " --workdir"
-)
 
 
 class Run(Protocol):
@@ -41,7 +36,7 @@ class Run(Protocol):
     state: Any  # on the device
     journal: Journal  # what the host keeps beside it
     kernel: dict[str, Any]  # how the kernel was chosen, from `choose_kernel`
-    chunk_statistics: dict[str, float]  # `averages` of the windows last trained on
+    window_averages: dict[str, float]  # `averages` of the windows last trained on
 
     @property
     def step(self) -> int:
@@ -94,7 +89,7 @@ class Run(Protocol):
         """
         ...
 
-    def nll(self, ids: np.ndarray, streams: int = 1) -> np.ndarray:
+    def nll(self, ids: np.ndarray) -> np.ndarray:
         """Nats of every token of a text but the first: [predictions], or a row for each model.
 
         The models are those that the run would end with.
@@ -205,34 +200,3 @@ def training_windows(config: Config, corpus: Corpus) -> TextWindows:
 def on_every_device(mesh: Mesh) -> NamedSharding:
     """A sharding that replicates over all devices of a mesh, other hosts' included."""
     return NamedSharding(mesh, PartitionSpec())
-
-
-class NonFiniteLossError(ProgramEndError, ArithmeticError):
-    """A loss, a parameter or the validation perplexity of every model became infinite or NaN.
-
-    `reasons` say why each model diverged, by seed.
-    """
-
-    def __init__(self, problem: str, reasons: Mapping[int, str] | None = None, *, seed: int = 0):
-        super().__init__(f"{problem}; {_REMEDY}")
-        self.reasons = reasons or {seed: str(self)}
-
-
-def first_problem(
-    nll: np.ndarray, params_finite: bool, first_step: int, windows_per_epoch: int
-) -> str | None:
-    """What is wrong with the losses of some windows or the parameters after them, and where.
-
-    `nll` are mean nats per token of each window; `first_step` windows came before these.
-    """
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(np.exp(nll))
-    if not finite.all():
-        bad = int(np.argmin(finite))
-        problem = f"the loss became {nll[bad]:.4g}"
-    elif not params_finite:
-        bad, problem = len(nll) - 1, "a parameter became infinite or NaN"
-    else:
-        return None
-    epoch, window = divmod(first_step + bad, windows_per_epoch)
-    return f"{problem} at step {first_step + bad + 1} (epoch {epoch + 1}, window {window + 1})"

@@ -1,26 +1,23 @@
-"""The files that a run leaves in its working directory."""
+"""The folder of a run: the names of its files, whose run it holds, and which process holds it."""
 
 import fcntl
 import functools
 import hashlib
-import io
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from experiments.training.identity import differing_settings
+from experiments.training.written_files import write_json
 from zaremba_jax.checkpoint import CHECKSUMS_FILE
 from zaremba_jax.config import Config, settings, to_dict
 from zaremba_jax.errors import InputError
-from zaremba_jax.interop.model_file import save_model
-from zaremba_jax.json_text import parse_json_object
-from zaremba_jax.model import Model
+from zaremba_jax.json_text import read_json_object
 from zaremba_jax.presets import from_dict
-from zaremba_jax.whole_files import naming, write_whole
+
+_LONGEST_NAME = 200  # bytes
 
 
 class Workdir:
@@ -67,7 +64,7 @@ class Workdir:
         if not self.config.exists():
             return self._refuse_other_results()
         try:
-            saved = parse_json_object(self.config.read_text())
+            saved = read_json_object(self.config)
         except ValueError:
             raise InputError(
                 f"{self.config}: is damaged; remove it if the run in {self.path} is this one,"
@@ -98,7 +95,7 @@ class Workdir:
         Raises:
           OSError, ValueError, TypeError: the file is missing or is not what `create` wrote.
         """
-        flat = parse_json_object(self.config.read_text())
+        flat = read_json_object(self.config)
         more = {name: flat.pop(name) for name in flat.keys() - settings().keys()}
         return from_dict(flat), more
 
@@ -150,51 +147,10 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def write_model(path: Path, model: Model) -> None:
-    """Writes a trained model, atomically."""
-    if jax.process_index() > 0:  # with several hosts, only the first writes
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_model(path, model)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file, atomically."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, atomically."""
-    write_bytes(path, text.encode())
-
-
-def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes named arrays in NumPy's format, atomically."""
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays)
-    write_bytes(path, content.getvalue())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a binary file, atomically."""
-    if jax.process_index() == 0:  # with several hosts, only the first writes
-        write_whole(path, content)
-
-
-def append_bytes(path: Path, content: bytes) -> None:
-    """Adds to the end of a binary file.
-
-    Raises:
-      OSError: it cannot be written; it may have a part.
-    """
-    if jax.process_index() == 0:
-        with naming(path), path.open("ab") as file:
-            file.write(content)
-
-
-def shortened(name: str, longest: int = 200) -> str:
+def shortened(name: str) -> str:
     """A file's name; the end of a long one becomes a hash, since file systems allow 255 bytes."""
     data = name.encode(errors="surrogateescape")
-    if len(data) <= longest:
+    if len(data) <= _LONGEST_NAME:
         return name
-    return f"{data[: longest - 17].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:16]}"
+    start = data[: _LONGEST_NAME - 17].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(data).hexdigest()[:16]}"

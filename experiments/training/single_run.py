@@ -10,13 +10,12 @@ from jax.sharding import Mesh
 
 from experiments.training import resumption
 from experiments.training.curves import averages
+from experiments.training.divergence import NonFiniteLossError, first_problem
 from experiments.training.journal import Journal
 from experiments.training.run import (
     EVALUATION_STREAMS,
-    NonFiniteLossError,
     Run,
     decided_rates,
-    first_problem,
     next_windows,
     on_every_device,
     position,
@@ -25,7 +24,8 @@ from experiments.training.run import (
     windows_trained,
     words_per_second,
 )
-from experiments.training.run_folder import Workdir, write_model
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_model
 from zaremba_jax.array_types import ModelParams, TrainState
 from zaremba_jax.config import Config
 from zaremba_jax.data.corpus import Corpus
@@ -49,7 +49,7 @@ class SingleRun(Run):
     mesh: Mesh | None = None
     journal: Journal = dataclasses.field(default_factory=lambda: Journal([0.0]))
     kernel: dict[str, Any] = dataclasses.field(default_factory=dict)
-    chunk_statistics: dict[str, float] = dataclasses.field(default_factory=dict)
+    window_averages: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self.all_configs = [self.config]
@@ -113,7 +113,7 @@ class SingleRun(Run):
         finite = bool(all_finite(self.state.params))
         if problem := first_problem(stats.nll, finite, first, per_epoch):
             raise NonFiniteLossError(problem, seed=self.config.seed)
-        self.chunk_statistics = averages(stats)
+        self.window_averages = averages(stats)
         return {0: float(stats.nll.sum())}
 
     def metrics(self, epoch: int, windows: int) -> dict[str, Any]:
@@ -124,9 +124,9 @@ class SingleRun(Run):
             "words_per_second": words_per_second(self, windows),
         }
 
-    def nll(self, ids: np.ndarray, streams: int = 1) -> np.ndarray:
+    def nll(self, ids: np.ndarray) -> np.ndarray:
         """Nats [predictions] of every token of a text but the first."""
-        return text_nll(self.model(), ids, streams)
+        return text_nll(self.model(), ids)
 
     def estimate(self) -> dict[str, Any]:
         model = self._model(self.state.model)

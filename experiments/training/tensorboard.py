@@ -49,21 +49,18 @@ class TensorBoard:
         self.flush()
 
     def points(self, step: int, values: Mapping[str, float]) -> None:
-        """As for `Board`."""
         from tensorboardX.summary import scalar
 
         for tag, value in values.items():
             self._write(step, summary=scalar(tag, value))
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray], edges: np.ndarray) -> None:
-        """As for `Board`."""
         from tensorboardX.summary import histogram
 
         for tag, of_tag in values.items():
             self._write(step, summary=histogram(tag, of_tag, edges))
 
     def text(self, step: int, lines: Sequence[str]) -> None:
-        """As for `Board`."""
         from tensorboardX.summary import text
 
         content = "\n".join(f"    {line}" for line in lines)  # Markdown: as it is
@@ -85,13 +82,11 @@ class TensorBoard:
             self.flush()
 
     def flush(self) -> None:
-        """As for `Board`."""
         self._flushed = time.time()
         with naming(self._folder):
             self._writer.flush()
 
     def close(self) -> None:
-        """As for `Board`."""
         if self._writer is not None:
             with naming(self._folder):
                 self._writer.close()

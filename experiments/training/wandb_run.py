@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.training.run_folder import Workdir, write_text
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_text
 
 _PROJECT = "zaremba_jax"  # unless WANDB_PROJECT names another
 
@@ -51,11 +52,9 @@ class WandbRun:
         return known or path.read_text().strip()
 
     def points(self, step: int, values: Mapping[str, float]) -> None:
-        """As for `Board`."""
         self._run.log(dict(values), step=step)
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray], edges: np.ndarray) -> None:
-        """As for `Board`."""
         self._run.log(
             {
                 tag: self._wandb.Histogram(np_histogram=np.histogram(of_tag, edges))
@@ -65,7 +64,6 @@ class WandbRun:
         )
 
     def text(self, step: int, lines: Sequence[str]) -> None:
-        """As for `Board`."""
         content = html.escape("\n".join(lines))
         self._run.log({"samples": self._wandb.Html(f"<pre>{content}</pre>")}, step=step)
 

@@ -21,9 +21,10 @@ from layer_examples import equations
 from preloaded import server
 from rich.console import Console
 
-from experiments.benchmarks import contenders, jax_peers, own_process, torch_peer, turns
+from experiments.benchmarks import contenders, jax_peers, own_process, torch_peer
 from experiments.benchmarks.contenders import Contender, has_papers_layout
 from experiments.benchmarks.step_times import largest_products, step_flops
+from experiments.training import turns
 from zaremba_jax.array_types import ModelParams, SoftmaxParams
 from zaremba_jax.config import override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE

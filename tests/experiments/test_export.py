@@ -10,7 +10,8 @@ from invoke import assert_refused, content, run_elsewhere
 from safetensors.numpy import load, save
 
 from experiments.cli.trained_models import load_models
-from experiments.training.run_folder import Workdir, write_model
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_model
 from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import text_nll

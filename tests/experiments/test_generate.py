@@ -4,7 +4,8 @@ import jax
 from invoke import assert_refused, run_elsewhere
 
 from experiments.cli.trained_models import load_models
-from experiments.training.run_folder import Workdir, write_model
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_model
 from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.inference.generation import Sampling, generate

@@ -14,7 +14,8 @@ from invoke import CONFIG, SINGLE, TEXT, WORDS, assert_refused, assert_same_run,
 from experiments.cli.program import FLAGS
 from experiments.cli.training_flags import configure
 from experiments.training import single_run
-from experiments.training.run_folder import Workdir, write_model
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_model
 from zaremba_jax.config import override
 from zaremba_jax.data.units import EOS, UNK
 from zaremba_jax.data.vocabulary import Vocabulary

@@ -14,8 +14,8 @@ from invoke import content as content_of
 
 from experiments import ensemble, report, sweep
 from experiments.cli.outputs import refuse_to_replace
-from experiments.reports import comparison_page
-from experiments.reports.comparison import lines_of_ablation, lines_of_runs, lines_of_settings
+from experiments.comparisons import page as comparison_page
+from experiments.comparisons.lines import lines_of_ablation, lines_of_runs, lines_of_settings
 from experiments.reports.records import Record, read_record
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import override

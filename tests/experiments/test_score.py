@@ -12,7 +12,8 @@ import pytest
 from invoke import SETTINGS, assert_refused, content, run, run_elsewhere, start_python, summary_of
 from model_examples import MODELS, TEXT, WORDS, make
 
-from experiments.training.run_folder import Workdir, write_model
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_model
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.data.windows import windows
 from zaremba_jax.ensemble import mixture_nll

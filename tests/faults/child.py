@@ -15,8 +15,8 @@ from typing import Any
 
 from faults.changes import watch
 
-from experiments.cli import ctrl_c
 from experiments.cli import program as command_line
+from experiments.endings import ctrl_c
 
 Misfortune = Callable[[], None]
 

@@ -11,7 +11,8 @@ from faults.child import break_function
 from faults.forked import fork
 from invoke import ROOT, write_texts
 
-from experiments.training.run_folder import Workdir, write_model
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_model
 from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import DownloadError, InputError, MissingFileError

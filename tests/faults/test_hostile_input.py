@@ -13,7 +13,7 @@ from invoke import FLAGS, assert_refused, run
 from model_examples import make
 
 from experiments.cli import training_flags
-from experiments.cli.program import ProgramEndError
+from experiments.endings.errors import ProgramEndError
 from zaremba_jax.config import settings as all_settings
 from zaremba_jax.data.encoding import read_corpus
 from zaremba_jax.errors import InputError

@@ -22,7 +22,7 @@ from zaremba_jax.data.text_files import Piece, content_hash, cut_at_lines, find_
 from zaremba_jax.data.units import EOS, UNITS, UNK, check_unit
 from zaremba_jax.data.vocabulary import RARE_TO_UNK, Vocabulary
 from zaremba_jax.errors import InputError
-from zaremba_jax.json_text import parse_json_object
+from zaremba_jax.json_text import read_json_object
 from zaremba_jax.whole_files import naming
 
 SPLITS = ("train", "valid", "test")
@@ -177,7 +177,7 @@ def _key(texts: Sequence[Pieces], encoding: Encoding) -> str:
 def _load(name: str, folder: Path) -> Corpus | None:
     """The cached corpus; None if it is missing, incomplete or not what was written."""
     try:
-        record = parse_json_object((folder / _RECORD).read_text(encoding="utf-8"))
+        record = read_json_object(folder / _RECORD)
         corpus = _mapped(name, folder, record)
         return corpus if record["fingerprint"] == corpus.fingerprint else None
     except (OSError, ValueError, KeyError, TypeError, OverflowError):

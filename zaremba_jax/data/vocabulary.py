@@ -190,7 +190,7 @@ class Vocabulary:
             ) from None
 
     def encode_blocks(
-        self, blocks: Iterable[str], source: str = "text", remedy: str = RARE_TO_UNK
+        self, blocks: Iterable[str], source: str, remedy: str
     ) -> Iterator[np.ndarray]:
         """Yields the ids of texts as `units.Unit.read` yields them; errors as for `encode`."""
         ids_of = functools.partial(self.encode, source=source, remedy=remedy)

@@ -10,7 +10,8 @@ from zaremba_jax import model
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.inference.generation import Sampling, generate, unknown_id
 from zaremba_jax.inference.prompts import prompt_ids
-from zaremba_jax.interop import model_file
+from zaremba_jax.interop.model_file import load_model, save_model
+from zaremba_jax.interop.model_folder import FOLDER_MODEL, is_model_folder, load_folder
 
 
 class Score(NamedTuple):
@@ -40,18 +41,18 @@ class Model(model.Model):
         """Reads a model's file, the folder of a finished run, or an exported folder.
 
         Raises:
-          MissingFileError, InputError: as for `model_file.load_model` and `load_folder`.
+          MissingFileError, InputError: as for `load_model` and `load_folder`.
         """
         path = Path(path)
-        if model_file.is_model_folder(path):
-            read = model_file.load_folder(path)
+        if is_model_folder(path):
+            read = load_folder(path)
         else:
-            read = model_file.load_model(path / model_file.FOLDER_MODEL if path.is_dir() else path)
+            read = load_model(path / FOLDER_MODEL if path.is_dir() else path)
         return cls(read.params, read.config, read.vocabulary)
 
     def save(self, path: str | Path) -> None:
-        """Writes the model as one file; errors as for `model_file.save_model`."""
-        model_file.save_model(path, self)
+        """Writes the model as one file; errors as for `save_model`."""
+        save_model(path, self)
 
     def score(self, text: str) -> Score:
         """Scores a text, read from the zero state as the beginning of a line.

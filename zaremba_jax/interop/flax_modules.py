@@ -206,7 +206,8 @@ class DeepRNN(nnx.Module):
             seq_lengths,
             drop=drop,
             drop_output=self.drop_output,
-            options=_options(self).override(
+            options=_options(
+                self,
                 time_major=time_major,
                 return_carry=return_carry,
                 reverse=reverse,
@@ -216,9 +217,11 @@ class DeepRNN(nnx.Module):
         )
 
 
-def _options(module: "DeepRNN | LinenDeepRNN") -> SequenceOptions:
-    """The options of a module's calls, from its attributes of the same names."""
-    return SequenceOptions(*(getattr(module, name) for name in SequenceOptions._fields))
+def _options(module: "DeepRNN | LinenDeepRNN", **given: bool | None) -> SequenceOptions:
+    """The options of a call: what it was given, else the module's attributes of the same names."""
+    return SequenceOptions(
+        **{name: getattr(module, name) if x is None else x for name, x in given.items()}
+    )
 
 
 class _LinenLayer(nn.Module):
@@ -317,7 +320,8 @@ class LinenDeepRNN(nn.Module):
             seq_lengths,
             drop=drop,
             drop_output=self.drop_output,
-            options=_options(self).override(
+            options=_options(
+                self,
                 time_major=time_major,
                 return_carry=return_carry,
                 reverse=reverse,

@@ -40,17 +40,12 @@ Drop = Callable[[jax.Array], jax.Array]
 class SequenceOptions(NamedTuple):
     """The layout of a batch's arrays and the direction of reading, with Flax's names."""
 
-    time_major: bool = False  # [time, *batch, features], else [*batch, time, features]
-    return_carry: bool = False
-    reverse: bool = False  # read each sequence from its end; padding stays after it
-    keep_order: bool = False  # if reversed, turn the outputs back around
-
-    def override(self, **changes: bool | None) -> "SequenceOptions":
-        """A copy with those changes that are not None."""
-        return self._replace(**{name: x for name, x in changes.items() if x is not None})
+    time_major: bool  # [time, *batch, features], else [*batch, time, features]
+    return_carry: bool
+    reverse: bool  # read each sequence from its end; padding stays after it
+    keep_order: bool  # if reversed, turn the outputs back around
 
 
-_DEFAULT_OPTIONS = SequenceOptions()
 # A gate's preactivation that no weights outweigh: a power of two, which bfloat16 has exactly, far
 # below the largest number, so that gradients times it stay finite.
 _SATURATING = 2.0**100
@@ -59,13 +54,13 @@ _SATURATING = 2.0**100
 def run_sequences(
     layers: tuple[LayerParams, ...],
     inputs: Num[Array, "*batch_and_time features"],
-    carry: Carry | None = None,
-    lengths: Lengths | None = None,
+    carry: Carry | None,
+    lengths: Lengths | None,
     *,
-    drop: Drop = lambda x: x,
-    drop_output: bool = False,
-    options: SequenceOptions = _DEFAULT_OPTIONS,
-    compute: ComputeConfig = ComputeConfig(),
+    drop: Drop,
+    drop_output: bool,
+    options: SequenceOptions,
+    compute: ComputeConfig,
 ) -> Any:
     """Runs all layers over all time steps.
 

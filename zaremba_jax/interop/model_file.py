@@ -19,9 +19,8 @@ from safetensors.numpy import save
 from zaremba_jax.array_types import ModelParams
 from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.vocabulary import Vocabulary
-from zaremba_jax.data.vocabulary_files import read_vocabulary, vocabulary_from_dict
+from zaremba_jax.data.vocabulary_files import vocabulary_from_dict
 from zaremba_jax.errors import InputError, MissingFileError
-from zaremba_jax.interop.model_card import model_card
 from zaremba_jax.json_text import parse_json_object
 from zaremba_jax.model import Model, param_shapes
 from zaremba_jax.presets import from_dict
@@ -30,8 +29,6 @@ from zaremba_jax.whole_files import write_whole
 # A single entry of a file's metadata, since safetensors writes several in no fixed order.
 ENTRY = "zaremba_jax"
 VERSION = 1
-FOLDER_MODEL, FOLDER_CONFIG = "model.safetensors", "config.json"
-FOLDER_VOCABULARY, FOLDER_CARD = "vocab.json", "README.md"
 
 
 def save_model(path: str | Path, model: Model) -> None:
@@ -70,10 +67,10 @@ def load_model(path: str | Path) -> Model:
             f"{path}: holds no model of zaremba_jax; name a file that experiments.ptb or"
             " experiments.export wrote"
         )
-    return assemble(path, arrays, *_described(path, arrays, metadata[ENTRY]))
+    return assemble(path, arrays, *described_by(path, arrays, metadata[ENTRY]))
 
 
-def _described(
+def described_by(
     path: str | Path, arrays: Mapping[str, np.ndarray], text: str
 ) -> tuple[Config, Vocabulary]:
     """What a file's description says; those of the first versions have no hash to check it by.
@@ -107,103 +104,6 @@ def _digest(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> str:
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).data)
     return digest.hexdigest()
-
-
-def save_folder(
-    path: str | Path, model: Model, perplexities: Mapping[str, float] | None = None
-) -> None:
-    """Writes a model as a folder in the layout of the Hugging Face Hub.
-
-    `config.json` has the sizes, under `settings` the configuration, and `perplexities`, by the name
-    of their text; `vocab.json` maps each word to its id; `model.safetensors` is the file that
-    `save_model` writes; `README.md` is a model card, with the perplexities too.
-    """
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_model(folder / FOLDER_MODEL, model)
-    words, described = model.vocabulary.words, model.config.model
-    perplexities = dict(perplexities or {})
-    config = {
-        "model_type": ENTRY,
-        "format_version": VERSION,
-        "vocab_size": len(words),
-        "hidden_size": described.hidden_size,
-        "num_hidden_layers": described.layers,
-        "tie_word_embeddings": described.tie_weights,
-        "unit": model.vocabulary.unit,
-        "settings": to_dict(model.config),
-        "perplexities": perplexities,
-    }
-    for name, content in (
-        (FOLDER_CONFIG, json.dumps(config, indent=2) + "\n"),
-        (FOLDER_VOCABULARY, json.dumps(dict(zip(words, range(len(words)), strict=True))) + "\n"),
-        (FOLDER_CARD, model_card(model, perplexities)),
-    ):
-        write_whole(folder / name, content.encode())
-
-
-def load_folder(path: str | Path) -> Model:
-    """Reads what `save_folder` wrote.
-
-    How the model is computed (`ComputeConfig`) may have been changed in `config.json`.
-
-    Raises:
-      MissingFileError: a file is missing.
-      InputError: a file cannot be read, or the files do not match.
-    """
-    folder = Path(path)
-    try:
-        record = _folder_record(folder)
-        if record["format_version"] != VERSION:
-            raise InputError(f"format_version={record['format_version']}: must be {VERSION}")
-        config = from_dict(record["settings"])
-        vocabulary = read_vocabulary(folder / FOLDER_VOCABULARY, record["unit"])
-    except FileNotFoundError as error:
-        raise MissingFileError(
-            f"{error.filename}: no such file; give the path of a folder with {FOLDER_CONFIG},"
-            f" {FOLDER_VOCABULARY} and {FOLDER_MODEL}"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder}: cannot be read as a model folder ({error}); export the model again"
-        ) from None
-    arrays, metadata = read_safetensors(folder / FOLDER_MODEL)
-    described = config, vocabulary
-    if ENTRY in metadata:
-        described = _described(folder / FOLDER_MODEL, arrays, metadata[ENTRY])
-    model = assemble(folder / FOLDER_MODEL, arrays, config, vocabulary)
-    there, words = described
-    if words != vocabulary or dataclasses.replace(there, compute=config.compute) != config:
-        raise InputError(f"{folder}: its files are not of one model; export the model again")
-    return model
-
-
-def folder_perplexities(path: str | Path) -> dict[str, float]:
-    """Those that `save_folder` was given.
-
-    Raises:
-      OSError, ValueError: the folder is not one of its folders.
-    """
-    record = _folder_record(Path(path))
-    try:
-        return {text: float(value) for text, value in record.get("perplexities", {}).items()}
-    except (AttributeError, TypeError) as error:
-        raise InputError(f"{path}: its perplexities are no numbers ({error})") from None
-
-
-def is_model_folder(path: str | Path) -> bool:
-    """Whether `save_folder` wrote the folder, in this format version or another."""
-    try:
-        return bool(_folder_record(Path(path)))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _folder_record(folder: Path) -> dict[str, Any]:
-    record = parse_json_object((folder / FOLDER_CONFIG).read_text(encoding="utf-8"))
-    if record["model_type"] != ENTRY:
-        raise InputError(f"model_type={record['model_type']}: is not {ENTRY}")
-    return record
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from zaremba_jax.array_types import ModelParams, TrainState, Windows, WindowStatistics
 from zaremba_jax.config import Config
 from zaremba_jax.parallel.mesh import DATA, REPLICATED, batch_share, map_shards, state_specs
-from zaremba_jax.parallel.streams import padded_batch_size
+from zaremba_jax.parallel.streams import streams_of_device
 from zaremba_jax.regularizers import Rates
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, train_windows
@@ -22,8 +22,7 @@ def make_init(
     config: Config, vocabulary_size: int, mesh: Mesh
 ) -> Callable[[jax.Array, ModelParams | None], TrainState]:
     """`init_train_state` as a function of a seed and parameters, with the streams of one device."""
-    devices = mesh.shape[DATA]
-    streams = padded_batch_size(config.train.batch_size, devices) // devices
+    streams = streams_of_device(config.train.batch_size, mesh.shape[DATA])
 
     def start(seed: jax.Array, params: ModelParams | None) -> TrainState:
         state = init_train_state(config, vocabulary_size, seed, params)

@@ -17,9 +17,9 @@ StreamWeights = Float[Array, " batch"]
 Tree = TypeVar("Tree")
 
 
-def padded_batch_size(batch_size: int, devices: int) -> int:
-    """The number of streams, padded with weightless ones to a multiple of `devices`."""
-    return -(-batch_size // devices) * devices
+def streams_of_device(batch_size: int, devices: int) -> int:
+    """The number of streams on each of `devices`; weightless ones pad the last."""
+    return -(-batch_size // devices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class BatchShare:
         devices, index = jax.lax.axis_size(self.axis), jax.lax.axis_index(self.axis)
 
         def cut(x: jax.Array) -> jax.Array:
-            size = padded_batch_size(x.shape[1], devices) // devices
+            size = streams_of_device(x.shape[1], devices)
             padding = [(0, 0)] * x.ndim
             padding[1] = (0, size * devices - x.shape[1])
             return jax.lax.dynamic_slice_in_dim(jnp.pad(x, padding), index * size, size, axis=1)
@@ -53,7 +53,8 @@ class BatchShare:
         """
         if self.axis is None:
             return None
-        padded = padded_batch_size(batch_size, jax.lax.axis_size(self.axis))
+        devices = jax.lax.axis_size(self.axis)
+        padded = devices * streams_of_device(batch_size, devices)
         if padded == batch_size:
             return None
         return self.part(jnp.full((1, batch_size), padded / batch_size))[0]

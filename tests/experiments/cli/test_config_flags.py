@@ -10,7 +10,7 @@ from invoke import assert_refused, run
 from experiments import ptb
 from experiments.cli.config_flags import config_from_flags
 from experiments.cli.program import FLAGS
-from experiments.training.run_folder import write_json
+from experiments.training.written_files import write_json
 from zaremba_jax.config import settings, to_dict
 from zaremba_jax.presets import MEDIUM, PRESETS, QUICK
 

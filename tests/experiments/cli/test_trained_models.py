@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from experiments.cli.trained_models import load_models
-from experiments.training.run_folder import Workdir, write_json, write_model
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_json, write_model
 from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.model import Model, init_params

@@ -58,7 +58,7 @@ def test_curves_are_of_the_members_that_have_not_diverged(monkeypatch):
     monkeypatch.setattr(ensemble_run, "train_members", diverging)
     nll = run.train(2)
     assert run.live == [0]
-    assert run.chunk_statistics["loss/train_nats"] == pytest.approx(nll[0] / 2)
+    assert run.window_averages["loss/train_nats"] == pytest.approx(nll[0] / 2)
 
 
 def test_models_that_stay_on_a_device_are_told_from_those_trained_together():

@@ -10,7 +10,8 @@ from invoke import content
 
 from experiments.reports.records import read_record
 from experiments.training import kernel_choice
-from experiments.training.run_folder import Workdir, write_json
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_json
 from zaremba_jax.checkpoint import CHECKSUMS_FILE
 from zaremba_jax.config import override, to_dict
 from zaremba_jax.errors import InputError

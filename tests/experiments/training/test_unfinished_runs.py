@@ -12,7 +12,8 @@ from test_first_version import unpack
 from experiments import ensemble
 from experiments.cli.trained_models import load, load_models, parts, single_model
 from experiments.training import ensemble_run, single_run, unfinished_runs
-from experiments.training.run_folder import Workdir, write_json, write_model
+from experiments.training.run_folder import Workdir
+from experiments.training.written_files import write_json, write_model
 from zaremba_jax.checkpoint import DamagedCheckpointError, Restored
 from zaremba_jax.config import override, to_dict
 from zaremba_jax.errors import InputError

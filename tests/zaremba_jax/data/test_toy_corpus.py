@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zaremba_jax.data.corpus import Corpus, unigram_perplexity
-from zaremba_jax.data.toy_corpus import HiddenMarkovSource, toy_corpus, toy_source
+from zaremba_jax.data.hidden_markov import HiddenMarkovSource
+from zaremba_jax.data.toy_corpus import toy_corpus, toy_source
 from zaremba_jax.data.units import EOS
 
 NOUN = re.compile(r"[a-z]{3}(?P<gender>[aeou])(?P<number>s?)")

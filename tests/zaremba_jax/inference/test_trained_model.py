@@ -11,7 +11,7 @@ from zaremba_jax import Model
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.generation import Sampling, generate
-from zaremba_jax.interop.model_file import save_folder
+from zaremba_jax.interop.model_folder import save_folder
 
 RECORD = make()
 MODEL = Model(RECORD.params, RECORD.config, RECORD.vocabulary)

@@ -12,15 +12,8 @@ from zaremba_jax.config import override, to_dict
 from zaremba_jax.data.units import BYTES
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError, MissingFileError
-from zaremba_jax.interop.model_file import (
-    ENTRY,
-    folder_perplexities,
-    load_folder,
-    load_model,
-    named_arrays,
-    save_folder,
-    save_model,
-)
+from zaremba_jax.interop.model_file import ENTRY, load_model, named_arrays, save_model
+from zaremba_jax.interop.model_folder import folder_perplexities, load_folder, save_folder
 from zaremba_jax.model import Model, init_params
 from zaremba_jax.presets import QUICK, from_dict
 

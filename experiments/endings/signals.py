@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from experiments.cli import ctrl_c
+from experiments.endings import ctrl_c
 
 # A closed terminal and a scheduler may send theirs more than once, in no impatience.
 _REPEATED = (signal.SIGHUP, signal.SIGUSR1)

@@ -1,19 +1,18 @@
 """What a folder or a file holds that a comparison can show."""
 
 from pathlib import Path
-from typing import Any
 
-from experiments.reports.comparison import (
+from experiments.comparisons.lines import (
     Line,
     lines_of_ablation,
     lines_of_mixtures,
     lines_of_sweep,
 )
-from experiments.reports.records import Record, read_record
+from experiments.reports.records import Record, read_record, reading
 from experiments.training.history import read_lines
 from experiments.training.run_folder import Workdir
 from zaremba_jax.errors import InputError
-from zaremba_jax.json_text import parse_json_object
+from zaremba_jax.json_text import read_json_object
 
 
 def read_source(path: Path, name: str) -> Record | list[Line]:
@@ -23,15 +22,8 @@ def read_source(path: Path, name: str) -> Record | list[Line]:
       InputError: it holds none of them, an unfinished sweep, or something damaged.
     """
     workdir = Workdir(path)
-    try:
+    with reading(workdir):
         lines = _lines(workdir, name)
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        if not workdir.config.exists():
-            raise InputError(f"{path}: holds no run; name the --workdir of one") from None
-        raise InputError(
-            f"{path}: holds a damaged record ({error}); give the command of that run again, which"
-            " writes it anew, or leave it out"
-        ) from None
     if lines == []:
         raise InputError(f"{path}: holds an unfinished sweep; give its command again")
     return read_record(workdir) if lines is None else lines
@@ -42,15 +34,12 @@ def _lines(workdir: Workdir, name: str) -> list[Line] | None:
     path, ablation = workdir.path, workdir.path / "results.json"
     averages = path if path.suffix == ".json" else workdir.summary
     if ablation.exists():
-        return lines_of_ablation(name, _read(ablation))
+        return lines_of_ablation(name, read_json_object(ablation))
     if not workdir.config.exists():
-        return lines_of_mixtures(name, _read(averages)) if averages.exists() else None
+        return lines_of_mixtures(name, read_json_object(averages)) if averages.exists() else None
     if "vary" not in workdir.read_config()[1]:
         return None
     if not workdir.summary.exists():
         return []
-    return lines_of_sweep(name, _read(workdir.summary), read_lines(workdir.metrics.read_bytes()))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return parse_json_object(path.read_text())
+    summary = read_json_object(workdir.summary)
+    return lines_of_sweep(name, summary, read_lines(workdir.metrics.read_bytes()))

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from experiments.training.signals import deferred_signals
+from experiments.endings.signals import deferred_signals
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1")
 

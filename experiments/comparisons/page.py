@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from experiments.reports.comparison import TITLES, Line
+from experiments.comparisons.lines import TITLES, Line
 from experiments.reports.figures import (
     as_svg,
     can_draw,
