@@ -230,7 +230,7 @@ def test_without_its_package_the_flag_is_refused(folder, monkeypatch):
 
 
 def test_curves_have_the_means_of_windows_and_the_largest_norm():
-    nll, norms = np.array([[1.0, 3.0]]), np.array([[2.0, 6.0]])
+    nll, norms = map(jax.numpy.array, ([[1.0, 3.0]], [[2.0, 6.0]]))
     windows: Any = WindowStatistics(nll=nll, gradient_norm=norms)
     assert averages(windows) == {
         "loss/train_nats": 2.0,
