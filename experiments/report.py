@@ -50,6 +50,7 @@ def main(*paths: str) -> None:
         console.print(f"skipped {note}", soft_wrap=True)
     settings = lines_of_settings(runs)
     lines = settings + others
+    Path(FLAGS.page).parent.mkdir(parents=True, exist_ok=True)
     write_text(
         Path(FLAGS.page), html_page(lines, lines_of_runs(runs) if len(settings) < len(runs) else [])
     )

@@ -60,7 +60,7 @@ flags.DEFINE_integer("dynamic_segment", 5, "tokens between two steps", lower_bou
 flags.DEFINE_float(
     "dynamic_epsilon",
     4e-4,
-    "for rms: bounds the steps of parameters with hardly any gradient; above 0",
+    "for rms: bounds the steps of parameters with hardly any gradient; at least 1.2e-38",
     lower_bound=0,
 )
 define_path("train_file", None, "for rms: training text, whose gradients scale the steps")

@@ -144,6 +144,11 @@ def test_nobody_imports_a_program():
     assert not importers(PROGRAMS.__contains__)
 
 
+def test_every_room_of_the_programs_has_its_place_in_the_order():
+    rooms = {path.parent.name for path in (ROOT / "experiments").glob("*/*.py")}
+    assert rooms - {"notebooks"} == RANKS.keys()
+
+
 @pytest.mark.parametrize(
     "module", [name for name in PATHS if name.startswith("experiments.") and room(name) in RANKS]
 )

@@ -26,7 +26,8 @@ def refuse_to_replace(flag: str, path: Path, what: str, is_own: Callable[[Path],
     if path.is_symlink():
         nearest = target.parent
     else:
-        nearest = next(folder for folder in target.parents if folder.exists())
+        # A link that leads nowhere is found too, and refused.
+        nearest = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     if target.is_symlink() or not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         raise InputError(f"--{flag}={path}: nothing can be written in {nearest}; name another")
     if path.exists() and path.stat().st_size and not is_own(path):

@@ -91,8 +91,9 @@ class Record:
         Raises:
           KeyError, TypeError, AttributeError: something is missing, or of another type.
         """
+        _ = self.seeds
         if self.summary:
-            _ = self.seeds, self.perplexities, self.summary["device"]
+            _ = self.perplexities, self.summary["device"]
         for line in self.history:
             _ = [line[name] for name in ("train_perplexity", "words_per_second", "seconds")]
         _ = self.curves, self.training_curves, self.history and self.estimate

@@ -188,10 +188,12 @@ def test_averages_that_have_no_place_are_refused_before_the_work(folder, monkeyp
         (folder / name).mkdir()
     shutil.copy(ROOT / "experiments/results/quick-seed0/config.json", "a")
     (folder / "mine" / "mixtures.png").write_text("mine")
+    (folder / "nowhere").symlink_to("absent")
     monkeypatch.setattr(ensemble, "load_corpus", None)  # is not reached
     before = content(folder)
     for workdir, reason in (
         ("train.txt", "--workdir=train.txt/summary.json: nothing can be written in"),
+        ("nowhere", "--workdir=nowhere/summary.json: nothing can be written in"),
         ("mine", "--workdir=mine/mixtures.png: exists and is not of an average; name another"),
     ):
         assert_refused(run("--from=a", f"--workdir={workdir}"), reason)

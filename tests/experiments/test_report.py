@@ -233,6 +233,13 @@ def test_ensembles_that_share_a_member_are_lines_of_their_own():
         assert [x.cells["seed"] for x in lines_of_settings(ensembles)] == ["0, 1", "1, 2"]
 
 
+def test_damaged_number_of_members_is_refused(folder):
+    config = folder / "quick-seed0" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"members": "3"}))
+    (folder / "quick-seed0" / "summary.json").unlink()
+    assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "again")
+
+
 def test_damaged_averages_are_refused(folder):
     summary = folder / "quick-seed0" / "summary.json"
     record = json.loads(summary.read_text()) | {"mixtures": [{"members": 1}]}

@@ -5,10 +5,12 @@ downloaded once to a cache. Files with a known hash are checked against it, and 
 of tokens of every split against the published one.
 """
 
+import contextlib
 import dataclasses
-import itertools
+import hashlib
 import logging
 import os
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -263,15 +265,19 @@ def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
 
 
 def _keep_other_files(entry: PublishedCorpus, cache_dir: Path) -> None:
-    """Renames files that stand where a download belongs: they may be the user's own."""
+    """Copies files that stand where a download belongs: they may be the user's own.
+
+    The names of the copies end in a part of the hash and `.replaced`.
+    """
     for path in (cache_dir / name for name in entry.files):
         algorithm, _, digest = entry.hashes.get(path.name, "").partition(":")
-        if not path.is_file():
-            continue
-        if digest:
-            is_other = content_hash(Piece(path), algorithm) != digest
-        else:
-            is_other = path.name == entry.archive and not zipfile.is_zipfile(path)
-        if is_other:
-            kept = (path.with_name(f"{path.name}.replaced{n or ''}") for n in itertools.count())
-            os.replace(path, next(name for name in kept if not name.exists()))
+        with contextlib.suppress(FileNotFoundError):  # there is none, or another process was first
+            if digest:
+                is_other = content_hash(Piece(path), algorithm) != digest
+            else:
+                is_other = path.name == entry.archive and not zipfile.is_zipfile(path)
+            if is_other and path.exists():
+                part = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+                shutil.copyfile(path, path.with_name(f"{path.name}.{part}.replaced"))
+                if not digest:
+                    path.unlink()  # without a hash it would pass for the download

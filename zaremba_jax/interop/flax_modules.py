@@ -188,8 +188,9 @@ class DeepRNN(nnx.Module):
         """Runs all layers over all time steps.
 
         The last two arguments are as for `nnx.Dropout`, the others as for `nnx.RNN`; see
-        `flax_sequences.run_sequences`. A single stream named
-        `carry` or `default`, which `nnx.Bidirectional` hands on, does not count.
+        `flax_sequences.run_sequences`. A single stream named `carry` or `default` does not count,
+        since it is what `nnx.Bidirectional` hands on from an `Rngs`; one of another name draws the
+        masks.
         """
         if isinstance(rngs, nnx.RngStream) and rngs.tag in ("carry", "default"):
             rngs = None  # nnx.Bidirectional's for carries, which start from zeros here
