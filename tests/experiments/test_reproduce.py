@@ -120,9 +120,7 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
 
     shutil.rmtree(folder / "runs" / "small-seed1")  # as for a record that came from elsewhere
     last = run(*FLAGS, "--seeds=4")
-    assert (
-        "small: no average will include seed 1: recorded, but no nats per token of that" in last.out
-    )
+    assert "small: no average will include seed 1: recorded, but no nats per token" in last.out
     assert row(folder, 2)[7] == "3, 3 sets"
 
 
