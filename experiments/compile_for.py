@@ -51,8 +51,7 @@ def main() -> None:
         kind = EnsembleTable(FLAGS.members, list(map(int, FLAGS.devices)), FLAGS.members_at_once)
     elif FLAGS["devices"].present or FLAGS.members_at_once:
         raise InputError("--devices, --members_at_once: apply to an ensemble; give --members too")
-    counts = kind.devices if isinstance(kind, EnsembleTable) else [1]
-    for target, count in product(FLAGS.targets, counts):
+    for target, count in product(FLAGS.targets, kind.devices):
         devices_of(TARGETS[target], count)  # refuses what there is not, before the minutes
     table = empty_table(kind.numbers)
     try:

@@ -24,6 +24,7 @@ _AT_LEAST = (
 class EpochTable:
     """A row for an epoch of a single model."""
 
+    devices = (1,)
     numbers = ("forward", "backward", "copy kB", "mem. MB", "step ms", "epoch s", "built s")
     note = (
         "Forward, backward: kernels of a layer per time step. Copy: the largest array that a time"

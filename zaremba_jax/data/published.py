@@ -14,6 +14,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pooch
 
@@ -241,8 +242,7 @@ def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
         files = pooch.create(path=cache_dir, base_url=address, registry=registry)
         try:
             with naming(cache_dir):
-                _keep_other_files(entry, cache_dir)
-                paths = {name: Path(files.fetch(name)) for name in entry.files}
+                paths = {name: _fetch(files, name) for name in entry.files}
         except (OSError, ValueError) as error:
             # Errors of the network have no number; those of the disk do, or are these.
             if isinstance(error, PermissionError) or getattr(error, "errno", None):
@@ -264,20 +264,23 @@ def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
     )
 
 
-def _keep_other_files(entry: PublishedCorpus, cache_dir: Path) -> None:
-    """Copies files that stand where a download belongs: they may be the user's own.
+def _fetch(files: pooch.Pooch, name: str) -> Path:
+    """The file in the cache, downloaded if it is missing or another stands in its place.
 
-    The names of the copies end in a part of the hash and `.replaced`.
+    That one may be the user's own: its copy has a part of its hash and `.replaced` in its name.
     """
-    for path in (cache_dir / name for name in entry.files):
-        algorithm, _, digest = entry.hashes.get(path.name, "").partition(":")
+    path = Path(files.abspath, name)
+
+    def keep_other() -> None:
         with contextlib.suppress(FileNotFoundError):  # there is none, or another process was first
-            if digest:
-                is_other = content_hash(Piece(path), algorithm) != digest
-            else:
-                is_other = path.name == entry.archive and not zipfile.is_zipfile(path)
-            if is_other and path.exists():
-                part = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-                shutil.copyfile(path, path.with_name(f"{path.name}.{part}.replaced"))
-                if not digest:
-                    path.unlink()  # without a hash it would pass for the download
+            part = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+            shutil.copyfile(path, path.with_name(f"{name}.{part}.replaced"))
+
+    def download(*request: Any, **more: Any) -> Any:
+        keep_other()
+        return pooch.HTTPDownloader()(*request, **more)
+
+    if files.registry[name] is None and path.is_file() and not zipfile.is_zipfile(path):
+        keep_other()
+        path.unlink(missing_ok=True)  # without a hash it would pass for the download
+    return Path(files.fetch(name, downloader=download))
