@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs, RecurrentMasks
 from zaremba_jax.cells import advance, drop_hidden, merge_biases, project_inputs
 from zaremba_jax.config import Precision
-from zaremba_jax.ops.products import dot, dot_few_rows, operand, weight_gradient
+from zaremba_jax.ops.products import (
+    as_bits,
+    dot,
+    dot_few_rows,
+    from_bits,
+    operand,
+    weight_gradient,
+)
 
 
 def cell_layer(
@@ -75,23 +82,21 @@ def _backward(precision, residuals, cotangents):
     def step(d_state, x):
         d_output, projected, recurrent, before, masks = x
 
-        def equations(projected, recurrent, before, masks):
-            return advance(params.cell, projected, recurrent, before, masks)
-
         d_after = dataclasses.replace(d_state, hidden=d_state.hidden + d_output)
+        equations = functools.partial(advance, params.cell)
         _, pull_back = jax.vjp(equations, projected, recurrent, before, masks)
         d_projected, d_recurrent, *d_direct = pull_back(d_after)
         d_gates = operand(d_recurrent, precision)
         _, pull_back = jax.vjp(drop_hidden, before, masks)
         d_through_product = pull_back(dot_few_rows(d_gates, weights, contract=1))
         d_before, d_masks = jax.tree.map(jnp.add, tuple(d_direct), d_through_product)
-        return d_before, (d_projected, d_gates, d_masks)
+        return d_before, (d_projected, as_bits(d_gates), d_masks)
 
     # If the gradients of masks are not used, XLA does not compute them.
     d_state, (d_projected, d_gates, d_masks) = jax.lax.scan(
         step, d_final, (d_outputs, projected, recurrent, before, masks), reverse=True
     )
-    d_inputs_gates = operand(d_projected, precision)
+    d_gates, d_inputs_gates = from_bits(d_gates), operand(d_projected, precision)
     d_params = dataclasses.replace(
         params,
         input_weights=weight_gradient(operand(inputs, precision), d_inputs_gates),

@@ -20,7 +20,14 @@ from zaremba_jax.array_types import Activations, LayerParams, LSTMState, Outputs
 from zaremba_jax.cells import merge_biases, project_inputs
 from zaremba_jax.config import Precision
 from zaremba_jax.kernels.tiles import pad_recurrent_weights, pad_units
-from zaremba_jax.ops.products import dot, dot_few_rows, operand, weight_gradient
+from zaremba_jax.ops.products import (
+    as_bits,
+    dot,
+    dot_few_rows,
+    from_bits,
+    operand,
+    weight_gradient,
+)
 
 # Time steps in a pass of a loop on NVIDIA: XLA launches all kernels of a pass as one CUDA graph if
 # there are five or more.
@@ -203,7 +210,7 @@ def _scan_backward(
         saved_now = [*jnp.split(saved, 5, axis=-1), previous_cell]
         parts, d_cell = gate_gradients(d_hidden, d_cell, saved_now)
         d_gates = jnp.concatenate(parts, axis=-1).astype(recurrent_weights.dtype)
-        return (d_gates, d_cell), d_gates
+        return (d_gates, d_cell), as_bits(d_gates)
 
     # A step starts with the product of the following step's d_gates, zeros at first, rather than
     # ending with its own: a GPU then sums the product's parts in the kernel that uses them.
@@ -216,7 +223,7 @@ def _scan_backward(
     (_, d_cell), d_gates = jax.lax.scan(
         step, (after_last, d_final_cell), xs, reverse=True, unroll=steps_per_pass
     )
-    return d_gates, d_cell
+    return from_bits(d_gates), d_cell
 
 
 def gate_gradients(

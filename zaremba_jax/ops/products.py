@@ -16,6 +16,9 @@ from zaremba_jax.config import Precision
 from zaremba_jax.errors import InputError
 from zaremba_jax.ops.varying import varying_alike
 
+# By the contracted axis: from how many weights on `dot_few_rows` turns bfloat16 around on a CPU.
+TURNED_FROM = (5_000_000, 500_000)
+
 
 def operand(x: Float[Array, "*shape"], precision: Precision) -> Float[Array, "*shape"]:
     """`x` as a factor of a product: rounded to bfloat16, or unchanged in float32.
@@ -49,18 +52,21 @@ def dot_few_rows(
     rows: Float[Array, "batch inner"], weights: Float[Array, "rows columns"], *, contract: int = 0
 ) -> Float[Array, "batch outer"]:
     """`dot` for the few rows of one time step, which is bound by reading the weights."""
-
-    def transposed(rows: jax.Array, weights: jax.Array) -> jax.Array:
-        # A CPU multiplies float32 up to twice as fast if the weights are the left factor, read
-        # along their rows. Without the barriers XLA would turn the product around again.
-        left = weights if contract == 1 else jax.lax.optimization_barrier(weights.T)
-        product = jax.lax.dot_general(left, rows, (((1,), (1,)), ((), ())))
-        return jax.lax.optimization_barrier(product).T
-
     direct = functools.partial(dot, contract=contract)
-    if rows.dtype == jnp.bfloat16:
+    if rows.dtype == jnp.bfloat16 and weights.size < TURNED_FROM[contract]:
         return direct(rows, weights)
-    return jax.lax.platform_dependent(rows, weights, cpu=transposed, default=direct)
+
+    def turned(rows: jax.Array, weights: jax.Array) -> jax.Array:
+        # A CPU multiplies up to twice as fast if the weights are the left factor, read along
+        # their rows. Without the barrier XLA would turn the product around again.
+        if contract == 0:
+            # A copy as a single axis, which can lie in one way only. What `transposed_in_memory`
+            # does would keep a program from being exported.
+            copy = jax.lax.optimization_barrier(weights.T.ravel())
+            weights = copy.reshape(weights.shape[::-1])
+        return jax.lax.optimization_barrier(dot(weights, rows, contract=1)).T
+
+    return jax.lax.platform_dependent(rows, weights, cpu=turned, default=direct)
 
 
 def weight_gradient(
@@ -76,6 +82,19 @@ def weight_gradient(
 def transposed_in_memory(matrix: Float[Array, "rows columns"]) -> Float[Array, "columns rows"]:
     """The transpose as a copy, where `matrix.T` is another way to read the same numbers."""
     return with_layout_constraint(matrix.T, Layout(major_to_minor=(0, 1)))
+
+
+def as_bits(x: Array) -> Array:
+    """What a loop can keep of every time step without loss of speed: bfloat16 as its bits.
+
+    A CPU would store each slice by way of float32, one number at a time.
+    """
+    return x.view(jnp.uint16) if x.dtype == jnp.bfloat16 else x
+
+
+def from_bits(x: Array) -> Array:
+    """What was kept by `as_bits`."""
+    return x.view(jnp.bfloat16) if x.dtype == jnp.uint16 else x
 
 
 def matmul(

@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import itertools
 import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,15 @@ from zaremba_jax.data.windows import windows
 from zaremba_jax.evaluate import monte_carlo_nll, text_nll
 from zaremba_jax.inference.independent_lines import lines_nll
 from zaremba_jax.model import Predictor, apply, init_params, softmax_weights
-from zaremba_jax.ops.products import dot_few_rows, matmul, operand, weight_gradient
+from zaremba_jax.ops import products
+from zaremba_jax.ops.products import (
+    as_bits,
+    dot_few_rows,
+    from_bits,
+    matmul,
+    operand,
+    weight_gradient,
+)
 from zaremba_jax.ops.softmax import logits, softmax_nll
 from zaremba_jax.parallel.members import members_nll
 from zaremba_jax.parallel.mesh import make_mesh
@@ -132,30 +141,45 @@ def test_float32_leaves_double_precision_as_it_is(float64):
         matmul(x, weights, "bfloat16")
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+# What turns the products of few rows in bfloat16 around on a CPU, and what turns none.
+ALWAYS, NEVER = (0, 0), (2**31, 2**31)
+
+
+@pytest.mark.parametrize(
+    ("precision", "turned_from"), [("float32", NEVER), ("bfloat16", NEVER), ("bfloat16", ALWAYS)]
+)
 @pytest.mark.parametrize("contract", [0, 1])
 @settings(max_examples=3)
 @example(1, 1, 1)
 @given(sizes, sizes, sizes)
-def test_product_of_few_rows_is_the_product(precision, contract, batch, inner, outer):
+def test_product_of_few_rows_is_the_product(precision, turned_from, contract, batch, inner, outer):
     @jax.jit
     def operands_and_product(rows, weights):
         rows, weights = operand(rows, precision), operand(weights, precision)
         stored = weights if contract == 0 else weights.T
         return rows, weights, dot_few_rows(rows, stored, contract=contract)
 
-    rows, weights, product = operands_and_product(normal(0, batch, inner), normal(1, inner, outer))
+    factors = normal(0, batch, inner), normal(1, inner, outer)
+    with mock.patch.object(products, "TURNED_FROM", turned_from):
+        rows, weights, product = operands_and_product(*factors)
     expected = np.asarray(rows, np.float64) @ np.asarray(weights, np.float64)
     assert product.dtype == jnp.float32
     np.testing.assert_allclose(product, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_loop_over_time_turns_no_weights_around():
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_loop_over_time_turns_no_weights_around(precision, monkeypatch):
     hidden = 64
+    monkeypatch.setattr(products, "TURNED_FROM", ALWAYS)
 
     @jax.jit
     def loop(h, weights):
-        return jax.lax.scan(lambda h, _: (jnp.tanh(dot_few_rows(h, weights)), None), h, length=5)[0]
+        weights = operand(weights, precision)
+
+        def step(h, _):
+            return jnp.tanh(dot_few_rows(operand(h, precision), weights)), None
+
+        return jax.lax.scan(step, h, length=5)[0]
 
     program = hlo.parse(
         loop.lower(normal(0, 2, hidden), normal(1, hidden, hidden)).compile().as_text()
@@ -164,6 +188,16 @@ def test_loop_over_time_turns_no_weights_around():
     written = [line.results[0] for line in program.kernels(body)]
     assert written
     assert all(result.shape != (hidden, hidden) for result in written)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_what_a_loop_keeps_as_bits_comes_back_whole(dtype):
+    x = normal(0, 3, 4).astype(dtype)
+    kept = as_bits(x)
+    assert kept.dtype == ("uint16" if dtype == "bfloat16" else dtype)
+    back = from_bits(kept)
+    assert back.dtype == x.dtype
+    np.testing.assert_array_equal(back, x)
 
 
 IDS = np.arange(41, dtype=np.int32) * 3 % 7
@@ -217,8 +251,8 @@ def types_of_factors(**settings):
     tokens = jax.ShapeDtypeStruct((2, config.train.unroll + 1, config.train.batch_size), jnp.int32)
     program = train_windows.lower(config, state, tokens).compile().as_text() or ""
     types = dict(re.findall(r"^ *(?:ROOT )?(%\S+) = (\w+)\[", program, re.MULTILINE))
-    products = re.findall(r" dot\((%[^ ,]+), (%[^ ,]+)\)", program)
-    return {types[factor] for factors in products for factor in factors}
+    pairs = re.findall(r" dot\((%[^ ,]+), (%[^ ,]+)\)", program)
+    return {types[factor] for factors in pairs for factor in factors}
 
 
 @pytest.mark.parametrize("name", OPERANDS)
@@ -228,6 +262,11 @@ def test_no_setting_makes_the_compiler_multiply_in_another_precision(name):
     A processor without such instructions multiplies in float32 either way.
     """
     assert types_of_factors(**{name: OPERANDS[name]}) == types_of_factors() != set()
+
+
+def test_products_that_are_turned_around_are_in_the_same_precision(monkeypatch):
+    monkeypatch.setattr(products, "TURNED_FROM", ALWAYS)
+    assert types_of_factors(seed=1) == types_of_factors()  # of another seed: traced anew
 
 
 def trains_and_reads(**settings):
@@ -246,3 +285,10 @@ def trains_and_reads(**settings):
 def test_pairs_of_settings_that_change_products_compile_as_for_a_user(names, precision):
     """With the compiler's optimizations on, which turn products around."""
     trains_and_reads(precision=precision, **{name: OPERANDS[name] for name in names})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", CELLS)
+def test_products_that_are_turned_around_compile_as_for_a_user(cell, monkeypatch):
+    monkeypatch.setattr(products, "TURNED_FROM", ALWAYS)
+    trains_and_reads(cell=cell, precision="bfloat16", seed=1)
