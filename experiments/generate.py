@@ -18,6 +18,7 @@ from zaremba_jax.inference.prompts import prompt_ids
 
 _LENGTHS = {"length": 100, "line": 10_000}  # by what ends a text
 _SEPARATOR = "---"
+_MOST = 2**31 - 1  # that jax counts
 
 define_paths("workdir", [], "runs, ensembles or .safetensors files; several are averaged")
 flags.DEFINE_string("prompt", "", "how each text begins")
@@ -27,6 +28,7 @@ flags.DEFINE_integer(
     None,
     "most tokens to generate after the prompt (default: 100; 10,000 with --until=line)",
     lower_bound=1,
+    upper_bound=_MOST,
 )
 flags.DEFINE_bool("allow_unk", False, f"write {UNK}, too, which stands for all unknown words")
 flags.DEFINE_float(
@@ -42,7 +44,9 @@ flags.DEFINE_float(
     upper_bound=1,
 )
 flags.DEFINE_integer("seed", 0, "decides what is drawn", lower_bound=0, upper_bound=2**32 - 1)
-flags.DEFINE_integer("samples", 1, "number of texts, generated side by side", lower_bound=1)
+flags.DEFINE_integer(
+    "samples", 1, "number of texts, generated side by side", lower_bound=1, upper_bound=_MOST
+)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from experiments.cli.config_flags import changes_from_flags
 from experiments.cli.ensemble_flags import at_once_on, open_ensemble, sizes_from_flags
 from experiments.cli.flag_kinds import define_path
 from experiments.cli.program import FLAGS
-from experiments.cli.text_flags import TEXT_FILES, load_corpus, with_text_settings
+from experiments.cli.text_flags import FRACTIONS, TEXT_FILES, load_corpus, with_text_settings
 from experiments.cli.training_flags import (
     default_workdir,
     open_console,
@@ -37,7 +37,7 @@ from zaremba_jax.parallel.mesh import MEMBER, make_mesh
 from zaremba_jax.presets import PAPER_PERPLEXITIES, PRESETS
 
 REFUSED = (
-    *("config", "corpus", *TEXT_FILES),
+    *("config", "corpus", *TEXT_FILES, *FRACTIONS),
     *("vocab_size", "min_count", "vocabulary", "init_from"),
 )
 
@@ -149,7 +149,8 @@ def rows_from_flags() -> list[Config]:
     if FLAGS["config"].present:
         raise InputError(f"--config={FLAGS.config}: name models of the table with --rows")
     changes = changes_from_flags()
-    if changes.get("corpus", "ptb") != "ptb" or any(FLAGS[name].value for name in TEXT_FILES):
+    own_text = any(FLAGS[name].value is not None for name in (*TEXT_FILES, *FRACTIONS))
+    if changes.get("corpus", "ptb") != "ptb" or own_text:
         raise InputError("--corpus, --train_file: the table is the Penn Treebank's; leave them out")
     if {"vocab_size", "min_count"} & changes.keys() or FLAGS.vocabulary:
         raise InputError(

@@ -8,13 +8,12 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from rich.console import Console
 
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_path, define_paths
 from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.program import FLAGS
-from experiments.cli.terminal import write_out
+from experiments.cli.terminal import Terminal, write_out
 from experiments.cli.trained_models import load_models
 from experiments.reports.score_files import is_of_scores, write_records
 from zaremba_jax.array_types import Windows
@@ -89,7 +88,7 @@ def main(file: str) -> None:
         whole_lines=FLAGS.independent,
         with_utterance_ids=FLAGS.utterance_ids,
     )
-    with Console(stderr=True).status(f"reading {file}"):
+    with Terminal(stderr=True).status(f"reading {file}"):
         if FLAGS.independent:
             nll = text_scoring.independent_nll(models, text)
         else:

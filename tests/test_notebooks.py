@@ -211,6 +211,15 @@ def test_training_runs_once_and_out_of_reach_of_an_interrupted_cell(tmp_path):
         assert "--epochs=9" in start.call_args.args[0]
 
 
+def test_curve_is_drawn_of_whole_lines(tmp_path):
+    (drawing,) = (code for _, code, _ in cells(BY_NAME["train_on_colab"]) if "def draw" in code)
+    epoch = {"epoch": 1, "train_perplexity": 9.0, "valid_perplexity_estimate": 8.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(epoch) + '\n{"epo')  # as a kill may leave it
+    names = {"WORKDIR": str(tmp_path), "Path": Path, "json": json, "plt": mock.MagicMock()}
+    exec(f"{drawing}\ndraw()", names)
+    assert names["plt"].plot.call_args.args[:2] == ([1], [8.0])
+
+
 @pytest.mark.slow
 def test_training_notebook_trains_once_and_writes(tmp_path):
     write_texts(tmp_path)

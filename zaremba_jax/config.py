@@ -103,7 +103,10 @@ class ModelConfig(_Validated):
         "share the embedding's weights with the softmax (Press & Wolf 2017)", default=False
     )
     output_size: int = _setting(
-        "units of the last layer; 0: same as hidden_size", at_least=0, default=0
+        "units of the last layer; 0: same as hidden_size",
+        at_least=0,
+        at_most=100_000,
+        default=0,
     )
 
     def __post_init__(self):
@@ -180,13 +183,13 @@ class RegularizerConfig(_Validated):
         " (Merity et al. 2018)",
     )
     input_dropout: float | None = _setting(
-        "dropout probability of the embedding's output; as --dropout if not set",
+        "dropout probability of the embedding's output; as dropout if not set",
         at_least=0,
         below=1,
         default=None,
     )
     output_dropout: float | None = _setting(
-        "dropout probability of the softmax's input; as --dropout if not set",
+        "dropout probability of the softmax's input; as dropout if not set",
         at_least=0,
         below=1,
         default=None,

@@ -1,6 +1,8 @@
 """SGD with clipping by global norm, at a learning rate that is constant at first, then decays.
 
-Its average, too: the mean of the parameters after each step.
+Weight decay too, and the average: the mean of the parameters after each step. And what validation
+estimates decide: when the rate is divided, when averaging begins, which epoch is the best, when
+training ends.
 
 References:
   Polyak & Juditsky (1992): https://doi.org/10.1137/0330046
@@ -59,7 +61,8 @@ def is_out_of_patience(config: TrainConfig, estimates: Sequence[float]) -> bool:
     >>> is_out_of_patience(train, [90.0, 80.0, 85.0]), is_out_of_patience(train, [80.0, 85.0, 80.0])
     (False, True)
     """
-    return 0 < config.patience <= len(estimates) - best_epoch(estimates)
+    patience, epochs = config.patience, len(estimates)
+    return 0 < patience < epochs and patience <= epochs - best_epoch(estimates)
 
 
 def best_epoch(estimates: Sequence[float]) -> int:

@@ -2,8 +2,9 @@
 
 The paper's own, dropout on the non-recurrent connections, is `dropout` with
 `mask_each="step"`. The others are those that the paper names or is compared to; all can
-be combined. A rate of 0 is off. `Rates` holds the settings that are on, as plain or traced
-numbers, so that models with different rates can train side by side under `vmap`.
+be combined. A rate of 0 is off. Weight decay alone is not here, but in `optimizer`. `Rates` holds
+the settings that are on, as plain or traced numbers, so that models with different rates can train
+side by side under `vmap`.
 
 References:
   Zaremba et al. (2014): https://arxiv.org/abs/1409.2329
@@ -42,7 +43,7 @@ _THROUGH_TIME = ("hidden_dropout", "update_dropout", "zoneout_hidden", "zoneout_
 def active_rates(config: RegularizerConfig) -> Rates:
     """The strength of every method that is on, by the name of its setting.
 
-    Rounded to float32 as a traced rate is, so that 1 - rate is the same number for both.
+    Rounded to float32 as a traced rate is, so that both draw the same masks.
     """
     values = dataclasses.asdict(config)
     return {
@@ -61,13 +62,18 @@ def dropout_mask(rate: float | Scalar, shape: tuple[int, ...], *, key: Key) -> j
     >>> sorted(set(mask.ravel().tolist()))
     [0.0, 2.0]
     """
-    keep = 1 - rate
+    keep = _kept(rate)
     return jnp.where(_happens(keep, shape, key=key), 1 / keep, 0.0)
 
 
 def zoneout_mask(rate: float | Scalar, shape: tuple[int, ...], *, key: Key) -> jax.Array:
     """1 where a unit keeps its previous value, 0 elsewhere (Krueger et al. 2017)."""
     return jnp.where(_happens(rate, shape, key=key), 1.0, 0.0)
+
+
+def _kept(rate: float | Scalar) -> float | Scalar:
+    """1 - rate, of a setting in float32 as of a traced number: else their inverses may differ."""
+    return float(np.float32(1 - rate)) if isinstance(rate, float) else 1 - rate
 
 
 def _happens(chance: float | Scalar, shape: tuple[int, ...], *, key: Key) -> jax.Array:
@@ -184,7 +190,7 @@ def drop_weights(rates: Rates, params: ModelParams, *, key: Key | None) -> Model
         return params
     if key is None:
         raise ValueError("dropconnect is on and has no key to draw from; give one")
-    keep = 1 - rates["dropconnect"]
+    keep = _kept(rates["dropconnect"])
 
     def drop(layer: LayerParams, layer_key: Key) -> LayerParams:
         weights = layer.recurrent_weights

@@ -21,7 +21,7 @@ from zaremba_jax.array_types import (
     Windows,
     WindowStatistics,
 )
-from zaremba_jax.config import ComputeConfig, Config, RegularizerConfig, settings
+from zaremba_jax.config import ComputeConfig, Config, settings
 from zaremba_jax.model import Predictor, init_params
 from zaremba_jax.optimizer import add_to_mean, make_optimizer
 from zaremba_jax.parallel.streams import WHOLE_BATCH, BatchShare, StreamWeights
@@ -40,14 +40,14 @@ EmbeddingRows = Int[Array, " words"]
 RATES = (
     "learning_rate",
     "average_from",
-    *(x.name for x in dataclasses.fields(RegularizerConfig) if settings()[x.name].kind is float),
+    *(name for name, x in settings().items() if x.section == "regularizers" and x.kind is float),
 )
 
 
 def init_train_state(
     config: Config,
     vocabulary_size: int,
-    seed: Int[Array, ""] | UInt[Array, ""] | None = None,
+    seed: int | Int[Array, ""] | UInt[Array, ""] | None = None,
     params: ModelParams | None = None,
 ) -> TrainState:
     """The state before the first window; `config.seed`, or `seed`, decides all of it.
@@ -105,6 +105,9 @@ def window_loss(
     Returns:
       The loss, and a pair: the mean nats per token, without the penalty, and the state
       after the window.
+
+    Raises:
+      ValueError: as for `drop_weights`.
     """
     rates = rates or {}
     network = Predictor(drop_weights(rates, params, key=weight_key), masks, compute)

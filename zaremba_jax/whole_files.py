@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +14,39 @@ NO_SPACE_LEFT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # why a file cannot b
 def write_whole(path: str | Path, content: bytes) -> None:
     """Writes a file beside its target, and renames it once it is complete.
 
-    A link stays, and what it leads to is written.
+    A link stays, and what it leads to is written. Of processes that write one file at the same
+    time, each waits for the one before.
 
     Raises:
       OSError: it cannot be written; the target is as it was.
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     partial = path.with_name(path.name + PARTIAL)
-    with naming(path):
+    with naming(path), _alone_at(partial):
         partial.write_bytes(content)
         os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def _alone_at(partial: Path) -> Iterator[None]:
+    """Makes a file that no other process writes in the block; what a killed one left is taken over.
+
+    On a file system without locks nobody waits.
+    """
+    while True:
+        with partial.open("ab") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(file.fileno(), partial):  # else who had it has renamed it meanwhile
+                yield
+                return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The comparison of runs as an HTML page that needs no other file."""
 
+import textwrap
 from html import escape
 from typing import Any
 
@@ -18,6 +19,7 @@ from experiments.reports.figures import (
 )
 
 TITLE = "<title>Comparison of runs</title>"
+_LABEL_WIDTH = 48  # letters; a longer name would leave the curves no room
 _PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -111,10 +113,12 @@ def _html_table(rows: list[list[str]]) -> str:
 def comparison_figure(lines: list[Line]) -> Any:
     """Validation and training perplexity over epochs: mean, and range over seeds."""
     lines = [line for line in lines if line.validation]
-    figure, sides = panels(13, max(4.6, 0.19 * len(lines)), columns=2, sharey=True)
-    for line, style in zip(lines, line_styles(len(lines)), strict=True):
+    labels = [plain_text(textwrap.fill(line.name, _LABEL_WIDTH)) for line in lines]
+    height = 0.19 * sum(len(label.splitlines()) for label in labels)
+    figure, sides = panels(13, max(4.6, height), columns=2, sharey=True)
+    for line, label, style in zip(lines, labels, line_styles(len(lines)), strict=True):
         # matplotlib leaves out a label that starts with _.
-        style["label"] = f" {plain_text(line.name)}"
+        style["label"] = f" {label}"
         for axes, curves in zip(sides, (line.validation, line.training), strict=True):
             if curves:
                 draw_range(axes, range(1, len(curves[0]) + 1), curves, **style)

@@ -33,9 +33,9 @@ def _lines(workdir: Workdir, name: str) -> list[Line] | None:
     """Those of what is no single run; an unfinished sweep has none."""
     path, ablation = workdir.path, workdir.path / "results.json"
     averages = path if path.suffix == ".json" else workdir.summary
-    if ablation.exists():
-        return lines_of_ablation(name, read_json_object(ablation))
-    if not workdir.config.exists():
+    if not workdir.config.exists():  # else it is a run, whatever else lies beside it
+        if ablation.exists():
+            return lines_of_ablation(name, read_json_object(ablation))
         return lines_of_mixtures(name, read_json_object(averages)) if averages.exists() else None
     if "vary" not in workdir.read_config()[1]:
         return None

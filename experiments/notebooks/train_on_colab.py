@@ -144,8 +144,8 @@ from IPython.display import clear_output
 # %%
 def draw():
     path = Path(WORKDIR, "metrics.jsonl")
-    lines = path.read_text().splitlines() if path.exists() else []
-    epochs = [json.loads(line) for line in lines]
+    text = path.read_text() if path.exists() else ""
+    epochs = [json.loads(line) for line in text.split("\n")[:-1]]  # whole lines
     for name, label in (
         ("train_perplexity", "training"),
         ("valid_perplexity_estimate", "validation"),

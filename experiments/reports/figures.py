@@ -6,6 +6,7 @@ matplotlib, an extra, is imported only where something is drawn.
 import importlib.util
 import io
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -49,8 +50,12 @@ def write_picture(
         console.print(f"no {path.name} without matplotlib: pip install 'zaremba-jax[plots]'")
     elif jax.process_index() == 0:
         picture = io.BytesIO()
-        figure_of(*content, **more).savefig(
-            picture, format=path.suffix[1:], dpi=120, metadata={"Title": _TITLE}
+        _save(
+            figure_of(*content, **more),
+            picture,
+            format=path.suffix[1:],
+            dpi=120,
+            metadata={"Title": _TITLE},
         )
         write_whole(path, picture.getvalue())
 
@@ -63,8 +68,15 @@ def is_picture(path: Path) -> bool:
 def as_svg(figure: Any) -> str:
     """The figure as an SVG element."""
     text = io.StringIO()
-    figure.savefig(text, format="svg")
+    _save(figure, text, format="svg")
     return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _save(figure: Any, file: Any, **how: Any) -> None:
+    """Saves the figure; a letter of a name that no font here has becomes a box, without a word."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from ")
+        figure.savefig(file, **how)
 
 
 def panels(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import operator
+import os
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,13 +90,16 @@ class Record:
         """Reads everything that is used of a record, so that what it lacks shows immediately.
 
         Raises:
-          KeyError, TypeError, AttributeError: something is missing, or of another type.
+          KeyError, TypeError, AttributeError, ValueError: something is missing, or of another type.
         """
         _ = self.seeds
         if self.summary:
             _ = self.perplexities, self.summary["device"]
         for line in self.history:
             _ = [line[name] for name in ("train_perplexity", "words_per_second", "seconds")]
+        lacking = self.summary.get("epochs", 0) - len(self.history)  # of one model
+        if lacking > 0:  # curves of one setting could not be drawn together
+            raise ValueError(f"its metrics lack {lacking} of {self.summary['epochs']} epochs")
         _ = self.curves, self.training_curves, self.history and self.estimate
         for mixture in self.summary.get("mixtures", ()):
             _ = [mixture[name] for name in ("members", "subsets", *_OF_A_MIXTURE)]
@@ -117,8 +121,11 @@ def reading(workdir: Workdir) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        if not workdir.config.exists():
-            raise InputError(f"{workdir.path}: holds no run; name the --workdir of one") from None
+        if not os.path.exists(workdir.config):  # `Path.exists` may raise the same again
+            why = " that this user may read" if isinstance(error, PermissionError) else ""
+            raise InputError(
+                f"{workdir.path}: holds no run{why}; name the --workdir of one"
+            ) from None
         raise InputError(
             f"{workdir.path}: holds a damaged record ({error}); give the command of that run"
             " again, which writes it anew, or leave it out"
@@ -133,6 +140,9 @@ def read_record(workdir: Workdir) -> Record:
     """
     with reading(workdir):
         config, more = workdir.read_config()
+    if "vary" in more:
+        raise InputError(f"{workdir.path}: holds a sweep, not a run; leave it out")
+    with reading(workdir):
         lines = workdir.metrics.read_bytes() if workdir.metrics.exists() else b""
         finished = workdir.summary.exists()
         record = Record(
@@ -143,8 +153,6 @@ def read_record(workdir: Workdir) -> Record:
             more=more,
         )
         record.check()
-    if "vary" in more:
-        raise InputError(f"{workdir.path}: holds a sweep, not a run; leave it out")
     return record
 
 

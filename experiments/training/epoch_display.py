@@ -43,7 +43,7 @@ class EpochDisplay(Progress):
         )
         self._run, self._log_seconds, self._last_row = run, 60 * log_minutes, -math.inf
         self._unit = UNITS[run.corpus.vocabulary.unit]
-        self._epochs, self._has_header = run.config.train.epochs, False
+        self._epochs, self._titles = run.config.train.epochs, ""  # of the columns above
         total = self._epochs * len(run.windows)
         self._all = self.add_task("compiling", total=total, completed=run.step, detail="")
 
@@ -73,15 +73,16 @@ class EpochDisplay(Progress):
         self._print(metrics, "")
         for text in texts:
             self.console.print(Padding(text, (0, 0, 0, 2), expand=False))
-            self._has_header = False
+            self._titles = ""
 
     def _print(self, metrics: dict[str, Any], part: str) -> None:
         cells = fitting(self._cells(metrics, part), self.console.width)
+        titles = "  ".join(f"{cell.title:>{cell.width}}" for cell in cells)
         row = "  ".join(f"{cell.text:>{cell.width}}" for cell in cells)
-        if not self._has_header:
-            row = "  ".join(f"{cell.title:>{cell.width}}" for cell in cells) + f"\n{row}"
+        if titles != self._titles:  # the first row, or one of other columns
+            row = f"{titles}\n{row}"
         self.console.print(row, soft_wrap=True)
-        self._has_header, self._last_row = True, time.monotonic()
+        self._titles, self._last_row = titles, time.monotonic()
 
     def _cells(self, metrics: dict[str, Any], part: str) -> dict[str, Cell]:
         """The cells of a row in order; `part` of the epoch is trained, unless it is whole."""

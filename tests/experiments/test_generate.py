@@ -42,6 +42,7 @@ def test_generate_writes_texts_and_refuses_mistakes_in_one_line(tmp_path):
         ["--workdir=other", "--prompt=a", "--until=line"],
         ["--workdir=run", "--top_p=0"],
         ["--workdir=run", "--length=0"],
+        ["--workdir=run", "--length=3000000000"],
         [],
         cwd=tmp_path,
     )
@@ -69,6 +70,7 @@ def test_generate_writes_texts_and_refuses_mistakes_in_one_line(tmp_path):
         "--until=line: the model's text had no line ends; leave it out",
         "top_p=0.0: must be above 0",
         "length=0",
+        "length=3000000000: 3000000000 is not an integer in the range",
         "workdir",
     ]
     for outcome, reason in zip(refused, reasons, strict=True):

@@ -319,7 +319,7 @@ def test_penn_treebank_file_that_is_not_the_published_one_is_refused(folder):
         (folder / f"ptb.{split}.txt").write_text("edited\n")
     before = content(folder)
     outcome = run("--config=small", f"--data_dir={folder}")
-    assert_refused(outcome, "ptb.train.txt: sha256", "not the published file's", "--train_file")
+    assert_refused(outcome, "ptb.train.txt: sha256", "not the published file's", "train_file")
     assert content(folder) == before
 
 

@@ -1,5 +1,6 @@
 """The comparison of runs, on a terminal and as an HTML page."""
 
+import errno
 import html.parser
 import json
 import os
@@ -149,12 +150,22 @@ def test_names_are_printed_whole(folder):
     assert all(name in column for name in names)
 
 
+def test_names_of_any_length_leave_the_curves_their_room(folder):
+    name = "m" * 250
+    shutil.copytree("quick-seed0", folder / name)
+    assert run(name).status == 0  # matplotlib would warn
+    picture = Path("report.html").read_text("utf-8").partition("<svg")[2].partition("</svg>")[0]
+    assert "m" * 48 in picture
+    assert "m" * 49 not in picture
+
+
 def test_what_is_no_run_is_refused_in_a_line(folder):
     assert_refused(run("absent"), "absent: holds no run; name the --workdir of one")
     assert_refused(run(), "error: give RUN... besides the flags; see --help")
     (folder / "quick-seed0" / "config.json").write_text("{}")
     assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "again")
-    for name, content in (("summary.json", '{"x": 1}'), ("summary.json", "[1]"), (METRICS, "{}\n")):
+    damages = [("summary.json", '{"x": 1}'), ("summary.json", "[1]")]
+    for name, content in (*damages, (METRICS, "{}\n"), (METRICS, "")):
         shutil.rmtree(folder / "quick-seed0")
         shutil.copytree(RESULTS / "quick-seed0", "quick-seed0")
         (folder / "quick-seed0" / name).write_text(content)
@@ -240,6 +251,13 @@ def test_damaged_number_of_members_is_refused(folder):
     assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "again")
 
 
+def test_file_of_the_users_beside_a_run_does_not_hide_it(folder):
+    (folder / "quick-seed0" / "results.json").write_text('{"mine": 1}')
+    outcome = run("quick-seed0")
+    assert outcome.status == 0, outcome.err
+    assert "38.54" in outcome.out
+
+
 def test_damaged_averages_are_refused(folder):
     summary = folder / "quick-seed0" / "summary.json"
     record = json.loads(summary.read_text()) | {"mixtures": [{"members": 1}]}
@@ -265,6 +283,21 @@ def test_what_is_no_run_is_skipped_with_a_note_and_page_needs_no_matplotlib(fold
     assert "no curves without matplotlib" in outcome.out
     assert "38.54" in outcome.out
     assert "<svg" not in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_folder_that_may_not_be_read_is_skipped_with_a_note(folder, monkeypatch):
+    stat = os.stat
+
+    def refused(path, **how):
+        if "private" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", refused)
+    outcome = run("quick-seed0", "private")
+    assert outcome.status == 0, outcome.err
+    assert "skipped private: holds no run that this user may read; name" in outcome.out
+    assert "38.54" in outcome.out
 
 
 def test_seeds_of_one_setting_are_a_line_with_mean_and_range(folder):

@@ -21,6 +21,7 @@ from experiments.table1 import jobs
 from experiments.table1 import page as table1
 from experiments.table1.after_the_paper import after_the_paper
 from experiments.training.curves import Curves
+from experiments.training.run_folder import Workdir
 from zaremba_jax.config import override, settings
 from zaremba_jax.data.encoding import read_corpus
 from zaremba_jax.ensemble import mixture_nll
@@ -188,6 +189,14 @@ def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
         jobs.read_mixtures(folder / "results", TINY)
 
 
+def test_sweep_among_the_records_is_called_so(tmp_path):
+    workdir = Workdir(tmp_path / "swept")
+    workdir.create(SMALL, vary="dropout=0.0_0.5", members=1)
+    workdir.summary.write_text('{"settings": [], "best": null}')
+    with pytest.raises(ValueError, match="swept: holds a sweep, not a run; leave it out"):
+        records.read_records(tmp_path)
+
+
 BAD_FLAGS = [
     (["--rows=tiny"], ["--rows=tiny: give some of small,medium,large"]),
     (["--sizes=1,two"], ["--sizes=two: there are 10 members; give numbers from 1 up"]),
@@ -196,6 +205,7 @@ BAD_FLAGS = [
     (["--config=small"], ["--config=small: name models of the table with --rows"]),
     (["--corpus=toy"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
     (["--valid_file=v.txt"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
+    (["--valid_fraction=0.1"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
     (["--min_count=2"], ["--vocab_size, --min_count, --vocabulary: perplexities"]),
     (["--unit=char"], ["--unit=char: ptb is read by the word; leave it out"]),
 ]

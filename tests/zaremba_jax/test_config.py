@@ -111,6 +111,7 @@ def test_every_preset_of_the_paper_has_the_paper_s_figures_and_no_other_has_any(
         ("temporal_activation_l2", float("nan"), "finite in float32 and at least 0"),
         ("softmax_tokens", -1, "at least 0"),
         ("output_size", -1, "at least 0"),
+        ("output_size", 100_001, "at most 100000"),
         ("input_dropout", 1.0, "at least 0 and below 1"),
         ("output_dropout", "none", "of type float"),
         ("weight_decay", -1e-6, "at least 0"),

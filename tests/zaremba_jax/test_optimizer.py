@@ -176,6 +176,7 @@ def test_rate_is_divided_after_each_stall_past_the_constant_epochs(estimates, ra
 @pytest.mark.parametrize(
     ("estimates", "is_out"),
     [
+        ([], False),
         ([9.0], False),
         ([9.0, 8.0, 8.0], False),
         ([9.0, 8.0, 8.0, 8.5], True),

@@ -378,6 +378,15 @@ def test_rates_are_rounded_as_those_are_that_a_program_is_given():
     assert active_rates(RegularizerConfig(dropout=0.1)) == {"dropout": float(np.float32(0.1))}
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.15, 0.5])
+def test_a_traced_rate_draws_the_masks_of_the_setting_to_the_bit(rate):
+    """Of 0.15, 1 / (1 - rate) is another float32 unless 1 - rate was rounded to one before."""
+    key = jax.random.key(0)
+    traced = jax.jit(lambda rate: dropout_mask(rate, SITES[1], key=key))(jnp.float32(rate))
+    (setting,) = active_rates(RegularizerConfig(dropout=rate)).values()
+    np.testing.assert_array_equal(dropout_mask(setting, SITES[1], key=key), traced)
+
+
 @pytest.mark.parametrize("name", NOISE)
 def test_a_traced_rate_draws_the_masks_of_the_setting_in_double_precision_too(float64, name):
     config, key = override(PLAIN, **{name: 0.35}), jax.random.key(0)

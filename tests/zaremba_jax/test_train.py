@@ -275,7 +275,7 @@ def test_epochs_are_the_same_to_the_bit_however_many_are_to_come(text):
 
 def test_rates_given_as_numbers_are_the_settings_to_the_bit(text):
     """So that a sweep's member, given its rates beside the first's settings, is the run alone."""
-    rates = {"learning_rate": 0.7, "dropout": 0.35, "word_dropout": 0.1, "l2": 0.01}
+    rates = {"learning_rate": 0.7, "dropout": 0.15, "word_dropout": 0.1, "l2": 0.01}
     shared = {"constant_epochs": 1, "decay_divisor": 1.2}
     first = override(CONFIG, learning_rate=0.3, word_dropout=0.5, l2=1e-3, **shared)
     numbers = {name: np.float32(rate) for name, rate in rates.items()}
@@ -298,6 +298,7 @@ def test_seed_decides_initial_values_and_masks(text):
     assert_same(first, repeat)
     other = override(CONFIG, seed=1)
     assert not np.array_equal(fresh(text, other).params.embedding, fresh(text).params.embedding)
+    assert_same(init_train_state(CONFIG, VOCABULARY, seed=1), fresh(text, other))
     same_start = dataclasses.replace(fresh(text), key=fresh(text, other).key)
     different_masks, _ = train_windows(CONFIG, same_start, text)
     assert not np.array_equal(different_masks.params.embedding, first.params.embedding)

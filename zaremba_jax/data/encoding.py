@@ -158,7 +158,7 @@ def encode(
         _write(texts, encoding, folder)
         corpus = _load(name, folder)
     if corpus is None:
-        raise OSError(f"{folder}: what was just written cannot be read; name another --cache_dir")
+        raise OSError(f"{folder}: what was just written cannot be read; name another cache_dir")
     return corpus
 
 

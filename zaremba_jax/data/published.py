@@ -187,7 +187,7 @@ def load_published(
 def _unlike(expected: str) -> str:
     return (
         f"not the published file's {expected}; replace the file, or train on it as your own text"
-        " with --train_file"
+        " (train_file)"
     )
 
 
@@ -205,7 +205,7 @@ def _find(entry: PublishedCorpus, directory: Path, variable: str) -> list[Piece]
         packed = f" (or {entry.archive})" if entry.archive else ""
         raise MissingFileError(
             f"{directory}: lacks {', '.join(dict.fromkeys(missing))}{packed}; put the files there,"
-            f" or leave out --data_dir and {variable} to download them"
+            f" or leave out data_dir and {variable} to download them"
         )
     return pieces
 
@@ -259,8 +259,8 @@ def _download(entry: PublishedCorpus, cache_dir: Path) -> list[Piece]:
         return [Piece(paths[part.file]) for part in entry.parts]
     raise DownloadError(
         f"{entry.title} could not be downloaded from {' or '.join(problems)}; put"
-        f" {', '.join(entry.files)} into {cache_dir} or any folder named by --data_dir, or train on"
-        " the built-in corpus with --config=quick, which needs no download"
+        f" {', '.join(entry.files)} into {cache_dir} or any folder given as data_dir, or train on"
+        " the built-in corpus, as the preset quick does, which needs no download"
     )
 
 

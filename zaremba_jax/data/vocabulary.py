@@ -61,14 +61,18 @@ class Vocabulary:
 
     @classmethod
     def from_tokens(
-        cls, tokens: Iterable[str], unit: UnitName = "word", size: int = 0, min_count: int = 1
+        cls, tokens: Iterable[str], unit: UnitName = "word", vocab_size: int = 0, min_count: int = 1
     ) -> "Vocabulary":
         """The types among `tokens`; arguments and errors as for `from_counts`."""
-        return cls.from_counts(Counter(tokens), unit, size, min_count)
+        return cls.from_counts(Counter(tokens), unit, vocab_size, min_count)
 
     @classmethod
     def from_counts(
-        cls, counts: Mapping[str, int], unit: UnitName = "word", size: int = 0, min_count: int = 1
+        cls,
+        counts: Mapping[str, int],
+        unit: UnitName = "word",
+        vocab_size: int = 0,
+        min_count: int = 1,
     ) -> "Vocabulary":
         """The types of a text, most frequent first, ties in alphabetical order.
 
@@ -79,16 +83,17 @@ class Vocabulary:
         Args:
           counts: how often each type occurs.
           unit: what a type is.
-          size: how many types to keep, `<eos>` and `<unk>` among them; 0: no limit.
+          vocab_size: how many types to keep, `<eos>` and `<unk>` among them; 0: no limit.
           min_count: types that occur fewer times than this are left out.
 
         Raises:
-          InputError: no type of a text that has some is left, or bytes are to be left out.
+          InputError: no type of a text that has some is left, `<eos>` and `<unk>` have no room, or
+            bytes are to be left out.
         """
         if all_types := UNITS[unit].all_types:
-            if size or min_count > 1:
+            if vocab_size or min_count > 1:
                 raise InputError(
-                    f"vocab_size={size}, min_count={min_count}: a vocabulary of"
+                    f"vocab_size={vocab_size}, min_count={min_count}: a vocabulary of"
                     f" {UNITS[unit].noun}s has all {len(all_types)}; leave both out, or use the"
                     " unit word or char"
                 )
@@ -96,15 +101,21 @@ class Vocabulary:
         words = sorted(counts.keys() - {EOS, UNK}, key=lambda word: (-counts[word], word))
         kept = [word for word in words if counts[word] >= min_count]
         special = {word: counts[word] for word in (EOS, UNK) if word in counts}
-        if size or min_count > 1:
+        if vocab_size or min_count > 1:
             special.setdefault(UNK, 0)
-            kept = kept[: max(size - len(special), 0)] if size else kept
+            kept = kept[: max(vocab_size - len(special), 0)] if vocab_size else kept
             special[UNK] += sum(counts[word] for word in words[len(kept) :])
+        if 0 < vocab_size < len(special):
+            raise InputError(
+                f"vocab_size={vocab_size}: has no room for {' and '.join(special)}; give at least"
+                f" {len(special) + bool(words)}, or 0 for no limit"
+            )
         if words and not kept:
             raise InputError(
-                f"vocab_size={size}, min_count={min_count}: leaves no {UNITS[unit].noun} of the"
-                f" training text, whose most frequent occurs {counts[words[0]]} times; give a lower"
-                f" min_count, and a vocab_size of at least {len(special) + 1}, or 0 for no limit"
+                f"vocab_size={vocab_size}, min_count={min_count}: leaves no {UNITS[unit].noun} of"
+                " the training text, whose most frequent occurs"
+                f" {counts[words[0]]} times; give a lower min_count, and a vocab_size of at least"
+                f" {len(special) + 1}, or 0 for no limit"
             )
         kept_counts = {word: counts[word] for word in kept} | special
         return cls(tuple(sorted(kept_counts, key=lambda word: (-kept_counts[word], word))), unit)

@@ -18,9 +18,10 @@ def read_vocabulary(path: str | Path, unit: UnitName = "word") -> Vocabulary:
 
     Raises:
       OSError: it cannot be read.
-      InputError: it is none of these, or not UTF-8, a type is there twice, or the ids of N types
-        are not 0 to N - 1.
+      InputError: there is no such unit, or it is none of these, or not UTF-8, a type is there
+        twice, or the ids of N types are not 0 to N - 1.
     """
+    check_unit(unit)
     path = Path(path)
     text = "".join(decode(Piece(path)))
     try:
@@ -39,6 +40,7 @@ def read_word_list(path: str | Path, unit: UnitName = "word") -> Vocabulary:
       OSError, InputError: as for `read_vocabulary`; or it lacks `<unk>` or the end of a
         line, or has what is no single word, or the unit has a vocabulary of its own.
     """
+    check_unit(unit)
     described = UNITS[unit]
     if described.all_types:
         raise InputError(

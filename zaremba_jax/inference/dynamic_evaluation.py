@@ -105,7 +105,8 @@ def dynamic_nll(
       ValueError: the rule is rms and there are no squares.
     """
     model.check_ids(ids)
-    predictions, segment = count_predictions(ids), config.segment
+    predictions = count_predictions(ids)
+    segment = min(config.segment, predictions)  # what would pad a longer one changes nothing
     at_once = min(max(TOKENS_AT_ONCE // segment, 1), -(-predictions // segment))
     padded = np.pad(ids, (0, -predictions % (at_once * segment)))
     inputs, targets = (

@@ -9,14 +9,14 @@ import numpy as np
 from zaremba_jax.evaluate import text_nll, window_nll
 from zaremba_jax.model import Model
 
-TOKENS_AT_ONCE = 4096
+TOKENS_PER_BATCH = 4096
 
 
 def lines_nll(model: Model, lines: Sequence[np.ndarray], start: int) -> list[np.ndarray]:
     """Nats of every token of each line, read after `start` from the zero state.
 
     Lines of similar length are read side by side, so that few programs are compiled; a line
-    longer than `TOKENS_AT_ONCE` is read on its own, window by window.
+    longer than `TOKENS_PER_BATCH` is read on its own, window by window.
 
     Args:
       model: the model.
@@ -34,12 +34,12 @@ def lines_nll(model: Model, lines: Sequence[np.ndarray], start: int) -> list[np.
     groups = defaultdict(list)
     results = [np.empty(0, np.float32)] * len(lines)
     for index, line in enumerate(lines):
-        if len(line) > TOKENS_AT_ONCE:
+        if len(line) > TOKENS_PER_BATCH:
             results[index] = text_nll(model, np.concatenate([[start], line]))
         else:
             groups[_power_of_two(len(line))].append(index)
     for time, group in groups.items():
-        batch = min(max(TOKENS_AT_ONCE // time, 1), _power_of_two(len(group)))
+        batch = min(max(TOKENS_PER_BATCH // time, 1), _power_of_two(len(group)))
         for first in range(0, len(group), batch):
             chosen = group[first : first + batch]
             tokens = np.full((time + 1, batch), start, np.int32)

@@ -125,7 +125,7 @@ def mix(
     visible = (positions >= steps) & (positions < steps + window) & (words != _EMPTY)[None, :]
     products, any_visible = outputs @ kept.T, visible.any(axis=1)
     largest = jnp.where(visible, products, -jnp.inf).max(axis=1)
-    largest = jnp.where(any_visible, largest, 0)[:, None]  # 0 is left of it, whatever theta is
+    largest = jnp.where(any_visible, largest, 0)[:, None]  # taken off before theta can make it inf
     similarity = jnp.where(visible, config.theta * (products - largest), -jnp.inf)
     of_target = jnp.where(words[None, :] == targets[:, None], similarity, -jnp.inf)
     total = jnp.where(any_visible, jax.nn.logsumexp(similarity, axis=1), 0)  # never -inf - -inf

@@ -29,8 +29,11 @@ class Score(NamedTuple):
 
     @property
     def perplexity(self) -> float:
-        """exp(nats per token)."""
-        return math.exp(-self.log_probability / self.tokens)
+        """exp(nats per token); inf if it exceeds what a float holds."""
+        try:
+            return math.exp(-self.log_probability / self.tokens)
+        except OverflowError:
+            return math.inf
 
 
 class Model(model.Model):
@@ -80,7 +83,8 @@ class Model(model.Model):
     ) -> str:
         """The prompt, which begins a line, and `length` more tokens.
 
-        Without `sampling`, as predicted, but `<unk>` is never drawn.
+        Without `sampling`, as predicted, but `<unk>` is never drawn. Line ends before the first and
+        after the last other token are left out.
 
         Raises:
           InputError: as for `generation.generate` and `prompts.prompt_ids`.

@@ -166,7 +166,10 @@ class DeepRNN(nnx.Module):
         layers = tuple(map(merge_biases, layers))
         new_shapes, shapes = (jax.tree.map(jnp.shape, params) for params in (layers, self.params))
         if new_shapes != shapes:
-            raise InputError(f"layers of the shapes {new_shapes}: this module has {shapes}")
+            raise InputError(
+                f"layers of the shapes {new_shapes}: this module has {shapes}; make it with the"
+                " cell and the sizes of the layers"
+            )
         for layer, new in zip(self.layers, layers, strict=True):
             for name in _NAMES:
                 param = getattr(layer, name)

@@ -70,7 +70,8 @@ def run_sequences(
       inputs: with any number of batch axes; cast to the dtype of the weights.
       carry: before the first step, as in Flax: (c, h) for an LSTM, h for the other cells,
         [*batch, hidden] each. Of several layers a tuple of these, bottom layer first; a single one
-        may stand in such a tuple, too. None for zeros.
+        may stand in such a tuple, too. The record of a layer's state is taken for its carry. None
+        for zeros.
       lengths: the number of steps of each sequence; the rest is padding. None for all.
       drop: the operator D, called on each layer's input in turn, [time, batch, features]
         with all batch axes flattened into one.

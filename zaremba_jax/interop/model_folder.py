@@ -35,10 +35,13 @@ def save_folder(
     `config.json` has the sizes, under `settings` the configuration, and `perplexities`, by the name
     of their text; `vocab.json` maps each word to its id; `model.safetensors` is the file that
     `save_model` writes; `README.md` is a model card, with the perplexities too.
+
+    Raises:
+      InputError: as for `save_model`.
+      OSError: a file cannot be written.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(folder / FOLDER_MODEL, model)
     words, described = model.vocabulary.words, model.config.model
     perplexities = dict(perplexities or {})
     config = {
@@ -58,6 +61,7 @@ def save_folder(
         (FOLDER_CARD, model_card(model, perplexities)),
     ):
         write_whole(folder / name, content.encode())
+    save_model(folder / FOLDER_MODEL, model)  # last: a folder without is an export too
 
 
 def load_folder(path: str | Path) -> Model:

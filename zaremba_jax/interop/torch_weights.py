@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zaremba_jax.array_types import CellName, LayerParams, ModelParams, SoftmaxParams
-from zaremba_jax.cells import CELLS, merge_biases
+from zaremba_jax.cells import merge_biases
 from zaremba_jax.config import Config, UnitName, override
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import read_safetensors
@@ -25,12 +25,14 @@ from zaremba_jax.presets import QUICK
 
 _ARRAY = re.compile(r"(weight|bias)_(ih|hh)_l(0|[1-9]\d*)")
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # of DataParallel and torch.compile
-_CELLS: dict[int, CellName] = {len(cell.gates): name for name, cell in CELLS.items()}
 # Positions of our gates among torch's, and vice versa: of f, i, o, u among i, f, g, o.
 _PERMUTATIONS: dict[CellName, tuple[int, ...]] = {
     "lstm": (1, 0, 3, 2),
     "gru": (0, 1, 2),
     "tanh": (0,),
+}
+_CELLS: dict[int, CellName] = {  # by the number of gates
+    len(order): cell for cell, order in _PERMUTATIONS.items()
 }
 _CONVERT = (  # copies, since safetensors saves no tensor that shares its memory, as tied ones do
     'python -c "import sys, torch, safetensors.torch as s; s.save_file({n: x.contiguous().clone()'

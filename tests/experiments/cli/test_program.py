@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import invoke
 import jax
@@ -16,7 +17,7 @@ from invoke import assert_refused, run, run_elsewhere
 from rich.table import Table
 
 from experiments.cli import program as command_line
-from experiments.cli.terminal import Terminal, write_out
+from experiments.cli.terminal import Terminal, write_aside, write_out
 from zaremba_jax.data import encoding
 
 
@@ -152,6 +153,11 @@ def test_terminal_that_cannot_print_goes_silent():
         assert terminal.quiet
 
 
+def test_brackets_in_what_is_being_done_are_no_markup():
+    working: Any = Terminal().status("reading [v2]/[/x].txt")
+    assert str(working.renderable.text) == "reading [v2]/[/x].txt"
+
+
 def test_result_that_cannot_be_printed_is_an_error():
     with Path("/dev/full").open("w") as full, contextlib.redirect_stdout(full):
         with pytest.raises(OSError, match="standard output") as raised:
@@ -164,6 +170,16 @@ def test_error_that_cannot_be_printed_is_told_by_the_status():
         with pytest.raises(SystemExit) as end:
             command_line.fail("a: is missing; name another")
         assert end.value.code == 2
+
+
+def test_line_aside_is_not_among_the_results_where_standard_error_is_closed():
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(None):
+        write_aside("words unknown to the model")
+        write_out("text")
+        with pytest.raises(SystemExit) as end:
+            command_line.fail("a: is missing; name another")
+    assert (out.getvalue(), end.value.code) == ("text\n", 2)
 
 
 class Tty(io.StringIO):

@@ -4,7 +4,7 @@ import pytest
 from matplotlib import pyplot
 from rich.console import Console
 
-from experiments.reports.figures import write_picture
+from experiments.reports.figures import as_svg, write_picture
 from experiments.reports.run_figures import curves_figure, sweep_figure
 
 HISTORY = [
@@ -36,6 +36,11 @@ def figure_of(history, **summary):
 def test_title_is_no_mathematics_whatever_a_text_is_called():
     figure = figure_of(HISTORY, corpus="from_$5_to_$9, caf\udce9")
     assert figure.axes[0].get_title().startswith(r"from_\$5_to_\$9, caf?, small")
+
+
+def test_letters_that_no_font_has_are_drawn_without_a_warning(tmp_path):
+    write_picture(Console(), tmp_path / "curves.png", figure_of, HISTORY, corpus="小说.txt")
+    assert "<svg" in as_svg(figure_of(HISTORY, corpus="小说.txt"))
 
 
 def legend(figure):

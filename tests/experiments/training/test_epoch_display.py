@@ -107,6 +107,20 @@ def test_row_of_a_sweep_has_no_mean_over_its_settings():
     assert row.split()[:3] == ["2/5", "90.00", "1e+06"]
 
 
+def test_row_of_other_columns_than_the_last_has_titles_of_its_own():
+    apart = {name: METRICS[name] for name in METRICS.keys() - {"learning_rate"}}
+    file = io.StringIO()
+    console = Console(file=file, width=80)
+    with EpochDisplay(console, run_of(METRICS), 0) as display:
+        for metrics in (METRICS, METRICS, apart, apart):  # rates differ after a stall of one model
+            display.epoch(metrics)
+    titles, _, same, others, row, _ = file.getvalue().splitlines(keepends=True)
+    assert (titles, same) == (TITLES, ROW)
+    assert "rate" not in others
+    for title, figure in (("train", "123.46"), ("valid", "98.77"), ("total", "1:12")):
+        assert others.index(title) + len(title) == row.index(figure) + len(figure)
+
+
 def test_off_a_terminal_a_part_of_an_epoch_has_a_row_at_once_and_then_by_the_clock():
     so_far = {name: METRICS[name] for name in METRICS.keys() - {"valid_perplexity_estimate"}}
     lines = []

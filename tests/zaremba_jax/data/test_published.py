@@ -245,7 +245,7 @@ def test_without_network_the_error_names_files_addresses_folder_and_a_way_out(
     with pytest.raises(ConnectionError) as error:
         load_ptb()
     assert asked == [f"{mirror}ptb.train.txt" for mirror in MIRRORS]
-    telling = [*FILES, *MIRRORS, str(cache), "--data_dir", "--config=quick"]
+    telling = [*FILES, *MIRRORS, str(cache), "data_dir", "the preset quick"]
     assert not [part for part in telling if part not in str(error.value)]
     monkeypatch.chdir(tmp_path)
     before = content(tmp_path)

@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from zaremba_jax.data.units import BYTES, EOS, UNITS, UNK
@@ -56,13 +56,14 @@ def test_vocabulary_is_ordered_by_frequency_then_alphabet_whatever_the_order_of_
     assert Vocabulary.from_tokens(["b", "a"]) == Vocabulary.from_tokens(["a", "b"])
 
 
+@example([EOS], 1, 1)
 @given(WORDS, st.integers(0, 7), st.integers(1, 5))
 def test_limits_give_the_vocabulary_of_a_text_with_unk_for_what_is_rare(words, size, min_count):
     try:
-        limited = Vocabulary.from_tokens(words, size=size, min_count=min_count)
+        limited = Vocabulary.from_tokens(words, vocab_size=size, min_count=min_count)
     except ValueError:
         counts = Counter(word for word in words if word not in (EOS, UNK))
-        assert max(counts.values()) < min_count or 0 < size < 2 + (EOS in words)
+        assert max(counts.values(), default=0) < min_count or 0 < size < 2 + (EOS in words)
         return
     assert size == 0 or len(limited) <= size
     replaced = [word if word in limited.words else UNK for word in words]
@@ -76,14 +77,14 @@ def test_nothing_is_left_out_that_has_room_and_is_frequent_enough(words, size, m
     counts = Counter(words)
     frequent = [w for w in counts if counts[w] >= min_count and w not in (EOS, UNK)]
     assume(frequent)
-    limited = Vocabulary.from_tokens(words, size=size, min_count=min_count)
+    limited = Vocabulary.from_tokens(words, vocab_size=size, min_count=min_count)
     for word in set(frequent) - set(limited.words):
         assert len(limited) == size
         assert all(counts[word] <= counts[kept] for kept in limited.words if kept in frequent)
     assert EOS not in counts or EOS in limited.words
 
 
-@pytest.mark.parametrize("limits", [{"size": 20_000}, {"min_count": 2}])
+@pytest.mark.parametrize("limits", [{"vocab_size": 20_000}, {"min_count": 2}])
 def test_whoever_gives_a_limit_can_read_words_of_other_texts(limits):
     vocabulary = Vocabulary.from_tokens(["a", "a", "b", "b", EOS, EOS], **limits)
     assert vocabulary.decode(vocabulary.encode(["a", "zebra"])) == ["a", UNK]
@@ -111,9 +112,9 @@ def test_bytes_have_a_vocabulary_of_their_own_whatever_the_text():
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"size": 2}, "^vocab_size=2, min_count=1: leaves no word .*2 times; .* at least 3"),
+        ({"vocab_size": 2}, "^vocab_size=2, min_count=1: leaves no word .*2 times; .* at least 3"),
         ({"min_count": 9}, "^vocab_size=0, min_count=9: leaves no word .*a lower min_count"),
-        ({"unit": "byte", "size": 9}, "^vocab_size=9, .* has all 256; leave both out"),
+        ({"unit": "byte", "vocab_size": 9}, "^vocab_size=9, .* has all 256; leave both out"),
         ({"unit": "byte", "min_count": 2}, "^vocab_size=0, min_count=2: .* has all 256; leave"),
     ],
 )

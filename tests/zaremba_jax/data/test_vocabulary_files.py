@@ -61,3 +61,10 @@ def test_list_that_cannot_be_a_text_s_vocabulary_is_refused(tmp_path, content, u
         read_word_list(tmp_path / "words", unit)
     assert str(refused.value).startswith(f"{tmp_path / 'words'}: ")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("read", [read_vocabulary, read_word_list])
+def test_unit_that_is_none_is_refused(tmp_path, read):
+    (tmp_path / "words").write_text("the\n<eos>\n<unk>\n")
+    with pytest.raises(InputError, match="unit='verse': must be one of word, char, byte"):
+        read(tmp_path / "words", "verse")

@@ -129,6 +129,19 @@ def test_mean_squares_are_of_the_model_as_it_is_evaluated():
     assert not np.allclose(actual.embedding, plain.embedding, rtol=0.1)
 
 
+def test_segment_longer_than_the_text_takes_no_more_than_the_text(monkeypatch):
+    read, shapes = dynamic_evaluation._read, []
+
+    def observed(trained, adapted, state, inputs, *more):
+        shapes.append(inputs.shape)
+        return read(trained, adapted, state, inputs, *more)
+
+    monkeypatch.setattr(dynamic_evaluation, "_read", observed)
+    nll = dynamic_nll(MODEL, IDS, dataclasses.replace(SGD, segment=1000))
+    np.testing.assert_allclose(nll, text_nll(MODEL, IDS), rtol=1e-5)  # no step before the end
+    assert shapes == [(1, len(IDS) - 1, 1)]
+
+
 def test_ids_of_any_type_are_read_alike():
     nll = dynamic_nll(MODEL, IDS.astype(np.uint8), SGD)
     np.testing.assert_array_equal(nll, dynamic_nll(MODEL, IDS, SGD))

@@ -27,7 +27,7 @@ def test_each_line_is_scored_as_if_there_were_no_other(texts):
 
 
 def test_more_lines_than_fit_at_once_are_read_in_turns(monkeypatch):
-    monkeypatch.setattr(independent_lines, "TOKENS_AT_ONCE", 8)
+    monkeypatch.setattr(independent_lines, "TOKENS_PER_BATCH", 8)
     texts = [np.array([n % 5, 1, 4]) for n in range(5)]
     turns = lines_nll(MODEL, texts, START)
     monkeypatch.undo()
@@ -42,7 +42,7 @@ def test_line_that_is_too_long_is_read_in_windows(monkeypatch):
 
     sizes, window_nll = [], independent_lines.window_nll
     monkeypatch.setattr(independent_lines, "window_nll", read)
-    monkeypatch.setattr(independent_lines, "TOKENS_AT_ONCE", 8)
+    monkeypatch.setattr(independent_lines, "TOKENS_PER_BATCH", 8)
     texts = [np.arange(size) % 5 for size in (3, 17, 8)]
     for text, nll in zip(texts, lines_nll(MODEL, texts, START), strict=True):
         alone = text_nll(MODEL, np.array([START, *text], np.int32))

@@ -11,6 +11,7 @@ from zaremba_jax import Model
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.generation import Sampling, generate
+from zaremba_jax.inference.trained_model import Score
 from zaremba_jax.interop.model_folder import save_folder
 
 RECORD = make()
@@ -25,6 +26,11 @@ def test_text_is_scored_as_the_beginning_of_a_line():
     assert (score.tokens, score.unknown) == (len(nll), 3)  # zebra twice, ran
     with pytest.raises(ValueError, match="nothing to predict"):
         MODEL.score("")
+
+
+def test_perplexity_beyond_every_float_is_infinite_as_that_of_a_text_is():
+    assert Score(log_probability=-2000.0, tokens=2, unknown=0).perplexity == np.inf
+    assert perplexity(np.full(2, 1000.0)) == np.inf
 
 
 def test_generated_text_continues_its_prompt():

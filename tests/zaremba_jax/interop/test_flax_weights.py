@@ -159,6 +159,6 @@ def test_nnx_cell_that_does_not_start_from_zeros_is_refused():
     ],
 )
 def test_what_are_no_parameters_of_the_cell_is_refused(params, names):
-    reason = f"parameters {names}: those of GRUCell are hn, hr, hz, in, ir, iz"
+    reason = f"parameters {names}: those of GRUCell are hn, hr, hz, in, ir, iz; give these alone"
     with pytest.raises(ValueError, match=reason):
         linen_layer(nn.GRUCell(HIDDEN), params)

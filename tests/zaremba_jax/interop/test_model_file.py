@@ -12,8 +12,14 @@ from zaremba_jax.config import override, to_dict
 from zaremba_jax.data.units import BYTES
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError, MissingFileError
+from zaremba_jax.interop import model_folder
 from zaremba_jax.interop.model_file import ENTRY, load_model, named_arrays, save_model
-from zaremba_jax.interop.model_folder import folder_perplexities, load_folder, save_folder
+from zaremba_jax.interop.model_folder import (
+    folder_perplexities,
+    is_model_folder,
+    load_folder,
+    save_folder,
+)
 from zaremba_jax.model import Model, init_params
 from zaremba_jax.presets import QUICK, from_dict
 
@@ -173,10 +179,10 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path):
         load_model(tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", ["layers", "hidden_size", "embedding_size"])
+@pytest.mark.parametrize("name", ["layers", "hidden_size", "embedding_size", "output_size"])
 def test_description_of_a_model_beyond_any_memory_is_refused_at_once(tmp_path, name):
-    rewrite(tmp_path / "model", config=to_dict(CONFIG) | {name: 10**30})
-    with pytest.raises(InputError, match=r"model: its (arrays|description)"):
+    rewrite(tmp_path / "model", config=to_dict(CONFIG) | {name: 10**9})
+    with pytest.raises(InputError, match=rf"model: its description .*{name}=1000000000: must be"):
         load_model(tmp_path / "model")
 
 
@@ -322,6 +328,21 @@ def test_load_folder_inverts_save_folder(folder):
     }
 
 
+def test_folder_whose_writing_was_cut_off_is_an_export_and_is_written_again(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(model_folder, "save_model", stop)
+        with pytest.raises(KeyboardInterrupt):
+            save_folder(tmp_path / "folder", make())
+    assert is_model_folder(tmp_path / "folder")
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: no such file"):
+        load_folder(tmp_path / "folder")
+    save_folder(tmp_path / "folder", make())
+    assert load_folder(tmp_path / "folder").config == CONFIG
+
+
 def test_description_that_is_nested_deeply_is_refused(tmp_path):
     (tmp_path / "model").write_bytes(save({}, {ENTRY: "[" * 100_000}))
     with pytest.raises(InputError, match=r"model: its description cannot be read .*too deeply"):
@@ -362,6 +383,13 @@ def test_folder_whose_files_do_not_go_together_is_refused(folder, name, content,
 def test_folder_with_the_words_of_another_model_is_refused(folder):
     (folder / "vocab.json").write_text(json.dumps(["a", "<eos>", "b", "<unk>"]))
     with pytest.raises(InputError, match="its files are not of one model; export the model again"):
+        load_folder(folder)
+
+
+def test_folder_of_an_unknown_unit_is_refused_by_name(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"unit": "verse"}))
+    with pytest.raises(InputError, match="unit='verse': must be one of word, char, byte"):
         load_folder(folder)
 
 

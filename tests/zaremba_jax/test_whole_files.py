@@ -1,0 +1,32 @@
+"""Files that are written whole, by one process or by several at the same time."""
+
+import os
+import threading
+
+from zaremba_jax.whole_files import PARTIAL, write_whole
+
+
+def test_who_writes_a_file_that_another_is_writing_waits_for_it(tmp_path, monkeypatch):
+    path, replace = tmp_path / "page", os.replace
+    second = threading.Thread(target=write_whole, args=(path, b"second"))
+
+    def overtaken(*names):
+        monkeypatch.setattr(os, "replace", replace)
+        second.start()
+        second.join(0.5)  # it would end, if it did not wait
+        replace(*names)
+        assert path.read_bytes() == b"first"
+
+    monkeypatch.setattr(os, "replace", overtaken)
+    write_whole(path, b"first")
+    second.join(60)
+    assert path.read_bytes() == b"second"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_of_a_file_is_taken_over(tmp_path):
+    path = tmp_path / "page"
+    (tmp_path / f"page{PARTIAL}").write_bytes(b"longer than the page")
+    write_whole(path, b"page")
+    assert path.read_bytes() == b"page"
+    assert list(tmp_path.iterdir()) == [path]
