@@ -107,6 +107,15 @@ def float64():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def plain_terminal():
+    """Has rich print as it does without these variables, by which it changes width and colours."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in ("COLUMNS", "FORCE_COLOR", "TERM", "TTY_COMPATIBLE"):
+            monkeypatch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The working directory, holding the three texts."""

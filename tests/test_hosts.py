@@ -209,3 +209,13 @@ def test_process_without_a_device_in_the_run_is_refused(folder, monkeypatch):
 def test_host_that_can_have_no_address_is_refused(folder, host):
     flags = (f"--coordinator_address={host}:1234", "--num_processes=2", "--process_id=1")
     assert_refused(invoke.run(*SINGLE, *flags), f"--coordinator_address={host}:1234: ")
+
+
+def test_host_that_nobody_knows_is_refused(folder, monkeypatch):
+    def fail(*_):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)  # a name server may take long, or answer
+    flags = ("--coordinator_address=host:1", "--num_processes=2", "--process_id=1")
+    telling = "--coordinator_address=host:1: ", "give the host of process 0 and a free port on it"
+    assert_refused(invoke.run(*SINGLE, *flags), *telling)

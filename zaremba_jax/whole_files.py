@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 PARTIAL = ".partial"  # ends the name of the file that becomes the target
 NO_SPACE_LEFT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # why a file cannot be written whole
@@ -22,23 +23,26 @@ def write_whole(path: str | Path, content: bytes) -> None:
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     partial = path.with_name(path.name + PARTIAL)
-    with naming(path), _alone_at(partial):
-        partial.write_bytes(content)
+    with naming(path), _alone_at(partial) as file:
+        file.write(content)
+        file.flush()
         os.replace(partial, path)
 
 
 @contextlib.contextmanager
-def _alone_at(partial: Path) -> Iterator[None]:
-    """Makes a file that no other process writes in the block; what a killed one left is taken over.
+def _alone_at(partial: Path) -> Iterator[BinaryIO]:
+    """Opens a file, empty, that no other process writes in the block.
 
-    On a file system without locks nobody waits.
+    Nothing but this handle writes it: over SMB, a lock keeps out all others, those of the same
+    process too. On a file system without locks nobody waits.
     """
     while True:
-        with partial.open("ab") as file:
+        with partial.open("ab") as file:  # "wb" would empty what another is writing
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
             if _is_at(file.fileno(), partial):  # else who had it has renamed it meanwhile
-                yield
+                file.truncate(0)  # of what a killed process left
+                yield file
                 return
 
 

@@ -121,8 +121,9 @@ def reading(workdir: Workdir) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        if not os.path.exists(workdir.config):  # `Path.exists` may raise the same again
-            why = " that this user may read" if isinstance(error, PermissionError) else ""
+        refused = isinstance(error, PermissionError)
+        if refused or not os.path.exists(workdir.config):  # `Path.exists` may raise it again
+            why = " that this user may read" if refused else ""
             raise InputError(
                 f"{workdir.path}: holds no run{why}; name the --workdir of one"
             ) from None

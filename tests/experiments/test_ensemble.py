@@ -34,6 +34,8 @@ from experiments.training import ensemble_run, unfinished_runs
 from zaremba_jax.checkpoint import DamagedCheckpointError
 from zaremba_jax.config import override
 from zaremba_jax.data.toy_corpus import toy_corpus
+from zaremba_jax.ensemble import mixture_nll
+from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.interop.model_file import load_model
 from zaremba_jax.parallel.members import members_that_fit
 from zaremba_jax.parallel.mesh import MEMBER
@@ -54,6 +56,26 @@ def finished(tmp_path_factory):
         outcome = run(*MEMBERS, "--workdir=run")
     assert outcome.status == 0, outcome.err
     return folder, outcome
+
+
+@pytest.fixture(scope="module")
+def singles(tmp_path_factory):
+    """A folder with the runs of seeds 0 and 1, one model each."""
+    folder = tmp_path_factory.mktemp("singles")
+    write_texts(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        for seed in (0, 1):
+            assert invoke.run(*SINGLE, f"--seed={seed}", f"--workdir=seed{seed}").status == 0
+    return folder
+
+
+@pytest.fixture
+def runs(folder, singles):
+    """The working directory, with the texts and a copy of both runs."""
+    for seed in (0, 1):
+        shutil.copytree(singles / f"seed{seed}", folder / f"seed{seed}")
+    return folder
 
 
 @pytest.fixture
@@ -122,65 +144,68 @@ def test_mixtures_of_one_are_the_mean_of_singles_and_more_members_are_better(fin
     assert outcome.out.splitlines()[-1] == "all results are in run"
 
 
-def test_members_are_the_runs_of_their_seeds_and_runs_can_be_averaged_later(
-    finished, folder, monkeypatch
-):
-    summary = summary_of(finished[0] / "run")
-    for seed in (0, 1):
-        assert invoke.run(*SINGLE, f"--seed={seed}", f"--workdir=seed{seed}").status == 0
-        alone = summary_of(folder / f"seed{seed}")
-        member = summary["members"][seed]
-        assert member["seed"] == seed
-        for name in ("valid_perplexity", "test_perplexity"):
-            assert member[name] == pytest.approx(alone[name], rel=1e-5)
-        models = [
-            load_model(path)
-            for path in (
-                folder / f"seed{seed}" / "model.safetensors",
-                finished[0] / "run" / "members" / f"seed-{seed}.safetensors",
-            )
-        ]
-        assert models[0].config == models[1].config
-        jax.tree.map(np.testing.assert_array_equal, models[0].params, models[1].params)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_member_is_the_run_of_its_seed(finished, singles, seed):
+    alone, together = summary_of(singles / f"seed{seed}"), summary_of(finished[0] / "run")
+    member = together["members"][seed]
+    assert member["seed"] == seed
+    for name in ("valid_perplexity", "test_perplexity"):
+        assert member[name] == pytest.approx(alone[name], rel=1e-5)
+    own = load_model(singles / f"seed{seed}" / "model.safetensors")
+    of_member = load_model(finished[0] / "run" / "members" / f"seed-{seed}.safetensors")
+    assert of_member.config == own.config
+    jax.tree.map(np.testing.assert_array_equal, of_member.params, own.params)
+
+
+def test_runs_that_are_averaged_later_have_the_mixtures_of_their_models(runs):
     pair = run("--from=seed0,seed1", *TEXT, "--workdir=pair")
     assert pair.status == 0, pair.err
-    mixture = summary_of(folder / "pair")
-    assert [row["members"] for row in mixture["mixtures"]] == [1, 2]
-    assert [member["run"] for member in mixture["members"]] == ["../seed0", "../seed1"]
-    # The same from an ensemble of two members.
-    outcome = run(*SINGLE, "--members=2", "--workdir=two")
-    assert outcome.status == 0
-    for name in ("valid_perplexity", "test_perplexity"):
-        expected = [row[name] for row in summary_of(folder / "two")["mixtures"]]
-        assert [row[name] for row in mixture["mixtures"]] == pytest.approx(expected, rel=1e-5)
-    odd = (folder / "seed1").rename(folder / "my [v2], a\\b")
+    summary = summary_of(runs / "pair")
+    assert [row["members"] for row in summary["mixtures"]] == [1, 2]
+    assert [member["run"] for member in summary["members"]] == ["../seed0", "../seed1"]
+    models = [load_model(runs / f"seed{seed}" / "model.safetensors") for seed in (0, 1)]
+    words = models[0].vocabulary
+    for split in ("valid", "test"):
+        ids = words.encode(words.tokenize((runs / f"{split}.txt").read_text()))
+        nll = np.stack([text_nll(model, ids) for model in models])
+        expected = [np.mean(list(map(perplexity, nll))), perplexity(mixture_nll(nll))]
+        figures = [row[f"{split}_perplexity"] for row in summary["mixtures"]]
+        assert figures == pytest.approx(expected, rel=1e-5)
+
+
+def test_run_in_a_folder_of_any_name_can_be_averaged(runs):
+    odd = (runs / "seed1").rename(runs / "my [v2], a\\b")
     alone = run(f"--from={odd.name}", *TEXT, "--workdir=[one]")
     assert alone.status == 0, alone.err
-    odd.rename(folder / "seed1")
-    config = folder / "seed1" / "config.json"
+
+
+def test_what_is_no_finished_run_on_the_text_is_not_averaged(runs):
+    config = runs / "seed1" / "config.json"
     original = config.read_text()
     config.write_text(original.replace('"epochs": 2', '"epochs": 3'))
     unfinished = "seed1: has trained on 238 of 357 windows; run its command"
     assert_refused(run("--from=seed0,seed1", *TEXT), unfinished)
     config.write_text(original)
-    record = shutil.copytree(folder / "seed1", folder / "record")
+    record = shutil.copytree(runs / "seed1", runs / "record")
     shutil.rmtree(record / "checkpoints")
     reason = "record: holds the record of a finished run without its checkpoints; name the folder"
     assert_refused(run("--from=seed0,record", *TEXT), reason)
-    (folder / "train.txt").write_text("a b c d e f g h\n" * 200)
+    (runs / "train.txt").write_text("a b c d e f g h\n" * 200)
     assert_refused(run("--from=seed0,seed1", *TEXT), "seed0: holds a run on another text")
-    before = content(folder)
-    refused = run("--from=seed1", *TEXT, "--workdir=pair")
-    assert_refused(refused, "--workdir=pair: holds a run or an average of other models, whose")
-    elsewhere = folder / "elsewhere"
-    elsewhere.mkdir()
-    for seed in (0, 1):  # runs of the same names
-        shutil.copytree(folder / f"seed{seed}", elsewhere / f"seed{seed}")
+
+
+def test_average_of_other_runs_is_not_replaced_even_if_they_have_the_same_names(runs, monkeypatch):
+    assert run("--from=seed0,seed1", *TEXT, "--workdir=pair").status == 0
+    elsewhere = runs / "elsewhere"
+    for seed in (0, 1):
+        shutil.copytree(runs / f"seed{seed}", elsewhere / f"seed{seed}")
+    before = content(runs)
+    reason = "holds a run or an average of other models, whose summary would be lost"
+    assert_refused(run("--from=seed1", *TEXT, "--workdir=pair"), f"--workdir=pair: {reason}")
     monkeypatch.chdir(elsewhere)
     refused = run("--from=seed0,seed1", *TEXT, "--workdir=../pair")
-    assert_refused(refused, "--workdir=../pair: holds a run or an average of other models")
-    shutil.rmtree(elsewhere)
-    assert content(folder) == before
+    assert_refused(refused, f"--workdir=../pair: {reason}")
+    assert content(runs) == before
 
 
 def test_averages_that_have_no_place_are_refused_before_the_work(folder, monkeypatch):
@@ -200,9 +225,8 @@ def test_averages_that_have_no_place_are_refused_before_the_work(folder, monkeyp
     assert content(folder) == before
 
 
-def test_run_that_saves_while_it_is_averaged_is_not_called_damaged(folder, monkeypatch):
-    assert invoke.run(*SINGLE, "--workdir=run").status == 0
-    later, restore = folder / "run" / "checkpoints" / "999", unfinished_runs.restore
+def test_run_that_saves_while_it_is_averaged_is_not_called_damaged(runs, monkeypatch):
+    later, restore = runs / "seed0" / "checkpoints" / "999", unfinished_runs.restore
     reads = []
 
     def overtaken(*arguments):
@@ -214,7 +238,7 @@ def test_run_that_saves_while_it_is_averaged_is_not_called_damaged(folder, monke
         return restore(*arguments)
 
     monkeypatch.setattr(unfinished_runs, "restore", overtaken)
-    outcome = run("--from=run", *TEXT, "--workdir=alone")
+    outcome = run("--from=seed0", *TEXT, "--workdir=alone")
     assert outcome.status == 0, outcome.err
     assert len(reads) == 2
 
@@ -335,13 +359,6 @@ BAD_FLAGS = [
     (["--data_parallel=7"], ["data_parallel=7: does not divide the 1 devices"]),
     (["--process_id=0"], ["--num_processes, --process_id: give --coordinator_address"]),
     (["--coordinator_address=a:1"], ["--coordinator_address=a:1: needs --num_processes and"]),
-    (
-        ["--coordinator_address=host.invalid:1", "--num_processes=2", "--process_id=1"],
-        [
-            "--coordinator_address=host.invalid:1: ",
-            "give the host of process 0 and a free port on it",
-        ],
-    ),
     (["--coordinator_address=a"], ["--coordinator_address=a: must be HOST:PORT, or cluster"]),
     (["--from=a,b", "--coordinator_address=cluster"], ["--from: one process averages; leave"]),
     (["--from=absent"], ["absent: holds no run of experiments.ptb", "name the --workdir of one"]),

@@ -2,24 +2,14 @@
 
 import jax
 from invoke import assert_refused, run_elsewhere
+from model_examples import WORDS, make
 
 from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import Workdir
 from experiments.training.written_files import write_model
-from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.inference.generation import Sampling, generate
 from zaremba_jax.inference.prompts import prompt_ids
-from zaremba_jax.model import Model, init_params
-from zaremba_jax.presets import QUICK
-
-WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
-
-
-def make(seed=0, vocabulary=WORDS):
-    config = override(QUICK, layers=1, hidden_size=3, seed=seed, init_scale=1.0)
-    params = init_params(config.model, len(vocabulary), key=jax.random.key(seed))
-    return Model(params, config, vocabulary)
 
 
 def test_generate_writes_texts_and_refuses_mistakes_in_one_line(tmp_path):

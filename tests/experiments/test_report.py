@@ -285,18 +285,23 @@ def test_what_is_no_run_is_skipped_with_a_note_and_page_needs_no_matplotlib(fold
     assert "<svg" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_folder_that_may_not_be_read_is_skipped_with_a_note(folder, monkeypatch):
-    stat = os.stat
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_may_not_be_read_is_skipped_with_a_note(folder, monkeypatch, what):
+    def refusing(do):
+        def refused(path, *how, **more):
+            if "locked" in str(path):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return do(path, *how, **more)
 
-    def refused(path, **how):
-        if "private" in str(path):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return stat(path, **how)
+        return refused
 
-    monkeypatch.setattr(os, "stat", refused)
-    outcome = run("quick-seed0", "private")
+    shutil.copytree("quick-seed0", folder / "locked")
+    monkeypatch.setattr(Path, "read_text", refusing(Path.read_text))
+    if what == "folder":
+        monkeypatch.setattr(os, "stat", refusing(os.stat))
+    outcome = run("quick-seed0", "locked")
     assert outcome.status == 0, outcome.err
-    assert "skipped private: holds no run that this user may read; name" in outcome.out
+    assert "skipped locked: holds no run that this user may read; name" in outcome.out
     assert "38.54" in outcome.out
 
 

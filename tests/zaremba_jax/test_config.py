@@ -50,8 +50,15 @@ def test_awd_has_the_numbers_of_its_source_scaled_to_a_loss_summed_over_time():
     assert (AWD.train.learning_rate * steps, AWD.train.clip_norm / steps) == (30, 0.25)
     assert AWD.regularizers.weight_decay / steps == pytest.approx(1.2e-6)
     assert AWD.model.layer_sizes == (1150, 1150, 400)
-    sizes = {"l1": 0, "l2": 0, "decay_divisor": 1}  # nothing decays but the weights
-    assert {name: to_dict(AWD)[name] for name in sizes} == sizes
+    unscaled = {
+        **{"tie_weights": True, "init_scale": 0.04, "mask_each": "window"},
+        **{"dropout": 0.25, "input_dropout": 0.4, "output_dropout": 0.4, "word_dropout": 0.1},
+        **{"dropconnect": 0.5, "activation_l2": 2, "temporal_activation_l2": 1},
+        **{"batch_size": 20, "unroll": 70, "epochs": 500, "random_offset": True},
+        **{"average_after_stall": 5, "keep": "best"},
+        **{"l1": 0, "l2": 0, "decay_divisor": 1},  # nothing decays but the weights
+    }
+    assert {name: to_dict(AWD)[name] for name in unscaled} == unscaled
 
 
 def test_every_preset_of_the_paper_has_the_paper_s_figures_and_no_other_has_any():

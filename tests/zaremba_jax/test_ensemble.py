@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +32,7 @@ from zaremba_jax.parallel.members import (
     members_that_fit,
     train_members,
 )
-from zaremba_jax.parallel.mesh import make_mesh
+from zaremba_jax.parallel.mesh import MEMBER, make_mesh
 from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.train import init_train_state, train_windows
@@ -227,10 +229,14 @@ def test_member_with_a_number_that_is_not_finite_is_found(trained, number):
     assert finite_members(params.replace(softmax=broken)).tolist() == [True, False, True]
 
 
-def test_chunks_hold_all_members_and_as_many_on_every_device():
-    assert chunk_sizes(10, 4, MESH) == (4, 4, 2)
-    assert chunk_sizes(2, 4, MESH) == (2,)
-    assert chunk_sizes(3, 1, MESH) == (1, 1, 1)
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 8))
+def test_chunks_hold_all_members_and_as_many_on_every_device(members, at_once, devices):
+    mesh: Any = SimpleNamespace(shape={MEMBER: devices})
+    *full, last = chunk_sizes(members, at_once, mesh)
+    assert set(full) <= {at_once * devices}
+    assert 0 < last <= at_once * devices
+    assert last % devices == 0
+    assert members <= sum(full) + last < members + devices
 
 
 @pytest.mark.parametrize(("hidden_size", "words"), [(64, 1000), (4, 20_000)])

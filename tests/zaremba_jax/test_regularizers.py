@@ -298,6 +298,15 @@ def test_dropconnect_is_decided_by_its_key_and_refused_without_one():
         drop_weights(rates, PARAMS, key=None)
 
 
+def test_the_key_of_a_layer_decides_its_dropped_weights_for_ever():
+    """So that those of every run can be drawn again from its seed."""
+    dropped = drop_weights({"dropconnect": 0.25}, PARAMS, key=jax.random.key(0))
+    keys = jax.random.split(jax.random.key(0), LAYERS)
+    for layer, key in zip(dropped.layers, keys, strict=True):
+        kept = jax.random.bernoulli(key, jnp.float32(0.75), layer.recurrent_weights.shape)
+        np.testing.assert_array_equal(layer.recurrent_weights != 0, kept)
+
+
 def gradient_of_penalty(**rates):
     outputs = jnp.zeros((TIME, BATCH, HIDDEN))
     return jax.grad(lambda params: penalty(rates, params, outputs, outputs))(PARAMS)

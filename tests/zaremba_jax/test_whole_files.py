@@ -2,7 +2,11 @@
 
 import os
 import threading
+from pathlib import Path
 
+from faults.changes import watching
+
+from zaremba_jax import whole_files
 from zaremba_jax.whole_files import PARTIAL, write_whole
 
 
@@ -30,3 +34,20 @@ def test_what_a_killed_process_left_of_a_file_is_taken_over(tmp_path):
     write_whole(path, b"page")
     assert path.read_bytes() == b"page"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_is_written_without_locks_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no locks on this file system")
+
+    monkeypatch.setattr(whole_files.fcntl, "flock", refuse)
+    write_whole(tmp_path / "page", b"page")
+    assert (tmp_path / "page").read_bytes() == b"page"
+
+
+def test_file_is_written_by_the_handle_that_has_its_lock(tmp_path):
+    """Over SMB a lock keeps out all others, those of the same process too."""
+    changes = []
+    with watching(lambda _, path: changes.append(Path(path).name)):
+        write_whole(tmp_path / "page", b"page")
+    assert changes == [f"page{PARTIAL}"] * 2  # opened once, and renamed

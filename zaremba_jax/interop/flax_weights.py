@@ -70,8 +70,8 @@ def linen_layer(cell: nn.RNNCellBase, params: Mapping[str, Any]) -> LayerParams:
     if params.keys() != expected:
         raise InputError(
             f"parameters {', '.join(sorted(params))}: those of {type(cell).__name__} are"
-            f" {', '.join(sorted(expected))}; give these alone, of an nn.RNN"
-            ' variables["params"]["cell"]'
+            f" {', '.join(sorted(expected))}; give these alone, which an"
+            ' nn.RNN has in variables["params"]["cell"]'
         )
     return _layer(kind, gates, nn.unbox(params))
 

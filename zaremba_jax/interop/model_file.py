@@ -29,6 +29,7 @@ from zaremba_jax.whole_files import write_whole
 # A single entry of a file's metadata, since safetensors writes several in no fixed order.
 ENTRY = "zaremba_jax"
 VERSION = 1
+_MOST_NAMED = 10  # arrays that do not fit, in a message of one line
 
 
 def save_model(path: str | Path, model: Model) -> None:
@@ -42,7 +43,7 @@ def save_model(path: str | Path, model: Model) -> None:
       InputError: the arrays do not match the configuration and the vocabulary.
     """
     arrays = named_arrays(model.params)
-    _checked_structure(path, arrays, model.config, model.vocabulary)
+    checked_structure(path, arrays, model.config, model.vocabulary)
     record = {
         "version": VERSION,
         "config": to_dict(model.config),
@@ -141,7 +142,7 @@ def assemble(
       InputError: an array is missing, unexpected, of another shape, not finite, or neither float32
         nor float64; the message starts with `source`.
     """
-    like = _checked_structure(source, arrays, config, vocabulary)
+    like = checked_structure(source, arrays, config, vocabulary)
     if infinite := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise InputError(
             f"{source}: {infinite[0]} has numbers that are not finite; name a model whose training"
@@ -155,7 +156,7 @@ def assemble(
     return Model(jax.tree_util.tree_map_with_path(read, like), config, vocabulary)
 
 
-def _checked_structure(
+def checked_structure(
     source: str | Path, arrays: Mapping[str, np.ndarray], config: Config, vocabulary: Vocabulary
 ) -> ModelParams:
     """The parameters' shapes; arguments and errors as for `assemble`."""
@@ -172,9 +173,11 @@ def _checked_structure(
         if actual.get(name) not in wanted.get(name, [])
     ]
     if differing:
+        more = f" and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
         raise InputError(
             f"{source}: its arrays do not match its configuration and {len(vocabulary)} words:"
-            f" {', '.join(differing)}; save the model with the ones it was made with"
+            f" {', '.join(differing[:_MOST_NAMED])}{more}; save the model with the ones it was made"
+            " with"
         )
     return like
 

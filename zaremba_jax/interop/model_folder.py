@@ -14,7 +14,9 @@ from zaremba_jax.interop.model_file import (
     ENTRY,
     VERSION,
     assemble,
+    checked_structure,
     described_by,
+    named_arrays,
     read_safetensors,
     save_model,
 )
@@ -41,6 +43,9 @@ def save_folder(
       OSError: a file cannot be written.
     """
     folder = Path(path)
+    # Before anything is written: an earlier export is as it was if this model is refused.
+    arrays = named_arrays(model.params)
+    checked_structure(folder / FOLDER_MODEL, arrays, model.config, model.vocabulary)
     folder.mkdir(parents=True, exist_ok=True)
     words, described = model.vocabulary.words, model.config.model
     perplexities = dict(perplexities or {})

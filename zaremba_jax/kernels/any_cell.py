@@ -81,7 +81,6 @@ def _backward(precision, residuals, cotangents):
 
     def step(d_state, x):
         d_output, projected, recurrent, before, masks = x
-
         d_after = dataclasses.replace(d_state, hidden=d_state.hidden + d_output)
         equations = functools.partial(advance, params.cell)
         _, pull_back = jax.vjp(equations, projected, recurrent, before, masks)

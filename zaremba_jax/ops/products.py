@@ -6,6 +6,7 @@ float32 and return it, gradients of weights included. In the layers of
 """
 
 import functools
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,18 @@ def as_bits(x: Array) -> Array:
 
     A CPU would store each slice by way of float32, one number at a time.
     """
-    return x.view(jnp.uint16) if x.dtype == jnp.bfloat16 else x
+    return _bits(x) if x.dtype == jnp.bfloat16 else x
+
+
+@jax.custom_jvp
+def _bits(x: Array) -> Array:
+    return x.view(jnp.uint16)
+
+
+@_bits.defjvp
+def _refuse(*_: Any) -> NoReturn:
+    # Bits have no derivative: jax would take it for 0, and second derivatives would be wrong.
+    raise InputError("precision=bfloat16: its gradients have no derivatives; use precision=float32")
 
 
 def from_bits(x: Array) -> Array:

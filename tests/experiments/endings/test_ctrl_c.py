@@ -1,6 +1,5 @@
 """Ctrl-C ends a program in one line, whatever code it hits."""
 
-import signal
 import subprocess
 import sys
 
@@ -28,14 +27,6 @@ program.run(lambda: exec(DOES, {}))
 
 
 @pytest.fixture
-def background():
-    """Handles Ctrl-C as in the foreground; programs in the background may ignore it."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
-
-
-@pytest.fixture
 def hits(tmp_path):
     """A folder of modules in which Ctrl-C hits."""
     (tmp_path / "hit.py").write_text(HIT)
@@ -51,7 +42,6 @@ def assert_one_line(process):
     assert (process.returncode, out, err) == (130, "", "error: interrupted\n")
 
 
-@pytest.mark.usefixtures("background")
 def test_ctrl_c_while_a_program_is_imported_is_one_line(hits):
     absl = hits / "absl"
     absl.mkdir()
@@ -61,7 +51,6 @@ def test_ctrl_c_while_a_program_is_imported_is_one_line(hits):
     assert_one_line(start_python("-c", command, cwd=hits))
 
 
-@pytest.mark.usefixtures("background")
 def test_ctrl_c_in_a_program_is_one_line_though_a_library_swallows_it(hits):
     processes = [
         start_python("-c", f"DOES = {does!r}{START}", cwd=hits) for does in PROGRAMS.values()
@@ -70,7 +59,6 @@ def test_ctrl_c_in_a_program_is_one_line_though_a_library_swallows_it(hits):
         assert_one_line(process)
 
 
-@pytest.mark.usefixtures("background")
 def test_package_imported_as_a_library_leaves_ctrl_c_alone():
     code = "import signal, experiments; print(signal.getsignal(signal.SIGINT).__name__)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

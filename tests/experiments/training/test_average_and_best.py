@@ -79,14 +79,6 @@ def test_stopped_run_ends_as_one_never_interrupted_with_its_average_and_its_best
     assert figures(folder / "run") == figures(folder / "whole")
 
 
-@pytest.fixture(autouse=True)
-def interruptible():
-    """Handles Ctrl-C as in the foreground; a program in the background may ignore it."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
-
-
 def test_run_ends_with_its_best_parameters_and_says_which_they_are(folder):
     finished(*SETTINGS, "--workdir=run")
     found, summary = estimates(folder / "run"), summary_of(folder / "run")

@@ -1,5 +1,6 @@
 """What a record says about the source that its run was trained with, and what the run took."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,11 @@ from experiments.training.provenance import git_commit
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_commit_is_that_of_the_source_and_tells_of_changes(tmp_path):
+def test_commit_is_that_of_the_source_and_tells_of_changes(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)  # a hook of git has them name the repository that it is of
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)  # the user's may sign commits, or run hooks
+
     def git(*arguments):
         named = ("-c", "user.name=a", "-c", "user.email=a@example.org")
         command = ("git", "-C", str(tmp_path), *named, *arguments)

@@ -142,14 +142,6 @@ def test_run_streamed_from_disk_ends_as_one_with_its_text_on_the_device(
     assert asked == [False, way == "--resident"]
 
 
-@pytest.fixture(autouse=True)
-def interruptible():
-    """Handles Ctrl-C as in the foreground; a program in the background may ignore it."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
-
-
 def test_second_ctrl_c_stops_at_once_and_keeps_what_was_saved(folder, reference, after_chunk):
     after_chunk(50, lambda *result: ctrl_c(*ctrl_c(*result)))
     assert_refused(run(*FLAGS, "--workdir=run"), "interrupted", status=128 + signal.SIGINT)

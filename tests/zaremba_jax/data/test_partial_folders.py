@@ -60,3 +60,15 @@ def test_folder_taken_for_a_dead_one_before_it_was_locked_is_made_again(tmp_path
     with partial_folder(tmp_path) as ours:
         assert ours.is_dir()
         assert ours not in taken
+
+
+def test_without_locks_no_folder_is_taken_for_that_of_a_dead_process(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no locks on this file system")
+
+    monkeypatch.setattr(partial_folders.fcntl, "flock", refuse)
+    theirs = tmp_path / f"{partial_folders._PREFIX}theirs"
+    theirs.mkdir()
+    with partial_folder(tmp_path) as ours:
+        assert names(tmp_path) == {theirs.name, ours.name}
+    assert names(tmp_path) == {theirs.name}

@@ -112,6 +112,7 @@ def test_bytes_have_a_vocabulary_of_their_own_whatever_the_text():
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
+        ({"vocab_size": 1}, "^vocab_size=1: has no room for <eos> and <unk>; give at least 3"),
         ({"vocab_size": 2}, "^vocab_size=2, min_count=1: leaves no word .*2 times; .* at least 3"),
         ({"min_count": 9}, "^vocab_size=0, min_count=9: leaves no word .*a lower min_count"),
         ({"unit": "byte", "vocab_size": 9}, "^vocab_size=9, .* has all 256; leave both out"),

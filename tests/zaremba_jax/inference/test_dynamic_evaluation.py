@@ -78,9 +78,12 @@ def by_the_paper(config, squares):
     return nll
 
 
-@pytest.mark.parametrize("config", [SGD, RMS], ids=["sgd", "rms"])
-def test_adapting_is_the_papers(monkeypatch, config):
-    monkeypatch.setattr(dynamic_evaluation, "TOKENS_AT_ONCE", 6)  # two calls, the last one padded
+@pytest.mark.parametrize(
+    ("config", "at_once"), [(SGD, 6), (RMS, 6), (SGD, 2)], ids=["sgd", "rms", "long segments"]
+)
+def test_adapting_is_the_papers(monkeypatch, config, at_once):
+    """In two calls, the last one padded; or in one for each segment, which alone is too long."""
+    monkeypatch.setattr(dynamic_evaluation, "TOKENS_AT_ONCE", at_once)
     numbers, make = flat(PARAMS)
     squares = np.random.default_rng(1).uniform(0, 0.04, len(numbers))
     squares_tree = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), make(squares))

@@ -18,6 +18,7 @@ from zaremba_jax.inference.generation import (
     generate,
     mixture_log_probs,
     sample_token,
+    unknown_id,
 )
 from zaremba_jax.model import Model, Predictor, apply, init_params
 from zaremba_jax.presets import QUICK
@@ -130,6 +131,12 @@ def test_what_is_left_is_the_fewest_most_probable_and_keeps_its_proportions(
     np.testing.assert_allclose(left[expected], scaled, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("sampling", [Sampling(top_k=2), Sampling(top_p=0.6)])
+def test_tokens_as_probable_as_the_last_one_kept_are_kept_too(sampling):
+    kept = np.isfinite(filter_logits(sampling, jnp.array([0.0, 2.0, 1.0, 1.0])))
+    np.testing.assert_array_equal(kept, [False, True, True, True])
+
+
 def test_tokens_are_drawn_by_their_probabilities():
     scores, keys = jnp.log(jnp.array([0.1, 0.6, 0.3])), jax.random.split(jax.random.key(0), 4000)
     for temperature in (0.5, 1.0):
@@ -164,20 +171,46 @@ def test_sampling_outside_its_limits_is_refused(setting, reason):
 
 @pytest.mark.parametrize(
     ("models", "prompt", "length", "samples"),
-    [((), PROMPT, 1, 1), ((model(),), PROMPT[:0], 1, 1), ((model(),), PROMPT, 0, 1)],
-    ids=["model", "prompt", "length"],
+    [
+        ((), PROMPT, 1, 1),
+        ((model(),), PROMPT[:0], 1, 1),
+        ((model(),), PROMPT, 0, 1),
+        ((model(),), PROMPT, 1, 0),
+    ],
+    ids=["model", "prompt", "length", "samples"],
 )
 def test_nothing_to_draw_is_refused(models, prompt, length, samples):
     with pytest.raises(ValueError, match="give at least one of each"):
         generate(models, prompt, length, samples, key=jax.random.key(0))
 
 
-@pytest.mark.parametrize("prompt", [[1, 6], [-1, 2]], ids=str)
-def test_prompt_of_another_vocabulary_is_refused(prompt):
+def test_sampling_that_leaves_no_token_is_refused():
+    none_left = Sampling(never=tuple(range(len(WORDS))))
+    with pytest.raises(ValueError, match=r"never=\(0, 1, 2, 3, 4, 5\): leaves no token to draw"):
+        generate([model()], PROMPT, 1, sampling=none_left, key=jax.random.key(0))
+
+
+def test_unk_is_left_out_unless_it_is_the_only_word():
+    assert unknown_id(Vocabulary(("a", "<unk>"))) == (1,)
+    assert unknown_id(Vocabulary(("<unk>",))) == unknown_id(WORDS) == ()
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        {"prompt": np.array([1, 6])},
+        {"prompt": np.array([-1, 2])},
+        {"sampling": Sampling(never=(6,))},
+        {"until": 6},
+    ],
+    ids=str,
+)
+def test_ids_of_another_vocabulary_are_refused(ids):
+    given = {"prompt": PROMPT, **ids}
     with pytest.raises(
         ValueError, match=r"ids .* for a vocabulary of 6: encode the text with the model's own"
     ):
-        generate((model(),), np.array(prompt), 1, key=jax.random.key(0))
+        generate([model()], length=1, key=jax.random.key(0), **given)
 
 
 def test_models_of_different_words_are_refused():

@@ -62,6 +62,7 @@ def test_records_of_tokens_add_up_to_those_of_sentences(text):
     assert [record["tokens"] for record in sentences] == [3, 3, 1, 4]
     assert [record["unknown"] for record in sentences] == [0, 1, 0, 2]
     assert tokens[0]["log_probability"] is None
+    assert [record["place"] for record in tokens] == [1, 2, 3, 4, 1, 2, 3, 1, 1, 2, 3, 4]
     assert [record["token"] for record in tokens][4:8] == ["the", "zebra", "<eos>", "<eos>"]
     for sentence in sentences:
         parts = [

@@ -33,12 +33,14 @@ def test_perplexity_beyond_every_float_is_infinite_as_that_of_a_text_is():
     assert perplexity(np.full(2, 1000.0)) == np.inf
 
 
-def test_generated_text_continues_its_prompt():
+def test_generated_text_continues_its_prompt_as_it_is_asked_to():
     prompt, known = WORDS.encode(["<eos>", "the"]), Sampling(never=(WORDS.words.index("<unk>"),))
     (drawn,) = generate([RECORD], prompt, 9, sampling=known, key=jax.random.key(3))
     text = MODEL.generate("the", 9, seed=3)
     assert text == f"the {WORDS.detokenize(drawn)}".replace(" \n", "\n").strip("\n")
     assert MODEL.generate("the", 9, seed=4) != text
+    greedy = Sampling(temperature=0.0)
+    assert MODEL.generate("the", 9, greedy, seed=3) == MODEL.generate("the", 9, greedy, seed=4)
 
 
 def test_saved_model_is_loaded_from_its_file_its_run_and_its_folder(tmp_path, monkeypatch, capsys):
