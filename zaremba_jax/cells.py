@@ -201,11 +201,12 @@ def tanh_gates(
 class Cell(NamedTuple):
     """The definition of a kind of cell."""
 
-    gates: str  # one letter per gate, in their order on the axis
+    gates: str  # one letter per gate, in their order on the axis; W_x and W_h have as many parts
     carries: str  # one letter per array of its state, h first
     state: Callable[..., LayerState]  # the class of its state
     activate: Callable[[jax.Array, jax.Array], list[jax.Array]]  # from both products to the gates
-    equations: Callable[..., Any]
+    # From both products, the state and the mask on the update to the next state.
+    equations: Callable[[jax.Array, jax.Array, Any, jax.Array | None], LayerState]
 
 
 CELLS: dict[CellName, Cell] = {

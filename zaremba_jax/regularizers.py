@@ -36,7 +36,8 @@ from zaremba_jax.array_types import (
 from zaremba_jax.config import Config, RegularizerConfig
 
 Rates = Mapping[str, float | Scalar]
-# The methods with masks on a layer's connections through time.
+# The methods with masks on a layer's connections through time. A new one has its sites after all of
+# these, in `_site_keys`, and not here: their number decides who draws which masks.
 _THROUGH_TIME = ("hidden_dropout", "update_dropout", "zoneout_hidden", "zoneout_cell")
 
 
@@ -56,7 +57,8 @@ def active_rates(config: RegularizerConfig) -> Rates:
 def dropout_mask(rate: float | Scalar, shape: tuple[int, ...], *, key: Key) -> jax.Array:
     """The operator D's mask: 1 / (1 - rate) where a unit is kept, 0 where it is dropped.
 
-    The expectation is 1, so that evaluation needs no rescaling (Zaremba et al. 2014, section 3.2).
+    The paper (section 3.2) names the zeros only. Scaled in this way, the expectation is 1, and
+    evaluation needs no rescaling.
 
     >>> mask = dropout_mask(0.5, (2, 3), key=jax.random.key(0))
     >>> sorted(set(mask.ravel().tolist()))

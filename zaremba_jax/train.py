@@ -1,4 +1,7 @@
-"""Training: one pure step, and a scan of steps over part of an epoch on the device."""
+"""Training: one pure step, and a scan of steps over part of an epoch on the device.
+
+A step reads a window, the paper's minibatch: the next `unroll` tokens of every stream.
+"""
 
 import dataclasses
 import functools
@@ -143,7 +146,8 @@ def train_step(
       window: the input tokens and, one step later, the targets.
       rates: in place of the configuration's: strengths of regularizers, `learning_rate`, the
         rate of the first epochs, and `average_from`.
-      share: of the batch; `state.rnn_state` is this device's part, `window` is whole.
+      share: this device's part of the batch, as `state.rnn_state` is; `window` is whole. By default
+        all of it: `part`, `own` and `mean` then return what they are given.
 
     Returns:
       The next state, and the statistics of this window.

@@ -109,7 +109,8 @@ def memory_figure(results: dict[str, Any]) -> Any:
         for (name, record), style in zip(methods.items(), line_styles(len(methods)), strict=True):
             draw_range(panel, lags, record["accuracy"], **style, label=name)
         panel.axhline(memory["chance"], color="gray", linestyle=":", label="chance")
-        panel.set(xscale="log", ylim=(0, 1.04), title=notes[cell], xlabel="steps since the symbol")
+        panel.set(xscale="log", ylim=(0, 1.04), xlabel="steps since the symbol")
+        panel.set_title(notes.get(cell, cell))
         panel.xaxis.set_major_formatter("{x:g}")
     of_cells[0].set_ylabel("share of symbols named correctly")
     legend_outside(figure, "upper center", ncols=4)

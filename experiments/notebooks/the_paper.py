@@ -45,7 +45,7 @@ from pathlib import Path
 
 CLONE = Path("/content/zaremba_jax")
 if not SOURCE:
-    raise ValueError("SOURCE is empty: enter the address of the repository, or the path of a zip")
+    raise ValueError("SOURCE is empty: enter an address or a zip; in a clone, skip Colab's cells")
 if not CLONE.exists() and SOURCE.endswith(".zip"):
     unpacked = CLONE.with_name("unpacked")
     shutil.unpack_archive(SOURCE, unpacked)
@@ -141,8 +141,9 @@ bodies = [textwrap.dedent(inspect.getsource(f).split('"""')[-1]) for f in networ
 Code("# deep_rnn" + bodies[0] + "\n# unroll" + bodies[1], language="python")
 
 # %% [markdown]
-# A mask keeps a unit with probability $1 - p$ and scales it by $1 / (1 - p)$. With $L$ layers there
-# are $L + 1$ of them: one for each layer's input, and one for the last output.
+# A mask keeps a unit with probability $1 - p$, where $p$ is the rate of dropout, and scales it by
+# $1 / (1 - p)$. With $L$ layers there are $L + 1$ of them: one for each layer's input, and one for
+# the last output. Below, the first of them has a row for each time step: every step draws its own.
 
 # %%
 from zaremba_jax.config import override
@@ -257,9 +258,12 @@ plt.show()
 # %% [markdown]
 # ## Training: section 4.1
 #
-# The loss of a window is the sum over its time steps of the mean over the batch, in nats. With a
-# mean over the 35 steps as well, the same training would need a learning rate 35 times as high and
-# clip at a norm 35 times as low. In this check, each of 10 words is equally probable.
+# The training text is cut into 20 streams, which are read side by side. Each step of training reads
+# a window, the paper's minibatch: the next 35 words of every stream (20 words for the small model),
+# from the state after the window before. Its loss is the sum over the time steps of the mean over
+# the streams, in nats. With a mean over the 35 steps as well, the same training would need a
+# learning rate 35 times as high and clip at a norm 35 times as low. In this check, each of 10 words
+# is equally probable.
 
 # %%
 from zaremba_jax.train import window_loss
@@ -271,8 +275,9 @@ loss, _ = window_loss(params, text, text, rnn.zero_state(params.layers, 20), mas
 np.testing.assert_allclose(loss, 35 * np.log(10), rtol=1e-6)
 
 # %% [markdown]
-# **Exercise 3.** Check that claim: one step of SGD on the sum over time, clipped at a norm of 0.1,
-# and one on the mean end with the same parameters. (`optax` has `sgd` and `clip_by_global_norm`.)
+# **Exercise 3.** Check that claim: one step of SGD on the sum over time, at a learning rate of 1
+# and clipped at a norm of 0.1, and one on the mean, with both numbers changed accordingly, end
+# with the same parameters. (`optax` has `sgd` and `clip_by_global_norm`.)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -286,8 +291,8 @@ np.testing.assert_allclose(loss, 35 * np.log(10), rtol=1e-6)
 # after = []
 # for times in (1, 35):
 #     sgd = optax.chain(optax.clip_by_global_norm(0.1 / times), optax.sgd(1.0 * times))
-#     of_mean = jax.tree.map(lambda g: g / times, gradient)
-#     step, _ = sgd.update(of_mean, sgd.init(params), params)
+#     scaled = jax.tree.map(lambda g: g / times, gradient)
+#     step, _ = sgd.update(scaled, sgd.init(params), params)
 #     after.append(optax.apply_updates(params, step))
 # jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *after)
 # ```
@@ -330,8 +335,8 @@ np.testing.assert_allclose(mixture_nll(-np.log(p)), -np.log(p.mean(axis=0)), rto
 # ## What dropout does to a language model
 #
 # A small LSTM on the first words of the built-in corpus, so few that it overfits: without dropout,
-# with ordinary dropout and with the paper's, both at a rate of 0.3. The floor is the perplexity of
-# the corpus's own source.
+# with ordinary dropout and with the paper's, both at a rate of 0.3. Each model is tested as it was
+# after the epoch that validated best. The floor is the perplexity of the corpus's own source.
 
 # %%
 from experiments.ablations.language_modelling import VALIDATION_TOKENS, compare_language_models
@@ -373,4 +378,5 @@ Markdown("\n".join(["| | test perplexity |", "|---|---:|", *rows]))
 # %% [markdown]
 # Dropout helps; two seeds of a small model at one rate cannot tell which of its two kinds is
 # better. (An LSTM keeps its memory under both, as exercise 2 shows.) All methods, cells and rates,
-# with more seeds: `python -m experiments.ablation`.
+# with more seeds and a slower decay of the learning rate: `python -m experiments.ablation`. Its
+# results are in `experiments/README.md`, under *What each regularizer does*.

@@ -57,7 +57,7 @@ from pathlib import Path
 
 CLONE = Path("/content/zaremba_jax")
 if not SOURCE:
-    raise ValueError("SOURCE is empty: enter the address of the repository, or the path of a zip")
+    raise ValueError("SOURCE is empty: enter an address or a zip; in a clone, skip Colab's cells")
 if not CLONE.exists() and SOURCE.endswith(".zip"):
     unpacked = CLONE.with_name("unpacked")
     shutil.unpack_archive(SOURCE, unpacked)

@@ -18,14 +18,7 @@ from jax.sharding import AxisType, PartitionSpec, auto_axes
 from jax.typing import DTypeLike
 from jaxtyping import Array, Int, Num
 
-from zaremba_jax.array_types import (
-    CellName,
-    HiddenState,
-    LayerParams,
-    LayerState,
-    LSTMState,
-    RNNState,
-)
+from zaremba_jax.array_types import CellName, LayerParams, LayerState, RNNState
 from zaremba_jax.cells import CELLS, pack_state, unpack_state
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.errors import InputError
@@ -245,7 +238,7 @@ def zero_carry(
 
 def _state(layer: LayerParams, carry: Any, batch_shape: Sizes, dtype: DTypeLike) -> LayerState:
     """The state of a layer from Flax's carry, which has c first, or from a state's record."""
-    is_state = isinstance(carry, LSTMState | HiddenState)
+    is_state = isinstance(carry, LayerState)
     parts = pack_state(carry)[::-1] if is_state else jax.tree.leaves(carry)
     shapes = [jnp.shape(part) for part in parts]
     shape = (*batch_shape, len(layer.recurrent_weights))

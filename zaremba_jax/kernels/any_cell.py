@@ -96,11 +96,12 @@ def _backward(precision, residuals, cotangents):
         step, d_final, (d_outputs, projected, recurrent, before, masks), reverse=True
     )
     d_gates, d_inputs_gates = from_bits(d_gates), operand(d_projected, precision)
-    d_params = dataclasses.replace(
-        params,
+    # Not `replace`: a parameter that is left out has a gradient of 0, and not itself for one.
+    d_params = LayerParams(
         input_weights=weight_gradient(operand(inputs, precision), d_inputs_gates),
         recurrent_weights=weight_gradient(operand(drop_hidden(before, masks), precision), d_gates),
         bias=d_projected.sum(axis=(0, 1)),
+        cell=params.cell,
     )
     d_inputs = dot(d_inputs_gates, operand(params.input_weights, precision), contract=1)
     return d_params, d_inputs, d_state, d_masks

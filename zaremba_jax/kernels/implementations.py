@@ -52,7 +52,7 @@ def choose(
     Args:
       compute: `kernel` is what is asked for, of which `auto` means `custom_vjp` here: programs
         that measure replace it beforehand.
-      params: the layer; of this and the next two only types and shapes matter.
+      params: the layer; of this and the next two only cell, types and shapes matter.
       state: its state.
       masks: the masks on its connections through time.
       platform: "cpu", "gpu" or "tpu"; None for a program that is yet to be compiled for one,
@@ -64,7 +64,7 @@ def choose(
         case "auto":
             return Choice("custom_vjp")
         case "pallas":
-            why_not = _why_not_lstm(state, masks)
+            why_not = _why_not_lstm(params, masks)
             if why_not is None and platform not in ("tpu", None):
                 why_not = "needs a TPU"
             if why_not is None and not pallas_tpu.fits(
@@ -74,9 +74,9 @@ def choose(
             return Choice("custom_vjp", why_not) if why_not else Choice("pallas")
 
 
-def _why_not_lstm(state: LayerState, masks: RecurrentMasks | None) -> str | None:
+def _why_not_lstm(params: LayerParams, masks: RecurrentMasks | None) -> str | None:
     """Why the LSTM's own backward pass, `kernels.lstm`, cannot serve a layer; None if it can."""
-    if not isinstance(state, LSTMState):
+    if params.cell != "lstm":  # not by its state, which other cells may share
         return "supports only the LSTM"
     return None if masks is None else "does not support noise through time"
 
@@ -112,7 +112,7 @@ def custom_vjp_layer(
     precision: Precision,
 ) -> tuple[Outputs, LayerState]:
     """Scans over time with a hand-written backward pass, for any cell and any masks."""
-    if _why_not_lstm(state, masks):
+    if _why_not_lstm(params, masks):
         return cell_layer(params, inputs, state, _of_every_step(masks, inputs), precision)
     assert isinstance(state, LSTMState)
     return lstm_layer(params, inputs, state, precision)

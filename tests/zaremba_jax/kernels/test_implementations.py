@@ -1,12 +1,14 @@
 """Which implementation runs a layer, and what it falls back to."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
-from layer_examples import make, of_layer
+from layer_examples import assert_same, make, of_layer
 
+from zaremba_jax.cells import CELLS, lstm
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.kernels import implementations, pallas_tpu
 from zaremba_jax.kernels.implementations import IMPLEMENTATIONS, choose
@@ -98,3 +100,17 @@ def test_lstm_without_masks_takes_the_backward_pass_of_its_own(monkeypatch):
         unroll_layer(*arguments, None, compute)
         unroll_layer(*arguments, masks, compute)
     assert calls == ["lstm_layer", "cell_layer"]
+
+
+@pytest.mark.parametrize("kernel", ["custom_vjp", "pallas"])
+def test_cell_that_shares_the_lstm_s_state_is_run_by_its_own_equations(kernel, monkeypatch):
+    def halved(*arguments):
+        new = lstm(*arguments)
+        return dataclasses.replace(new, hidden=new.hidden / 2)
+
+    monkeypatch.setitem(CELLS, "gru", CELLS["lstm"]._replace(equations=halved))
+    arguments, *_ = make(2, 1, 2, 3, cell="gru")
+    own, reference = (
+        unroll_layer(*arguments, None, ComputeConfig(kernel=name)) for name in (kernel, "scan")
+    )
+    assert_same(own, reference, 1e-5)
