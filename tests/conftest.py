@@ -1,5 +1,6 @@
 """Strict settings for every test: shapes and types checked, nothing promoted silently."""
 
+import fcntl
 import gc
 import os
 import signal
@@ -124,3 +125,13 @@ def folder(tmp_path, monkeypatch):
     write_texts(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """Has every file system refuse a lock."""
+
+    def refuse(*_):
+        raise OSError("no locks on this file system")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)

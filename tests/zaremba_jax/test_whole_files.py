@@ -4,9 +4,9 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
 from faults.changes import watching
 
-from zaremba_jax import whole_files
 from zaremba_jax.whole_files import PARTIAL, write_whole
 
 
@@ -36,11 +36,8 @@ def test_what_a_killed_process_left_of_a_file_is_taken_over(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_file_is_written_without_locks_too(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError("no locks on this file system")
-
-    monkeypatch.setattr(whole_files.fcntl, "flock", refuse)
+@pytest.mark.usefixtures("no_locks")
+def test_file_is_written_without_locks_too(tmp_path):
     write_whole(tmp_path / "page", b"page")
     assert (tmp_path / "page").read_bytes() == b"page"
 

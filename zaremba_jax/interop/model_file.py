@@ -6,6 +6,7 @@ Reading a file executes nothing: it holds only arrays and JSON.
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from safetensors.numpy import save
 
 from zaremba_jax.array_types import ModelParams
 from zaremba_jax.config import Config, to_dict
-from zaremba_jax.data.vocabulary import Vocabulary
+from zaremba_jax.data.vocabulary import Vocabulary, listed
 from zaremba_jax.data.vocabulary_files import vocabulary_from_dict
 from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.json_text import parse_json_object
@@ -29,7 +30,6 @@ from zaremba_jax.whole_files import write_whole
 # A single entry of a file's metadata, since safetensors writes several in no fixed order.
 ENTRY = "zaremba_jax"
 VERSION = 1
-_MOST_NAMED = 10  # arrays that do not fit, in a message of one line
 
 
 def save_model(path: str | Path, model: Model) -> None:
@@ -173,11 +173,9 @@ def checked_structure(
         if actual.get(name) not in wanted.get(name, [])
     ]
     if differing:
-        more = f" and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
         raise InputError(
             f"{source}: its arrays do not match its configuration and {len(vocabulary)} words:"
-            f" {', '.join(differing[:_MOST_NAMED])}{more}; save the model with the ones it was made"
-            " with"
+            f" {listed(Counter(differing))}; save the model with the ones it was made with"
         )
     return like
 

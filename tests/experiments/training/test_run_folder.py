@@ -10,7 +10,7 @@ import pytest
 from invoke import content
 
 from experiments.reports.records import read_record
-from experiments.training import kernel_choice, run_folder
+from experiments.training import kernel_choice
 from experiments.training.run_folder import Workdir
 from experiments.training.written_files import write_json
 from zaremba_jax.checkpoint import CHECKSUMS_FILE
@@ -170,11 +170,8 @@ def test_folder_that_another_process_trains_in_is_refused_until_that_ends(folder
     Workdir(folder / "run").hold()
 
 
-def test_folder_on_a_file_system_without_locks_takes_a_run(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError("no locks on this file system")
-
-    monkeypatch.setattr(run_folder.fcntl, "flock", refuse)
+@pytest.mark.usefixtures("no_locks")
+def test_folder_on_a_file_system_without_locks_takes_a_run(tmp_path):
     Workdir(tmp_path / "run").create(QUICK)
     assert read_json(tmp_path / "run" / "config.json") == to_dict(QUICK)
 

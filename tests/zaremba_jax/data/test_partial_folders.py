@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from zaremba_jax.data import partial_folders
 from zaremba_jax.data.partial_folders import partial_folder
 
@@ -62,11 +64,8 @@ def test_folder_taken_for_a_dead_one_before_it_was_locked_is_made_again(tmp_path
         assert ours not in taken
 
 
-def test_without_locks_no_folder_is_taken_for_that_of_a_dead_process(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError("no locks on this file system")
-
-    monkeypatch.setattr(partial_folders.fcntl, "flock", refuse)
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_no_folder_is_taken_for_that_of_a_dead_process(tmp_path):
     theirs = tmp_path / f"{partial_folders._PREFIX}theirs"
     theirs.mkdir()
     with partial_folder(tmp_path) as ours:
