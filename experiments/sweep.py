@@ -54,6 +54,7 @@ def main() -> None:
     if not summary["best_members"]:
         for path in workdir.members.glob("*.safetensors"):
             path.unlink(missing_ok=True)  # left by a run of fewer epochs
+    workdir.members.mkdir(exist_ok=True)
     for member in summary["best_members"]:
         write_model(workdir.member(run.seed(member)), run.model(member))
     write_comparison(summary, workdir, console)

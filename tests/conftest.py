@@ -11,6 +11,9 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+# Modules that assert for tests, so that what they find different is shown.
+pytest.register_assert_rewrite("contender_examples", "faults.results", "flax_stack", "invoke")
+
 # array_types is left out: trees of its records sometimes hold leaves other than arrays.
 install_import_hook(
     [

@@ -143,7 +143,7 @@ def clear_after(directory: str | Path, step: int) -> None:
 
 def _is_systems(error: ValueError) -> bool:
     """Whether the error is how TensorStore reports that the system did not write a file."""
-    return "os_error_code" in str(error) or "OS error" in str(error)
+    return any(told in str(error) for told in ("os_error_code", "OS error", "local file"))
 
 
 def _why(error: ValueError) -> str:
@@ -246,8 +246,8 @@ def _manager(directory: str | Path) -> Iterator[ocp.CheckpointManager]:
 
 
 def _is_shown(message: logging.LogRecord) -> bool:
-    """False for Orbax's message on a checkpoint that a killed process had begun to remove."""
-    return not message.getMessage().startswith("Metadata file does not exist")
+    """False for Orbax's reports: checksums tell damage, and errors are raised."""
+    return "orbax" not in Path(message.pathname).parts
 
 
 @contextmanager

@@ -239,6 +239,7 @@ class EnsembleRun(Run):
     def write_models(self, workdir: Workdir) -> None:
         """As for `Run`: a file for each member."""
         workdir.require_held()
+        workdir.members.mkdir(exist_ok=True)
         for member in range(self.members):
             path = workdir.member(self.seed(member))
             if member in self.live:

@@ -1,17 +1,19 @@
-"""Threads of libraries that report what is raised anyhow."""
+"""Threads and tasks of libraries that report what is raised anyhow."""
 
 import contextlib
+import logging
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from absl import logging
+from absl.logging import get_absl_logger
 
 
 @contextlib.contextmanager
 def quiet_threads() -> Iterator[None]:
-    """Holds back what threads other than this one report of failures.
+    """Holds back what threads other than this one, and tasks of asyncio, report of failures.
 
     For a block that raises what they fail with. If it does, they stay quiet, since some go on
     after it.
@@ -29,13 +31,16 @@ def quiet_threads() -> Iterator[None]:
         if is_shown():
             unraisable(failure)
 
-    logger, of_threads, unraisable = (
-        logging.get_absl_logger(),
-        threading.excepthook,
-        sys.unraisablehook,
-    )
-    logger.addFilter(is_shown)
+    absl, asyncio = get_absl_logger(), logging.getLogger("asyncio")
+    of_threads, unraisable, asyncio_level = threading.excepthook, sys.unraisablehook, asyncio.level
+    absl.addFilter(is_shown)
+    asyncio.setLevel(logging.CRITICAL + 1)  # its tasks report when they are collected, anywhere
     threading.excepthook, sys.unraisablehook = report_thread, report_unraisable
+    warnings_before = warnings.catch_warnings()
+    warnings_before.__enter__()
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     yield
+    warnings_before.__exit__()
     threading.excepthook, sys.unraisablehook = of_threads, unraisable
-    logger.removeFilter(is_shown)
+    asyncio.setLevel(asyncio_level)
+    absl.removeFilter(is_shown)

@@ -14,11 +14,9 @@ from zaremba_jax.whole_files import naming, write_whole
 
 
 def write_model(path: Path, model: Model) -> None:
-    """Writes a trained model, atomically."""
-    if jax.process_index() > 0:  # with several hosts, only the first writes
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_model(path, model)
+    """Writes a trained model, atomically, to a folder that is there: a run's may have gone."""
+    if jax.process_index() == 0:  # with several hosts, only the first writes
+        save_model(path, model)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -265,8 +265,30 @@ def test_checkpoints_without_checksums_that_were_not_cut_off_are_kept_and_named_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
+def test_damaged_description_of_a_checkpoint_is_not_reported_by_orbax_too(tmp_path, caplog):
+    for step in (1, 2):
+        save(tmp_path, step, state_at(step), {})
+    (tmp_path / "2" / "_CHECKPOINT_METADATA").write_text("garbage")
+    restored = restore(tmp_path, make_template)
+    assert restored is not None
+    assert restored.damaged == (str(tmp_path / "2"),)
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_every_lack_of_space_is_told_as_one(number):
     told = os.strerror(number)
     error = ValueError(f"OS error {number} writing a file: {told}\nand more")
     assert checkpoint._why(error) == f"({told.lower()}); is the disk full?"
+
+
+@pytest.mark.parametrize(
+    ("told", "is_systems"),
+    [
+        ("NOT_FOUND: Error writing in OCDBT database at local file: reading local file", True),
+        ("Failed to write 337 bytes [os_error_code='28']", True),
+        ("an axis of 3 does not divide 4", False),
+    ],
+)
+def test_what_tensorstore_says_of_files_is_the_systems(told, is_systems):
+    assert checkpoint._is_systems(ValueError(told)) is is_systems

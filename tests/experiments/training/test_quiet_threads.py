@@ -1,8 +1,11 @@
-"""What threads report of a failure that is raised anyhow is not shown."""
+"""What threads and tasks report of a failure that is raised anyhow is not shown."""
 
+import asyncio
+import gc
 import sys
 import threading
-from logging import Handler
+import warnings
+from logging import Handler, getLogger
 
 import pytest
 from absl import logging
@@ -16,13 +19,17 @@ def shown(monkeypatch):
     reports = []
     monkeypatch.setattr(threading, "excepthook", lambda failure: reports.append("thread"))
     monkeypatch.setattr(sys, "unraisablehook", lambda failure: reports.append("unraisable"))
-    handler, logger = Handler(), logging.get_absl_logger()
+    handler, loggers = Handler(), [logging.get_absl_logger(), getLogger("asyncio")]
     handler.emit = lambda record: reports.append(record.getMessage())
-    logger.addHandler(handler)
-    filters = list(logger.filters)
-    yield reports
-    logger.removeHandler(handler)
-    logger.filters[:] = filters
+    before = [(logger.level, list(logger.filters)) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+    with warnings.catch_warnings():
+        yield reports
+    for logger, (level, filters) in zip(loggers, before, strict=True):
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.filters[:] = filters
 
 
 class Raises:
@@ -42,6 +49,17 @@ def in_thread():
     thread.join()
 
 
+async def fail_unasked():
+    asyncio.get_running_loop().create_future().set_exception(OSError("full"))
+
+
+def leave_tasks():
+    """Leaves what Orbax does: a failure that nobody asks for, and a coroutine that never runs."""
+    asyncio.run(fail_unasked())
+    fail_unasked()
+    gc.collect()
+
+
 ALL = ["logged", "unraisable", "thread"]
 
 
@@ -58,4 +76,22 @@ def test_threads_that_outlast_the_failure_are_quiet_too(shown):
     with pytest.raises(OSError, match="full"), quiet_threads():
         raise OSError("full")
     in_thread()
+    assert shown == []
+
+
+def test_tasks_are_quiet_within_the_block_and_are_heard_after_it(shown):
+    with quiet_threads():
+        asyncio.run(fail_unasked())
+        gc.collect()
+    assert shown == []
+    asyncio.run(fail_unasked())
+    gc.collect()
+    (report,) = shown
+    assert report.startswith("Future exception was never retrieved")
+
+
+def test_tasks_that_outlast_the_failure_are_quiet_too(shown):
+    with pytest.raises(OSError, match="full"), quiet_threads():
+        raise OSError("full")
+    leave_tasks()
     assert shown == []
