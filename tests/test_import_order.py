@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = [
     {"array_types", "errors", "whole_files"},
-    {"config", "json_text", "ops.varying"},
+    {"limits", "json_text", "ops.varying"},
+    {"config"},
     {"presets"},
     {"data.text_files", "data.partial_folders", "data.hidden_markov", "ops.products"},
     {"data.units"},
@@ -115,7 +116,7 @@ def test_library_imports_neither_programs_nor_flags_nor_tests():
 @pytest.mark.parametrize(
     ("own", "others"),
     [
-        ("data", {"config", "array_types", "errors", "json_text", "whole_files"}),
+        ("data", {"config", "array_types", "errors", "json_text", "limits", "whole_files"}),
         ("ops", {"config", "array_types", "errors"}),
         ("cells", {"config", "array_types", "ops"}),
         ("kernels", {"config", "array_types", "ops", "cells"}),

@@ -118,8 +118,8 @@ def restore(
                 f"{directory}: every checkpoint is damaged; remove the directory to start over"
             )
         items = _read(manager, newest, make_template)
-    damaged = finished[finished.index(newest) + 1 :]
-    return Restored(*items, damaged=tuple(str(Path(directory, str(step))) for step in damaged))
+    damaged = (str(Path(directory, str(step))) for step in finished if step > newest)
+    return Restored(*items, damaged=tuple(damaged))
 
 
 def clear_after(directory: str | Path, step: int) -> None:
@@ -205,13 +205,13 @@ def _newest_intact(directory: str | Path, steps: list[int]) -> int | None:
 
     One host checks for all: it has to read every file, the others only their own shards.
     """
-    index = -1
+    newest = -1
     if jax.process_index() == 0:
-        newest_first = reversed(list(enumerate(steps)))
-        index = next((n for n, step in newest_first if _is_intact(Path(directory, str(step)))), -1)
+        intact = (step for step in reversed(steps) if _is_intact(Path(directory, str(step))))
+        newest = next(intact, newest)
     if jax.process_count() > 1:
-        index = int(multihost_utils.broadcast_one_to_all(np.int32(index)))
-    return None if index < 0 else steps[index]
+        newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
+    return None if newest < 0 else newest
 
 
 def _is_intact(folder: Path) -> bool:
@@ -273,9 +273,8 @@ def _storable(state: State) -> Any:
     Orbax would want a field that is None in every file that it reads; here it has no entry.
     """
     if dataclasses.is_dataclass(state):
-        fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-        arrays = {name: x for name, x in fields.items() if not isinstance(x, str | None)}
-        return {name: _storable(x) for name, x in arrays.items()}
+        fields = vars(state).items()
+        return {name: _storable(x) for name, x in fields if not isinstance(x, str | None)}
     if type(state) is tuple:
         return tuple(map(_storable, state))
     return jax.random.key_data(state) if _is_key(state) else state

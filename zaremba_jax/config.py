@@ -1,20 +1,16 @@
 """Frozen, validated, hashable configuration; its values for the paper's models are in `presets`.
 
-Every setting has one name, unique across the records, and carries its own
-description and limits, from which programs build their command line. Section
-numbers refer to Zaremba, Sutskever & Vinyals (2014), arXiv 1409.2329.
+Every setting has one name, unique across the records. Section numbers refer to Zaremba, Sutskever
+& Vinyals (2014), arXiv 1409.2329.
 """
 
 import dataclasses
-import operator
-import types
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
-
-import numpy as np
+from typing import Any, Literal
 
 from zaremba_jax.array_types import CellName
 from zaremba_jax.errors import InputError
+from zaremba_jax.limits import Setting, Validated, setting, settings_of
 
 PresetName = Literal["quick", "small", "medium", "large", "awd"]
 CorpusName = Literal[
@@ -24,85 +20,32 @@ UnitName = Literal["word", "char", "byte"]
 Precision = Literal["float32", "bfloat16"]
 KernelName = Literal["auto", "scan", "custom_vjp", "pallas"]
 
-LARGEST_FLOAT = float(np.finfo(np.float32).max)
-_LARGEST_INT = int(np.iinfo(np.int32).max)
-_LIMITS = {
-    "at_least": operator.ge,
-    "above": operator.gt,
-    "below": operator.lt,
-    "at_most": operator.le,
-}
-
-
-def _setting(description: str, *, default: Any = dataclasses.MISSING, **limits: float) -> Any:
-    metadata = {"description": description, "limits": limits}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-class _Validated:
-    """Checks every field of a record against its type and limits on construction."""
-
-    def __post_init__(self):
-        hints = get_type_hints(type(self))
-        for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
-            value, kind = getattr(self, field.name), hints[field.name]
-            is_unset = value is None and _required(kind) is not kind
-            if "description" in field.metadata and not is_unset:
-                _check(field.name, value, _required(kind), field.metadata["limits"])
-
-
-def _required(kind: Any) -> Any:
-    """The type of a setting's value where it has one: `float` of `float | None`."""
-    return get_args(kind)[0] if get_origin(kind) is types.UnionType else kind
-
-
-def _check(name: str, value: Any, kind: Any, limits: Mapping[str, float]) -> None:
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise InputError(f"{name}={value!r}: must be one of {', '.join(get_args(kind))}")
-        return
-    accepted = (int, float) if kind is float else (kind,)
-    if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
-        raise InputError(f"{name}={value!r}: must be of type {kind.__name__}")
-    if kind in (str, bool):
-        return
-    if kind is int and not {"below", "at_most"} & limits.keys():
-        limits = {**limits, "at_most": _LARGEST_INT}
-    within = abs(value) <= LARGEST_FLOAT
-    bounds = [] if within else ["finite in float32"]
-    rounded = np.float32(value) if within and kind is float else value  # as it is computed with
-    for limit, bound in limits.items():
-        bounds.append(f"{limit.replace('_', ' ')} {bound}")
-        within = within and _LIMITS[limit](rounded, bound)
-    if not within:
-        raise InputError(f"{name}={value}: must be {' and '.join(bounds)}")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Validated):
+class ModelConfig(Validated):
     """The network: its cell, its sizes and its initial values."""
 
-    layers: int = _setting("number of recurrent layers", at_least=1, at_most=1000)
-    hidden_size: int = _setting(
+    layers: int = setting("number of recurrent layers", at_least=1, at_most=1000)
+    hidden_size: int = setting(
         "units per layer, and the embedding size unless embedding_size is set",
         at_least=1,
         at_most=100_000,
     )
-    init_scale: float = _setting("parameters are initialized uniformly in ± this", above=0)
-    cell: CellName = _setting("recurrent cell", default="lstm")
-    embedding_size: int = _setting(
+    init_scale: float = setting("parameters are initialized uniformly in ± this", above=0)
+    cell: CellName = setting("recurrent cell", default="lstm")
+    embedding_size: int = setting(
         "size of the token embeddings; 0: same as hidden_size",
         at_least=0,
         at_most=100_000,
         default=0,
     )
-    second_bias: bool = _setting(
+    second_bias: bool = setting(
         "give every gate two biases, which are summed, as in the authors' code", default=False
     )
-    tie_weights: bool = _setting(
+    tie_weights: bool = setting(
         "share the embedding's weights with the softmax (Press & Wolf 2017)", default=False
     )
-    output_size: int = _setting(
+    output_size: int = setting(
         "units of the last layer; 0: same as hidden_size",
         at_least=0,
         at_most=100_000,
@@ -136,21 +79,21 @@ class ModelConfig(_Validated):
 
 
 def _strength(description: str, **limits: float) -> Any:
-    return _setting(description, at_least=0, default=0.0, **limits)
+    return setting(description, at_least=0, default=0.0, **limits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RegularizerConfig(_Validated):
+class RegularizerConfig(Validated):
     """How the network is kept from memorizing the training text."""
 
-    dropout: float = _setting(
+    dropout: float = setting(
         "dropout probability of the non-recurrent connections", at_least=0, below=1
     )
     hidden_dropout: float = _strength(
         "dropout probability of h[t-1] where it enters the gates",
         below=1,
     )
-    mask_each: Literal["step", "window"] = _setting(
+    mask_each: Literal["step", "window"] = setting(
         "step: new dropout masks at every time step; window: the same masks throughout a window"
         " (variational dropout, Gal & Ghahramani 2016)",
         default="step",
@@ -182,13 +125,13 @@ class RegularizerConfig(_Validated):
         "penalty on the squared change of the last layer's output between time steps"
         " (Merity et al. 2018)",
     )
-    input_dropout: float | None = _setting(
+    input_dropout: float | None = setting(
         "dropout probability of the embedding's output; as dropout if not set",
         at_least=0,
         below=1,
         default=None,
     )
-    output_dropout: float | None = _setting(
+    output_dropout: float | None = setting(
         "dropout probability of the softmax's input; as dropout if not set",
         at_least=0,
         below=1,
@@ -200,47 +143,47 @@ class RegularizerConfig(_Validated):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Validated):
+class TrainConfig(Validated):
     """Truncated backpropagation through time, with clipped SGD at a decaying learning rate."""
 
-    batch_size: int = _setting("parallel streams per batch", at_least=1)
-    unroll: int = _setting("time steps per window of truncated backpropagation", at_least=1)
-    epochs: int = _setting("passes over the training text", at_least=1)
-    learning_rate: float = _setting("learning rate of the first epochs", above=0)
-    constant_epochs: int = _setting("epochs before the learning rate starts to decay", at_least=0)
-    decay_divisor: float = _setting("divides the learning rate at every later epoch", at_least=1)
-    clip_norm: float = _setting("maximum global gradient norm", above=0)
-    carry_over_epochs: bool = _setting(
+    batch_size: int = setting("parallel streams per batch", at_least=1)
+    unroll: int = setting("time steps per window of truncated backpropagation", at_least=1)
+    epochs: int = setting("passes over the training text", at_least=1)
+    learning_rate: float = setting("learning rate of the first epochs", above=0)
+    constant_epochs: int = setting("epochs before the learning rate starts to decay", at_least=0)
+    decay_divisor: float = setting("divides the learning rate at every later epoch", at_least=1)
+    clip_norm: float = setting("maximum global gradient norm", above=0)
+    carry_over_epochs: bool = setting(
         "start each epoch from the final state of the one before instead of zeros",
         default=False,
     )
-    random_offset: bool = _setting(
+    random_offset: bool = setting(
         "start each epoch's windows at a random token before the unroll's end", default=False
     )
-    average_from: int = _setting(
+    average_from: int = setting(
         "the epoch from which on the model is the mean of the parameters after each step"
         " (Polyak & Juditsky 1992); 0: never",
         at_least=0,
         default=0,
     )
-    average_after_stall: int = _setting(
+    average_after_stall: int = setting(
         "average after a validation estimate that is worse than the best of those more than this"
         " many epochs before it (Merity et al. 2018); 0: only by average_from",
         at_least=0,
         default=0,
     )
-    keep: Literal["last", "best"] = _setting(
+    keep: Literal["last", "best"] = setting(
         "what a run ends with: the last parameters, or those with the best validation estimate"
         " after an epoch; a run on your own text takes the best unless told otherwise",
         default="last",
     )
-    decay_when_stalled: int = _setting(
+    decay_when_stalled: int = setting(
         "after constant_epochs, divide the learning rate only when the validation estimate has not"
         " improved for this many epochs; 0: at every epoch",
         at_least=0,
         default=0,
     )
-    patience: int = _setting(
+    patience: int = setting(
         "stop when the validation estimate has not improved for this many epochs; 0: never",
         at_least=0,
         default=0,
@@ -275,19 +218,19 @@ class TrainConfig(_Validated):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ComputeConfig(_Validated):
+class ComputeConfig(Validated):
     """How the model is computed; nothing here changes the model itself."""
 
-    precision: Precision = _setting(
+    precision: Precision = setting(
         "float32, or bfloat16 for the operands of matrix products", default="float32"
     )
-    kernel: KernelName = _setting(
+    kernel: KernelName = setting(
         "custom_vjp: layers with a hand-written backward pass; pallas: the same with kernels for"
         " TPUs; scan: the readable reference; auto: custom_vjp or pallas, whichever a training"
         " program measures to be faster",
         default="custom_vjp",
     )
-    softmax_tokens: int = _setting(
+    softmax_tokens: int = setting(
         "compute the logits of this many tokens at a time, to save memory; 0: of a whole window",
         at_least=0,
         default=0,
@@ -295,30 +238,30 @@ class ComputeConfig(_Validated):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(_Validated):
+class Config(Validated):
     """A whole run: corpus, network, training and seed."""
 
-    name: PresetName = _setting("the preset that the configuration started from")
-    corpus: CorpusName = _setting("the text; toy is the built-in language, files is your own text")
-    seed: int = _setting(
+    name: PresetName = setting("the preset that the configuration started from")
+    corpus: CorpusName = setting("the text; toy is the built-in language, files is your own text")
+    seed: int = setting(
         "determines the initial parameters and every dropout mask", at_least=0, below=2**32
     )
-    unit: UnitName = _setting("what a token is", default="word")
-    vocab_size: int = _setting(
+    unit: UnitName = setting("what a token is", default="word")
+    vocab_size: int = setting(
         "number of types to keep, the most frequent; all others become <unk>; 0: all",
         at_least=0,
         default=0,
     )
-    min_count: int = _setting(
+    min_count: int = setting(
         "types that occur fewer times than this in the training text become <unk>",
         at_least=1,
         default=1,
     )
-    vocabulary: str | None = _setting(
+    vocabulary: str | None = setting(
         "fingerprint of the given word list whose words are the types; all others become <unk>",
         default=None,
     )
-    init_from: str | None = _setting(
+    init_from: str | None = setting(
         "fingerprint of the trained model that training went on from", default=None
     )
     model: ModelConfig
@@ -349,38 +292,12 @@ _SECTIONS = {
 }
 
 
-class Setting(NamedTuple):
-    """What a setting of a `Config` may be.
-
-    Attributes:
-      kind: `bool`, `int`, `float` or `str`.
-      description: what it decides.
-      choices: all values of a setting that is one of a few strings; empty for any other.
-      limits: bounds of a number, by `at_least`, `above`, `below` and `at_most`.
-      section: `model`, `regularizers`, `train` or `compute`; empty for what is in none.
-    """
-
-    kind: type
-    description: str
-    choices: tuple[str, ...]
-    limits: dict[str, float]
-    section: str
-
-
 def settings() -> dict[str, Setting]:
     """Every setting of a `Config` by name, with sections flattened."""
-
-    def declared(section: str, record: type, field: dataclasses.Field) -> Setting:
-        kind = _required(get_type_hints(record)[field.name])
-        choices = get_args(kind) if get_origin(kind) is Literal else ()
-        kind = str if choices else kind
-        return Setting(kind, choices=choices, section=section, **field.metadata)
-
     return {
-        field.name: declared(section, record, field)
+        name: declared._replace(section=section)
         for section, record in {"": Config, **_SECTIONS}.items()
-        for field in dataclasses.fields(record)
-        if "description" in field.metadata
+        for name, declared in settings_of(record).items()
     }
 
 
@@ -395,10 +312,9 @@ def in_current_names(flat: Mapping[str, Any]) -> dict[str, Any]:
 def completed(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a file of any version, in today's names; what it lacks has its default."""
     return {
-        field.name: field.default
-        for record in (Config, *_SECTIONS.values())
-        for field in dataclasses.fields(record)
-        if "description" in field.metadata and field.default is not dataclasses.MISSING
+        name: declared.default
+        for name, declared in settings().items()
+        if declared.default is not dataclasses.MISSING
     } | in_current_names(flat)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,12 @@ import numpy as np
 from zaremba_jax.array_types import Key, ModelParams, RNNState, TokenNLL, Tokens
 from zaremba_jax.config import Config
 from zaremba_jax.errors import InputError
+from zaremba_jax.limits import check_limits
 from zaremba_jax.model import Model, Predictor
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 
 TOKENS_AT_ONCE = 512
-WindowScorer = Callable[[Tokens, Tokens, RNNState], tuple[jax.Array, RNNState]]
+WindowScorer = Callable[[Tokens, Tokens, Any], tuple[jax.Array, Any]]
 window_nll = jax.jit(Predictor.token_nll)
 
 
@@ -45,7 +47,11 @@ def text_nll(model: Model, ids: np.ndarray, streams: int = 1) -> np.ndarray:
 
 
 def nll_by_windows(
-    read: WindowScorer, ids: np.ndarray, streams: int, zero_state: Callable[[int], RNNState]
+    read: WindowScorer,
+    ids: np.ndarray,
+    streams: int,
+    start: Callable[[int], Any],
+    unroll: int | None = None,
 ) -> np.ndarray:
     """What `text_nll` returns, from a function that reads one window after another.
 
@@ -54,7 +60,8 @@ def nll_by_windows(
         [..., time, streams], and the state after it.
       ids: the text.
       streams: the number of stretches.
-      zero_state: gives the state before the first window, of this many streams.
+      start: gives the state before the first window, of this many streams.
+      unroll: the time steps of a window; None for as many as make `TOKENS_AT_ONCE` tokens.
 
     Returns:
       float32 [..., N - 1].
@@ -62,10 +69,9 @@ def nll_by_windows(
     Raises:
       InputError: the text has no token to predict, or `streams` is below 1.
     """
-    if streams < 1:
-        raise InputError(f"streams={streams}: must be at least 1")
+    check_limits("streams", streams, at_least=1)
     predictions = count_predictions(ids)
-    unroll = max(TOKENS_AT_ONCE // streams, 1)
+    unroll = unroll or max(TOKENS_AT_ONCE // streams, 1)
     length = -(-predictions // streams)  # of a stretch, rounded up
     count = -(-length // unroll)
 
@@ -74,9 +80,11 @@ def nll_by_windows(
         padded = np.pad(stretches, ((0, 0), (0, count * unroll - length)))
         return padded.T.reshape(count, unroll, streams)
 
-    results, state = [], zero_state(streams)
-    for inputs, targets in zip(columns(ids[:-1]), columns(ids[1:]), strict=True):
-        nll, state = read(_tokens(inputs), _tokens(targets), state)
+    results, state = [], start(streams)
+    for pair in zip(columns(ids[:-1]), columns(ids[1:]), strict=True):
+        # On the device, in one dtype whatever the text's on disk.
+        inputs, targets = (jnp.asarray(tokens, jnp.int32) for tokens in pair)
+        nll, state = read(inputs, targets, state)
         results.append(nll)
     stretches = np.concatenate(results, axis=-2)[..., :length, :].swapaxes(-2, -1)
     return stretches.reshape(*stretches.shape[:-2], -1)[..., :predictions]
@@ -106,21 +114,18 @@ def monte_carlo_nll(model: Model, ids: np.ndarray, samples: int, *, key: Key) ->
     if samples < 1:
         raise InputError(f"samples={samples}: nothing to average over; take at least 1")
     model.check_ids(ids)
-    predictions, unroll = count_predictions(ids), model.config.train.unroll
-    padding = (0, -predictions % unroll)
-    inputs, targets = (
-        np.pad(tokens, padding).reshape(-1, unroll, 1) for tokens in (ids[:-1], ids[1:])
-    )
-    state = model.predictor.zero_state(batch_size=1)
-    states = jax.tree.map(lambda x: jnp.broadcast_to(x, (samples, *x.shape)), state)
-    results = []
-    for index, window in enumerate(zip(inputs, targets, strict=True)):
-        keys = jax.random.split(jax.random.fold_in(key, index), samples)
-        nll, states = _sampled_window_nll(
-            model.config, model.params, *map(_tokens, window), states, keys
-        )
-        results.append(nll)
-    return np.concatenate(results)[:predictions]
+
+    def start(streams: int) -> tuple[int, RNNState]:
+        state = model.predictor.zero_state(streams)
+        return 0, jax.tree.map(lambda x: jnp.broadcast_to(x, (samples, *x.shape)), state)
+
+    def read(inputs: Tokens, targets: Tokens, state: tuple[int, RNNState]) -> Any:
+        window, states = state
+        keys = jax.random.split(jax.random.fold_in(key, window), samples)
+        nll, states = _sampled_window_nll(model.config, model.params, inputs, targets, states, keys)
+        return nll, (window + 1, states)
+
+    return nll_by_windows(read, ids, 1, start, model.config.train.unroll)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -132,7 +137,7 @@ def _sampled_window_nll(
     states: RNNState,
     keys: jax.Array,
 ) -> tuple[jax.Array, RNNState]:
-    """Nats [time] of one stream under the mixture of samples, and their states [samples, …]."""
+    """Nats [time, 1] of one stream under the mixture of samples, and their states [samples, …]."""
     rates = active_rates(config.regularizers)
 
     def sample(state: RNNState, key: Key) -> tuple[TokenNLL, RNNState]:
@@ -142,12 +147,7 @@ def _sampled_window_nll(
         return Predictor(noisy, masks, config.compute).token_nll(inputs, targets, state)
 
     nll, states = jax.vmap(sample)(states, keys)
-    return jnp.log(len(nll)) - jax.nn.logsumexp(-nll[..., 0], axis=0), states
-
-
-def _tokens(ids: np.ndarray) -> Tokens:
-    """The ids on the device, in one dtype whatever the text's on disk."""
-    return jnp.asarray(ids, jnp.int32)
+    return jnp.log(len(nll)) - jax.nn.logsumexp(-nll, axis=0), states
 
 
 def count_predictions(ids: np.ndarray) -> int:

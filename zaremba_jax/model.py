@@ -138,13 +138,11 @@ class Predictor:
 
     def logits(self, hidden: Outputs) -> Logits:
         """The logits of the next token after each output D(h[t])."""
-        weights, bias = self._softmax()
-        return logits(weights, bias, hidden, self.compute)
+        return logits(*self._softmax(), hidden, self.compute)
 
     def nll_of(self, hidden: Outputs, targets: Tokens) -> TokenNLL:
         """The nats of each target after the output D(h[t])."""
-        weights, bias = self._softmax()
-        return softmax_nll(weights, bias, hidden, targets, self.compute)
+        return softmax_nll(*self._softmax(), hidden, targets, self.compute)
 
     def _softmax(self) -> tuple[jax.Array, jax.Array]:
         return softmax_weights(self.params, self.compute.precision), self.params.softmax.bias

@@ -113,24 +113,16 @@ def make_optimizer(
     def rate_of_step(step: ArrayLike) -> ArrayLike:
         return schedule(jnp.floor_divide(step, windows_per_epoch))
 
-    clipped = optax.clip_by_global_norm(config.clip_norm)
+    clip, decay = optax.clip_by_global_norm(config.clip_norm), optax.identity()
     if weight_decay is not None:
-        clipped = _with_decay(clipped, weight_decay)
-    return optax.chain(clipped, optax.sgd(rate_of_step))
+        decay = optax.add_decayed_weights(cast(Any, weight_decay))
 
+    @optax.stateless  # as one, so that the state is the same without decay
+    def clip_and_decay(gradient: Any, params: Any) -> Any:
+        clipped, _ = clip.update(gradient, optax.EmptyState())
+        return decay.update(clipped, optax.EmptyState(), params)[0]
 
-def _with_decay(
-    clipped: optax.GradientTransformation, weight_decay: ArrayLike
-) -> optax.GradientTransformation:
-    """Both in turn, with the state of the first alone, which is the same without decay."""
-    decayed = optax.add_decayed_weights(cast(Any, weight_decay))
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, state = clipped.update(updates, state, params)
-        updates, _ = decayed.update(updates, optax.EmptyState(), params)
-        return updates, state
-
-    return optax.GradientTransformation(clipped.init, update)
+    return optax.chain(clip_and_decay, optax.sgd(rate_of_step))
 
 
 def averaged_from(config: TrainConfig, estimates: Sequence[float]) -> int:

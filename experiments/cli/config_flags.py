@@ -6,7 +6,8 @@ from absl import flags
 
 from experiments.cli.help import flag_group
 from experiments.cli.program import FLAGS
-from zaremba_jax.config import Config, Setting, override, settings
+from zaremba_jax.config import Config, override, settings
+from zaremba_jax.limits import Setting
 from zaremba_jax.presets import PRESETS
 
 # The settings that flags give; fingerprints follow from files that other flags name.

@@ -138,7 +138,7 @@ MISTAKES = {
     "text.tsv: a perplexity of inf, the scores are not finite; try a lower --dynamic_rate": [
         *(*BOTH, "--dynamic=sgd", "--dynamic_rate=1e30", "--scores=broken.tsv")
     ],
-    "cache_theta=1e+39: must be finite in float32, at least 0": [
+    "cache_theta=1e+39: must be finite in float32 and at least 0": [
         *(*BOTH, "--cache_window=4", "--cache_theta=1e39")
     ],
     "give FILE besides the flags; see --help": ["--workdir=run0"],

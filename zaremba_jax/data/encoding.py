@@ -23,6 +23,7 @@ from zaremba_jax.data.units import EOS, UNITS, UNK, check_unit
 from zaremba_jax.data.vocabulary import RARE_TO_UNK, Vocabulary
 from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import read_json_object
+from zaremba_jax.limits import check_limits
 from zaremba_jax.whole_files import naming
 
 SPLITS = ("train", "valid", "test")
@@ -54,12 +55,11 @@ class Encoding:
     def __post_init__(self):
         check_unit(self.unit)
         for name, least in (("vocab_size", 0), ("min_count", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)}: must be at least {least}")
-            if self.vocabulary is not None and getattr(self, name) > least:
+            value = getattr(self, name)
+            check_limits(name, value, at_least=least)
+            if self.vocabulary is not None and value > least:
                 raise InputError(
-                    f"{name}={getattr(self, name)}: a vocabulary is given, which limits itself;"
-                    " leave it out"
+                    f"{name}={value}: a vocabulary is given, which limits itself; leave it out"
                 )
         if self.vocabulary is not None:
             self._check_vocabulary(self.vocabulary)
@@ -108,33 +108,28 @@ def read_corpus(
         tokens outside a vocabulary without `<unk>`, or fractions leave a text without a line.
       OSError: the cache cannot be written.
     """
-    fractions = {
-        split: text
-        for split, text in zip(SPLITS[1:], (valid, test), strict=True)
-        if not isinstance(text, str | Path)
-    }
-    whole = find_files(train)
-    parts = _cut(str(train), whole, fractions) if fractions else [whole, [], []]
-    others = [
-        find_files(text) if isinstance(text, str | Path) else part
-        for part, text in zip(parts[1:], (valid, test), strict=True)
-    ]
-    return encode(name, [parts[0], *others], encoding, cache_dir)
+    given = dict(zip(SPLITS, (train, valid, test), strict=True))
+    texts = {split: find_files(x) for split, x in given.items() if isinstance(x, str | Path)}
+    fractions = {split: x for split, x in given.items() if not isinstance(x, str | Path)}
+    if fractions:
+        texts |= _cut(str(train), texts["train"], fractions)
+    return encode(name, [texts[split] for split in SPLITS], encoding, cache_dir)
 
 
-def _cut(name: str, text: Pieces, fractions: Mapping[str, float]) -> list[list[Piece]]:
-    """The training, validation and test text; of the last two, one without a fraction is empty."""
+def _cut(name: str, text: Pieces, fractions: Mapping[str, float]) -> dict[str, list[Piece]]:
+    """The parts of the training text: what is left of it, and a text for each fraction."""
     shown = ", ".join(f"{split}_fraction={share}" for split, share in fractions.items())
     if not (all(share > 0 for share in fractions.values()) and sum(fractions.values()) < 1):
         raise InputError(f"{shown}: must be above 0, and below 1 together")
-    parts = cut_at_lines(text, [fractions.get(split, 0.0) for split in SPLITS[1:]])
-    for split, part in zip(SPLITS, parts, strict=True):
-        if split in (SPLITS[0], *fractions) and not part:
+    parts = cut_at_lines(text, list(fractions.values()))
+    texts = dict(zip(("train", *fractions), parts, strict=True))
+    for split, part in texts.items():
+        if not part:
             raise InputError(
                 f"{name}: {shown} leaves the {split} text without a line; give other fractions, or"
                 " a text of more lines, each with a line feed at its end"
             )
-    return parts
+    return texts
 
 
 def encode(

@@ -215,13 +215,11 @@ def _verify(entry: PublishedCorpus, texts: Sequence[Piece]) -> None:
     for path, member in dict.fromkeys((piece.path, piece.member) for piece in texts):
         if member is not None:
             _verify_member(path, member)
-        known_hash = entry.hashes.get(path.name)
-        file = Piece(path) if known_hash else Piece(path, member)
-        known_hash = known_hash or entry.hashes.get(member or "")
-        if known_hash:
-            algorithm, expected = known_hash.split(":")
-            if (digest := content_hash(file, algorithm)) != expected:
-                raise InputError(f"{file}: {algorithm} {digest} is {_unlike(expected)}")
+        for name, file in ((path.name, Piece(path)), (member or "", Piece(path, member))):
+            if known_hash := entry.hashes.get(name):
+                algorithm, expected = known_hash.split(":")
+                if (digest := content_hash(file, algorithm)) != expected:
+                    raise InputError(f"{file}: {algorithm} {digest} is {_unlike(expected)}")
 
 
 def _verify_member(path: Path, member: str) -> None:

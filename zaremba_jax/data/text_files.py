@@ -181,9 +181,8 @@ def decode(piece: Piece) -> Iterator[str]:
       InputError: as for `read_bytes`, or the file is not UTF-8.
     """
     decoder, offset = codecs.getincrementaldecoder("utf-8")(), piece.start
-    blocks, begins = read_bytes(piece), piece.start == 0
-    while True:
-        block = next(blocks, b"")
+    begins = piece.start == 0
+    for block in itertools.chain(read_bytes(piece), [b""]):  # the last marks the end
         held = len(decoder.getstate()[0])  # bytes of a character that the last block cut
         try:
             text = decoder.decode(block, final=not block)
@@ -193,8 +192,6 @@ def decode(piece: Piece) -> Iterator[str]:
                 " to UTF-8 first, or read it as bytes"
             ) from None
         yield text.removeprefix(_MARK) if begins else text
-        if not block:
-            return
         begins = begins and not text
         offset += len(block)
 

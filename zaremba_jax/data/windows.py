@@ -6,6 +6,7 @@ import numpy as np
 
 from zaremba_jax.data.corpus import mapped_afresh
 from zaremba_jax.errors import InputError
+from zaremba_jax.limits import check_limits
 
 
 def streams(ids: np.ndarray, batch_size: int) -> np.ndarray:
@@ -50,8 +51,7 @@ class TextWindows:
 
     def __post_init__(self):
         for name in ("batch_size", "unroll"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
+            check_limits(name, getattr(self, name), at_least=1)
         if len(self) < 1:
             offset = "" if self.seed is None else ", or turn off random_offset"
             needed = self.unroll + 1 + self._largest_offset

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from zaremba_jax.array_types import ModelParams, RNNState, Scalar, TokenNLL, Tokens, Window, Windows
-from zaremba_jax.config import LARGEST_FLOAT
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
+from zaremba_jax.limits import check_limits
 from zaremba_jax.model import Model, Predictor
 
 Rule = Literal["sgd", "rms"]
@@ -46,18 +46,15 @@ class DynamicConfig:
         if self.rule not in get_args(Rule):
             rules = ", ".join(get_args(Rule))
             raise InputError(f"dynamic_rule={self.rule!r}: must be one of {rules}")
-        for name, most in (("rate", LARGEST_FLOAT), ("decay", 1), ("epsilon", LARGEST_FLOAT)):
-            value = getattr(self, name)
-            if not 0 <= value <= most:
-                limits = "at least 0" + (" and at most 1" if most == 1 else "")
-                raise InputError(f"dynamic_{name}={value}: must be finite in float32, {limits}")
+        check_limits("dynamic_rate", self.rate, at_least=0)
+        check_limits("dynamic_decay", self.decay, at_least=0, at_most=1)
+        check_limits("dynamic_epsilon", self.epsilon, at_least=0)
         least = float(np.finfo(np.float32).tiny)
         if self.rule == "rms" and self.epsilon < least:  # words never read have no gradient
             raise InputError(
                 f"dynamic_epsilon={self.epsilon}: must be at least {least:.2g} for the rule rms"
             )
-        if self.segment < 1:
-            raise InputError(f"dynamic_segment={self.segment}: must be at least 1")
+        check_limits("dynamic_segment", self.segment, at_least=1)
 
 
 def mean_squares(model: Model, windows: Windows) -> ModelParams:
@@ -134,9 +131,8 @@ def step_sizes(
       ValueError: the rule is rms and there are no squares.
     """
     if config.rule == "sgd":
-        numbers = (config.rate, config.decay)
-        rate, decay = (jax.tree.map(lambda _, x=x: jnp.asarray(x), params) for x in numbers)
-        return rate, decay
+        rate, decay = jnp.asarray(config.rate), jnp.asarray(config.decay)
+        return jax.tree.map(lambda _: rate, params), jax.tree.map(lambda _: decay, params)
     if squares is None:
         raise ValueError("the rule rms needs the mean squares of gradients; give them, or use sgd")
     rms = jax.tree.map(jnp.sqrt, squares)

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import Key, RNNState, Tokens
-from zaremba_jax.config import LARGEST_FLOAT
 from zaremba_jax.data.units import UNK
 from zaremba_jax.data.vocabulary import Vocabulary, check_ids
 from zaremba_jax.ensemble import mixture_log_probs
 from zaremba_jax.errors import InputError
+from zaremba_jax.limits import check_limits
 from zaremba_jax.model import Model, Predictor
 
 Scores = Float[Array, "samples vocabulary"]
@@ -40,14 +40,10 @@ class Sampling:
     never: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if not 0 <= self.temperature <= LARGEST_FLOAT:
-            raise InputError(
-                f"temperature={self.temperature}: must be finite in float32, at least 0"
-            )
+        check_limits("temperature", self.temperature, at_least=0)
         if self.top_k < 0:
             raise InputError(f"top_k={self.top_k}: must be at least 1, or 0 for no limit")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p={self.top_p}: must be above 0 and at most 1")
+        check_limits("top_p", self.top_p, above=0, at_most=1)
 
 
 def unknown_id(vocabulary: Vocabulary) -> tuple[int, ...]:

@@ -19,9 +19,8 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import RNNState, TokenNLL, Tokens
-from zaremba_jax.config import LARGEST_FLOAT
-from zaremba_jax.errors import InputError
-from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
+from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions, nll_by_windows
+from zaremba_jax.limits import check_limits
 from zaremba_jax.model import Model, Predictor
 
 _EMPTY = -1  # stands for a word until the memory is full
@@ -40,12 +39,9 @@ class CacheConfig:
     weight: float  # of the cache in the mixture
 
     def __post_init__(self):
-        if self.window < 1:
-            raise InputError(f"cache_window={self.window}: must be at least 1")
-        if not 0 <= self.theta <= LARGEST_FLOAT:
-            raise InputError(f"cache_theta={self.theta}: must be finite in float32, at least 0")
-        if not 0 < self.weight < 1:
-            raise InputError(f"cache_weight={self.weight}: must be above 0 and below 1")
+        check_limits("cache_window", self.window, at_least=1)
+        check_limits("cache_theta", self.theta, at_least=0)
+        check_limits("cache_weight", self.weight, above=0, below=1)
 
 
 @struct.dataclass
@@ -66,37 +62,33 @@ def neural_cache_nll(model: Model, ids: np.ndarray, config: CacheConfig) -> np.n
         vocabulary.
     """
     model.check_ids(ids)
-    predictor = model.predictor
-    predictions = count_predictions(ids)
-    kept = min(config.window, predictions)
-    time = min(TOKENS_AT_ONCE, predictions)
-    padded = np.pad(ids, (0, -predictions % time))
-    hidden = len(model.params.layers[-1].recurrent_weights)
+    predictor, predictions = model.predictor, count_predictions(ids)
+    kept, hidden = min(config.window, predictions), len(model.params.layers[-1].recurrent_weights)
     memory = Memory(
         outputs=jnp.zeros((kept, hidden), model.params.embedding.dtype),
         words=jnp.full(kept, _EMPTY, jnp.int32),
     )
-    state, results = predictor.zero_state(batch_size=1), []
-    for first in range(0, predictions, time):
-        window = jnp.asarray(padded[first : first + time + 1], jnp.int32)[:, None]
-        nll, state, memory = _window_nll(predictor, window[:-1], window[1:], state, memory, config)
-        results.append(nll[:, 0])
-    return np.concatenate(results)[:predictions]
+
+    def start(streams: int) -> tuple[RNNState, Memory]:
+        return predictor.zero_state(streams), memory
+
+    read = functools.partial(_window_nll, predictor, config)
+    return nll_by_windows(read, ids, 1, start, min(TOKENS_AT_ONCE, predictions))
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _window_nll(
     predictor: Predictor,
+    config: CacheConfig,
     inputs: Tokens,
     targets: Tokens,
-    state: RNNState,
-    memory: Memory,
-    config: CacheConfig,
-) -> tuple[TokenNLL, RNNState, Memory]:
-    unrolled = predictor.unroll(inputs, state)
+    state: tuple[RNNState, Memory],
+) -> tuple[TokenNLL, tuple[RNNState, Memory]]:
+    rnn_state, memory = state
+    unrolled = predictor.unroll(inputs, rnn_state)
     nll = predictor.nll_of(unrolled.dropped, targets)
     mixed, memory = mix(nll[:, 0], unrolled.outputs[:, 0], targets[:, 0], memory, config)
-    return mixed[:, None], unrolled.state, memory
+    return mixed[:, None], (unrolled.state, memory)
 
 
 def mix(

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,7 +161,6 @@ def independent_nll(models: list[Model], text: Text) -> np.ndarray:
 
 def records(text: Text, nll: np.ndarray, each: Each) -> list[dict[str, Any]]:
     """One record per sentence or token, with natural logarithms of probabilities."""
-    unknown = frozenset(text.unknown)
     ends = np.cumsum([len(line) for line in text.ids])
     named = [{"line": number} for number in range(1, len(text.raw_lines) + 1)]
     if text.utterance_ids is not None:
@@ -170,18 +169,18 @@ def records(text: Text, nll: np.ndarray, each: Each) -> list[dict[str, Any]]:
     parts = zip(named, text.lines, text.tokens, np.split(nll, ends[:-1]), strict=True)
     if each == "sentence":
         return [
-            name | _sentence_record(line, tokens, of_line, unknown)
+            name | _sentence_record(line, tokens, of_line, text.unknown)
             for name, line, tokens, of_line in parts
         ]
     return [
-        {**name, "place": place, **_token_record(token, nats, unknown)}
+        {**name, "place": place, **_token_record(token, nats, text.unknown)}
         for name, _, tokens, of_line in parts
         for place, (token, nats) in enumerate(zip(tokens, of_line.tolist(), strict=True), 1)
     ]
 
 
 def _sentence_record(
-    line: str, tokens: list[str], nll: np.ndarray, unknown: Set[str]
+    line: str, tokens: list[str], nll: np.ndarray, unknown: Container[str]
 ) -> dict[str, Any]:
     is_scored = ~np.isnan(nll)
     return {
@@ -192,7 +191,7 @@ def _sentence_record(
     }
 
 
-def _token_record(token: str, nats: float, unknown: Set[str]) -> dict[str, Any]:
+def _token_record(token: str, nats: float, unknown: Container[str]) -> dict[str, Any]:
     return {
         "token": token,
         "unknown": token in unknown,

@@ -1,13 +1,13 @@
 """A trained model that takes and returns text."""
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from zaremba_jax import model
-from zaremba_jax.evaluate import text_nll
+from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.generation import Sampling, generate, unknown_id
 from zaremba_jax.inference.prompts import prompt_ids
 from zaremba_jax.interop.model_file import load_model, save_model
@@ -30,10 +30,7 @@ class Score(NamedTuple):
     @property
     def perplexity(self) -> float:
         """exp(nats per token); inf if it exceeds what a float holds."""
-        try:
-            return math.exp(-self.log_probability / self.tokens)
-        except OverflowError:
-            return math.inf
+        return perplexity(np.asarray(-self.log_probability / self.tokens))
 
 
 class Model(model.Model):

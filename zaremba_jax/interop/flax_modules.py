@@ -27,6 +27,7 @@ from zaremba_jax.interop.flax_sequences import (
     run_sequences,
     zero_carry,
 )
+from zaremba_jax.limits import check_limits
 
 # The defaults of Flax's cells.
 _KERNEL = nn.initializers.lecun_normal()
@@ -345,12 +346,10 @@ def linen_params(layers: tuple[LayerParams, ...]) -> dict[str, dict[str, jax.Arr
 
 def _check(cell: str, dropout: float, **sizes: int) -> None:
     for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"{name}={size}: must be at least 1")
+        check_limits(name, size, at_least=1)
     if cell not in CELLS:
         raise InputError(f"cell={cell!r}: must be one of {', '.join(CELLS)}")
-    if not 0 <= dropout < 1:
-        raise InputError(f"dropout={dropout}: must be at least 0 and below 1")
+    check_limits("dropout", dropout, at_least=0, below=1)
 
 
 def _shapes(

@@ -164,23 +164,13 @@ def _unroll(
     lengths: jax.Array | None,
     compute: ComputeConfig,
 ) -> tuple[jax.Array, LayerState]:
-    if lengths is None:
-        return unroll_layer(layer, inputs, state, compute=compute)
-    return _unroll_to_ends(layer, inputs, state, lengths, compute)
-
-
-def _unroll_to_ends(
-    layer: LayerParams,
-    inputs: jax.Array,
-    state: LayerState,
-    lengths: jax.Array,
-    compute: ComputeConfig,
-) -> tuple[jax.Array, LayerState]:
-    """`unroll_layer`, and the state after each sequence's own last step.
+    """`unroll_layer`; given lengths, with the state after each sequence's own last step.
 
     Kernels return h of every step, but c only of the last. So an extra feature that marks
     the padding holds an LSTM's f at 1 and its i at 0 there, and c stays as it is.
     """
+    if lengths is None:
+        return unroll_layer(layer, inputs, state, compute=compute)
     ended = jnp.arange(inputs.shape[0], dtype=lengths.dtype)[:, None] >= lengths[None]
     # Padding may hold anything: NaN would spread, even from where nothing reads it.
     inputs = jnp.where(ended[..., None], 0, inputs)

@@ -42,6 +42,11 @@ def save_model(path: str | Path, model: Model) -> None:
     Raises:
       InputError: the arrays do not match the configuration and the vocabulary.
     """
+    write_whole(path, model_bytes(path, model))
+
+
+def model_bytes(path: str | Path, model: Model) -> bytes:
+    """The content of the file that `save_model` writes; arguments and errors as there."""
     arrays = named_arrays(model.params)
     checked_structure(path, arrays, model.config, model.vocabulary)
     record = {
@@ -50,7 +55,7 @@ def save_model(path: str | Path, model: Model) -> None:
         "vocabulary": dataclasses.asdict(model.vocabulary),
     }
     record["sha256"] = _digest(arrays, json.loads(json.dumps(record)))
-    write_whole(path, save(arrays, metadata={ENTRY: json.dumps(record)}))
+    return save(arrays, metadata={ENTRY: json.dumps(record)})
 
 
 def load_model(path: str | Path) -> Model:

@@ -14,11 +14,9 @@ from zaremba_jax.interop.model_file import (
     ENTRY,
     VERSION,
     assemble,
-    checked_structure,
     described_by,
-    named_arrays,
+    model_bytes,
     read_safetensors,
-    save_model,
 )
 from zaremba_jax.json_text import read_json_object
 from zaremba_jax.model import Model
@@ -42,13 +40,12 @@ def save_folder(
       InputError: as for `save_model`.
       OSError: a file cannot be written.
     """
-    folder = Path(path)
+    folder, perplexities = Path(path), dict(perplexities or {})
     # Before anything is written: an earlier export is as it was if this model is refused.
-    arrays = named_arrays(model.params)
-    checked_structure(folder / FOLDER_MODEL, arrays, model.config, model.vocabulary)
+    weights = model_bytes(folder / FOLDER_MODEL, model)
     folder.mkdir(parents=True, exist_ok=True)
     words, described = model.vocabulary.words, model.config.model
-    perplexities = dict(perplexities or {})
+    ids = dict(zip(words, range(len(words)), strict=True))
     config = {
         "model_type": ENTRY,
         "format_version": VERSION,
@@ -61,12 +58,12 @@ def save_folder(
         "perplexities": perplexities,
     }
     for name, content in (
-        (FOLDER_CONFIG, json.dumps(config, indent=2) + "\n"),
-        (FOLDER_VOCABULARY, json.dumps(dict(zip(words, range(len(words)), strict=True))) + "\n"),
-        (FOLDER_CARD, model_card(model, perplexities)),
+        (FOLDER_CONFIG, (json.dumps(config, indent=2) + "\n").encode()),
+        (FOLDER_VOCABULARY, (json.dumps(ids) + "\n").encode()),
+        (FOLDER_CARD, model_card(model, perplexities).encode()),
+        (FOLDER_MODEL, weights),  # last: a folder without is an export too
     ):
-        write_whole(folder / name, content.encode())
-    save_model(folder / FOLDER_MODEL, model)  # last: a folder without is an export too
+        write_whole(folder / name, content)
 
 
 def load_folder(path: str | Path) -> Model:
@@ -95,11 +92,10 @@ def load_folder(path: str | Path) -> Model:
             f"{folder}: cannot be read as a model folder ({error}); export the model again"
         ) from None
     arrays, metadata = read_safetensors(folder / FOLDER_MODEL)
-    described = config, vocabulary
+    there, words = config, vocabulary
     if ENTRY in metadata:
-        described = described_by(folder / FOLDER_MODEL, arrays, metadata[ENTRY])
+        there, words = described_by(folder / FOLDER_MODEL, arrays, metadata[ENTRY])
     model = assemble(folder / FOLDER_MODEL, arrays, config, vocabulary)
-    there, words = described
     if words != vocabulary or dataclasses.replace(there, compute=config.compute) != config:
         raise InputError(f"{folder}: its files are not of one model; export the model again")
     return model

@@ -64,14 +64,15 @@ def choose(
         case "auto":
             return Choice("custom_vjp")
         case "pallas":
-            why_not = _why_not_lstm(params, masks)
-            if why_not is None and platform not in ("tpu", None):
-                why_not = "needs a TPU"
-            if why_not is None and not pallas_tpu.fits(
-                *state.hidden.shape, itemsize=_weight_bytes(params, compute.precision)
-            ):
-                why_not = "has no room for W_h on this chip"
-            return Choice("custom_vjp", why_not) if why_not else Choice("pallas")
+            if why_not := _why_not_lstm(params, masks):
+                return Choice("custom_vjp", why_not)
+            if platform not in ("tpu", None):
+                return Choice("custom_vjp", "needs a TPU")
+            is_rounded = compute.precision == "bfloat16"
+            itemsize = 2 if is_rounded else params.recurrent_weights.dtype.itemsize
+            if not pallas_tpu.fits(*state.hidden.shape, itemsize=itemsize):
+                return Choice("custom_vjp", "has no room for W_h on this chip")
+            return Choice("pallas")
 
 
 def _why_not_lstm(params: LayerParams, masks: RecurrentMasks | None) -> str | None:
@@ -79,10 +80,6 @@ def _why_not_lstm(params: LayerParams, masks: RecurrentMasks | None) -> str | No
     if params.cell != "lstm":  # not by its state, which other cells may share
         return "supports only the LSTM"
     return None if masks is None else "does not support noise through time"
-
-
-def _weight_bytes(params: LayerParams, precision: Precision) -> int:
-    return 2 if precision == "bfloat16" else params.recurrent_weights.dtype.itemsize
 
 
 def scan_layer(

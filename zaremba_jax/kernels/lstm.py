@@ -70,13 +70,12 @@ def lstm_layer(
     Returns:
       h[l, t] for every t, and the state after the last step.
     """
-    params = merge_biases(params)
     return jax.lax.platform_dependent(
         params,
         inputs,
         state,
         cuda=functools.partial(padded_lstm_layer, precision=precision),
-        default=functools.partial(_layer, precision=precision, loops=scan_loops()),
+        default=functools.partial(lstm_layer_with, scan_loops(), precision=precision),
     )
 
 

@@ -346,11 +346,14 @@ def test_load_folder_inverts_save_folder(folder):
 
 
 def test_folder_whose_writing_was_cut_off_is_an_export_and_is_written_again(tmp_path, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
+    def stop(path, content):
+        if path.name == "model.safetensors":
+            raise KeyboardInterrupt
+        write_whole(path, content)
 
+    write_whole = model_folder.write_whole
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(model_folder, "save_model", stop)
+        interrupted.setattr(model_folder, "write_whole", stop)
         with pytest.raises(KeyboardInterrupt):
             save_folder(tmp_path / "folder", make())
     assert is_model_folder(tmp_path / "folder")
