@@ -20,8 +20,7 @@ def main() -> None:
         hint = did_you_mean(name, programs()) or f"give one of {', '.join(programs())}"
         program.fail(f"{name}: is not a program; {hint}")
     sys.argv = [command(name), *rest]
-    module = importlib.import_module(f"{PACKAGE}.{name}")
-    program.run(module.main, getattr(module, "TAKES", None))
+    program.run(importlib.import_module(f"{PACKAGE}.{name}").main)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Trains many models and averages them: `python -m experiments.ensemble --config=small`."""
 
-import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,13 @@ from experiments.cli.host_flags import join_hosts
 from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus, with_text_settings
-from experiments.cli.training_flags import default_workdir, open_curves, train_by_flags
+from experiments.cli.training_flags import (
+    configure,
+    default_workdir,
+    open_console,
+    open_curves,
+    train_by_flags,
+)
 from experiments.reports.figures import write_picture
 from experiments.reports.run_figures import mixtures_figure
 from experiments.reports.summary import (
@@ -27,7 +32,7 @@ from experiments.reports.summary import (
     summarize_mixtures,
 )
 from experiments.training.ensemble_run import with_seeds
-from experiments.training.finished_runs import load_finished_run, named_runs, read_run_config
+from experiments.training.finished_runs import load_finished_run, read_run_config
 from experiments.training.identity import same_model
 from experiments.training.provenance import peak_memory, provenance
 from experiments.training.run_folder import Workdir
@@ -55,7 +60,9 @@ def main() -> None:
         return write_averages(*average_runs(FLAGS["from"].value))
     members = FLAGS.members or DEFAULT_MEMBERS
     sizes_from_flags(members)
-    run, workdir, console = prepare(functools.partial(with_seeds, count=members), members=members)
+    config, workdir = configure(members=members)
+    console = open_console()
+    run = prepare(config, with_seeds(config, members), workdir, console, members=members)
     with open_curves(run, workdir, console) as curves:
         train_by_flags(run, workdir, console, curves)
         run.write_models(workdir)
@@ -74,7 +81,7 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
         trained on another text.
     """
     _refuse_training_flags()
-    folders = named_runs(paths)
+    folders = _named_runs(paths)
     asked = sizes_from_flags(len(folders))
     configs = [read_run_config(folder) for folder in folders]
     workdir = default_workdir("mixture", *(folder.path.name for folder in folders))
@@ -89,9 +96,9 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
     console, given = join_hosts(), configs[0].vocabulary or configs[0].init_from
     corpus = load_corpus(read, load_model(folders[0].model) if given else None)
     valid, test, members = [], [], []
-    for folder in folders:
+    for folder, config in zip(folders, configs, strict=True):
         with console.status(f"evaluating {folder.path}"):
-            run = load_finished_run(folder, corpus)
+            run = load_finished_run(folder, config, corpus)
             valid.append(run.nll(corpus.valid))
             test.append(run.nll(corpus.test))
         # Independent of the current directory.
@@ -120,6 +127,16 @@ def _refuse_training_flags() -> None:
             "--from: the runs are trained, with settings of their own; leave out"
             f" --{', --'.join(refused)}"
         )
+
+
+def _named_runs(paths: list[str]) -> list[Workdir]:
+    """The folders named by `--from`, each once."""
+    if not paths:
+        raise InputError("--from: names no run; give folders, separated by commas")
+    resolved = [os.path.realpath(path) for path in paths]
+    if len(set(resolved)) < len(resolved):
+        raise InputError(f"--from={','.join(paths)}: a run is named twice; name each once")
+    return [Workdir(path) for path in paths]
 
 
 def _averaged(workdir: Workdir) -> list[Path] | None:

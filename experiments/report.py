@@ -73,4 +73,4 @@ def named(runs: Sequence[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    program.run(main, TAKES)
+    program.run(main)

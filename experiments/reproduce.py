@@ -137,10 +137,8 @@ def open_job(
     if not more:
         run = open_run(job.config, corpus, workdir, console)
         return run, functools.partial(summarize, run)
-    make_member_configs = functools.partial(with_seeds, count=job.count)
-    run = open_ensemble(
-        job.config, make_member_configs, corpus, mesh, workdir, console, None, **more
-    )
+    configs = with_seeds(job.config, job.count)
+    run = open_ensemble(job.config, configs, corpus, mesh, workdir, console, **more)
     return run, functools.partial(summarize_members, run)
 
 

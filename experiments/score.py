@@ -215,4 +215,4 @@ def print_scores(file: str, models: list[Model], text: text_scoring.Text, nll: n
 
 
 if __name__ == "__main__":
-    program.run(main, TAKES)
+    program.run(main)

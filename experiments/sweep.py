@@ -1,6 +1,5 @@
 """Trains a model for every combination of some rates: `python -m experiments.sweep --vary=…`."""
 
-import functools
 import itertools
 import statistics
 from typing import Any
@@ -13,7 +12,7 @@ from experiments.cli import program, training_flags
 from experiments.cli.config_flags import changes_from_flags
 from experiments.cli.ensemble_flags import prepare
 from experiments.cli.program import FLAGS
-from experiments.cli.training_flags import open_curves, train_by_flags
+from experiments.cli.training_flags import configure, open_console, open_curves, train_by_flags
 from experiments.reports.figures import write_picture
 from experiments.reports.run_figures import sweep_figure
 from experiments.reports.statistics import format_mean
@@ -43,8 +42,9 @@ def main() -> None:
         raise InputError("--sizes: a sweep averages no models; leave it out")
     grid, seeds = grid_from_flags(FLAGS.vary or []), FLAGS.members or 1
     vary = "+".join(f"{name}={'_'.join(map(str, grid[name]))}" for name in grid)
-    make_member_configs = functools.partial(configs_of_grid, grid=grid, seeds=seeds)
-    run, workdir, console = prepare(make_member_configs, vary=vary, members=seeds)
+    config, workdir = configure(vary=vary, members=seeds)
+    configs, console = configs_of_grid(config, grid, seeds), open_console()
+    run = prepare(config, configs, workdir, console, vary=vary, members=seeds)
     with open_curves(run, workdir, console) as curves:
         train_by_flags(run, workdir, console, curves)
     with console.status("evaluating"):
@@ -159,7 +159,8 @@ def write_comparison(summary: dict[str, Any], workdir: Workdir, console: Console
                 console.print(reason, soft_wrap=True)
     if summary["best"] is None:
         console.print(
-            "every setting had a model that diverged; try a lower learning rate or --clip_norm"
+            "every setting had a model that diverged; try a lower learning rate or --clip_norm",
+            soft_wrap=True,
         )
     else:
         console.print(f"best by validation: {_as_flags(summary['best'])}", soft_wrap=True)

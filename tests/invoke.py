@@ -106,7 +106,7 @@ def run(*flags: str, program: ModuleType = ptb, draw: bool = False) -> Outcome:
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as stop,
     ):
-        command_line.run(program.main, getattr(program, "TAKES", None))
+        command_line.run(program.main)
     command_line.FLAGS.unparse_flags()
     status = stop.value.code or 0
     assert isinstance(status, int)

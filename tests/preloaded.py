@@ -93,7 +93,7 @@ def _run_line(program: Any, line: list[str]) -> tuple[Any, str, str]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             with mock.patch.object(sys, "argv", line):
-                command_line.run(program.main, getattr(program, "TAKES", None))
+                command_line.run(program.main)
         except SystemExit as stop:
             status = stop.code or 0
     command_line.FLAGS.unparse_flags()

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks.contenders import OURS, Contender, choose_contenders
-from experiments.benchmarks.step_times import compare_step_times
+from experiments.benchmarks.step_times import Quartiles, compare_step_times
 from experiments.reports.figures import label_values, legend_outside, line_styles, panels
-from experiments.training.turns import Quartiles
 from zaremba_jax.config import Config, override
 
 # The values of each setting in the scaling curves; all others stay as configured.

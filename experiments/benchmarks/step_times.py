@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks.contenders import Contender
-from experiments.training.turns import Turn, quartiles, take_turns
+from experiments.training.turns import Turn, take_turns
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import Config
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
@@ -26,11 +26,24 @@ _SQUARE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}  # large enough for the full r
 Seconds = Float[np.ndarray, " rounds"]
 
 
+class Quartiles(NamedTuple):
+    """A median and the spread around it."""
+
+    lower: float
+    median: float
+    upper: float
+
+
 class Product(NamedTuple):
     """A repeated matrix product to time: its operations in all, and what runs them."""
 
     flops: float
     run: Turn
+
+
+def quartiles(values: Seconds) -> Quartiles:
+    """The 25th, 50th and 75th percentile."""
+    return Quartiles(*np.quantile(values, (0.25, 0.5, 0.75)).tolist())
 
 
 def compare_step_times(

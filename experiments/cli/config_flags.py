@@ -11,11 +11,11 @@ from zaremba_jax.limits import Setting
 from zaremba_jax.presets import PRESETS
 
 # The settings that flags give; fingerprints follow from files that other flags name.
-_FLAGS = [
-    name
+_FLAGS = {
+    name: setting
     for name, setting in settings().items()
     if name != "name" and (setting.choices or setting.kind is not str)
-]
+}
 
 flags.disclaim_key_flags()  # --help lists them among the flags of the program
 
@@ -33,8 +33,7 @@ def define_config_flags() -> None:
     """Defines `--config`, and a flag for each setting, which overrides the preset's value."""
     with flag_group("preset"):
         flags.DEFINE_enum("config", "quick", list(PRESETS), "the paper's models, quick, or awd")
-    for name in _FLAGS:
-        setting = settings()[name]
+    for name, setting in _FLAGS.items():
         with flag_group(TRAINING if name == "seed" else _GROUPS[setting.section]):
             _define_setting(name, setting)
 

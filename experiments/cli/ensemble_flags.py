@@ -1,6 +1,5 @@
 """Flags of the programs that train many models, and the ensemble that they describe."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,10 +11,10 @@ from experiments.cli.help import flag_group
 from experiments.cli.initial_model import initial_model
 from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus
-from experiments.cli.training_flags import begin, configure, open_console, with_kernel
+from experiments.cli.training_flags import begin, with_kernel
 from experiments.training.ensemble_run import EnsembleRun, default_at_once, new_ensemble
 from experiments.training.run_folder import Workdir
-from zaremba_jax.config import Config
+from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
 from zaremba_jax.model import Model
@@ -60,42 +59,33 @@ def at_once_on(mesh: Mesh, config: Config, corpus: Corpus, members: int) -> int:
 
 
 def prepare(
-    make_member_configs: Callable[[Config], list[Config]], **more: Any
-) -> tuple[EnsembleRun, Workdir, Console]:
-    """The ensemble that the flags describe, its folder, and the console.
+    config: Config, configs: list[Config], workdir: Workdir, console: Console, **more: Any
+) -> EnsembleRun:
+    """The ensemble that the flags describe, resumed if its folder holds it.
 
-    `make_member_configs` makes the configurations of all members from one; the folder keeps `more`
-    besides the configuration.
+    A member has each of `configs`, all made from `config`, which the folder keeps with `more`.
     """
-    config, workdir = configure(**more)
-    console = open_console()
     mesh, initial = make_mesh(jax.devices(), FLAGS.data_parallel), initial_model(config)
     corpus = load_corpus(config, initial)
-    run = open_ensemble(
-        config, make_member_configs, corpus, mesh, workdir, console, initial, **more
-    )
-    return run, workdir, console
+    return open_ensemble(config, configs, corpus, mesh, workdir, console, initial, **more)
 
 
 def open_ensemble(
     config: Config,
-    make_member_configs: Callable[[Config], list[Config]],
+    configs: list[Config],
     corpus: Corpus,
     mesh: Mesh,
     workdir: Workdir,
     console: Console,
-    initial: Model | None,
+    initial: Model | None = None,
     **more: Any,
 ) -> EnsembleRun:
-    """The ensemble that the flags describe, resumed if its folder holds it; see `prepare`.
-
-    All members start from the parameters of `initial`, if that is given.
-    """
-    members = len(make_member_configs(config))
+    """As `prepare`, on a text; all members go on from the parameters of `initial`, if given."""
+    members = len(configs)
     at_once = at_once_on(mesh, config, corpus, members)
     resolved, kernel = with_kernel(config, corpus, workdir, console, min(at_once, members))
     run = new_ensemble(
-        make_member_configs(resolved),
+        [override(member, kernel=resolved.compute.kernel) for member in configs],
         corpus,
         at_once,
         mesh,

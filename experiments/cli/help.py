@@ -41,11 +41,16 @@ def flags_of(main: Callable[..., None]) -> list[str]:
     return [name for name in names if name not in getattr(module, "REFUSED", ())]
 
 
-def print_help(main: Callable[..., None], takes: str | None) -> None:
+def taken_by(main: Callable[..., None]) -> str | None:
+    """The arguments that a program takes besides flags, as `FILE` or `RUN...`; None for none."""
+    return getattr(sys.modules[main.__module__], "TAKES", None)
+
+
+def print_help(main: Callable[..., None]) -> None:
     """Prints what a program is for, and its flags; settings with the values of `--config`."""
     console, names = Terminal(), flags_of(main)
     module = sys.modules[main.__module__]
-    console.print(" ".join(filter(None, ("usage:", _command(module), "[flags]", takes))))
+    console.print(" ".join(filter(None, ("usage:", _command(module), "[flags]", taken_by(main)))))
     console.print(f"\n{str(module.__doc__).strip().partition(':')[0]}.", soft_wrap=True)
     preset = to_dict(PRESETS[str(FLAGS["config"].value)]) if "config" in names else {}
     groups: dict[str, list[str]] = {}

@@ -16,7 +16,7 @@ from zaremba_jax.config import Config, ModelConfig, override
 from zaremba_jax.data.encoding import Encoding
 from zaremba_jax.data.text_files import Piece, content_hash
 from zaremba_jax.errors import InputError
-from zaremba_jax.model import Model
+from zaremba_jax.model import Model, param_shapes
 
 _SIZES = (
     *("cell", "layers", "hidden_size", "embedding_size", "output_size"),
@@ -72,13 +72,7 @@ def initial_model(config: Config) -> Model | None:
 
 
 def _check_sizes(given: ModelConfig, wanted: ModelConfig) -> None:
-    def shape(model: ModelConfig) -> tuple[object, ...]:
-        return (
-            *(model.cell, model.features, model.layer_sizes),
-            *(model.second_bias, model.tie_weights),
-        )
-
-    if shape(given) == shape(wanted):
+    if param_shapes(given, 1) == param_shapes(wanted, 1):
         return
     differing = {
         name: (getattr(given, name), getattr(wanted, name))

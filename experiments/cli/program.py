@@ -13,7 +13,7 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
-from experiments.cli.help import about_unknown_flag, print_help
+from experiments.cli.help import about_unknown_flag, print_help, taken_by
 from experiments.cli.program_names import version
 from experiments.cli.terminal import Terminal, silence, write_aside, write_out
 from experiments.endings import ctrl_c
@@ -86,30 +86,30 @@ def _flag_of(path: Path) -> str | None:
     return None
 
 
-def run(main: Callable[..., None], takes: str | None = None) -> None:
+def run(main: Callable[..., None]) -> None:
     """Parses the command line and runs `main`; what the user can mend ends in one line.
 
     The status is 2 for a mistake in what was asked for, 1 for what this machine refuses: a full
     disk, or too little memory on the device or the host; a `ProgramEndError` brings its own.
     Anything else is a fault of the program and keeps its traceback.
 
-    `main` gets the arguments that are not flags: none; or, as `takes` says, one (`FILE`), or one or
-    more (`RUN...`).
+    `main` gets the arguments that are not flags: none; or, as `TAKES` of its module says, one
+    (`FILE`), or one or more (`RUN...`).
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names need not be valid text
             stream.reconfigure(errors="backslashreplace")
     ctrl_c.make_ready()
     try:
-        _run(main, takes)
+        _run(main)
     finally:
         if ctrl_c.has_come() and not isinstance(sys.exception(), SystemExit):
             fail("interrupted", ctrl_c.STATUS)
 
 
-def _run(main: Callable[..., None], takes: str | None) -> None:
+def _run(main: Callable[..., None]) -> None:
     try:
-        app.run(lambda argv: main(*argv[1:]), flags_parser=functools.partial(_parse, main, takes))
+        app.run(lambda argv: main(*argv[1:]), flags_parser=functools.partial(_parse, main))
     except KeyboardInterrupt:
         fail("interrupted", ctrl_c.STATUS)
     except ProgramEndError as end:
@@ -145,7 +145,7 @@ def _platform_problem() -> str | None:
     return None
 
 
-def _parse(main: Callable[..., None], takes: str | None, argv: list[str]) -> list[str]:
+def _parse(main: Callable[..., None], argv: list[str]) -> list[str]:
     rest, problem = argv, ""
     try:
         rest = FLAGS(argv)
@@ -156,7 +156,7 @@ def _parse(main: Callable[..., None], takes: str | None, argv: list[str]) -> lis
     except SystemExit:  # after --helpfull, with status 1
         sys.exit(0)
     if FLAGS["help"].value:
-        print_help(main, takes)
+        print_help(main)
         sys.exit(0)
     if FLAGS["version"].value:
         write_out(version())
@@ -166,10 +166,10 @@ def _parse(main: Callable[..., None], takes: str | None, argv: list[str]) -> lis
     _refuse_numbers_without_use()
     if FLAGS["verbosity"].using_default_value:  # no progress messages from libraries
         FLAGS.verbosity = logging.WARNING
-    arguments, name = rest[1:], (takes or "").removesuffix("...")
+    arguments, takes = rest[1:], taken_by(main)
     if takes is None and arguments:
         fail(f"{arguments[0]!r} is not a flag; see --help")
-    if takes is not None and (not arguments or (takes == name and len(arguments) > 1)):
+    if takes and (not arguments or (len(arguments) > 1 and not takes.endswith("..."))):
         prefix = f"{' '.join(arguments)}: " if arguments else ""
         fail(f"{prefix}give {takes} besides the flags; see --help")
     return rest

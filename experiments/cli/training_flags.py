@@ -188,7 +188,7 @@ def begin(run: Run, workdir: Workdir, config: Config, console: Console, **more: 
     print_run(run, console)
     resume(run, workdir, console)
     clear_after(workdir.checkpoints, run.step)
-    workdir.create(config, **more)
+    workdir.write_config(config, **more)
     if config.compute.kernel == "auto":
         write_json(workdir.kernel, run.kernel)
 

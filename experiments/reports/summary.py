@@ -170,7 +170,7 @@ def summarize_members(
 def member_records(run: EnsembleRun, valid: MemberNLL, test: MemberNLL) -> list[dict[str, Any]]:
     """The seed of every member with its perplexities, or with the reason for its exclusion."""
     return [
-        {"seed": run.seed(member), "excluded": run.journal.excluded.get(str(member))}
+        {"seed": run.seed(member), "excluded": run.journal.excluded.get(member)}
         | (
             member_record(valid[member], test[member]) | chosen_epochs(run, member)
             if member in run.live

@@ -18,9 +18,9 @@ class NonFiniteLossError(ProgramEndError, ArithmeticError):
     `reasons` say why each model diverged, by seed.
     """
 
-    def __init__(self, problem: str, reasons: Mapping[int, str] | None = None, *, seed: int = 0):
+    def __init__(self, problem: str, reasons: Mapping[int, str]):
         super().__init__(f"{problem}; {_REMEDY}")
-        self.reasons = reasons or {seed: str(self)}
+        self.reasons = reasons
 
 
 def first_problem(

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 
 from experiments.training import resumption
@@ -18,7 +18,6 @@ from experiments.training.run import (
     Run,
     decided_rates,
     next_windows,
-    on_every_device,
     rate_of_epoch,
     training_windows,
     windows_trained,
@@ -42,7 +41,7 @@ from zaremba_jax.parallel.members import (
     members_that_fit,
     train_members,
 )
-from zaremba_jax.parallel.mesh import MEMBER, fetch
+from zaremba_jax.parallel.mesh import MEMBER, REPLICATED, fetch
 from zaremba_jax.train import better_of
 
 
@@ -57,7 +56,6 @@ class EnsembleRun(Run):
     mesh: Mesh  # of all devices
     console: Console  # gets a line for each member that diverges
     kernel: dict[str, Any] = dataclasses.field(default_factory=dict)
-    window_averages: dict[str, float] = dataclasses.field(default_factory=dict)
     config: Config = dataclasses.field(init=False)
     journal: Journal = dataclasses.field(init=False)
 
@@ -114,12 +112,6 @@ class EnsembleRun(Run):
         shapes = [state.rnn_state[0].hidden.shape for state in self.state]
         return {"chunks": [shape[0] for shape in shapes], "streams": shapes[0][1]}
 
-    def host_buffers(self, saved: dict[str, Any]) -> Any:
-        return tuple(
-            resumption.host_buffers(self.state[0], (size,), saved["streams"])
-            for size in saved["chunks"]
-        )
-
     def cut(self, stored: Any) -> tuple[TrainState, ...]:
         """As for `Run`; the last member pads the last chunk."""
         together = jax.tree.map(lambda *chunks: np.concatenate(chunks), *stored)
@@ -144,7 +136,7 @@ class EnsembleRun(Run):
             "words_per_second": words_per_second(self, windows),
         }
 
-    def train(self, count: int) -> dict[int, float]:
+    def train(self, count: int) -> tuple[dict[int, float], dict[str, float]]:
         """As for `Run`; a member that diverges is excluded from then on."""
         first, per_epoch = self.step, len(self.windows)
         stats, finite = self._train_chunks(next_windows(self, count))
@@ -152,8 +144,8 @@ class EnsembleRun(Run):
         for member in self.live:
             if problem := first_problem(nll[member], finite[member], first, per_epoch):
                 self._exclude(member, problem)
-        self.window_averages = averages(jax.tree.map(lambda x: x[self.live], stats))
-        return {member: float(nll[member].sum()) for member in self.live}
+        of_live = jax.tree.map(lambda x: x[self.live], stats)
+        return {member: float(nll[member].sum()) for member in self.live}, averages(of_live)
 
     def _train_chunks(self, windows: jax.Array) -> tuple[WindowStatistics, np.ndarray]:
         """Statistics of each window and whether all parameters are finite, row by member."""
@@ -180,10 +172,9 @@ class EnsembleRun(Run):
         self.journal.exclude(member, reason)
         message = f"member {member} (seed {self.seed(member)}): {reason}"
         if not self.live:
-            excluded = self.journal.excluded
             raise NonFiniteLossError(
                 f"{message}, the last of {self.members} members",
-                {self.seed(index): excluded[str(index)] for index in range(self.members)},
+                {self.seed(index): self.journal.excluded[index] for index in range(self.members)},
             )
         self.console.print(f"{message}; excluded from here on", soft_wrap=True)
 
@@ -218,14 +209,9 @@ class EnsembleRun(Run):
         }
 
     def keep_best(self) -> None:
-        improved = [
-            member in self.live and self.journal.has_improved(member)
-            for member in range(self.members)
-        ]
+        improved = np.array([self.journal.has_improved(member) for member in range(self.members)])
         self.state = tuple(
-            dataclasses.replace(
-                state, best=better_of(state.model, state.best, np.array(improved)[members])
-            )
+            dataclasses.replace(state, best=better_of(state.model, state.best, improved[members]))
             for state, members in zip(self.state, self.chunk_indices, strict=True)
         )
 
@@ -297,5 +283,5 @@ def new_ensemble(
     text = training_windows(config, corpus)
     seeds = [config.seed for config in configs]
     states = init_chunks(config, len(corpus.vocabulary), seeds, at_once, mesh, params)
-    loader = WindowLoader(text, on_every_device(mesh), resident)
+    loader = WindowLoader(text, NamedSharding(mesh, REPLICATED), resident)
     return EnsembleRun(configs, corpus, loader, states, mesh, console)

@@ -1,7 +1,5 @@
 """Finished runs of one model, found again by their folders."""
 
-import os
-
 from rich.console import Console
 
 from experiments.training.resumption import resume
@@ -27,13 +25,12 @@ def read_run_config(workdir: Workdir) -> Config:
         ) from None
 
 
-def load_finished_run(workdir: Workdir, corpus: Corpus) -> SingleRun:
-    """The finished run of one model in a folder.
+def load_finished_run(workdir: Workdir, config: Config, corpus: Corpus) -> SingleRun:
+    """The finished run in a folder, of a configuration from `read_run_config`.
 
     Raises:
       InputError: it was trained on another text, is unfinished, or lacks intact checkpoints.
     """
-    config = read_run_config(workdir)
     if workdir.summary.exists() and not workdir.checkpoints.exists():
         raise InputError(
             f"{workdir.path}: holds the record of a finished run without its checkpoints; name the"
@@ -48,13 +45,3 @@ def load_finished_run(workdir: Workdir, corpus: Corpus) -> SingleRun:
             " again to finish it, or leave it out"
         )
     return run
-
-
-def named_runs(paths: list[str]) -> list[Workdir]:
-    """The folders named by `--from`, each once."""
-    if not paths:
-        raise InputError("--from: names no run; give folders, separated by commas")
-    resolved = [os.path.realpath(path) for path in paths]
-    if len(set(resolved)) < len(resolved):
-        raise InputError(f"--from={','.join(paths)}: a run is named twice; name each once")
-    return [Workdir(path) for path in paths]

@@ -90,7 +90,8 @@ class EpochFiles:
 
 
 def sync_history(workdir: Workdir) -> None:
-    """Has the system put the lines on the disk, before a checkpoint counts on them."""
-    for path in workdir.histories[1:] if jax.process_index() == 0 else ():
-        with naming(path), path.open("rb") as file:
+    """Has the system put the copy's lines on the disk, before a checkpoint counts on them."""
+    _, copy = workdir.histories
+    if jax.process_index() == 0:
+        with naming(copy), copy.open("rb") as file:
             os.fsync(file.fileno())

@@ -23,8 +23,8 @@ class Journal:
     history: Records = dataclasses.field(default_factory=list)  # one per epoch
     # Of the process that trained last: `provenance` and `peak_memory`.
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
-    # Why a model diverged, by its index, which JSON makes a string.
-    excluded: dict[str, str] = dataclasses.field(default_factory=dict)
+    # Why a model diverged, by its index.
+    excluded: dict[int, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self._extent = Extent()
@@ -44,7 +44,8 @@ class Journal:
             seconds=record["seconds"],
             history=history,
             provenance=record.get("provenance", {}),  # older ones do not tell
-            excluded=record.get("excluded", {}),
+            # JSON makes a string of an index.
+            excluded={int(index): why for index, why in record.get("excluded", {}).items()},
         )
 
     def record(self) -> dict[str, Any]:
@@ -55,11 +56,11 @@ class Journal:
     @property
     def live(self) -> list[int]:
         """The models that have not diverged."""
-        return [index for index in range(len(self.epoch_nll)) if str(index) not in self.excluded]
+        return [index for index in range(len(self.epoch_nll)) if index not in self.excluded]
 
     def exclude(self, index: int, reason: str) -> None:
         """Leaves a model out from now on."""
-        self.excluded[str(index)] = reason
+        self.excluded[index] = reason
         self.epoch_nll[index] = 0.0
 
     def add_windows(self, nll: Mapping[int, float], seconds: float) -> None:
@@ -78,7 +79,7 @@ class Journal:
         return self._estimates[index]
 
     def has_improved(self, index: int) -> bool:
-        """Whether a model's last estimate is better than all before."""
+        """Whether a model's last estimate is better than all before; not if it diverged."""
         return self._improved[index]
 
     def end_epoch(self, metrics: Mapping[str, Any], evaluation_seconds: float) -> None:
@@ -93,7 +94,7 @@ class Journal:
         self._extent = self._extent.with_lines(line_of(record))
         estimate = record["valid_perplexity_estimate"]
         for index, value in enumerate(record.get("valid_perplexity_estimates", [estimate])):
+            self._improved[index] = value is not None and value < self._best[index]
             if value is not None:
                 self._estimates[index].append(value)
-                self._improved[index] = value < self._best[index]
                 self._best[index] = min(value, self._best[index])

@@ -84,10 +84,11 @@ def train(
         deferred_signals() as first_signal,
     ):
         while not is_finished(run):
-            so_far, record, texts = train_chunk(run, chunk), None, []
+            averages, so_far = train_chunk(run, chunk)
+            record, texts = None, []
             workdir.require_held()  # before anything is written that would make another
             display.windows(so_far)
-            curves.windows(run.step, run.window_averages, so_far)
+            curves.windows(run.step, averages, so_far)
             if run.step % len(run.windows) == 0:
                 record = finish_epoch(run)
                 epoch_files.add(record)
@@ -115,14 +116,14 @@ def say(console: Console, lines: Iterable[str]) -> None:
         console.print(line, soft_wrap=True)
 
 
-def train_chunk(run: Run, chunk: int) -> dict[str, Any]:
-    """Trains on the next windows, at most to the epoch's end; returns its metrics so far."""
+def train_chunk(run: Run, chunk: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Trains on the next windows, at most to the epoch's end; returns averages and metrics."""
     started = time.monotonic()
     epoch, window = position(run)
     count = min(chunk, len(run.windows) - window)
-    nll = run.train(count)
+    nll, averages = run.train(count)
     run.journal.add_windows(nll, time.monotonic() - started)
-    return run.metrics(epoch + 1, window + count)
+    return averages, run.metrics(epoch + 1, window + count)
 
 
 def finish_epoch(run: Run) -> dict[str, Any]:

@@ -5,7 +5,7 @@ On other devices, the saved state is read to the host and split again.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from experiments.training.run import Run, is_finished, position
 from experiments.training.run_folder import Workdir
 from zaremba_jax import checkpoint
 from zaremba_jax.array_types import TrainState
-from zaremba_jax.config import to_dict
+from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.errors import InputError
+from zaremba_jax.train import init_train_state
 
 # An epoch's end is saved if the last save is longer ago than this many times what it took.
 _SAVE_TIME_MULTIPLE = 20
@@ -77,8 +78,9 @@ def resume(
 
     def make_template(record: dict[str, Any]) -> Any:
         _require_checkpoint_of(run, record, workdir)
-        same_layout = record["layout"] == run.layout
-        return run.state if same_layout else run.host_buffers(record["layout"])
+        if record["layout"] == run.layout:
+            return run.state
+        return host_buffers(run.config, len(run.corpus.vocabulary), record["layout"])
 
     restored = restore(workdir.checkpoints, make_template)
     if restored is None:
@@ -127,28 +129,26 @@ def _require_checkpoint_of(run: Run, record: dict[str, Any], workdir: Workdir) -
         )
 
 
-def host_buffers(state: TrainState, members: tuple[int, ...], streams: int) -> Any:
-    """Host buffers for a state that was saved with other axes, its key as raw data.
+def host_buffers(config: Config, vocabulary_size: int, layout: Mapping[str, Any]) -> Any:
+    """Host buffers for the state in a checkpoint, its key as raw data.
 
     Args:
-      state: the state of the present run.
-      members: the leading axis of the saved state, empty for a run of one model.
-      streams: the streams of its batch, padding included.
+      config: of the run; its models have states of the same shapes.
+      vocabulary_size: the number of different tokens.
+      layout: `Run.layout` when it was saved, as the checkpoint's record has it.
     """
+    config = override(config, batch_size=layout["streams"])  # padding included
 
-    def plain(state: TrainState) -> Any:
+    def start() -> TrainState:
+        state = init_train_state(config, vocabulary_size)
         return dataclasses.replace(state, key=jax.random.key_data(state.key))
 
-    shapes = jax.eval_shape(plain, state)
-    skipped = len(members)
+    shapes = jax.eval_shape(start)
 
-    def room(x: jax.ShapeDtypeStruct, *axes: int) -> np.ndarray:
-        return np.empty((*members, *axes, *x.shape[skipped + len(axes) :]), x.dtype)
+    def room(*members: int) -> Any:
+        return jax.tree.map(lambda x: np.empty((*members, *x.shape), x.dtype), shapes)
 
-    return dataclasses.replace(
-        jax.tree.map(room, shapes),
-        rnn_state=jax.tree.map(lambda x: room(x, streams), shapes.rnn_state),
-    )
+    return tuple(map(room, layout["chunks"])) if "chunks" in layout else room()
 
 
 def cut(stored: Any, like: TrainState, batch: int) -> TrainState:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.training.journal import Journal
 from experiments.training.run_folder import Workdir
@@ -36,7 +35,6 @@ class Run(Protocol):
     state: Any  # on the device
     journal: Journal  # what the host keeps beside it
     kernel: dict[str, Any]  # how the kernel was chosen, from `choose_kernel`
-    window_averages: dict[str, float]  # `averages` of the windows last trained on
 
     @property
     def step(self) -> int:
@@ -58,19 +56,16 @@ class Run(Protocol):
         """How the state is split over the devices, as far as that decides its shape."""
         ...
 
-    def host_buffers(self, saved: dict[str, Any]) -> Any:
-        """Host buffers for a state that was saved with another layout."""
-        ...
-
     def cut(self, stored: Any) -> Any:
         """The state read into `host_buffers`, in this run's layout, on its devices."""
         ...
 
-    def train(self, count: int) -> dict[int, float]:
+    def train(self, count: int) -> tuple[dict[int, float], dict[str, float]]:
         """Trains on the next windows, and checks the result.
 
         Returns:
-          For each live model, the sum of the mean nats per token of these windows.
+          For each live model, the sum of the mean nats per token of these windows, and
+          their `curves.averages`.
 
         Raises:
           NonFiniteLossError: no model is left whose losses and parameters are finite.
@@ -195,8 +190,3 @@ def training_windows(config: Config, corpus: Corpus) -> TextWindows:
         count_predictions(ids)
     train, seed = config.train, config.seed if config.train.random_offset else None
     return TextWindows(corpus.train, train.batch_size, train.unroll, seed)
-
-
-def on_every_device(mesh: Mesh) -> NamedSharding:
-    """A sharding that replicates over all devices of a mesh, other hosts' included."""
-    return NamedSharding(mesh, PartitionSpec())

@@ -90,10 +90,10 @@ class Workdir:
             )
 
     def read_config(self) -> tuple[Config, dict[str, Any]]:
-        """What `create` wrote: the configuration, and the settings besides it.
+        """What `write_config` wrote: the configuration, and the settings besides it.
 
         Raises:
-          OSError, ValueError, TypeError: the file is missing or is not what `create` wrote.
+          OSError, ValueError, TypeError: the file is missing or is not what `write_config` wrote.
         """
         flat = read_json_object(self.config)
         more = {name: flat.pop(name) for name in flat.keys() - settings().keys()}
@@ -122,9 +122,8 @@ class Workdir:
                 " name its new place with --workdir, and give the same command again"
             )
 
-    def create(self, config: Config, **more: Any) -> None:
-        """Locks the directory and writes `config.json`; arguments as for `refuse_another_run`."""
-        self.hold()
+    def write_config(self, config: Config, **more: Any) -> None:
+        """Writes `config.json`; arguments as for `refuse_another_run`."""
         write_json(self.config, to_dict(config) | more)
 
     def member(self, seed: int) -> Path:

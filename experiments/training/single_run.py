@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from experiments.training import resumption
 from experiments.training.curves import averages
@@ -17,7 +17,6 @@ from experiments.training.run import (
     Run,
     decided_rates,
     next_windows,
-    on_every_device,
     position,
     rate_of_epoch,
     training_windows,
@@ -34,7 +33,7 @@ from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.model import Model
 from zaremba_jax.parallel.data_parallel import init_data_parallel, train_data_parallel
-from zaremba_jax.parallel.mesh import fetch, make_mesh
+from zaremba_jax.parallel.mesh import REPLICATED, fetch, make_mesh
 from zaremba_jax.train import all_finite, better_of, init_train_state, train_windows
 
 
@@ -49,7 +48,6 @@ class SingleRun(Run):
     mesh: Mesh | None = None
     journal: Journal = dataclasses.field(default_factory=lambda: Journal([0.0]))
     kernel: dict[str, Any] = dataclasses.field(default_factory=dict)
-    window_averages: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self.all_configs = [self.config]
@@ -70,9 +68,6 @@ class SingleRun(Run):
     def layout(self) -> dict[str, Any]:
         """The streams of the batch, padding included."""
         return {"streams": self.state.rnn_state[0].hidden.shape[0]}
-
-    def host_buffers(self, saved: dict[str, Any]) -> Any:
-        return resumption.host_buffers(self.state, (), saved["streams"])
 
     def cut(self, stored: Any) -> TrainState:
         return resumption.cut(stored, self.state, self.config.train.batch_size)
@@ -96,7 +91,7 @@ class SingleRun(Run):
         workdir.require_held()
         write_model(workdir.model, self.model())
 
-    def train(self, count: int) -> dict[int, float]:
+    def train(self, count: int) -> tuple[dict[int, float], dict[str, float]]:
         first, per_epoch = self.step, len(self.windows)
         chunk = next_windows(self, count)
         rates = {name: values[0] for name, values in decided_rates(self, [0]).items()} or None
@@ -112,9 +107,8 @@ class SingleRun(Run):
         stats = jax.tree.map(lambda x: np.asarray(x, np.float64), stats)
         finite = bool(all_finite(self.state.params))
         if problem := first_problem(stats.nll, finite, first, per_epoch):
-            raise NonFiniteLossError(problem, seed=self.config.seed)
-        self.window_averages = averages(stats)
-        return {0: float(stats.nll.sum())}
+            raise NonFiniteLossError(problem, {self.config.seed: problem})
+        return {0: float(stats.nll.sum())}, averages(stats)
 
     def metrics(self, epoch: int, windows: int) -> dict[str, Any]:
         return {
@@ -133,10 +127,8 @@ class SingleRun(Run):
         estimate = perplexity(text_nll(model, self.corpus.valid, EVALUATION_STREAMS))
         if not np.isfinite(estimate):
             epoch, _ = position(self)
-            raise NonFiniteLossError(
-                f"the validation perplexity became {estimate} after epoch {epoch}",
-                seed=self.config.seed,
-            )
+            problem = f"the validation perplexity became {estimate} after epoch {epoch}"
+            raise NonFiniteLossError(problem, {self.config.seed: problem})
         return {"valid_perplexity_estimate": estimate}
 
 
@@ -172,5 +164,5 @@ def new_run(
         return SingleRun(config, corpus, WindowLoader(text, resident=resident), state)
     mesh = make_mesh(devices, data_parallel)
     state = init_data_parallel(config, len(corpus.vocabulary), mesh, params)
-    loader = WindowLoader(text, on_every_device(mesh), resident)
+    loader = WindowLoader(text, NamedSharding(mesh, REPLICATED), resident)
     return SingleRun(config, corpus, loader, state, mesh)

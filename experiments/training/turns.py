@@ -2,25 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 Turn = Callable[[], None]  # does the work once, and returns when the device is done
-
-
-class Quartiles(NamedTuple):
-    """A median and the spread around it."""
-
-    lower: float
-    median: float
-    upper: float
-
-
-def quartiles(values: Float[np.ndarray, " rounds"]) -> Quartiles:
-    """The 25th, 50th and 75th percentile."""
-    return Quartiles(*np.quantile(values, (0.25, 0.5, 0.75)).tolist())
 
 
 def take_turns(turns: Mapping[str, Turn], rounds: int) -> dict[str, Float[np.ndarray, " rounds"]]:

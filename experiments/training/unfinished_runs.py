@@ -20,7 +20,6 @@ from zaremba_jax.interop.model_file import assemble, named_arrays
 from zaremba_jax.model import Model
 from zaremba_jax.optimizer import best_epoch
 from zaremba_jax.presets import from_dict
-from zaremba_jax.train import init_train_state
 
 _MOST_TRIES = 10
 
@@ -104,13 +103,7 @@ def _buffers(config: Config, record: dict[str, Any], workdir: Workdir) -> Any:
             f"{workdir.path}: is not finished, and an earlier version saved it, without its"
             " vocabulary; give its command again to finish it"
         )
-    layout = record["layout"]
-    size = len(record["vocabulary"]["words"])
-    state = jax.eval_shape(lambda: init_train_state(config, size))
-    if "chunks" not in layout:
-        return host_buffers(state, (), layout["streams"])
-    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
-    return tuple(host_buffers(stacked, (size,), layout["streams"]) for size in layout["chunks"])
+    return host_buffers(config, len(record["vocabulary"]["words"]), record["layout"])
 
 
 def _as_chunks(state: Any) -> Sequence[TrainState]:

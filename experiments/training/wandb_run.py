@@ -48,8 +48,9 @@ class WandbRun:
         path = self._workdir.wandb_id
         known = path.read_text(errors="replace").strip() if path.exists() else ""
         if not known:
-            write_text(path, secrets.token_hex(4) + "\n")
-        return known or path.read_text().strip()
+            known = secrets.token_hex(4)
+            write_text(path, f"{known}\n")
+        return known
 
     def points(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)

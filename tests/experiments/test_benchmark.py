@@ -23,7 +23,7 @@ from rich.console import Console
 
 from experiments.benchmarks import contenders, jax_peers, own_process, torch_peer
 from experiments.benchmarks.contenders import Contender, has_papers_layout
-from experiments.benchmarks.step_times import largest_products, step_flops
+from experiments.benchmarks.step_times import largest_products, quartiles, step_flops
 from experiments.training import turns
 from zaremba_jax.array_types import ModelParams, SoftmaxParams
 from zaremba_jax.config import override
@@ -366,7 +366,7 @@ def test_turns_are_timed_one_by_one(monkeypatch):
 
 
 def test_quartiles_of_a_known_sample():
-    assert turns.quartiles(np.array([5, 1, 2, 4, 3])) == (2, 3, 4)
+    assert quartiles(np.array([5, 1, 2, 4, 3])) == (2, 3, 4)
 
 
 def test_memory_of_a_process_of_its_own_counts_what_it_held():

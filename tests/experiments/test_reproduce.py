@@ -191,7 +191,8 @@ def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
 
 def test_sweep_among_the_records_is_called_so(tmp_path):
     workdir = Workdir(tmp_path / "swept")
-    workdir.create(SMALL, vary="dropout=0.0_0.5", members=1)
+    workdir.hold()
+    workdir.write_config(SMALL, vary="dropout=0.0_0.5", members=1)
     workdir.summary.write_text('{"settings": [], "best": null}')
     with pytest.raises(ValueError, match="swept: holds a sweep, not a run; leave it out"):
         records.read_records(tmp_path)

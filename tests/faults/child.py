@@ -37,7 +37,7 @@ def run(name: str, flags: tuple[str, ...], folder: Path, befalls: Misfortune) ->
     sys.argv = [name, *flags]
     program = importlib.import_module(name)
     try:
-        command_line.run(program.main, getattr(program, "TAKES", None))
+        command_line.run(program.main)
     except Exception as error:  # multiprocessing would put a line of its own before it
         sys.excepthook(type(error), error, error.__traceback__)
         sys.exit(1)

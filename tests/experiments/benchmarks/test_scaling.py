@@ -2,7 +2,7 @@ import pytest
 
 from experiments.benchmarks import scaling
 from experiments.benchmarks.scaling import scaling_figure
-from experiments.training.turns import Quartiles
+from experiments.benchmarks.step_times import Quartiles
 from zaremba_jax.errors import InputError
 from zaremba_jax.presets import QUICK
 

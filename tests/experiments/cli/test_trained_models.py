@@ -20,7 +20,8 @@ def folder(tmp_path_factory):
     for seed in (3, 4):
         write_model(Workdir(folder / "ensemble").member(seed), make(seed))
     for name in ("unfinished", "record"):
-        Workdir(folder / name).create(QUICK)
+        (folder / name).mkdir()
+        Workdir(folder / name).write_config(QUICK)
     write_json(Workdir(folder / "record").summary, {})
     write_model(Workdir(folder / "other").model, make(vocabulary=Vocabulary(("a", "b"))))
     return folder

@@ -56,9 +56,9 @@ def test_curves_are_of_the_members_that_have_not_diverged(monkeypatch):
         return states, statistics.replace(nll=statistics.nll.at[1, 0].set(jnp.nan))
 
     monkeypatch.setattr(ensemble_run, "train_members", diverging)
-    nll = run.train(2)
+    nll, averages = run.train(2)
     assert run.live == [0]
-    assert run.window_averages["loss/train_nats"] == pytest.approx(nll[0] / 2)
+    assert averages["loss/train_nats"] == pytest.approx(nll[0] / 2)
 
 
 def test_models_that_stay_on_a_device_are_told_from_those_trained_together():

@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.training.ensemble_run import EnsembleRun, new_ensemble, with_seeds
+from experiments.training.resumption import host_buffers
 from experiments.training.single_run import SingleRun
 from zaremba_jax.checkpoint import restore, save
 from zaremba_jax.config import override
@@ -43,7 +44,7 @@ def through_a_checkpoint(run, other, folder):
     """The state of a run, saved and restored in the layout of another run."""
     assert run.layout != other.layout
     save(folder, 1, run.state, {"layout": run.layout})
-    restored = restore(folder, lambda record: other.host_buffers(record["layout"]))
+    restored = restore(folder, lambda record: host_buffers(CONFIG, 7, record["layout"]))
     assert restored is not None
     return other.cut(restored.state)
 

@@ -23,16 +23,18 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-def test_create_makes_the_folder_and_its_parents_and_writes_every_setting(tmp_path):
+def test_run_makes_its_folder_and_parents_and_writes_every_setting(tmp_path):
     workdir = Workdir(tmp_path / "runs" / "one")
-    workdir.create(QUICK)
+    workdir.hold()
+    workdir.write_config(QUICK)
     assert read_json(workdir.config) == to_dict(QUICK)
     assert list(content(tmp_path / "runs" / "one")) == ["config.json"]
-    workdir.create(QUICK)
+    workdir.hold()
+    workdir.write_config(QUICK)
     workdir.refuse_another_run(QUICK)
 
 
-def test_nothing_is_made_before_create(tmp_path):
+def test_nothing_is_made_before_the_folder_is_held(tmp_path):
     Workdir(tmp_path / "absent").refuse_another_run(QUICK)
     assert not (tmp_path / "absent").exists()
 
@@ -40,7 +42,7 @@ def test_nothing_is_made_before_create(tmp_path):
 def test_folder_that_was_replaced_since_it_was_held_is_refused(tmp_path):
     workdir = Workdir(tmp_path / "run")
     workdir.require_held()
-    workdir.create(QUICK)
+    workdir.hold()
     workdir.require_held()
     workdir.path.rename(tmp_path / "moved")
     with pytest.raises(InputError, match="run: was moved or removed while"):
@@ -54,7 +56,7 @@ def test_folder_of_other_things_can_take_a_run(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir(parents=True)  # of a lost folder
     Workdir(tmp_path).refuse_another_run(QUICK)
-    Workdir(tmp_path).create(QUICK)
+    Workdir(tmp_path).hold()
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -82,13 +84,13 @@ def test_folder_whose_name_is_no_text_is_refused(tmp_path):
 
 def test_same_run_may_have_more_epochs_or_fewer(tmp_path):
     workdir = Workdir(tmp_path)
-    workdir.create(QUICK)
+    workdir.write_config(QUICK)
     workdir.refuse_another_run(override(QUICK, epochs=99))
 
 
 def test_check_names_every_differing_field_with_both_values_and_no_other(tmp_path):
     workdir = Workdir(tmp_path)
-    workdir.create(override(QUICK, dropout=0.5, layers=3))
+    workdir.write_config(override(QUICK, dropout=0.5, layers=3))
     with pytest.raises(ValueError, match="holds a run of another configuration") as error:
         workdir.refuse_another_run(QUICK)
     assert (
@@ -172,8 +174,10 @@ def test_folder_that_another_process_trains_in_is_refused_until_that_ends(folder
 
 @pytest.mark.usefixtures("no_locks")
 def test_folder_on_a_file_system_without_locks_takes_a_run(tmp_path):
-    Workdir(tmp_path / "run").create(QUICK)
-    assert read_json(tmp_path / "run" / "config.json") == to_dict(QUICK)
+    workdir = Workdir(tmp_path / "run")
+    workdir.hold()
+    workdir.write_config(QUICK)
+    assert read_json(workdir.config) == to_dict(QUICK)
 
 
 def test_check_refuses_a_file(tmp_path):
