@@ -90,24 +90,25 @@ def configure() -> Config:
             raise InputError(f"--{name}={path}: is not in an existing folder; name one")
         if path:
             refuse_to_replace(name, Path(path), "of an earlier benchmark", is_own)
-    if FLAGS.scaling and not can_draw():
-        raise InputError(
-            f"--scaling={FLAGS.scaling}: needs matplotlib;"
-            " pip install 'zaremba-jax[plots]', or leave it out"
-        )
-    if FLAGS.scaling and Path(FLAGS.scaling).suffix not in _FIGURE_SUFFIXES:
-        raise InputError(
-            f"--scaling={FLAGS.scaling}: is not a picture; end its name in"
-            f" {', '.join(_FIGURE_SUFFIXES)}"
-        )
     if FLAGS.scaling:
-        try:
-            refuse_scales(config)
-        except InputError as error:
-            raise InputError(
-                f"--scaling={FLAGS.scaling}: varies one size at a time, but {error}"
-            ) from None
+        _refuse_scaling(FLAGS.scaling, config)
     return config
+
+
+def _refuse_scaling(path: str, config: Config) -> None:
+    """Refuses a path of `--scaling` or sizes of which no picture can come."""
+    if not can_draw():
+        raise InputError(
+            f"--scaling={path}: needs matplotlib; pip install 'zaremba-jax[plots]', or leave it out"
+        )
+    if Path(path).suffix not in _FIGURE_SUFFIXES:
+        raise InputError(
+            f"--scaling={path}: is not a picture; end its name in {', '.join(_FIGURE_SUFFIXES)}"
+        )
+    try:
+        refuse_scales(config)
+    except InputError as error:
+        raise InputError(f"--scaling={path}: varies one size at a time, but {error}") from None
 
 
 def is_results(path: Path) -> bool:

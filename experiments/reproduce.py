@@ -1,7 +1,6 @@
 """Reproduces the paper's Penn Treebank table: `python -m experiments.reproduce --rows=small`."""
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -71,8 +70,11 @@ def main() -> None:
     results.mkdir(parents=True, exist_ok=True)
     for config, averaged in zip(rows, sizes, strict=True):
         corpus = load_corpus(config)
+        left = jobs_left(config, corpus, mesh, folder, results, console)
         kept: list[int] = []
-        for _ in train_row(config, corpus, mesh, folder, results, console):
+        for job in (None, *left):  # once before the first: all may be trained already
+            if job is not None:
+                train_job(job, corpus, mesh, folder, results, console)
             mixtures = jobs.mix(config, corpus, folder, averaged, read_records(results))
             kept = jobs.write_mixtures(results, config, mixtures)
             write_table(results, Console(quiet=True))  # printed once, at the end
@@ -87,13 +89,10 @@ def main() -> None:
     console.print(f"all results are in {results}", soft_wrap=True)
 
 
-def train_row(
+def jobs_left(
     config: Config, corpus: Corpus, mesh: Mesh, folder: Path, results: Path, console: Console
-) -> Iterator[None]:
-    """Trains and records the models of a configuration that have no record yet.
-
-    Yields before the first job, and after each.
-    """
+) -> list[jobs.Job]:
+    """What to train of a configuration; says what no average will include, or that all is done."""
     seeds, records = num_models_from_flags(config), read_records(results)
     at_most = at_once_on(mesh, config, corpus, seeds) * mesh.shape[MEMBER]
     left = jobs.remaining_jobs(config, seeds, records, folder, at_most)
@@ -110,21 +109,25 @@ def train_row(
             " afresh, name another folder with --results",
             soft_wrap=True,
         )
-    yield
-    for job in left:
-        console.print(f"{job.name}:", soft_wrap=True)
-        workdir = Workdir(folder / job.name)
-        run, summary_of = open_job(job, corpus, mesh, workdir, console)
-        try:
-            with open_curves(run, workdir, console) as curves:
-                train_by_flags(run, workdir, console, curves)
-                with console.status("evaluating"):
-                    summary = jobs.record_job(run, summary_of, workdir, results)
-                curves.results(run.step, summary.get("mixtures", [summary])[-1])
-        except NonFiniteLossError as error:  # of one model, or of an ensemble's last
-            console.print(f"left out: {error}", soft_wrap=True)
-            jobs.record_diverged(error.reasons, workdir, results)
-        yield
+    return left
+
+
+def train_job(
+    job: jobs.Job, corpus: Corpus, mesh: Mesh, folder: Path, results: Path, console: Console
+) -> None:
+    """Trains the models of a job, and records them."""
+    console.print(f"{job.name}:", soft_wrap=True)
+    workdir = Workdir(folder / job.name)
+    run, summary_of = open_job(job, corpus, mesh, workdir, console)
+    try:
+        with open_curves(run, workdir, console) as curves:
+            train_by_flags(run, workdir, console, curves)
+            with console.status("evaluating"):
+                summary = jobs.record_job(run, summary_of, workdir, results)
+            curves.results(run.step, summary.get("mixtures", [summary])[-1])
+    except NonFiniteLossError as error:  # of one model, or of an ensemble's last
+        console.print(f"left out: {error}", soft_wrap=True)
+        jobs.record_diverged(error.reasons, workdir, results)
 
 
 def open_job(

@@ -16,7 +16,7 @@ from experiments.cli.training_flags import configure, open_console, open_curves,
 from experiments.reports.figures import write_picture
 from experiments.reports.run_figures import sweep_figure
 from experiments.reports.statistics import format_mean
-from experiments.reports.summary import member_records
+from experiments.reports.summary import member_records, setting_perplexities
 from experiments.training.ensemble_run import EnsembleRun, with_seeds
 from experiments.training.environment import environment
 from experiments.training.run_folder import Workdir
@@ -116,7 +116,7 @@ def summarize_sweep(
     validated = {
         index: statistics.mean(figures)
         for index, line in enumerate(lines)
-        if (figures := perplexities(line, "valid"))
+        if (figures := setting_perplexities(line, "valid"))
     }
     best = min(validated, key=validated.__getitem__, default=None)
     return {
@@ -133,14 +133,6 @@ def summarize_sweep(
     }
 
 
-def perplexities(line: dict[str, Any], split: str) -> list[float]:
-    """The perplexities of a combination's models; empty if one of them diverged."""
-    members = line["members"]
-    if any(member["excluded"] for member in members):
-        return []
-    return [member[f"{split}_perplexity"] for member in members]
-
-
 def write_comparison(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
     """Writes the summary and the picture, and prints the table and the best setting."""
     write_json(workdir.summary, summary)
@@ -149,7 +141,8 @@ def write_comparison(summary: dict[str, Any], workdir: Workdir, console: Console
         table.add_column(title, justify="right")
     for line in summary["settings"]:
         cells = [f"{value:g}" for value in line["setting"].values()]
-        table.add_row(*cells, *(_cell(perplexities(line, split)) for split in ("valid", "test")))
+        figures = (setting_perplexities(line, split) for split in ("valid", "test"))
+        table.add_row(*cells, *map(_cell, figures))
     console.print(table)
     for line in summary["settings"]:
         for member in line["members"]:

@@ -160,25 +160,15 @@ def validation_nll(params: ModelParams, text: Windows) -> Scalar:
     return jax.lax.scan(read, state, text)[1].mean()
 
 
-def choose(valid: np.ndarray) -> int | None:
-    """The index of the candidate with the lowest perplexity, averaged over seeds' best epochs.
-
-    `valid` are perplexities, [candidates, seeds, epochs]. None if every candidate has a seed that
-    was not finite after some epoch.
-    """
-    finite = np.isfinite(valid).all(axis=(1, 2))
-    if not finite.any():
-        return None
-    return int(np.where(finite, valid.min(axis=2).mean(axis=1), np.inf).argmin())
-
-
 def choose_and_test(
     candidates: list[dict[str, float]],
     valid: np.ndarray,
     best: Any,
     test_perplexity: Callable[[ModelParams], float],
 ) -> dict[str, Any]:
-    """Chooses a candidate, and reads the test text with that one only.
+    """Chooses by the mean of seeds' best epochs, and reads the test text with that candidate only.
+
+    None is chosen that has a seed whose perplexity was not finite after some epoch.
 
     Args:
       candidates: the rates of each.
@@ -188,12 +178,13 @@ def choose_and_test(
 
     Returns:
       `candidates` with the rates, the validation perplexity, and how many seeds
-      `diverged`; the index of the `chosen` one; its validation `curves` by seed and
+      `diverged`; the index of the `chosen` one, if any; its validation `curves` by seed and
       epoch; its `test` perplexity by seed.
     """
     diverged = (~np.isfinite(valid)).any(axis=2).sum(axis=1).tolist()
     lowest = valid.min(axis=2).mean(axis=1).tolist()
-    chosen, tests = choose(valid), []
+    finite = [index for index, lost in enumerate(diverged) if not lost]
+    chosen, tests = min(finite, key=lowest.__getitem__, default=None), []
     for seed in range(0 if chosen is None else valid.shape[1]):
         params = jax.tree.map(lambda x, seed=seed: x[chosen, seed], best)
         tests.append(test_perplexity(params))

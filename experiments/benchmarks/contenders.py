@@ -84,8 +84,8 @@ BUILDERS: dict[str, Callable[..., Turn]] = {
     "pallas": functools.partial(build_ours, kernel="pallas"),
     "flax": build_linen,
     "nnx": build_nnx,
-    "torch": functools.partial(build_torch, vocabulary=PTB_VOCABULARY_SIZE),
-    "torch-compile": functools.partial(build_torch, vocabulary=PTB_VOCABULARY_SIZE, compiled=True),
+    "torch": build_torch,
+    "torch-compile": functools.partial(build_torch, compiled=True),
     "cudnn": build_cudnn,
 }
 

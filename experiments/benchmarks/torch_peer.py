@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.training.turns import Turn
 from zaremba_jax.config import Config
+from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.errors import InputError
 
 
@@ -21,7 +22,7 @@ def check_torch(_: Config) -> None:
         )
 
 
-def build_model(config: Config, vocabulary: int) -> Any:
+def build_model(config: Config) -> Any:
     """A `torch.nn.Module` with random parameters, on a GPU if torch sees one.
 
     From a window and a state (None for zeros) it computes the loss, summed over time and
@@ -35,9 +36,9 @@ def build_model(config: Config, vocabulary: int) -> Any:
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.encoder = torch.nn.Embedding(vocabulary, size)
+            self.encoder = torch.nn.Embedding(PTB_VOCABULARY_SIZE, size)
             self.rnn = torch.nn.LSTM(size, size, config.model.layers, dropout=rate)
-            self.decoder = torch.nn.Linear(size, vocabulary)
+            self.decoder = torch.nn.Linear(size, PTB_VOCABULARY_SIZE)
             self.dropout = torch.nn.Dropout(rate)
 
         def forward(self, window, state):
@@ -69,9 +70,7 @@ def refusals_of_torch() -> Iterator[None]:
 
 
 @refusals_of_torch()
-def build_torch(
-    config: Config, windows: np.ndarray, vocabulary: int, compiled: bool = False
-) -> Turn:
+def build_torch(config: Config, windows: np.ndarray, compiled: bool = False) -> Turn:
     """`torch.nn.LSTM` with its own dropout between layers; bfloat16 by autocast.
 
     Builder and turn raise `InputError` if torch cannot run this here. `compiled` sends the forward
@@ -80,7 +79,7 @@ def build_torch(
     import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_float32_matmul_precision("high")  # TF32 on NVIDIA, as jax multiplies by default
-    model = build_model(config, vocabulary)
+    model = build_model(config)
     forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.SGD(model.parameters(), config.train.learning_rate, fused=True)
     device = model.decoder.weight.device

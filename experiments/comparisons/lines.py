@@ -10,7 +10,7 @@ from rich.table import Table
 
 from experiments.ablations.methods import METHODS
 from experiments.reports.records import Record, model_name
-from experiments.reports.summary import format_mixture
+from experiments.reports.summary import format_mixture, setting_perplexities
 from zaremba_jax.config import to_dict
 
 TITLES = ("run", "model", "seed", "epochs", "training", "validation", "test")
@@ -103,33 +103,31 @@ def lines_of_mixtures(name: str, summary: dict[str, Any]) -> list[Line]:
 
 def lines_of_sweep(name: str, summary: dict[str, Any], history: list[dict[str, Any]]) -> list[Line]:
     """A line per combination of a sweep's rates; without figures if a model of it diverged."""
+    validation, training = (
+        [list(curve) for curve in zip(*(epoch[key] for epoch in history), strict=True)]
+        for key in ("valid_perplexity_estimates", "train_perplexities")
+    )
     lines, start = [], 0
     for setting in summary["settings"]:
         members = setting["members"]
-        of_setting, start = slice(start, start + len(members)), start + len(members)
+        own, start = slice(start, start + len(members)), start + len(members)
         rates = ", ".join(f"{rate} {value:g}" for rate, value in setting["setting"].items())
-        diverged = any(member["excluded"] for member in members)
-        finals = [
-            "diverged" if diverged else format_range([m[f"{split}_perplexity"] for m in members])
-            for split in ("valid", "test")
-        ]
-        curves = [
-            []
-            if diverged
-            else [list(x) for x in zip(*(h[key][of_setting] for h in history), strict=True)]
-            for key in ("valid_perplexity_estimates", "train_perplexities")
-        ]
+        valid, test = (setting_perplexities(setting, split) for split in ("valid", "test"))
         cells = {
             "run": f"{name}, {rates}",
             "seed": ", ".join(str(member["seed"]) for member in members),
             "epochs": f"{len(history)} of {summary['config']['epochs']}",
-            "validation": finals[0],
-            "test": finals[1],
+            "validation": format_range(valid) or "diverged",
+            "test": format_range(test) or "diverged",
             "device": summary["device"],
         }
-        settings = summary["config"] | setting["setting"] | {"seed": cells["seed"]}
-        validation, training = curves
-        lines.append(Line(cells=cells, settings=settings, validation=validation, training=training))
+        line = Line(
+            cells=cells,
+            settings=summary["config"] | setting["setting"] | {"seed": cells["seed"]},
+            validation=validation[own] if valid else [],
+            training=training[own] if valid else [],
+        )
+        lines.append(line)
     return lines
 
 

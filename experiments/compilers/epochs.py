@@ -40,7 +40,7 @@ def compile_epoch(config: Config, target: Target) -> jax.stages.Compiled:
     state, windows = _placed(SingleDeviceSharding(device), (state, _windows(config)))
     with lowering_for(device):
         lowered = train_windows.lower(config, state, windows)
-    return lowered.compile(compiler_options=dict(target.compiler_options))
+    return lowered.compile(compiler_options=target.compiler_options)
 
 
 def lowering_for(device: Any) -> AbstractContextManager[Any]:
@@ -57,7 +57,7 @@ def compile_members(
     states = jax.tree.map(_placed, specs, jax.eval_shape(start))
     windows = _placed(NamedSharding(mesh, PartitionSpec()), _windows(config))
     lowered = train_members.lower(config, states, windows, mesh)
-    return lowered.compile(compiler_options=dict(target.compiler_options))
+    return lowered.compile(compiler_options=target.compiler_options)
 
 
 def _windows(config: Config) -> jax.ShapeDtypeStruct:
@@ -96,10 +96,7 @@ def profile_epoch(compiled: jax.stages.Compiled, target: Target) -> EpochProfile
 
     def kernels_per_step(loop: hlo.Loop) -> float:
         kernels = program.kernels(loop.body, scalars=target.scalar_kernels)
-        body = program.computations[loop.body]
-        # A pass may hold several time steps, each with one product.
-        steps = sum(bool(program.flops(kernel, body)) for kernel in kernels)
-        return len(kernels) / steps
+        return len(kernels) / len(products(program, loop))  # a pass may hold several time steps
 
     forward, backward = (
         max(kernels_per_step(loop) for loop in loops if is_backward(loop) == wanted)
@@ -121,15 +118,13 @@ def is_backward(loop: hlo.Loop) -> bool:
 
 def time_loops(program: hlo.Program) -> list[hlo.Loop]:
     """The loops over time steps: those inside the epoch's loop that have matrix products."""
-    return [
-        loop
-        for loop in program.loops()
-        if loop.outer
-        and any(
-            program.flops(kernel, program.computations[loop.body])
-            for kernel in program.kernels(loop.body)
-        )
-    ]
+    return [loop for loop in program.loops() if loop.outer and products(program, loop)]
+
+
+def products(program: hlo.Program, loop: hlo.Loop) -> list[Instruction]:
+    """The kernels of a pass of a loop that have matrix products: over time, one for each step."""
+    body = program.computations[loop.body]
+    return [kernel for kernel in program.kernels(loop.body) if program.flops(kernel, body)]
 
 
 def largest_copy(program: hlo.Program, loop: hlo.Loop) -> int:
@@ -179,15 +174,19 @@ def profile_ensemble(
     compiled = {size: compile_members(config, target, size, mesh) for size in set(chunks)}
     programs = {size: hlo.parse(executable.as_text()) for size, executable in compiled.items()}
     memory = {size: memory_of(executable) for size, executable in compiled.items()}
-    held = sum(memory[size].argument_size_in_bytes for size in chunks)
-    beside = max(  # the results may take the arguments' buffers
-        m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
+    # A chunk's states are what its results replace; the text beside them serves all chunks.
+    states = sum(memory[size].alias_size_in_bytes for size in chunks)
+    beside = max(
+        m.argument_size_in_bytes
+        + m.output_size_in_bytes
+        + m.temp_size_in_bytes
+        - 2 * m.alias_size_in_bytes
         for m in memory.values()
     )
     return EnsembleProfile(
         members=resident,
         at_once=at_once,
-        device_bytes=held + beside,
+        device_bytes=states + beside,
         collectives=programs[max(chunks)].collectives(),
         epoch_seconds=sum(roofline_seconds(programs[size], target) for size in chunks),
     )

@@ -43,10 +43,6 @@ device_description_str: "NVIDIA H200"
 """
 
 
-class MissingCompilerError(InputError):
-    """The compiler for a target is not installed."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
     """One accelerator: how to compile for it, and its peak performance."""
@@ -55,7 +51,7 @@ class Target:
     package: str  # the module that contains the compiler
     requirement: str  # what to pip-install for it, with jax's version left open
     devices: Callable[[int], list[Any]]  # makes those of a slice of a given size
-    compiler_options: tuple[tuple[str, str], ...] = ()  # pairs of an XLA option and its value
+    compiler_options: dict[str, str] = dataclasses.field(default_factory=dict)  # of XLA
     peak_flops: dict[str, float]  # operations per second in matrix products, by precision
     memory_bytes: int  # of a device
     memory_bandwidth: float  # bytes per second between the chip and its memory
@@ -118,7 +114,7 @@ TARGETS = {
             package="jax_cuda12_plugin",
             requirement="jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version}",
             devices=_h200,
-            compiler_options=(("xla_gpu_autotune_level", "0"),),  # no device to time kernels on
+            compiler_options={"xla_gpu_autotune_level": "0"},  # no device to time kernels on
             # NVIDIA's H200 data sheet, SXM: 1,979 TFLOP/s in BFLOAT16 and 989 in TF32 with
             # sparsity, half of that without; XLA multiplies float32 as TF32 by default.
             peak_flops={"bfloat16": 989.5e12, "float32": 494.5e12},
@@ -138,11 +134,8 @@ def devices_of(target: Target, count: int = 1) -> list[Any]:
     """The devices of a slice of a target, to compile for.
 
     Raises:
-      MissingCompilerError: its compiler is not installed.
-      InputError: there is no slice of that size.
+      InputError: its compiler is not installed, or there is no slice of that size.
     """
     if not target.installed:
-        raise MissingCompilerError(
-            f"{target.name}: its compiler is not installed; {target.install_command}"
-        )
+        raise InputError(f"{target.name}: its compiler is not installed; {target.install_command}")
     return target.devices(count)

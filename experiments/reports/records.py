@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import operator
 import os
 import statistics
@@ -30,7 +31,7 @@ class Record:
     history: list[dict[str, Any]]  # one record per epoch
     more: dict[str, Any] = dataclasses.field(default_factory=dict)  # settings besides `config`
 
-    @property
+    @functools.cached_property
     def model(self) -> Config:
         """The configuration as reduced by `canonical_config`."""
         return canonical_config(self.config)
@@ -155,6 +156,12 @@ def read_record(workdir: Workdir) -> Record:
         )
         record.check()
     return record
+
+
+def records_of(config: Config, records: list[Record]) -> list[Record]:
+    """The records of a configuration's model, whatever its seed."""
+    model = canonical_config(config)
+    return [record for record in records if record.model == model]
 
 
 def by_seed(records: list[Record]) -> dict[int, tuple[float, float]]:

@@ -185,6 +185,13 @@ def member_record(valid: np.ndarray, test: np.ndarray) -> dict[str, float]:
     return {"valid_perplexity": perplexity(valid), "test_perplexity": perplexity(test)}
 
 
+def setting_perplexities(setting: dict[str, Any], split: str) -> list[float]:
+    """Those of the models of a sweep's combination; empty if one of them diverged."""
+    if any(member["excluded"] for member in setting["members"]):
+        return []
+    return [member[f"{split}_perplexity"] for member in setting["members"]]
+
+
 def format_mixture(mixture: dict[str, Any], split: str, digits: int) -> str:
     """A perplexity, with the standard deviation over subsets if there are several."""
     spread = mixture[f"{split}_spread"] if mixture["subsets"] > 1 else None

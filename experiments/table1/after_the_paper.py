@@ -4,7 +4,7 @@ import re
 import statistics
 from typing import NamedTuple
 
-from experiments.reports.records import Record, by_seed
+from experiments.reports.records import Record, by_seed, records_of
 from experiments.reports.statistics import format_mean
 from zaremba_jax.presets import AWD, PAPER_PERPLEXITIES
 
@@ -43,14 +43,15 @@ PUBLISHED = (
 def after_the_paper(records: list[Record]) -> list[list[str]]:
     """Table cells: what is published and the runs of `awd`, by falling test perplexity."""
     rows = [(p.test, _cells(p)) for p in PUBLISHED]
-    models = {r.model: r for r in records if r.model.name == AWD.name and r.perplexities}
-    for model, first in models.items():
-        figures = by_seed([record for record in records if record.model == model]).values()
-        valid, test = zip(*figures, strict=True)
-        parameters = first.summary.get("parameters")  # which the record of an ensemble lacks
-        size = "" if parameters is None else f"{parameters / 1e6:.1f} M"
-        seeds = f", {len(figures)} seeds" if len(figures) > 1 else ""
-        name = re.sub(r"-seeds?\d+(-\d+)?$", "", first.name)
+    models = dict.fromkeys(r.model for r in records if r.model.name == AWD.name and r.perplexities)
+    for model in models:
+        runs = records_of(model, records)
+        valid, test = zip(*by_seed(runs).values(), strict=True)
+        # The record of an ensemble lacks it.
+        sizes = [run.summary["parameters"] for run in runs if "parameters" in run.summary]
+        size = f"{sizes[0] / 1e6:.1f} M" if sizes else ""
+        seeds = f", {len(test)} seeds" if len(test) > 1 else ""
+        name = re.sub(r"-seeds?\d+(-\d+)?$", "", runs[0].name)
         cells = [name, size, format_mean(valid), format_mean(test), f"here{seeds}"]
         rows.append((statistics.mean(test), cells))
     return [cells for _, cells in sorted(rows, key=lambda row: -row[0])]

@@ -15,7 +15,7 @@ from experiments.reports.figures import (
     line_styles,
     panels,
 )
-from experiments.reports.records import Record, by_seed, model_name
+from experiments.reports.records import Record, by_seed, model_name, records_of
 from experiments.reports.run_figures import draw_paper, draw_sizes
 from experiments.reports.statistics import deviation
 from zaremba_jax.config import override
@@ -34,7 +34,7 @@ def table1_figure(records: list[Record], mixtures: dict[str, dict[str, Any]]) ->
         color = style["color"]
         for precision, line in (("bfloat16", "--"), ("float32", "-")):
             model = override(PRESETS[preset], precision=precision)
-            of_model = [record for record in records if record.model == model]
+            of_model = records_of(model, records)
             _draw_model(left, right, of_model, mixtures, color=color, linestyle=line)
         valid, test = ({size: pair[split] for size, pair in paper.items()} for split in (0, 1))
         left.axhline(valid[1], color=color, linestyle=OF_PAPER["linestyle"])

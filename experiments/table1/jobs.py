@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.reports.records import Record, model_name
+from experiments.reports.records import Record, by_seed, model_name, records_of
 from experiments.reports.summary import sizes_for, summarize_mixtures
 from experiments.training.environment import environment
-from experiments.training.identity import canonical_config, same_model
+from experiments.training.identity import canonical_config
 from experiments.training.run import Run
 from experiments.training.run_folder import Workdir, shortened
 from experiments.training.written_files import write_arrays, write_json, write_text
@@ -88,7 +88,7 @@ def started_jobs(config: Config, folder: Path) -> list[Job]:
 
 def recorded_seeds(config: Config, records: list[Record]) -> set[int]:
     """The seeds of a configuration that have records, including those that diverged."""
-    return {seed for r in records if same_model(r.config, config) for seed in r.seeds}
+    return {seed for record in records_of(config, records) for seed in record.seeds}
 
 
 def seeds_without_nll(config: Config, seeds: int, records: list[Record], folder: Path) -> list[int]:
@@ -97,8 +97,8 @@ def seeds_without_nll(config: Config, seeds: int, records: list[Record], folder:
     Arguments as for `remaining_jobs`.
     """
     wanted = range(config.seed, config.seed + seeds)
-    recorded = {seed for r in records if same_model(r.config, config) for seed in r.perplexities}
-    return sorted(recorded.intersection(wanted) - read_nll(config, folder, records).keys())
+    recorded = by_seed(records_of(config, records)).keys()
+    return sorted((recorded & wanted) - read_nll(config, folder, records).keys())
 
 
 def record_job(run: Run, summary_of: SummaryOf, workdir: Workdir, results: Path) -> dict[str, Any]:
@@ -160,10 +160,9 @@ def read_nll(
                 " evaluate it again"
             ) from None
     recorded: dict[int, list[float]] = {}
-    for record in records:
-        if same_model(record.config, config):
-            for seed, (_, test) in record.perplexities.items():
-                recorded.setdefault(seed, []).append(test)
+    for record in records_of(config, records):
+        for seed, (_, test) in record.perplexities.items():
+            recorded.setdefault(seed, []).append(test)
 
     def is_of_a_record(seed: int, test: np.ndarray) -> bool:
         # A GPU gives other digits than a CPU; another model differs by far more.

@@ -13,7 +13,7 @@ from rich.table import Table
 from experiments.cli.outputs import refuse_to_replace
 from experiments.reports.figures import write_picture
 from experiments.reports.markdown import table
-from experiments.reports.records import Record, by_seed, model_name, read_records
+from experiments.reports.records import Record, by_seed, model_name, read_records, records_of
 from experiments.reports.statistics import format_change, format_mean
 from experiments.reports.summary import format_mixture
 from experiments.table1.after_the_paper import LEGEND, TITLES, after_the_paper
@@ -111,11 +111,13 @@ def table_lines(records: list[Record], mixtures: Mixtures) -> list[Line]:
 
     `mixtures` are the records of `jobs.mix`, by name of the model.
     """
-    other_precision = [override(PRESETS[name], precision="bfloat16") for name in PAPER_PERPLEXITIES]
-    measured = [model for model in other_precision if any(r.model == model for r in records)]
-    models = [PRESETS[name] for name in PAPER_PERPLEXITIES] + measured
-    models.sort(key=lambda model: list(PAPER_PERPLEXITIES).index(model.name))
-    return [line for model in models for line in _lines(model, records, mixtures)]
+    lines = []
+    for name in PAPER_PERPLEXITIES:
+        lines += _lines(PRESETS[name], records, mixtures)
+        rounded = override(PRESETS[name], precision="bfloat16")
+        if records_of(rounded, records):
+            lines += _lines(rounded, records, mixtures)
+    return lines
 
 
 def markdown_page(
@@ -153,7 +155,7 @@ def print_page(console: Console, lines: list[Line], others: list[list[str]]) -> 
 
 
 def _lines(model: Config, records: list[Record], mixtures: Mixtures) -> list[Line]:
-    runs = [record for record in records if record.model == model and record.perplexities]
+    runs = [run for run in records_of(model, records) if run.perplexities]
     mixed = mixtures.get(model_name(model), {"mixtures": [], "seeds": []})
     measured = {mixture["members"]: mixture for mixture in mixed["mixtures"]}
     paper = PAPER_PERPLEXITIES[model.name]
@@ -162,15 +164,16 @@ def _lines(model: Config, records: list[Record], mixtures: Mixtures) -> list[Lin
     lines = []
     for size in sorted({1, *expected, *measured}):
         figures = [f"{figure:.1f}" for figure in paper.get(size, ())] or ["", ""]
+        fields = _single(runs) if size == 1 else _mixture(measured.get(size), mixed["seeds"], runs)
         line = Line(
             model=model_name(model),
             averaged=size,
             paper_valid=figures[0],
             paper_test=figures[1],
             tensorflow=f"{min(others):.1f} to {max(others):.1f}" if size == 1 else "",
+            **fields,
         )
-        fields = _single(runs) if size == 1 else _mixture(measured.get(size), mixed["seeds"], runs)
-        lines.append(dataclasses.replace(line, **fields))
+        lines.append(line)
     return lines
 
 
@@ -226,10 +229,7 @@ def other_choices(records: list[Record], mixtures: Mixtures) -> list[list[str]]:
     for name, model in sorted(others.items()):
         preset = override(PRESETS[model.name], precision=model.compute.precision)
         preset = PRESETS[model.name] if model == preset else preset
-        own, base = (
-            by_seed([record for record in records if record.model == config])
-            for config in (model, preset)
-        )
+        own, base = (by_seed(records_of(config, records)) for config in (model, preset))
         cells = [name]
         for split in (0, 1):
             figures, of_base = ([pair[split] for pair in x.values()] for x in (own, base))

@@ -328,6 +328,13 @@ def test_ensemble_of_awd_has_a_row_without_a_size():
     assert [row[1] for row in after_the_paper(runs) if row[-1] == "here"] == [""]
 
 
+def test_size_of_awd_is_told_by_any_of_its_records():
+    (single,), (ensemble,) = held(0, config=AWD), held(1, config=AWD)
+    single.summary["parameters"] = 24_000_000
+    for runs in ([single, ensemble], [ensemble, single]):
+        assert [row[1] for row in after_the_paper(runs) if row[-1] == "here, 2 seeds"] == ["24.0 M"]
+
+
 def test_boards_show_the_final_perplexities(folder, monkeypatch):
     shown = []
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -101,6 +101,6 @@ def test_sweep_without_a_best_setting_leaves_no_model_of_fewer_epochs(folder, mo
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # nothing is drawn
     assert run(*flags).status == 0
     assert list((folder / "sweep" / "members").iterdir())
-    monkeypatch.setattr(sweep, "perplexities", lambda line, split: [])
+    monkeypatch.setattr(sweep, "setting_perplexities", lambda setting, split: [])
     assert run(*flags).status == 0
     assert not list((folder / "sweep" / "members").iterdir())

@@ -80,6 +80,9 @@ def test_members_that_memory_does_not_hold_at_once_are_trained_in_turn_and_fit()
     profile = profile_ensemble(CONFIG, small, members=4, devices=1)
     assert (profile.members, profile.at_once) == (4, 2)
     assert 4 * 4 * PARAMETERS < profile.device_bytes < small.memory_bytes
+    alone = profile_ensemble(CONFIG, small, members=2, devices=1)  # with the text, as all four
+    more = profile.device_bytes - alone.device_bytes
+    assert more == pytest.approx(4 * 2 * PARAMETERS, rel=0.02)
 
 
 @pytest.mark.compilers

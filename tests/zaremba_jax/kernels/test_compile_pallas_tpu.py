@@ -55,7 +55,7 @@ def compile_loops(chip, config, precision, members):
     run = forward_backward if members == 1 else jax.vmap(forward_backward)
     with lowering_for(device):
         lowered = jax.jit(run).lower(*arguments)
-    return hlo.parse(lowered.compile(dict(FAMILY.compiler_options)).as_text())
+    return hlo.parse(lowered.compile(FAMILY.compiler_options).as_text())
 
 
 def kernels_of(program, computation):
