@@ -135,13 +135,13 @@ def open_job(
 ) -> tuple[Run, jobs.SummaryOf]:
     """The run of a job, resumed if its folder holds it, and what makes its summary."""
     # A run of one model uses one process's devices; an ensemble of one uses those of all.
-    more = {"members": job.count} if job.count > 1 or jax.process_count() > 1 else {}
-    workdir.refuse_another_run(job.config, **more)
-    if not more:
+    if job.count == 1 and jax.process_count() == 1:
+        workdir.refuse_another_run(job.config)
         run = open_run(job.config, corpus, workdir, console)
         return run, functools.partial(summarize, run)
+    workdir.refuse_another_run(job.config, members=job.count)
     configs = with_seeds(job.config, job.count)
-    run = open_ensemble(job.config, configs, corpus, mesh, workdir, console, **more)
+    run = open_ensemble(job.config, configs, corpus, mesh, workdir, console, members=job.count)
     return run, functools.partial(summarize_members, run)
 
 

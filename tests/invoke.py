@@ -3,13 +3,14 @@
 import contextlib
 import csv
 import dataclasses
-import io
 import json
 import os
+import pkgutil
 import random
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -18,12 +19,10 @@ from unittest import mock
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import pytest
 from matplotlib.figure import Figure
-from preloaded import ROOT, call, run_lines
+from preloaded import ROOT, call, run_line, run_lines
 
 from experiments import ptb
-from experiments.cli import program as command_line
 from zaremba_jax.array_types import TrainState
 from zaremba_jax.checkpoint import restore
 from zaremba_jax.config import override
@@ -48,6 +47,7 @@ WINDOWS = 119  # per epoch of the text of `write_texts`
 CHUNK = 17  # divides an epoch, so that only one program is compiled
 SINGLE = tuple(f"--chunk={CHUNK}" if f.startswith("--chunk") else f for f in FLAGS)
 MEMBERS = (*SINGLE, "--members=3", "--sizes=1,2")  # for experiments.ensemble
+SWEPT = tuple(f for f in SINGLE if not f.startswith("--dropout"))  # for experiments.sweep
 # What differs between two runs of the same settings by its nature.
 OF_ITS_TIME = {
     *("seconds", "words_per_second", "date", "command"),
@@ -97,20 +97,18 @@ def run(*flags: str, program: ModuleType = ptb, draw: bool = False) -> Outcome:
 
     Learning curves take a third of a short run; they are drawn only where a test asks for it.
     """
-    out, err = io.StringIO(), io.StringIO()
     drawn = draw or program is not ptb
-    with (
-        contextlib.nullcontext() if drawn else mock.patch.object(Figure, "savefig"),
-        mock.patch.object(sys, "argv", [program.__name__, *flags]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as stop,
-    ):
-        command_line.run(program.main)
-    command_line.FLAGS.unparse_flags()
-    status = stop.value.code or 0
-    assert isinstance(status, int)
-    return Outcome(status, out.getvalue(), err.getvalue())
+    with contextlib.nullcontext() if drawn else mock.patch.object(Figure, "savefig"):
+        return Outcome(*run_line(program, [program.__name__, *flags]))
+
+
+def run_in(folder: Path, *flags: str, program: ModuleType = ptb) -> Outcome:
+    """Does so in a folder, which gets the texts; the program must end well."""
+    write_texts(folder)
+    with contextlib.chdir(folder):
+        outcome = run(*flags, program=program)
+    assert outcome.status == 0, outcome.err
+    return outcome
 
 
 def run_elsewhere(name: str, *lines: list[str], cwd: Path, before: str = "") -> list[Outcome]:
@@ -121,17 +119,15 @@ def run_elsewhere(name: str, *lines: list[str], cwd: Path, before: str = "") -> 
     return [Outcome(*outcome) for outcome in call(run_lines, name, lines, before, cwd=cwd)]
 
 
-_ON_DEVICES = """
-import jax
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", {count})
-{code}
-"""
+def run_on_devices(count: int, check: Callable[..., None], *arguments: Any) -> None:
+    """Calls a function of a module of tests in a process with `count` CPU devices."""
+    call(_on_devices, count, f"{check.__module__}:{check.__name__}", *arguments, cwd=ROOT)
 
 
-def run_on_devices(count: int, code: str) -> None:
-    """Runs lines of Python, which may import tests, in a process with `count` CPU devices."""
-    call(exec, _ON_DEVICES.format(count=count, code=code), {}, cwd=ROOT)
+def _on_devices(count: int, name: str, *arguments: Any) -> None:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+    pkgutil.resolve_name(name)(*arguments)  # only now, since its module may ask for the devices
 
 
 def free_port() -> int:

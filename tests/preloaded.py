@@ -85,10 +85,11 @@ def run_lines(name: str, lines: tuple[list[str], ...], before: str) -> list[tupl
     """Status, output and errors of a program with each list of flags, after lines of Python."""
     exec(before, {})
     program = importlib.import_module(name)
-    return [_run_line(program, [name, *flags]) for flags in lines]
+    return [run_line(program, [name, *flags]) for flags in lines]
 
 
-def _run_line(program: Any, line: list[str]) -> tuple[Any, str, str]:
+def run_line(program: Any, line: list[str]) -> tuple[Any, str, str]:
+    """Status, output and errors of a program with a command line, in this process."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:

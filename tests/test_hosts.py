@@ -18,13 +18,14 @@ from invoke import (
     assert_refused,
     free_port,
     metrics,
+    run_in,
     stored,
     summary_of,
     untimed,
-    write_texts,
 )
 
 from experiments import ensemble, ptb
+from zaremba_jax.checkpoint import CHECKSUMS_FILE
 
 OFTEN = "--checkpoint_minutes=0"
 ENSEMBLE = ("-m", ensemble.__name__, *MEMBERS, "--workdir=run")
@@ -34,11 +35,7 @@ ENSEMBLE = ("-m", ensemble.__name__, *MEMBERS, "--workdir=run")
 def reference(tmp_path_factory):
     """The workdir of an ensemble that one process trained without interruption."""
     folder = tmp_path_factory.mktemp("reference")
-    write_texts(folder)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        outcome = invoke.run(*MEMBERS, "--workdir=run", program=ensemble)
-    assert outcome.status == 0, outcome.err
+    run_in(folder, *MEMBERS, "--workdir=run", program=ensemble)
     return folder / "run"
 
 
@@ -71,7 +68,7 @@ def ends_of(hosts):
 
 def wait_for_checkpoint(hosts, folder):
     deadline = time.monotonic() + 300
-    while not (folder / "run" / "checkpoints" / str(3 * CHUNK)).exists():
+    while not any(folder.glob(f"run/checkpoints/*/{CHECKSUMS_FILE}")):
         assert [host.poll() for host in hosts] == [None] * len(hosts), hosts[0].communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -11,13 +11,13 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+from model_examples import put_model
 from preloaded import call
 from program_flags import list_flags
 
 import zaremba_jax as zj
 from experiments.ablations.report_page import language_table, memory_table
 from experiments.reports.statistics import format_mean
-from experiments.training.written_files import write_model
 from zaremba_jax.config import override
 from zaremba_jax.data.corpus import unigram_perplexity
 from zaremba_jax.data.toy_corpus import toy_corpus
@@ -127,7 +127,7 @@ def model(tmp_path, monkeypatch):
     words = Vocabulary(("<eos>", "la", "un", "ke", "kosu", "vivik"))
     model = Model(init_params(QUICK.model, 6, key=jax.random.key(0)), QUICK, words)
     monkeypatch.chdir(tmp_path)
-    write_model(Path("runs/quick/model.safetensors"), model)
+    put_model(Path("runs/quick/model.safetensors"), model)
     return model
 
 

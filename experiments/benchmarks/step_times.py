@@ -3,13 +3,12 @@
 The time of a step's matrix products at the best rate is the least that it can take.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
@@ -22,8 +21,6 @@ from zaremba_jax.ops.products import dot, operand, weight_gradient
 
 _REPEATS = 4
 _SQUARE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}  # large enough for the full rate
-
-Seconds = Float[np.ndarray, " rounds"]
 
 
 class Quartiles(NamedTuple):
@@ -41,7 +38,7 @@ class Product(NamedTuple):
     run: Turn
 
 
-def quartiles(values: Seconds) -> Quartiles:
+def quartiles(values: np.ndarray) -> Quartiles:
     """The 25th, 50th and 75th percentile."""
     return Quartiles(*np.quantile(values, (0.25, 0.5, 0.75)).tolist())
 
@@ -58,15 +55,18 @@ def compare_step_times(
       products at the best rate, over the step's).
     """
     configs = {contender.config.compute.precision: contender.config for contender in contenders}
-    products = {
-        (precision, name): product
-        for precision, config in configs.items()
-        for name, product in largest_products(config).items()
-    }
+    products = {precision: largest_products(config) for precision, config in configs.items()}
     turns = {contender.name: contender.build(windows) for contender in contenders}
-    bare = {" ".join(name): product.run for name, product in products.items()}
-    seconds = take_turns(turns | bare, rounds)
-    best = _best_rates(products, seconds)
+    for precision, by_name in products.items():
+        turns |= {f"{precision} {name}": product.run for name, product in by_name.items()}
+    seconds = take_turns(turns, rounds)
+    best = {
+        precision: max(
+            product.flops / float(np.median(seconds[f"{precision} {name}"]))
+            for name, product in by_name.items()
+        )
+        for precision, by_name in products.items()
+    }
     steps = {contender: seconds[contender.name] / windows for contender in contenders}
     tokens = {contender: step / contender.tokens for contender, step in steps.items()}
     return {
@@ -89,17 +89,6 @@ def compare_step_times(
             for contender, step in steps.items()
         ],
     }
-
-
-def _best_rates(
-    products: Mapping[tuple[str, str], Product], seconds: Mapping[str, Seconds]
-) -> dict[str, float]:
-    """Operations per second of the fastest product in each precision."""
-    best: dict[str, float] = {}
-    for (precision, name), product in products.items():
-        rate = product.flops / float(np.median(seconds[f"{precision} {name}"]))
-        best[precision] = max(rate, best.get(precision, 0.0))
-    return best
 
 
 def step_flops(config: Config) -> float:

@@ -51,7 +51,7 @@ class Target:
     package: str  # the module that contains the compiler
     requirement: str  # what to pip-install for it, with jax's version left open
     devices: Callable[[int], list[Any]]  # makes those of a slice of a given size
-    compiler_options: dict[str, str] = dataclasses.field(default_factory=dict)  # of XLA
+    compiler_options: dict[str, str | bool] = dataclasses.field(default_factory=dict)  # of XLA
     peak_flops: dict[str, float]  # operations per second in matrix products, by precision
     memory_bytes: int  # of a device
     memory_bandwidth: float  # bytes per second between the chip and its memory

@@ -36,11 +36,11 @@ def quiet_threads() -> Iterator[None]:
     absl.addFilter(is_shown)
     asyncio.setLevel(logging.CRITICAL + 1)  # its tasks report when they are collected, anywhere
     threading.excepthook, sys.unraisablehook = report_thread, report_unraisable
-    warnings_before = warnings.catch_warnings()
-    warnings_before.__enter__()
+    warned = contextlib.ExitStack()
+    warned.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     yield
-    warnings_before.__exit__()
+    warned.close()
     threading.excepthook, sys.unraisablehook = of_threads, unraisable
     asyncio.setLevel(asyncio_level)
     absl.removeFilter(is_shown)

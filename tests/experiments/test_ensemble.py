@@ -1,7 +1,6 @@
 """The ensemble program: members, mixtures, resumption, divergence, mistakes."""
 
 import dataclasses
-import itertools
 import json
 import shutil
 import signal
@@ -26,7 +25,6 @@ from invoke import (
     stored,
     summary_of,
     untimed,
-    write_texts,
 )
 
 from experiments import ensemble
@@ -50,23 +48,15 @@ def run(*flags):
 def finished(tmp_path_factory):
     """The folder and the outcome of an ensemble that was never interrupted."""
     folder = tmp_path_factory.mktemp("finished")
-    write_texts(folder)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        outcome = run(*MEMBERS, "--workdir=run")
-    assert outcome.status == 0, outcome.err
-    return folder, outcome
+    return folder, invoke.run_in(folder, *MEMBERS, "--workdir=run", program=ensemble)
 
 
 @pytest.fixture(scope="module")
 def singles(tmp_path_factory):
     """A folder with the runs of seeds 0 and 1, one model each."""
     folder = tmp_path_factory.mktemp("singles")
-    write_texts(folder)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        for seed in (0, 1):
-            assert invoke.run(*SINGLE, f"--seed={seed}", f"--workdir=seed{seed}").status == 0
+    for seed in (0, 1):
+        invoke.run_in(folder, *SINGLE, f"--seed={seed}", f"--workdir=seed{seed}")
     return folder
 
 
@@ -76,21 +66,6 @@ def runs(folder, singles):
     for seed in (0, 1):
         shutil.copytree(singles / f"seed{seed}", folder / f"seed{seed}")
     return folder
-
-
-@pytest.fixture
-def after_chunk(monkeypatch):
-    """A function that changes the states and losses of a call to train, counted from 1."""
-    todo = {}
-    train_members, calls = ensemble_run.train_members, itertools.count(1)
-
-    def changed(*args, **kwargs):
-        states, nll = train_members(*args, **kwargs)
-        change = todo.get(next(calls), lambda *result: result)
-        return change(states, nll)
-
-    monkeypatch.setattr(ensemble_run, "train_members", changed)
-    return todo.__setitem__
 
 
 def exported(workdir):
@@ -245,13 +220,9 @@ def test_run_that_saves_while_it_is_averaged_is_not_called_damaged(runs, monkeyp
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_interrupted_ensemble_ends_as_one_never_interrupted_whatever_is_trained_at_once(
-    finished, folder, after_chunk, at_once
+    finished, folder, ctrl_c_after, at_once
 ):
-    def ctrl_c(states, nll):
-        signal.raise_signal(signal.SIGINT)
-        return states, nll
-
-    after_chunk(3 * 2 + 2, ctrl_c)  # the second member of the third chunk
+    ctrl_c_after(3 * 2 + 2)  # the second member of the third chunk
     stopped = run(*MEMBERS, "--workdir=run")
     assert stopped.status == 128 + signal.SIGINT
     assert f"window {3 * CHUNK} of {WINDOWS}; saved in run" in stopped.out

@@ -7,21 +7,18 @@ import jax
 import jax.export
 import numpy as np
 from invoke import assert_refused, content, run_elsewhere
+from model_examples import make, put_model
 from safetensors.numpy import load, save
 
 from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import Workdir
-from experiments.training.written_files import write_model
 from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.interop.torch_weights import model_to_torch
-from zaremba_jax.model import Model, init_params
-from zaremba_jax.presets import QUICK
 
 WORDS = Vocabulary(("the", "<eos>", "cat"))
-CONFIG = override(QUICK, layers=1, hidden_size=2)
-MODEL = Model(init_params(CONFIG.model, 3, key=jax.random.key(0)), CONFIG, WORDS)
+MODEL = make(vocabulary=WORDS, hidden_size=2)
 
 
 def test_import_takes_the_words_that_mean_end_and_unknown_and_says_what_is_missing(tmp_path):
@@ -65,11 +62,11 @@ def test_import_takes_the_words_that_mean_end_and_unknown_and_says_what_is_missi
 
 
 def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_path):
-    write_model(Workdir(tmp_path / "run").model, MODEL)
+    put_model(Workdir(tmp_path / "run").model, MODEL)
     figures = {"valid_perplexity": 40.25, "test_perplexity": 38.5}
     Workdir(tmp_path / "run").summary.write_text(json.dumps(figures))
     for seed in (0, 1):
-        write_model(Workdir(tmp_path / "ensemble").member(seed), MODEL)
+        put_model(Workdir(tmp_path / "ensemble").member(seed), MODEL)
     (tmp_path / "words.json").write_text(json.dumps(WORDS.words))
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "bad.safetensors").write_bytes(save({"x": np.zeros(1)}))
@@ -100,8 +97,8 @@ def test_model_goes_into_every_form_and_comes_back_and_mistakes_are_refused(tmp_
     ids, state = np.array([[1], [0], [2], [1]], np.int32), ((np.zeros((1, 2), np.float32),) * 2,)
     nats, _ = score(ids[:-1], ids[1:], state)
     np.testing.assert_allclose(nats[:, 0], text_nll(MODEL, ids[:, 0]), rtol=1e-5)
-    zoneout = override(CONFIG, zoneout_hidden=0.5)
-    write_model(Workdir(tmp_path / "zoneout").model, dataclasses.replace(MODEL, config=zoneout))
+    zoneout = override(MODEL.config, zoneout_hidden=0.5)
+    put_model(Workdir(tmp_path / "zoneout").model, dataclasses.replace(MODEL, config=zoneout))
     (tmp_path / "hub").mkdir()  # another program's, with files of the same names
     (tmp_path / "hub" / "config.json").write_text('{"model_type": "gpt2"}')
     for name in ("vocab.json", "model.safetensors"):

@@ -2,21 +2,20 @@
 
 import jax
 from invoke import assert_refused, run_elsewhere
-from model_examples import WORDS, make
+from model_examples import WORDS, make, put_model
 
 from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import Workdir
-from experiments.training.written_files import write_model
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.inference.generation import Sampling, generate
 from zaremba_jax.inference.prompts import prompt_ids
 
 
 def test_generate_writes_texts_and_refuses_mistakes_in_one_line(tmp_path):
-    write_model(Workdir(tmp_path / "run").model, make())
-    write_model(Workdir(tmp_path / "other").model, make(vocabulary=Vocabulary(("a", "b"))))
+    put_model(Workdir(tmp_path / "run").model, make())
+    put_model(Workdir(tmp_path / "other").model, make(vocabulary=Vocabulary(("a", "b"))))
     for seed in (3, 4):
-        write_model(Workdir(tmp_path / "ensemble").member(seed), make(seed))
+        put_model(Workdir(tmp_path / "ensemble").member(seed), make(seed))
     begin = ["--workdir=ensemble", "--prompt=the cat zebra", "--length=9", "--samples=2"]
     first, rerun, other, unknown, line, greedy, likeliest, *refused = run_elsewhere(
         "experiments.generate",

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 from invoke import CONFIG, SINGLE, TEXT, WORDS, assert_refused, assert_same_run, run, run_elsewhere
+from model_examples import put_model
 
 from experiments.cli.program import FLAGS
 from experiments.cli.training_flags import configure
 from experiments.training import single_run
 from experiments.training.run_folder import Workdir
-from experiments.training.written_files import write_model
 from zaremba_jax.config import override
 from zaremba_jax.data.units import EOS, UNK
 from zaremba_jax.data.vocabulary import Vocabulary
@@ -29,7 +29,7 @@ GO_ON = (*SINGLE, "--init_from=base", "--epochs=1")
 def save(path, vocabulary=KNOWN, **changes):
     config = override(CONFIG, **changes)
     params = init_params(config.model, len(vocabulary), key=jax.random.key(7))
-    write_model(Path(path), Model(params, config, vocabulary))
+    put_model(Path(path), Model(params, config, vocabulary))
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def base(folder):
     return folder
 
 
-def test_run_goes_on_from_a_model_and_resumes_to_the_bit(base, monkeypatch):
+def test_run_goes_on_from_a_model_and_resumes_to_the_bit(base, monkeypatch, ctrl_c_after):
     given = load_model("base/model.safetensors")
     starts, init = [], single_run.init_train_state
 
@@ -51,15 +51,8 @@ def test_run_goes_on_from_a_model_and_resumes_to_the_bit(base, monkeypatch):
     assert run(*GO_ON, "--workdir=straight").status == 0
     jax.tree.map(np.testing.assert_array_equal, starts[0], given.params)
     assert load_model("straight/model.safetensors").vocabulary == KNOWN
-    train_windows = single_run.train_windows
-
-    def stopped(*args, **kwargs):
-        signal.raise_signal(signal.SIGINT)
-        return train_windows(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(single_run, "train_windows", stopped)
-        assert run(*GO_ON, "--workdir=run").status == 128 + signal.SIGINT
+    ctrl_c_after(1)
+    assert run(*GO_ON, "--workdir=run").status == 128 + signal.SIGINT
     same_content = "--init_from=moved/its.safetensors"
     shutil.move("base", "moved")
     shutil.move("moved/model.safetensors", "moved/its.safetensors")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import invoke
 import pytest
-from invoke import assert_refused
+from invoke import assert_refused, summary_of
 from invoke import content as content_of
 
 from experiments import ensemble, report, sweep
@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 RUNS = ("quick-seed0", "small-bfloat16-seed0")
 METRICS = "metrics.jsonl"
 # What the page has for the test text of the first of them.
-FIGURE = f"{json.loads((RESULTS / RUNS[0] / 'summary.json').read_bytes())['test_perplexity']:.2f}"
+FIGURE = f"{summary_of(RESULTS / RUNS[0])['test_perplexity']:.2f}"
 
 
 def run(*arguments):
@@ -43,11 +43,11 @@ def folder(tmp_path, monkeypatch):
 
 
 class Page(html.parser.HTMLParser):
-    """The rows of a page's tables, and every address that the page would load from."""
+    """The text of a page, the rows of its tables, and every address that it would load from."""
 
     def __init__(self, text):
         super().__init__()
-        self.rows, self.loaded, self._cell = [], [], False
+        self.text, self.rows, self.loaded, self._cell = text, [], [], False
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -67,25 +67,41 @@ class Page(html.parser.HTMLParser):
         if self._cell:
             self.rows[-1][-1] += data
 
+    @property
+    def named(self):
+        """The rows by the names that they begin with."""
+        return {row[0]: row for row in self.rows}
+
+    @property
+    def picture(self):
+        return self.text.partition("<svg")[2].partition("</svg>")[0]
+
+
+def compare(*arguments):
+    """What the program prints of the runs, and the page that it writes."""
+    outcome = run(*arguments)
+    assert outcome.status == 0, outcome.err
+    return outcome.out, Page(Path("report.html").read_text("utf-8"))
+
+
+def edit(path, **entries):
+    """Changes entries of a JSON object in a file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
 
 def test_page_holds_table_curves_and_differing_settings_and_loads_nothing(folder):
-    scanned = folder / RUNS[1] / "config.json"
-    scanned.write_text(json.dumps(json.loads(scanned.read_text()) | {"kernel": "scan"}))
-    outcome = run(*RUNS)
-    assert outcome.status == 0, outcome.err
-    text = (folder / "report.html").read_text(encoding="utf-8")
-    page = Page(text)
+    edit(folder / RUNS[1] / "config.json", kernel="scan")
+    out, page = compare(*RUNS)
     assert not page.loaded
-    assert "<svg" in text
-    rows = {row[0]: row[1:] for row in page.rows}
+    assert "<svg" in page.text
     for name in RUNS:
-        summary = json.loads((folder / name / "summary.json").read_text())
+        summary = summary_of(folder / name)
         figures = [f"{summary[f'{split}_perplexity']:.2f}" for split in ("valid", "test")]
-        assert rows[name][4:6] == figures
-        assert figures[1] in outcome.out
-    assert rows["precision"] == ["float32", "bfloat16"]
-    assert rows["kernel"] == ["custom_vjp", "scan"]
-    assert "batch_size" not in rows
+        assert page.named[name][5:7] == figures
+        assert figures[1] in out
+    assert page.named["precision"][1:] == ["float32", "bfloat16"]
+    assert page.named["kernel"][1:] == ["custom_vjp", "scan"]
+    assert "batch_size" not in page.named
 
 
 def test_run_that_goes_on_has_the_estimate_that_it_would_end_with_and_no_test_figure(folder):
@@ -97,8 +113,8 @@ def test_run_that_goes_on_has_the_estimate_that_it_would_end_with_and_no_test_fi
     assert line.cells["epochs"] == "2 of 6"
     assert line.cells["validation"] == f"({json.loads(lines[1])['valid_perplexity_estimate']:.2f})"
     assert line.cells["test"] == ""
-    config, record = folder / "quick-seed0" / "config.json", json.loads(lines[1])
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"keep": "best"}))
+    record = json.loads(lines[1])
+    edit(folder / "quick-seed0" / "config.json", keep="best")
     for change in (
         {"valid_perplexity_estimate": 700.0},
         {"valid_perplexity_estimates": [5.0, None, 8.0]},
@@ -122,25 +138,19 @@ def test_folders_of_one_name_are_told_apart_by_their_paths_and_names_are_escaped
     for parent in ("a", "<b>"):
         shutil.copytree("quick-seed0", folder / parent / "quick-seed0")
     assert run("a/quick-seed0", "<b>/quick-seed0", "--page=page.html").status == 0
-    text = (folder / "page.html").read_text(encoding="utf-8")
-    names = {row[0] for row in Page(text).rows}
-    assert {"a/quick-seed0", "<b>/quick-seed0"} <= names
-    assert "<b>" not in text
+    page = Page(Path("page.html").read_text("utf-8"))
+    assert {"a/quick-seed0", "<b>/quick-seed0"} <= page.named.keys()
+    assert "<b>" not in page.text
 
 
 def test_folder_has_its_name_from_within_too_and_no_name_is_mathematics(folder, monkeypatch):
     for name in ("$_$", "_mine"):
         shutil.copytree("quick-seed0", folder / name)
-    assert run("$_$", "_mine").status == 0
-    picture = (
-        Path("report.html").read_text(encoding="utf-8").partition("<svg")[2].partition("</svg>")[0]
-    )
-    assert "_mine" in picture
+    _, page = compare("$_$", "_mine")
+    assert "_mine" in page.picture
     monkeypatch.chdir("quick-seed0")
-    assert run(".").status == 0
-    assert "quick-seed0" in {
-        row[0] for row in Page(Path("report.html").read_text(encoding="utf-8")).rows
-    }
+    _, page = compare(".")
+    assert "quick-seed0" in page.named
 
 
 def test_names_are_printed_whole(folder):
@@ -155,10 +165,9 @@ def test_names_are_printed_whole(folder):
 def test_names_of_any_length_leave_the_curves_their_room(folder):
     name = "m" * 250
     shutil.copytree("quick-seed0", folder / name)
-    assert run(name).status == 0  # matplotlib would warn
-    picture = Path("report.html").read_text("utf-8").partition("<svg")[2].partition("</svg>")[0]
-    assert "m" * 48 in picture
-    assert "m" * 49 not in picture
+    _, page = compare(name)  # matplotlib would warn
+    assert "m" * 48 in page.picture
+    assert "m" * 49 not in page.picture
 
 
 def test_what_is_no_run_is_refused_in_a_line(folder):
@@ -225,8 +234,7 @@ def test_runs_of_one_model_at_two_stages_are_lines_of_two_names(folder):
     for seed in range(4):
         shutil.copytree("quick-seed0", f"s{seed}")
         for name in ("config.json", "summary.json"):
-            path = folder / f"s{seed}" / name
-            path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": seed}))
+            edit(folder / f"s{seed}" / name, seed=seed)
     for seed in (2, 3):
         (folder / f"s{seed}" / "summary.json").unlink()
     records = {f"s{seed}": read_record(Workdir(f"s{seed}")) for seed in range(4)}
@@ -247,44 +255,38 @@ def test_ensembles_that_share_a_member_are_lines_of_their_own():
 
 
 def test_damaged_number_of_members_is_refused(folder):
-    config = folder / "quick-seed0" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"members": "3"}))
+    edit(folder / "quick-seed0" / "config.json", members="3")
     (folder / "quick-seed0" / "summary.json").unlink()
     assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "again")
 
 
 def test_file_of_the_users_beside_a_run_does_not_hide_it(folder):
     (folder / "quick-seed0" / "results.json").write_text('{"mine": 1}')
-    outcome = run("quick-seed0")
-    assert outcome.status == 0, outcome.err
-    assert FIGURE in outcome.out
+    out, _ = compare("quick-seed0")
+    assert FIGURE in out
 
 
 def test_damaged_averages_are_refused(folder):
-    summary = folder / "quick-seed0" / "summary.json"
-    record = json.loads(summary.read_text()) | {"mixtures": [{"members": 1}]}
-    summary.write_text(json.dumps(record))
+    edit(folder / "quick-seed0" / "summary.json", mixtures=[{"members": 1}])
     assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "again")
 
 
 def test_folder_whose_name_is_no_text_is_compared(folder):
     (folder / "quick-seed0").rename(folder / "caf\udce9")
-    outcome = run("caf\udce9")
-    assert outcome.status == 0, outcome.err
-    assert "caf?" in (folder / "report.html").read_text("utf-8")
+    _, page = compare("caf\udce9")
+    assert "caf?" in page.text
 
 
 def test_what_is_no_run_is_skipped_with_a_note_and_page_needs_no_matplotlib(folder, monkeypatch):
     (folder / "notes").mkdir()
     monkeypatch.setattr(report, "can_draw", lambda: False)
     monkeypatch.setattr(comparison_page, "can_draw", lambda: False)
-    outcome = run("quick-seed0", "notes", "absent.txt")
-    assert outcome.status == 0, outcome.err
+    out, page = compare("quick-seed0", "notes", "absent.txt")
     for name in ("notes", "absent.txt"):
-        assert f"skipped {name}: holds no run" in outcome.out
-    assert "no curves without matplotlib" in outcome.out
-    assert FIGURE in outcome.out
-    assert "<svg" not in (folder / "report.html").read_text(encoding="utf-8")
+        assert f"skipped {name}: holds no run" in out
+    assert "no curves without matplotlib" in out
+    assert FIGURE in out
+    assert "<svg" not in page.text
 
 
 @pytest.mark.parametrize("what", ["folder", "file"])
@@ -301,41 +303,34 @@ def test_what_may_not_be_read_is_skipped_with_a_note(folder, monkeypatch, what):
     monkeypatch.setattr(Path, "read_text", refusing(Path.read_text))
     if what == "folder":
         monkeypatch.setattr(os, "stat", refusing(os.stat))
-    outcome = run("quick-seed0", "locked")
-    assert outcome.status == 0, outcome.err
-    assert "skipped locked: holds no run that this user may read; name" in outcome.out
-    assert FIGURE in outcome.out
+    out, _ = compare("quick-seed0", "locked")
+    assert "skipped locked: holds no run that this user may read; name" in out
+    assert FIGURE in out
 
 
 def test_seeds_of_one_setting_are_a_line_with_mean_and_range(folder):
     names = [f"small-seed{seed}" for seed in range(10)]
-    outcome = run(*(str(RESULTS / name) for name in names))
-    assert outcome.status == 0, outcome.err
-    tests = [
-        json.loads((RESULTS / name / "summary.json").read_text())["test_perplexity"]
-        for name in names
-    ]
-    rows = {row[0]: row for row in Page((folder / "report.html").read_text("utf-8")).rows}
+    _, page = compare(*(str(RESULTS / name) for name in names))
+    tests = [summary_of(RESULTS / name)["test_perplexity"] for name in names]
     expected = f"{sum(tests) / 10:.2f} ({min(tests):.2f}-{max(tests):.2f})"
-    assert rows["small, 10 runs"][6] == expected
-    assert rows["small-seed7"][6] == f"{tests[7]:.2f}"  # on its own, below
+    assert page.named["small, 10 runs"][6] == expected
+    assert page.named["small-seed7"][6] == f"{tests[7]:.2f}"  # on its own, below
 
 
 def test_averages_and_ablations_are_compared_too(folder):
     mixtures, ablation = RESULTS / "small-mixtures.json", RESULTS / "ablation"
-    outcome = run(str(mixtures), str(ablation), str(RESULTS / "table1.md"))
-    assert outcome.status == 0, outcome.err
-    rows = {row[0]: row for row in Page((folder / "report.html").read_text("utf-8")).rows}
+    _, page = compare(str(mixtures), str(ablation), str(RESULTS / "table1.md"))
     best = json.loads(mixtures.read_text())["mixtures"][-1]
-    assert rows["small-mixtures.json, 10 averaged"][6] == f"{best['test_perplexity']:.2f}"
-    assert rows["ablation, gru, L2"][6] == "67.85 (67.76-67.94)"
+    averaged = page.named["small-mixtures.json, 10 averaged"]
+    assert averaged[6] == f"{best['test_perplexity']:.2f}"
+    assert page.named["ablation, gru, L2"][6] == "67.85 (67.76-67.94)"
 
 
 def test_sweep_has_a_line_a_setting_and_says_which_diverged(folder):
     path = folder / "sweep"
     shutil.copytree("quick-seed0", path)
     config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"vary": "dropout=0_0.5", "members": 2}))
+    edit(path / "config.json", vary="dropout=0_0.5", members=2)
     good = [
         {"seed": s, "excluded": None, "valid_perplexity": 50 + s, "test_perplexity": 48 + s}
         for s in (0, 1)
@@ -349,11 +344,10 @@ def test_sweep_has_a_line_a_setting_and_says_which_diverged(folder):
     (path / "summary.json").write_text(json.dumps(summary))
     lines = [{"valid_perplexity_estimates": [9, 8, None, 7], "train_perplexities": [5, 4, None, 3]}]
     (path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    outcome = run("sweep")
-    assert outcome.status == 0, outcome.err
-    rows = {row[0]: row for row in Page((folder / "report.html").read_text("utf-8")).rows}
-    assert rows["sweep, dropout 0"][5:7] == ["50.50 (50.00-51.00)", "48.50 (48.00-49.00)"]
-    assert rows["sweep, dropout 0.5"][5:7] == ["diverged", "diverged"]
+    _, page = compare("sweep")
+    finite, lost = (page.named[f"sweep, dropout {rate}"][5:7] for rate in ("0", "0.5"))
+    assert finite == ["50.50 (50.00-51.00)", "48.50 (48.00-49.00)"]
+    assert lost == ["diverged", "diverged"]
     (path / "summary.json").unlink()
     assert_refused(run("sweep"), "sweep: holds an unfinished sweep; give its command again")
 
@@ -361,15 +355,14 @@ def test_sweep_has_a_line_a_setting_and_says_which_diverged(folder):
 def test_unfinished_ensemble_is_compared_and_unfinished_sweep_skipped_with_a_note(folder):
     invoke.write_texts(folder)
     invoke.run(*invoke.MEMBERS, "--epochs=1", "--workdir=ensemble", program=ensemble)
-    rates = [flag for flag in invoke.SINGLE if not flag.startswith("--dropout")]
-    invoke.run(*rates, "--vary=dropout=0,0.5", "--epochs=1", "--workdir=sweep", program=sweep)
+    flags = ("--vary=dropout=0,0.5", "--epochs=1", "--workdir=sweep")
+    invoke.run(*invoke.SWEPT, *flags, program=sweep)
     for name in ("ensemble", "sweep"):
         (folder / name / "summary.json").unlink()  # they would write it next
-    outcome = run("ensemble", "sweep")
-    assert outcome.status == 0, outcome.err
-    assert "skipped sweep: holds an unfinished sweep; give its command again" in outcome.out
+    out, page = compare("ensemble", "sweep")
+    assert "skipped sweep: holds an unfinished sweep; give its command again" in out
     (metrics,) = invoke.metrics(folder / "ensemble")
     estimate = statistics.mean(metrics["valid_perplexity_estimates"])
-    rows = {row[0]: row for row in Page((folder / "report.html").read_text("utf-8")).rows}
-    assert rows["ensemble"][3:7] == ["1 of 1", rows["ensemble"][4], f"({estimate:.2f})", ""]
-    assert "sweep" not in rows
+    row = page.named["ensemble"]
+    assert row[3:7] == ["1 of 1", row[4], f"({estimate:.2f})", ""]
+    assert "sweep" not in page.named

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from invoke import SETTINGS, assert_refused, content, run, run_elsewhere, start_python, summary_of
-from model_examples import MODELS, TEXT, WORDS, make
+from model_examples import MODELS, TEXT, WORDS, make, put_model
 
 from experiments.training.run_folder import Workdir
-from experiments.training.written_files import write_model
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.data.windows import windows
 from zaremba_jax.ensemble import mixture_nll
@@ -155,10 +154,10 @@ def scored(tmp_path_factory):
     of_evaluation = {"zoneout_hidden": 0.4, "zoneout_cell": 0.2, "precision": "bfloat16"}
     models = [make(seed, **of_evaluation) for seed in (0, 1)]
     for seed, model in enumerate(models):
-        write_model(Workdir(folder / f"run{seed}").model, model)
+        put_model(Workdir(folder / f"run{seed}").model, model)
     nothing = jax.tree.map(lambda x: np.full_like(x, np.nan), MODELS[0].params)
-    write_model(folder / "broken.safetensors", dataclasses.replace(MODELS[0], params=nothing))
-    write_model(
+    put_model(folder / "broken.safetensors", dataclasses.replace(MODELS[0], params=nothing))
+    put_model(
         folder / "one_line.safetensors", make(vocabulary=Vocabulary((*"aent", "<unk>"), "char"))
     )
     for name in ("text.tsv", "train.tsv"):
@@ -213,7 +212,7 @@ def test_mistake_is_refused_in_one_line(scored, reason):
 
 
 def test_scores_are_there_before_the_report_is_read(tmp_path):
-    write_model(Workdir(tmp_path / "run").model, MODELS[0])
+    put_model(Workdir(tmp_path / "run").model, MODELS[0])
     (tmp_path / "text").write_text(TEXT)
     flags = ("-m", "experiments.score", "--workdir=run", "text", "--scores=scores.tsv")
     with start_python(*flags, cwd=tmp_path, PYTHONUNBUFFERED="1") as process:
@@ -227,3 +226,26 @@ def test_perplexity_is_not_lost_when_the_scores_cannot_be_written(scored):
     *_, refused = scored
     assert "perplexity" in refused[UNWRITTEN].out
     assert refused[NO_FOLDER].out == ""
+
+
+# What is taken where a flag is left out, by the way of scoring that it belongs to.
+TUNED = {
+    ("--cache_window=4",): ("--cache_theta=0.6", "--cache_weight=0.1"),
+    ("--dynamic=sgd",): ("--dynamic_rate=0.3",),
+    ("--dynamic=rms", "--train_file=text"): ("--dynamic_rate=4e-4",),
+}
+
+
+def test_settings_that_are_left_out_are_those_that_were_tuned(tmp_path):
+    put_model(Workdir(tmp_path / "run").model, MODELS[0])
+    (tmp_path / "text").write_text(TEXT)
+    ways = [(*way, *told) for way, tuned in TUNED.items() for told in ((), tuned)]
+    lines = [
+        ["--workdir=run", "text", *way, f"--scores={number}.jsonl"]
+        for number, way in enumerate(ways)
+    ]
+    outcomes = run_elsewhere("experiments.score", *lines, cwd=tmp_path)
+    assert [(outcome.status, outcome.err) for outcome in outcomes] == [(0, "")] * 6
+    scores = [(tmp_path / f"{number}.jsonl").read_bytes() for number in range(6)]
+    assert scores[::2] == scores[1::2]
+    assert len(set(scores)) == len(TUNED)

@@ -8,14 +8,13 @@ from typing import Any
 import invoke
 import numpy as np
 import pytest
-from invoke import SINGLE, TEXT, assert_refused, content, summary_of
+from invoke import SWEPT, TEXT, assert_refused, content, summary_of
 
 from experiments import sweep
 from experiments.training.journal import Journal
 from zaremba_jax.interop.model_file import load_model
 from zaremba_jax.presets import QUICK
 
-SETTINGS = [flag for flag in SINGLE if not flag.startswith("--dropout")]
 GRID = ("--vary=dropout=0,0.25", "--vary=learning_rate=0.5,1,1e9")
 BAD_FLAGS = [
     ([], ["--vary: nothing to try; give --vary=dropout=0.3,0.5"]),
@@ -38,7 +37,7 @@ def run(*flags):
 
 @pytest.mark.slow
 def test_models_of_a_sweep_are_the_runs_of_their_settings_and_the_best_is_kept(folder):
-    flags = [*SETTINGS, *GRID, "--members=2", "--clip_norm=1e9", "--workdir=sweep"]
+    flags = [*SWEPT, *GRID, "--members=2", "--clip_norm=1e9", "--workdir=sweep"]
     swept, resumed, averaged = run(*flags), run(*flags), run(*flags, "--vary=l2=0")
     assert (swept.status, swept.err) == (0, "")
     summary = summary_of(folder / "sweep")
@@ -53,9 +52,7 @@ def test_models_of_a_sweep_are_the_runs_of_their_settings_and_the_best_is_kept(f
 
     for index, seed in ((1, 1), (3, 0)):
         asked = [f"--{name}={value}" for name, value in lines[index]["setting"].items()]
-        alone = invoke.run(
-            *SETTINGS, *asked, f"--seed={seed}", "--clip_norm=1e9", "--workdir=alone"
-        )
+        alone = invoke.run(*SWEPT, *asked, f"--seed={seed}", "--clip_norm=1e9", "--workdir=alone")
         assert alone.status == 0, alone.err
         member, single = lines[index]["members"][seed], summary_of(folder / "alone")
         for name in ("valid_perplexity", "test_perplexity"):
@@ -97,7 +94,7 @@ def test_best_setting_has_the_lowest_mean_validation_perplexity():
 
 
 def test_sweep_without_a_best_setting_leaves_no_model_of_fewer_epochs(folder, monkeypatch):
-    flags = (*SETTINGS, "--vary=dropout=0,0.25", "--workdir=sweep")
+    flags = (*SWEPT, "--vary=dropout=0,0.25", "--workdir=sweep")
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # nothing is drawn
     assert run(*flags).status == 0
     assert list((folder / "sweep" / "members").iterdir())

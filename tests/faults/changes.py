@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 _EVENTS = {
@@ -19,17 +20,19 @@ class _Watch:
     def __init__(self):
         self.act: Act | None = None
         self.count = 0
+        self.acting = threading.Lock()  # Orbax changes files in threads of its own
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, arguments: tuple) -> None:
-        if self.act is None or not _is_change(event, arguments):
+        act = self.act
+        if act is None or not _is_change(event, arguments):
             return
-        self.count += 1
-        act, self.act = self.act, None  # it may change files itself
-        try:
-            act(self.count, str(arguments[0]))
-        finally:
-            self.act = act
+        if self.acting.acquire(blocking=False):  # else it is `act` that changes files
+            try:
+                self.count += 1
+                act(self.count, str(arguments[0]))
+            finally:
+                self.acting.release()
 
 
 _the_watch: list[_Watch] = []

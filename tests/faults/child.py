@@ -68,6 +68,37 @@ def send_at_change(number: int, *signals: int) -> None:
     watch(send)
 
 
+def at_path(part: str, act: Callable[[], None]) -> None:
+    """Calls `act` just before the first change of a file whose path has `part`."""
+    left = [act]
+
+    def hear(_: int, path: str) -> None:
+        if left and part in path:
+            left.pop()()
+
+    watch(hear)
+
+
+def send_at_path(part: str, number: int) -> None:
+    """Sends the process a signal just before such a change."""
+    at_path(part, lambda: signal.raise_signal(number))
+
+
+def lose_terminal_at_path(part: str) -> None:
+    """Has all output go to a terminal that is closed just before such a change."""
+    ours, terminal = os.openpty()
+    print_to(os.ttyname(terminal))
+    os.close(terminal)
+    os.set_blocking(1, False)  # nobody reads it: a full one must not hold the run up
+
+    def close() -> None:
+        os.close(ours)
+        for _ in range(2):  # the shell sends one, the system another
+            signal.raise_signal(signal.SIGHUP)
+
+    at_path(part, close)
+
+
 def limit_files(size: int) -> None:
     """Refuses to write beyond so many bytes of any file."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

@@ -5,19 +5,15 @@ import pickle
 from functools import partial
 
 import invoke
-import jax
 import pytest
 from faults.child import break_function
 from faults.forked import fork
 from invoke import ROOT, write_texts
+from model_examples import make, put_model
 
 from experiments.training.run_folder import Workdir
-from experiments.training.written_files import write_model
-from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import DownloadError, InputError, MissingFileError
-from zaremba_jax.model import Model, init_params
-from zaremba_jax.presets import QUICK
 
 # Programs, the function that they compute with and that is broken, and their arguments.
 PLANTED = {
@@ -41,9 +37,7 @@ def broken_programs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("broken")
     write_texts(folder)
     words = Vocabulary(("<eos>", *invoke.WORDS))
-    config = override(QUICK, layers=1, hidden_size=2)
-    params = init_params(config.model, len(words), key=jax.random.key(0))
-    write_model(Workdir(folder / "run").model, Model(params, config, words))
+    put_model(Workdir(folder / "run").model, make(vocabulary=words))
     started = {
         case: fork(program, *flags, folder=folder, befalls=partial(break_function, function))
         for case, (program, function, flags) in PLANTED.items()

@@ -3,38 +3,9 @@
 import shutil
 
 import pytest
+from faults.harm import DAMAGES, emptied, flipped, truncated
 from faults.results import assert_same_results
 from invoke import assert_refused, content
-
-
-def truncated(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def emptied(path):
-    path.write_bytes(b"")
-
-
-def flipped(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 4
-    path.write_bytes(data)
-
-
-def garbage(path):
-    path.write_bytes(bytes(range(256)) * 3)
-
-
-def removed(path):
-    path.unlink()
-
-
-def folder_instead(path):
-    path.unlink()
-    path.mkdir()
-
-
-DAMAGES = [truncated, emptied, flipped, garbage, removed, folder_instead]
 
 
 def files_of(trained):

@@ -1,4 +1,4 @@
-"""A run that trains for long, and is read all the while, needs no more of the machine at its end."""
+"""A run that trains for long, read all the while, needs no more of the machine at its end."""
 
 import os
 import signal

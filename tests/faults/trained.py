@@ -1,13 +1,13 @@
 """Programs that train for a second or two, and the results of each when nothing goes wrong."""
 
+import contextlib
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 from unittest import mock
 
-import pytest
-from invoke import SINGLE, Outcome, run, write_texts
+from invoke import SINGLE, SWEPT, Outcome, run, write_texts
 
 from experiments import ensemble, ptb, sweep
 
@@ -30,7 +30,7 @@ class Trained(NamedTuple):
 PROGRAMS = {
     "ptb": (ptb, SINGLE),
     "ensemble": (ensemble, (*SINGLE, "--members=2")),
-    "sweep": (sweep, (*[f for f in SINGLE if "dropout" not in f], "--vary=dropout=0,0.25")),
+    "sweep": (sweep, (*SWEPT, "--vary=dropout=0,0.25")),
 }
 
 
@@ -38,8 +38,7 @@ def train(name: str, folder: Path) -> Trained:
     program, flags = PROGRAMS[name]
     trained = Trained(program, (*flags, "--workdir=run", "--cache_dir=cache"), folder / "run")
     write_texts(folder)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
+    with contextlib.chdir(folder):
         outcome = trained.again()
     assert outcome.status == 0, outcome.err
     return trained

@@ -76,13 +76,6 @@ def test_step_equals_flax_with_the_same_weights(cell, flax_cell, gates):
     assert_close(advance(params, x, state), record)
 
 
-def test_projection_serves_one_time_step_and_many_alike():
-    params, x, _ = example("lstm")
-    many = project_inputs(params, jnp.stack([x, 2 * x]))
-    assert_close(many[0], project_inputs(params, x))
-    assert_close(many[1], project_inputs(params, 2 * x))
-
-
 def test_closed_forget_gate_erases_the_past_and_open_one_keeps_it():
     params, _, state = example("lstm")
     cut = dataclasses.replace(params, recurrent_weights=jnp.zeros_like(params.recurrent_weights))
@@ -104,26 +97,6 @@ def test_zoneout_at_rate_1_freezes_the_state_and_at_rate_0_changes_nothing(cell)
 
     jax.tree.map(np.testing.assert_array_equal, advance_at(1.0), state)
     assert_close(advance_at(0.0), advance(params, x, state))
-
-
-def test_zoneout_of_h_leaves_c_as_the_cell_computes_it_and_of_c_leaves_h():
-    params, x, state = example("lstm")
-    keep, plain = jnp.ones((BATCH, HIDDEN)), advance(params, x, state)
-    assert_close(
-        advance(params, x, state, zoneout_hidden=keep), LSTMState(state.hidden, plain.cell)
-    )
-    kept = advance(params, x, state, zoneout_cell=keep)
-    assert_close(kept, LSTMState(plain.hidden, state.cell))
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_a_dropped_update_leaves_what_the_gate_keeps_of_the_old_state(cell):
-    params, x, state = example(cell)
-    new_state = advance(params, x, state, update=jnp.zeros((BATCH, HIDDEN)))
-    gates = project_inputs(params, x) + state.hidden @ params.recurrent_weights
-    gate, kept = ("cell", 0) if cell == "lstm" else ("hidden", 1)
-    keep = jax.nn.sigmoid(gates[:, kept * HIDDEN : (kept + 1) * HIDDEN])
-    assert_close(getattr(new_state, gate), keep * getattr(state, gate))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from faults.harm import flipped, largest, removed, truncated
 from invoke import run_on_devices
 
 from zaremba_jax import checkpoint
@@ -56,19 +57,6 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, plain(one), plain(other))
 
 
-def damage(folder, how):
-    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    if how == "missing":
-        largest.unlink()
-    elif how == "truncated":
-        largest.write_bytes(content[: len(content) // 2])
-    else:
-        middle = len(content) // 2
-        content[middle : middle + 8] = bytes(255 - byte for byte in content[middle : middle + 8])
-        largest.write_bytes(content)
-
-
 def test_restore_inverts_save_to_the_bit(tmp_path):
     record = {"history": [{"epoch": 1, "nll": 0.1 + 0.2}], "seconds": 1e-17}
     save(tmp_path / "checkpoints", 3, state_at(3, seed=7), record)
@@ -101,13 +89,13 @@ def test_newest_is_restored_and_the_newest_two_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "5"]
 
 
-@pytest.mark.parametrize("how", ["missing", "truncated", "flipped"])
+@pytest.mark.parametrize("damage", [removed, truncated, flipped])
 def test_damaged_checkpoint_falls_back_to_the_one_before_and_makes_room_for_a_new_one(
-    tmp_path, how
+    tmp_path, damage
 ):
     for step in (1, 2):
         save(tmp_path, step, state_at(step), {"step": step})
-    damage(tmp_path / "2", how)
+    damage(largest(tmp_path / "2"))
     restored = restore(tmp_path, make_template)
     assert restored is not None
     assert_same(restored.state, state_at(1))
@@ -122,7 +110,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before_and_makes_room_for_a_ne
 def test_when_all_are_damaged_the_error_says_so_and_nothing_is_removed(tmp_path):
     for step in (1, 2):
         save(tmp_path, step, state_at(step), {"step": step})
-        damage(tmp_path / str(step), "flipped")
+        flipped(largest(tmp_path / str(step)))
     with pytest.raises(DamagedCheckpointError, match="every checkpoint is damaged; remove"):
         restore(tmp_path, make_template)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
@@ -219,8 +207,7 @@ def assert_full_disk_is_said_and_harmless(folder):
 
 def test_disk_that_is_full_is_said_and_leaves_what_was_saved(tmp_path):
     # In another process: Orbax's threads fail afterwards, which would be blamed on other tests.
-    call = f"test.assert_full_disk_is_said_and_harmless({str(tmp_path)!r})"
-    run_on_devices(1, f"from tests.zaremba_jax import test_checkpoint as test; {call}")
+    run_on_devices(1, assert_full_disk_is_said_and_harmless, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,13 @@ def test_a_hundred_subsets_leave_no_member_out():
     assert {index for subset in subsets(38, 10) for index in subset} == set(range(38))
 
 
+def test_size_of_subsets_is_the_seed_that_draws_them():
+    """So that the averages of every record can be made again."""
+    rng = np.random.default_rng(10)
+    draws = [tuple(sorted(rng.choice(38, 10, replace=False).tolist())) for _ in range(100)]
+    assert set(draws) <= set(subsets(38, 10))
+
+
 @pytest.mark.parametrize("size", [0, 4])
 def test_mixture_of_more_members_than_there_are_is_refused(size):
     with pytest.raises(ValueError, match=f"a mixture of {size}: there are 3 members; take 1 to 3"):
@@ -345,9 +352,7 @@ def test_sites_of_members_have_rates_of_their_own():
 
 @pytest.mark.slow
 def test_spread_over_devices_is_as_on_one_and_only_a_gradient_is_ever_reduced():
-    run_on_devices(
-        8, "from tests.zaremba_jax.test_ensemble import on_eight_devices as check; check()"
-    )
+    run_on_devices(8, on_eight_devices)
 
 
 def test_devices_that_cannot_be_divided_are_refused():

@@ -156,13 +156,6 @@ def test_zero_state_has_a_record_a_layer_of_the_weights_type(cell, record, dtype
         assert part.dtype == dtype
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_last_output_of_a_layer_is_its_final_hidden_state(cell):
-    params, inputs, state, _ = example_of(cell=cell)
-    outputs, final = unroll_layer(params[0], inputs, state[0])
-    np.testing.assert_array_equal(outputs[-1], final.hidden)
-
-
 @pytest.mark.parametrize("kernel", ["custom_vjp", "scan"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_layer_of_two_biases_is_that_of_their_sum_with_a_gradient_for_each(cell, kernel):

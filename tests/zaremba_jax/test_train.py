@@ -226,10 +226,7 @@ def assert_shard_map_changes_nothing():
 
 
 def test_loss_and_step_within_shard_map_are_those_on_one_device():
-    run_on_devices(
-        2,
-        "from tests.zaremba_jax import test_train; test_train.assert_shard_map_changes_nothing()",
-    )
+    run_on_devices(2, assert_shard_map_changes_nothing)
 
 
 @given(st.integers(1, 99), st.integers(1, 9))

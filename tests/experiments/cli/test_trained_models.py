@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from model_examples import make
+from model_examples import make, put_model
 
 from experiments.cli.trained_models import load_models
 from experiments.training.run_folder import Workdir
-from experiments.training.written_files import write_json, write_model
+from experiments.training.written_files import write_json
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.presets import QUICK
 
@@ -15,15 +15,15 @@ from zaremba_jax.presets import QUICK
 def folder(tmp_path_factory):
     """Two runs, an ensemble, a run that is not finished, a record, and a run on another text."""
     folder = tmp_path_factory.mktemp("runs")
-    write_model(Workdir(folder / "run").model, make())
-    write_model(Workdir(folder / "dropout=0,0.5").model, make(seed=7))
+    put_model(Workdir(folder / "run").model, make())
+    put_model(Workdir(folder / "dropout=0,0.5").model, make(seed=7))
     for seed in (3, 4):
-        write_model(Workdir(folder / "ensemble").member(seed), make(seed))
+        put_model(Workdir(folder / "ensemble").member(seed), make(seed))
     for name in ("unfinished", "record"):
         (folder / name).mkdir()
         Workdir(folder / name).write_config(QUICK)
     write_json(Workdir(folder / "record").summary, {})
-    write_model(Workdir(folder / "other").model, make(vocabulary=Vocabulary(("a", "b"))))
+    put_model(Workdir(folder / "other").model, make(vocabulary=Vocabulary(("a", "b"))))
     return folder
 
 

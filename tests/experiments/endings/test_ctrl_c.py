@@ -38,7 +38,7 @@ def hits(tmp_path):
 
 
 def assert_one_line(process):
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out, err) == (130, "", "error: interrupted\n")
 
 

@@ -1,6 +1,5 @@
 """Averaged parameters, the best ones and random offsets, in runs of one model and of many."""
 
-import itertools
 import signal
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 from invoke import SINGLE, assert_refused, metrics, run, stored, summary_of, untimed
 
 from experiments import ensemble, sweep
-from experiments.training import single_run
 from experiments.training.run import EVALUATION_STREAMS
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.interop.model_file import load_model, named_arrays
@@ -56,24 +54,15 @@ def figures(workdir):
 
 
 def test_stopped_run_ends_as_one_never_interrupted_with_its_average_and_its_best(
-    folder, monkeypatch
+    folder, ctrl_c_after
 ):
     """Stopped in the epoch after averaging began, and once more at the end of an epoch."""
     finished(*OFFSET, "--workdir=whole")
     assert metrics(folder / "whole")[-1]["learning_rate"] < 0.5  # a stall divided it
-    train_windows, chunks = single_run.train_windows, itertools.count(1)
-
-    def stopped(*args, **kwargs):
-        result = train_windows(*args, **kwargs)
-        if next(chunks) in (9, 10):
-            signal.raise_signal(signal.SIGINT)
-        return result
-
-    with monkeypatch.context() as stopping:
-        stopping.setattr(single_run, "train_windows", stopped)
-        for _ in range(2):
-            assert run(*OFFSET, "--workdir=run", "--noresident").status == 128 + signal.SIGINT
-        finished(*OFFSET, "--workdir=run")
+    for chunk in (9, 1):
+        ctrl_c_after(chunk)
+        assert run(*OFFSET, "--workdir=run", "--noresident").status == 128 + signal.SIGINT
+    finished(*OFFSET, "--workdir=run")
     assert states(folder / "run") == states(folder / "whole")
     assert untimed(metrics(folder / "run")) == untimed(metrics(folder / "whole"))
     assert figures(folder / "run") == figures(folder / "whole")

@@ -1,20 +1,21 @@
 """A run that was killed, stopped or damaged ends like an uninterrupted one."""
 
-import itertools
 import json
 import math
 import os
 import shutil
 import signal
-import time
 import types
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from faults.child import send_at_path
 from faults.forked import fork
+from faults.harm import flipped, largest
 from invoke import (
     CONFIG,
     FLAGS,
@@ -25,7 +26,7 @@ from invoke import (
     last_state,
     metrics,
     run,
-    write_texts,
+    run_in,
 )
 
 from experiments.reports.records import read_record
@@ -40,31 +41,8 @@ OFTEN = "--checkpoint_minutes=0"
 def reference(tmp_path_factory):
     """The workdir of a run that was never interrupted."""
     folder = tmp_path_factory.mktemp("reference")
-    write_texts(folder)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        assert run(*FLAGS, "--workdir=run").status == 0
+    run_in(folder, *FLAGS, "--workdir=run")
     return folder / "run"
-
-
-@pytest.fixture
-def after_chunk(monkeypatch):
-    """A function that changes a chunk's state and losses, chunks counted from 1."""
-    todo = {}
-    train_windows, chunks = run_module.train_windows, itertools.count(1)
-
-    def changed(*args, **kwargs):
-        state, statistics = train_windows(*args, **kwargs)
-        change = todo.pop(next(chunks), lambda *result: result)
-        return change(state, statistics)
-
-    monkeypatch.setattr(run_module, "train_windows", changed)
-    return todo.__setitem__
-
-
-def ctrl_c(state, statistics):
-    signal.raise_signal(signal.SIGINT)  # immediately; os.kill leaves the time to the system
-    return state, statistics
 
 
 def steps(folder):
@@ -73,24 +51,18 @@ def steps(folder):
 
 
 def interrupted(number, folder):
-    """Outcome of a process that got a signal within its first epoch, after some checkpoints."""
-    running = fork("experiments.ptb", *FLAGS, "--workdir=run", OFTEN, folder=folder)
-    deadline = time.monotonic() + 200
-    while not steps(folder) or steps(folder)[-1] < 6:
-        assert running.process.is_alive(), running.end()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    running.send(number)
-    return running.end()
+    """Outcome of a process that gets a signal within its first epoch, as it saves window 9."""
+    hit = partial(send_at_path, "checkpoints/9/checksums.json", number)
+    flags = (*FLAGS, "--workdir=run", OFTEN)
+    return fork("experiments.ptb", *flags, folder=folder, befalls=hit).end()
 
 
 def test_run_killed_within_an_epoch_ends_as_one_never_interrupted(folder, reference):
     status, _, err = interrupted(signal.SIGKILL, folder)
     assert (status, err) == (-signal.SIGKILL, "")
-    assert 0 < steps(folder)[-1] < WINDOWS
     resumed = run(*FLAGS, "--workdir=run")
     assert resumed.status == 0
-    assert "resuming run after epoch 0, window " in resumed.out
+    assert "resuming run after epoch 0, window 6\n" in resumed.out  # 9 was cut off
     assert_same_run(folder / "run", reference)
 
 
@@ -98,7 +70,7 @@ def test_terminated_run_saves_says_so_and_ends_as_one_never_interrupted(folder, 
     status, out, err = interrupted(signal.SIGTERM, folder)
     assert status == 128 + signal.SIGTERM, err
     assert out.endswith(
-        f"stopped by SIGTERM after epoch 0, window {steps(folder)[-1]} of {WINDOWS};"
+        f"stopped by SIGTERM after epoch 0, window 12 of {WINDOWS};"
         " saved in run, give the same command to resume,"
         " or try its model: experiments.generate --workdir=run\n"
     )
@@ -107,26 +79,18 @@ def test_terminated_run_saves_says_so_and_ends_as_one_never_interrupted(folder, 
 
 
 @pytest.mark.parametrize(
-    ("chunk", "position"),
-    [(1, "epoch 0, window 3"), (40, "epoch 1, window 0"), (43, "epoch 1, window 9")],
-    ids=["first chunk", "end of an epoch", "second epoch"],
+    ("chunk", "position", "resident"),
+    [
+        (1, "epoch 0, window 3", (True, True)),
+        (2, "epoch 0, window 6", (False, False)),
+        (40, "epoch 1, window 0", (False, True)),
+        (43, "epoch 1, window 9", (True, False)),
+    ],
+    ids=["first chunk", "first epoch", "end of an epoch", "second epoch"],
 )
-def test_ctrl_c_saves_the_chunk_that_it_hit(folder, reference, after_chunk, chunk, position):
-    after_chunk(chunk, ctrl_c)
-    stopped = run(*FLAGS, "--workdir=run")
-    assert (stopped.status, stopped.err) == (128 + signal.SIGINT, "")
-    assert f"stopped by SIGINT after {position} of {WINDOWS}; saved in run" in stopped.out
-    resumed = run(*FLAGS, "--workdir=run")
-    assert (resumed.status, resumed.err) == (0, "")
-    assert f"resuming run after {position}" in resumed.out
-    assert_same_run(folder / "run", reference)
-
-
-@pytest.mark.parametrize("chunk", [2, 40, 43], ids=["first epoch", "its end", "second epoch"])
-def test_run_streamed_from_disk_ends_as_one_with_its_text_on_the_device(
-    folder, reference, after_chunk, chunk, monkeypatch
+def test_ctrl_c_saves_the_chunk_that_it_hit_wherever_the_text_lies_before_and_after(
+    folder, reference, ctrl_c_after, chunk, position, resident, monkeypatch
 ):
-    """Bit for bit, also when interrupted and when resumed with the text on the device."""
     asked, loader = [], run_module.WindowLoader
 
     def observed(*text, resident):
@@ -134,24 +98,26 @@ def test_run_streamed_from_disk_ends_as_one_with_its_text_on_the_device(
         return loader(*text, resident=resident)
 
     monkeypatch.setattr(run_module, "WindowLoader", observed)
-    after_chunk(chunk, ctrl_c)
-    assert run(*FLAGS, "--workdir=run", "--noresident").status == 128 + signal.SIGINT
-    way = "--resident" if chunk == 40 else "--noresident"
-    assert run(*FLAGS, "--workdir=run", way).status == 0
+    ctrl_c_after(chunk)
+    stopped, resumed = (run(*FLAGS, "--workdir=run", f"--resident={way}") for way in resident)
+    assert (stopped.status, stopped.err) == (128 + signal.SIGINT, "")
+    assert f"stopped by SIGINT after {position} of {WINDOWS}; saved in run" in stopped.out
+    assert (resumed.status, resumed.err) == (0, "")
+    assert f"resuming run after {position}" in resumed.out
     assert_same_run(folder / "run", reference)
-    assert asked == [False, way == "--resident"]
+    assert asked == [*resident]
 
 
-def test_second_ctrl_c_stops_at_once_and_keeps_what_was_saved(folder, reference, after_chunk):
-    after_chunk(50, lambda *result: ctrl_c(*ctrl_c(*result)))
+def test_second_ctrl_c_stops_at_once_and_keeps_what_was_saved(folder, reference, ctrl_c_after):
+    ctrl_c_after(50, times=2)
     assert_refused(run(*FLAGS, "--workdir=run"), "interrupted", status=128 + signal.SIGINT)
     assert steps(folder) == [WINDOWS]
     assert run(*FLAGS, "--workdir=run").status == 0
     assert_same_run(folder / "run", reference)
 
 
-def test_number_of_epochs_without_end_begins_like_any_other(folder, after_chunk):
-    after_chunk(1, ctrl_c)
+def test_number_of_epochs_without_end_begins_like_any_other(folder, ctrl_c_after):
+    ctrl_c_after(1)
     assert run(*FLAGS, f"--epochs={10**8}", "--workdir=run").status == 128 + signal.SIGINT
     assert steps(folder) == [3]
 
@@ -230,8 +196,8 @@ def test_run_is_saved_within_an_epoch_after_the_minutes_that_were_asked_for(monk
     assert due == [False, True]
 
 
-def test_run_stopped_within_an_epoch_is_not_finished_by_asking_for_fewer(folder, after_chunk):
-    after_chunk(43, ctrl_c)
+def test_run_stopped_within_an_epoch_is_not_finished_by_asking_for_fewer(folder, ctrl_c_after):
+    ctrl_c_after(43)
     assert run(*FLAGS, "--workdir=run").status == 128 + signal.SIGINT
     before = content(folder)
     refused = run(*FLAGS, "--epochs=1", "--workdir=run")
@@ -328,10 +294,10 @@ def test_run_goes_on_to_more_epochs_than_it_was_begun_with_and_not_back_to_fewer
 
 
 def test_run_that_is_told_of_more_epochs_has_no_figures_before_their_end(
-    folder, reference, after_chunk
+    folder, reference, ctrl_c_after
 ):
     shutil.copytree(reference, "run")
-    after_chunk(1, ctrl_c)
+    ctrl_c_after(1)
     assert run(*FLAGS, "--epochs=9", "--workdir=run").status == 128 + signal.SIGINT
     assert not (folder / "run" / "summary.json").exists()
 
@@ -345,19 +311,9 @@ def test_finished_run_whose_checkpoints_are_gone_is_not_trained_again(folder, re
     assert content(folder) == before
 
 
-def damage(checkpoint):
-    """Flips bits of a checkpoint's largest file, and of any other of its size."""
-    sizes = {path: path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()}
-    for path in (path for path, size in sizes.items() if size == max(sizes.values())):
-        data = path.read_bytes()
-        middle = len(data) // 2
-        flipped = bytes(255 - byte for byte in data[middle : middle + 16])
-        path.write_bytes(data[:middle] + flipped + data[middle + 16 :])
-
-
 def test_damaged_checkpoint_is_named_and_the_run_ends_the_same(folder, reference):
     shutil.copytree(reference, "run")
-    damage(folder / "run" / "checkpoints" / str(2 * WINDOWS))
+    flipped(largest(folder / "run" / "checkpoints" / str(2 * WINDOWS)))
     outcome = run(*FLAGS, "--workdir=run")
     assert (outcome.status, outcome.err) == (0, "")
     assert f"run/checkpoints/{2 * WINDOWS} was damaged: continuing from the one bef" in outcome.out
@@ -368,7 +324,7 @@ def test_damaged_checkpoint_is_named_and_the_run_ends_the_same(folder, reference
 def test_when_every_checkpoint_is_damaged_one_line_says_so_and_all_is_kept(folder, reference):
     shutil.copytree(reference, "run")
     for step in steps(folder):
-        damage(folder / "run" / "checkpoints" / str(step))
+        flipped(largest(folder / "run" / "checkpoints" / str(step)))
     before = content(folder)
     outcome = run(*FLAGS, "--workdir=run")
     assert_refused(outcome, "run/checkpoints: every checkpoint is damaged", "remove the directory")

@@ -1,19 +1,19 @@
 """The models of runs that were stopped, or still train."""
 
-import itertools
 import signal
 
 import jax
 import numpy as np
 import pytest
 from invoke import CHUNK, CONFIG, MEMBERS, SINGLE, WINDOWS, content, run, stored
+from model_examples import put_model
 from test_first_version import unpack
 
 from experiments import ensemble
 from experiments.cli.trained_models import load, load_models, parts, single_model
-from experiments.training import ensemble_run, single_run, unfinished_runs
+from experiments.training import unfinished_runs
 from experiments.training.run_folder import Workdir
-from experiments.training.written_files import write_json, write_model
+from experiments.training.written_files import write_json
 from zaremba_jax.checkpoint import DamagedCheckpointError, Restored
 from zaremba_jax.config import override, to_dict
 from zaremba_jax.errors import InputError
@@ -24,24 +24,12 @@ PER_EPOCH = WINDOWS // CHUNK
 
 
 @pytest.fixture
-def stop_after(folder, monkeypatch):
+def stop_after(folder, ctrl_c_after):
     """A function that stops a program after a chunk of a model, counted from 1."""
 
     def stop(chunk, *flags, **program):
-        module, name = single_run, "train_windows"
-        if program:
-            module, name = ensemble_run, "train_members"
-        train, chunks = getattr(module, name), itertools.count(1)
-
-        def stopped(*args, **kwargs):
-            result = train(*args, **kwargs)
-            if next(chunks) == chunk:
-                signal.raise_signal(signal.SIGINT)
-            return result
-
-        with monkeypatch.context() as stopping:
-            stopping.setattr(module, name, stopped)
-            outcome = run(*flags, "--workdir=run", **program)
+        ctrl_c_after(chunk)
+        outcome = run(*flags, "--workdir=run", **program)
         assert outcome.status == 128 + signal.SIGINT, outcome.err
         return outcome.out
 
@@ -64,7 +52,7 @@ def test_stopped_run_has_the_model_that_it_would_end_with(folder, stop_after, ca
         "run: is not finished; its model after 0 of 2 epochs and a part of the next\n"
     )
     assert_same(model.params, stored(workdir.path)["params"])  # not the initial ones
-    write_model(workdir.model, model)  # as if it had been finished and got more epochs
+    put_model(workdir.model, model)  # as if it had been finished and got more epochs
     stop_after(PER_EPOCH + 1, *BEST)
     before, _ = content(folder), capsys.readouterr()
     model = load(single_model(["run"], "workdir"))

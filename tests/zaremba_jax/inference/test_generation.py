@@ -9,8 +9,8 @@ import paper_model
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model_examples import make
 
-from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.inference.generation import (
     Sampling,
@@ -20,8 +20,7 @@ from zaremba_jax.inference.generation import (
     sample_token,
     unknown_id,
 )
-from zaremba_jax.model import Model, Predictor, apply, init_params
-from zaremba_jax.presets import QUICK
+from zaremba_jax.model import Predictor, apply
 from zaremba_jax.regularizers import expected_masks
 from zaremba_jax.rnn import zero_state
 
@@ -32,11 +31,7 @@ PROMPT = np.array([1, 4, 2], np.int32)
 
 @functools.cache
 def model(seed=0, hidden_size=4, cell="lstm", **changes):
-    config = override(
-        QUICK, layers=1, hidden_size=hidden_size, cell=cell, init_scale=1.5, seed=seed, **changes
-    )
-    params = init_params(config.model, len(WORDS), key=jax.random.key(seed))
-    return Model(params, config, WORDS)
+    return make(seed, WORDS, hidden_size=hidden_size, cell=cell, init_scale=1.5, **changes)
 
 
 def probabilities(one, ids):

@@ -1,11 +1,10 @@
 """What a model reads before it generates, and what becomes of unknown words."""
 
 import pytest
+from model_examples import WORDS
 
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.inference.prompts import prompt_ids
-
-WORDS = Vocabulary(("the", "<eos>", "cat", "<unk>", "sat"))
 
 
 def test_prompt_begins_a_line_where_the_vocabulary_has_line_ends():

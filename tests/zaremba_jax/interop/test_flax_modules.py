@@ -380,11 +380,7 @@ def assert_explicit_axes_change_nothing():
 
 
 def test_gradients_on_a_mesh_with_explicit_axes_are_those_on_one_device():
-    run_on_devices(
-        2,
-        "from tests.zaremba_jax.interop import test_flax_modules as test;"
-        " test.assert_explicit_axes_change_nothing()",
-    )
+    run_on_devices(2, assert_explicit_axes_change_nothing)
 
 
 def assert_shard_map_changes_nothing():
@@ -431,11 +427,7 @@ def assert_shard_map_changes_nothing():
 
 
 def test_gradients_within_shard_map_are_those_on_one_device():
-    run_on_devices(
-        2,
-        "from tests.zaremba_jax.interop import test_flax_modules as test;"
-        " test.assert_shard_map_changes_nothing()",
-    )
+    run_on_devices(2, assert_shard_map_changes_nothing)
 
 
 def test_operands_in_bfloat16_change_rounding_alone():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax_stack import assert_close
 
 from zaremba_jax.array_types import HiddenState, LSTMState
 from zaremba_jax.interop.flax_weights import linen_layer, nnx_layer
@@ -41,18 +42,9 @@ def weighed(results, weights):
     return sum((a * b).sum() for a, b in zip(leaves, weights, strict=True))
 
 
-def ours(kind, layer, inputs, state, weights):
-    """Gradients for the layer and the inputs, and the outputs."""
+def differentiated(call, params, inputs, weights):
+    """Gradients for the parameters and the inputs, and the outputs."""
 
-    def loss(layer, inputs):
-        outputs, end = unroll_layer(layer, inputs, state)
-        carry = (end.cell, end.hidden) if isinstance(end, LSTMState) else end.hidden
-        return weighed((outputs, carry), weights), outputs
-
-    return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(layer, inputs)
-
-
-def theirs(call, params, inputs, weights):
     def loss(params, inputs):
         carry, outputs = call(params, inputs)
         return weighed((outputs, carry), weights), outputs
@@ -60,9 +52,13 @@ def theirs(call, params, inputs, weights):
     return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, inputs)
 
 
-def assert_close(actual, expected):
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), actual, expected)
+def ours(layer, inputs, state, weights):
+    def call(layer, inputs):
+        outputs, end = unroll_layer(layer, inputs, state)
+        carry = (end.cell, end.hidden) if isinstance(end, LSTMState) else end.hidden
+        return carry, outputs
+
+    return differentiated(call, layer, inputs, weights)
 
 
 @pytest.mark.parametrize("kind", ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"])
@@ -78,8 +74,8 @@ def test_layer_of_an_nnx_cell_equals_it_in_values_and_gradients(float64, normal,
         rnn = nnx.RNN(nnx.merge(graph, params), time_major=True, return_carry=True)
         return rnn(inputs, initial_carry=carry)
 
-    (gradient, by_inputs), outputs = theirs(call, params, inputs, weights)
-    actual = ours(kind, nnx_layer(nnx.merge(graph, params)), inputs, state, weights)
+    (gradient, by_inputs), outputs = differentiated(call, params, inputs, weights)
+    actual = ours(nnx_layer(nnx.merge(graph, params)), inputs, state, weights)
     assert_close(actual, ((nnx_layer(nnx.merge(graph, gradient)), by_inputs), outputs))
 
 
@@ -95,8 +91,8 @@ def test_layer_of_a_linen_cell_equals_it_in_values_and_gradients(float64, normal
     def call(params, inputs):
         return rnn.apply({"params": {"cell": params}}, inputs, initial_carry=carry)
 
-    (gradient, by_inputs), outputs = theirs(call, params, inputs, weights)
-    actual = ours(kind, linen_layer(cell, params), inputs, state, weights)
+    (gradient, by_inputs), outputs = differentiated(call, params, inputs, weights)
+    actual = ours(linen_layer(cell, params), inputs, state, weights)
     if kind == "GRUCell":
         gradient["hn"]["bias"] = jnp.zeros(HIDDEN)  # of the bias that the layer lacks
     assert_close(actual, ((linen_layer(cell, gradient), by_inputs), outputs))

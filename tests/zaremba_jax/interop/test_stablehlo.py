@@ -1,22 +1,22 @@
 """The scoring function outside this package."""
 
+import functools
 import subprocess
 import sys
 
 import jax
+import model_examples
 import numpy as np
 import pytest
 from jax import export
 
-from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.interop.stablehlo import PLATFORMS, portable_scoring
-from zaremba_jax.model import Model, init_params
-from zaremba_jax.presets import QUICK
 
 WORDS = Vocabulary(tuple("abcde"))
+make = functools.partial(model_examples.make, vocabulary=WORDS, layers=2)
 IDS = np.random.default_rng(0).integers(0, 5, 12).astype(np.int32)
 # A stranger's program: two texts side by side, in two windows of different lengths.
 STRANGER = """
@@ -33,12 +33,6 @@ for first, last in ((0, 7), (7, 11)):
     nats.append(part)
 np.save("nats.npy", np.concatenate(nats))
 """
-
-
-def make(**changes):
-    config = override(QUICK, layers=2, hidden_size=3, init_scale=1.0, **changes)
-    params = init_params(config.model, len(WORDS), key=jax.random.key(0))
-    return Model(params, config, WORDS)
 
 
 def test_function_runs_with_jax_and_numpy_alone_on_windows_of_any_size(tmp_path):

@@ -62,14 +62,6 @@ def test_kernel_matches_scan_at_any_sizes(cell, time, batch, features, hidden):
         assert_kernel_matches_scan(make(*sizes, "float64", cell, ADMITTED[cell]), "float64")
 
 
-def test_lstm_without_masks_equals_the_kernel_of_its_own(float64):
-    arguments, _, weights = make(4, 2, 3, 5, "float64")
-    layers = functools.partial(cell_layer, masks=RecurrentMasks()), lstm_layer
-    run = jax.jit(lambda: [of_layer(layer, arguments, weights) for layer in layers])
-    general, special = run()
-    assert_same(general, special, 1e-10)
-
-
 KERNELS = {
     "lstm": lstm_layer,
     "padded": padded_lstm_layer,

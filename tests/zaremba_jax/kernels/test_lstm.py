@@ -77,10 +77,7 @@ def assert_sharded_equals_whole():
 
 @pytest.mark.slow
 def test_sharded_batch_equals_the_whole_batch():
-    run_on_devices(
-        4,
-        "from tests.zaremba_jax.kernels import test_lstm; test_lstm.assert_sharded_equals_whole()",
-    )
+    run_on_devices(4, assert_sharded_equals_whole)
 
 
 def test_backward_loop_carries_the_gradients_of_the_state_alone():
