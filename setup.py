@@ -49,6 +49,7 @@ setup(
         "pooch>=1.8",
         "rich>=13.8",
         "safetensors>=0.5",
+        "tensorstore>=0.1.71",
     ),
     extras_require={
         "test": [

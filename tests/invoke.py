@@ -10,7 +10,8 @@ import random
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from preloaded import ROOT, call, run_line, run_lines
 
 from experiments import ptb
 from zaremba_jax.array_types import TrainState
-from zaremba_jax.checkpoint import restore
+from zaremba_jax.checkpoint import CHECKSUMS_FILE, restore
 from zaremba_jax.config import override
 from zaremba_jax.presets import QUICK
 from zaremba_jax.train import init_train_state
@@ -44,6 +45,7 @@ CONFIG = override(QUICK, corpus="files", **SETTINGS)
 TEXT = ("--train_file=train.txt", "--valid_file=valid.txt", "--test_file=test.txt")
 FLAGS = (*TEXT, "--chunk=3", *(f"--{name}={value}" for name, value in SETTINGS.items()))
 WINDOWS = 119  # per epoch of the text of `write_texts`
+EPOCHS = 10**8  # more than there is time for
 CHUNK = 17  # divides an epoch, so that only one program is compiled
 SINGLE = tuple(f"--chunk={CHUNK}" if f.startswith("--chunk") else f for f in FLAGS)
 MEMBERS = (*SINGLE, "--members=3", "--sizes=1,2")  # for experiments.ensemble
@@ -84,6 +86,21 @@ def start_python(*arguments: str, cwd: Path, **env: str) -> subprocess.Popen[str
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextlib.contextmanager
+def training(program: ModuleType, *flags: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has saved a checkpoint in `run`, and saves as often as it can."""
+    often = (f"--epochs={EPOCHS}", "--checkpoint_minutes=0", "--workdir=run")
+    process = start(*flags, *often, cwd=cwd, program=program)
+    try:
+        while not list(cwd.glob(f"run/checkpoints/*/{CHECKSUMS_FILE}")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def run_process(*flags: str, cwd: Path) -> Outcome:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from jax.experimental import multihost_utils
 
 from zaremba_jax.errors import InputError
@@ -60,8 +61,9 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
       ValueError: there is a checkpoint of this step, or of a later one.
       OSError: there is no space for it, or no permission, or what was written is incomplete.
     """
+    arrays = jax.tree.map(_on_host, _storable(state))
     items = ocp.args.Composite(
-        state=ocp.args.StandardSave(_storable(state)), record=ocp.args.JsonSave(record)
+        state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
     )
     with naming(directory), _manager(directory) as manager:
         newest = manager.latest_step()
@@ -76,7 +78,7 @@ def save(directory: str | Path, step: int, state: State, record: dict[str, Any])
             if not _is_systems(error):
                 raise
             raise OSError(f"{directory}: takes no checkpoint {_why(error)}") from None
-        if not _opens(manager, step):
+        if not _has_all(Path(manager.directory, str(step)), arrays):
             raise OSError(
                 f"{directory}: the checkpoint of step {step} lacks arrays of the state, although"
                 " nothing was refused; those before it are intact; name another folder"
@@ -155,12 +157,26 @@ def _why(error: ValueError) -> str:
     return f"({told}); is it still there?"
 
 
-def _opens(manager: ocp.CheckpointManager, step: int) -> bool:
-    """Whether every array of a checkpoint can be opened, as a resumed run has to."""
+def _on_host(x: Any) -> Any:
+    """The array in NumPy, if this process has all of it.
+
+    Of each array of jax's that Orbax writes, TensorStore (0.1.86) keeps some objects for ever.
+    """
+    return np.asarray(x) if isinstance(x, jax.Array) and x.is_fully_addressable else x
+
+
+def _has_all(folder: Path, arrays: Any) -> bool:
+    """Whether the description of every array is in a checkpoint, as a resumed run needs it.
+
+    By TensorStore's list, since Orbax's metadata keep some objects for ever.
+    """
+    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/state/"}}
     try:
-        return manager.item_metadata(step)["state"] is not None
+        keys = tensorstore.KvStore.open(database).result().list().result()
     except ValueError:
         return False
+    described = [key for key in keys if key.endswith((b"/.zarray", b"/zarr.json"))]
+    return len(described) == len(jax.tree.leaves(arrays))
 
 
 def _read(

@@ -1,33 +1,14 @@
 """Programs that read a run whose process trains and saves meanwhile."""
 
-import contextlib
 import re
 import signal
-import time
 
 import pytest
-from invoke import MEMBERS, SINGLE, run_elsewhere, start
+from invoke import EPOCHS, MEMBERS, SINGLE, run_elsewhere, training
 
 from experiments import ensemble, ptb
-from zaremba_jax.checkpoint import CHECKSUMS_FILE
 
-EPOCHS = 100_000  # more than there is time for
 MODELS = {ptb: "its model", ensemble: "its 3 models"}
-
-
-@contextlib.contextmanager
-def training(program, *flags, cwd):
-    """A process that has saved a checkpoint, and saves as often as it can."""
-    often = (f"--epochs={EPOCHS}", "--checkpoint_minutes=0", "--workdir=run")
-    process = start(*flags, *often, cwd=cwd, program=program)
-    try:
-        while not list(cwd.glob(f"run/checkpoints/*/{CHECKSUMS_FILE}")):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.1)
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.slow

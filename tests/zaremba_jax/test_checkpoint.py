@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import gc
 import os
 import resource
 from unittest import mock
@@ -250,6 +251,18 @@ def test_checkpoints_without_checksums_that_were_not_cut_off_are_kept_and_named_
     with pytest.raises(DamagedCheckpointError):
         restore(tmp_path, make_template)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_process_that_saves_again_and_again_does_not_grow(tmp_path):
+    def objects_after(*steps):
+        for step in steps:
+            save(tmp_path, step, state, {})
+        gc.collect()
+        return len(gc.get_objects())
+
+    state = state_at(1)
+    before = objects_after(1, 2, 3)
+    assert objects_after(*range(4, 14)) - before < 100  # those of the log among them
 
 
 def test_damaged_description_of_a_checkpoint_is_not_reported_by_orbax_too(tmp_path, caplog):
