@@ -128,7 +128,7 @@ def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
         refuse_to_replace("workdir", folder / name, "of this program", lambda _: path.exists())
     try:
         recorded = read_json_object(path).get("asked") if path.exists() else asked
-    except (ValueError, TypeError):
+    except ValueError:
         recorded = None
     if recorded != asked:
         raise InputError(

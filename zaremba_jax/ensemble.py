@@ -20,15 +20,12 @@ _DRAWS = 100  # of subsets, if there are more
 def mixture_nll(nll: MemberNLL) -> Float[np.ndarray, " predictions"]:
     """Nats of each token under the mean of the members' probabilities (section 4.1).
 
-    -log mean exp(-nll) in float64, relative to the largest probability so that the
-    mean does not underflow.
+    -log mean exp(-nll) in float64; infinite where every member's are.
 
     >>> mixture_nll(-np.log([[0.5, 0.1], [0.1, 0.3]])).round(4)  # -log 0.3, -log 0.2
     array([1.204 , 1.6094])
     """
-    nll = nll.astype(np.float64)
-    least = nll.min(axis=0)
-    return least - np.log(np.exp(least[None, :] - nll).mean(axis=0))
+    return math.log(len(nll)) - np.logaddexp.reduce(-nll.astype(np.float64), axis=0)
 
 
 def mixture_log_probs(

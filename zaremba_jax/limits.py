@@ -4,6 +4,7 @@ A setting carries its own description and limits, from which programs build thei
 """
 
 import dataclasses
+import functools
 import operator
 import types
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -50,6 +51,7 @@ class Setting(NamedTuple):
     section: str = ""
 
 
+@functools.cache
 def settings_of(record: type[Any]) -> dict[str, Setting]:
     """The settings of a record by name; its other fields are left out."""
     hints = get_type_hints(record)

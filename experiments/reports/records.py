@@ -98,9 +98,11 @@ class Record:
             _ = self.perplexities, self.summary["device"]
         for line in self.history:
             _ = [line[name] for name in ("train_perplexity", "words_per_second", "seconds")]
-        lacking = self.summary.get("epochs", 0) - len(self.history)  # of one model
-        if lacking > 0:  # curves of one setting could not be drawn together
-            raise ValueError(f"its metrics lack {lacking} of {self.summary['epochs']} epochs")
+        # Of many models it does not tell, but `--patience` is not for them.
+        epochs = self.summary.get("epochs", self.config.train.epochs)
+        lacking = epochs - len(self.history)
+        if self.perplexities and lacking > 0:  # curves could not be drawn together
+            raise ValueError(f"its metrics lack {lacking} of {epochs} epochs")
         _ = self.curves, self.training_curves, self.history and self.estimate
         for mixture in self.summary.get("mixtures", ()):
             _ = [mixture[name] for name in ("members", "subsets", *_OF_A_MIXTURE)]

@@ -83,7 +83,11 @@ def started_jobs(config: Config, folder: Path) -> list[Job]:
     pattern = re.compile(rf"{re.escape(_file_name(config))}-seeds?(\d+)(?:-(\d+))?")
     matches = [pattern.fullmatch(path.name) for path in sorted(folder.glob("*"))]
     spans = [(int(match[1]), int(match[2] or match[1])) for match in matches if match]
-    return [Job(override(config, seed=first), last - first + 1) for first, last in spans]
+    return [
+        Job(override(config, seed=first), last - first + 1)
+        for first, last in spans
+        if first <= last < 2**32  # else a folder of that name is not ours
+    ]
 
 
 def recorded_seeds(config: Config, records: list[Record]) -> set[int]:

@@ -255,6 +255,12 @@ def test_what_was_begun_goes_on_first_and_together_however_many_are_trained_at_o
         assert names[2:] == (rest or ["small-seeds0-1", "small-seed5"])
 
 
+def test_folders_whose_names_no_job_has_are_none(tmp_path):
+    for name in ("small-seeds8-3", f"small-seed{2**32}"):
+        (tmp_path / name).mkdir()
+    assert jobs.started_jobs(SMALL, tmp_path) == []
+
+
 def test_records_are_of_the_same_model_whatever_computes_it_but_not_with_other_settings():
     (record,) = held(0, config=override(SMALL, kernel="scan", softmax_tokens=7))
     assert record.model == SMALL
@@ -275,6 +281,10 @@ def test_member_that_diverged_is_in_no_figure_and_no_curve():
     record = records.Record(config=SMALL, summary={"members": members}, history=history)
     assert record.perplexities == {4: (2.0, 3.0)}
     assert record.curves == [[9.0]]
+    without_metrics = dataclasses.replace(record, history=[])
+    without_metrics.summary["device"] = "CPU"
+    with pytest.raises(ValueError, match="its metrics lack 13 of 13 epochs"):
+        without_metrics.check()
     assert jobs.recorded_seeds(SMALL, [record]) == {4, 5}  # it would diverge again
 
 

@@ -57,7 +57,8 @@ def test_run_that_is_read_all_the_while_needs_no_more_at_its_end(folder, counted
                 assert outcome.status == 0, outcome
                 counted("readings of a run that trains")
             samples.append(needs_of(process.pid, folder / "run"))
-            with open("/tmp/st/samples.txt", "a") as f: f.write(f"{samples[-1]}\n")
+            with open("/tmp/st/samples.txt", "a") as f:
+                f.write(f"{samples[-1]}\n")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (128 + signal.SIGINT, "")

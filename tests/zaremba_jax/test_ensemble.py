@@ -192,6 +192,11 @@ def test_mixture_is_the_model_of_one_or_of_equals_and_between_in_any_order_at_an
     assert mixture.mean() <= bound + 1e-9 * (1 + bound)
 
 
+def test_token_that_no_member_can_predict_has_no_probability_in_the_mixture():
+    mixture = mixture_nll(np.array([[np.inf, np.inf], [np.inf, 1.0]]))
+    np.testing.assert_allclose(mixture, [np.inf, 1 + np.log(2)])
+
+
 def test_mixtures_of_one_are_the_singles_and_of_all_the_mixture(trained):
     nll = members_nll(Predictor(trained[0].params), IDS, 1, MESH)
     models = [model_of(member(trained[0].params, i)) for i in range(3)]

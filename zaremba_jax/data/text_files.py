@@ -61,6 +61,8 @@ def find_files(pattern: str | Path, *, read_once: bool = False) -> list[Piece]:
             continue
         matches = [part] if os.path.isfile(part) else sorted(glob.glob(part, recursive=True))
         files = [Path(match) for match in matches if os.path.isfile(match)]
+        if str(_STANDARD_INPUT) in matches:
+            files = []  # even if a file is redirected to it, what is read of it is gone
         if not files:
             there = part == "-" or os.path.exists(part)
             what = "is not a regular file" if there else "no such file"

@@ -124,8 +124,13 @@ class Vocabulary:
         """The same types, the line's end and `<unk>` in place of those that mean it, like `</s>`.
 
         Raises:
-          InputError: there is no such type, or one of that name already.
+          InputError: there is no such type, or one of that name already, or one means both.
         """
+        if line_end is not None and line_end == unknown:
+            raise InputError(
+                f"{unknown}: cannot mean both {on_one_line(self._unit.line_end)} and {UNK}; give"
+                " one of them"
+            )
         names = {line_end: self._unit.line_end, unknown: UNK}
         names.pop(None, None)
         for word, mark in names.items():

@@ -74,10 +74,22 @@ def vocabulary_from_dict(record: Mapping[str, Any]) -> Vocabulary:
         raise InputError("the vocabulary is not a list of words")
     if not words:
         raise InputError("the vocabulary is empty")
+    for word in words:
+        if not _is_text(word):
+            raise InputError(f"{word!r} is not a text: a surrogate stands alone in it")
     if len(set(words)) < len(words):
         twice = {word: count for word, count in Counter(words).items() if count > 1}
         raise InputError(f"the vocabulary repeats {listed(twice)}")
     return Vocabulary(tuple(words), unit)
+
+
+def _is_text(word: str) -> bool:
+    """Whether a string can be encoded; JSON can have halves of pairs of surrogates."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _listed_types(path: Path, text: str, unit: UnitName) -> Any:

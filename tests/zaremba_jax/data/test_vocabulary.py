@@ -100,6 +100,8 @@ def test_words_that_mean_the_end_or_the_unknown_elsewhere_become_the_marks_of_he
         vocabulary.with_marks("cat")
     with pytest.raises(ValueError, match=r"^the: the vocabulary has <unk> itself"):
         marked.with_marks(unknown="the")
+    with pytest.raises(ValueError, match=r"^the: cannot mean both <eos> and <unk>; give one"):
+        vocabulary.with_marks("the", "the")
 
 
 def test_bytes_have_a_vocabulary_of_their_own_whatever_the_text():

@@ -53,6 +53,7 @@ def test_list_may_begin_with_a_bracket_and_characters_may_be_spaces_and_marks_lo
         (b"a\n<unk>\n", "char", r"has no \n, for the ends of lines"),
         (b"a\n", "byte", "a vocabulary of bytes has all 256; leave it out"),
         (b"\xff\n", "word", "not UTF-8 text at byte 0"),
+        (rb'["a\ud800", "<eos>"]', "word", r"'a\ud800' is not a text: a surrogate stands alone"),
     ],
 )
 def test_list_that_cannot_be_a_text_s_vocabulary_is_refused(tmp_path, content, unit, reason):
