@@ -35,6 +35,7 @@ table {{ border-collapse: collapse; font-size: 0.9rem; }}
 th, td {{ padding: 0.3rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right; }}
 th:first-child, td:first-child {{ text-align: left; }}
 svg {{ max-width: 100%; height: auto; cursor: zoom-in; }}
+svg path {{ vector-effect: non-scaling-stroke; }}
 </style>
 </head>
 <body>
@@ -49,25 +50,31 @@ models; of an ablation, validation is the estimate by which the rate was chosen.
 <h2>Settings that differ</h2>
 <div class="wide">{settings}</div>
 {runs}
-{script}
 </body>
 </html>
 """
 _RUNS = "<details><summary>Every run on its own</summary>\n<div class='wide'>{}</div></details>"
 _ZOOM = """\
-<p>A click zooms in on the curves, a click with Shift out.</p>
+<p>A click zooms in on the curves, a click with Shift out, and a double click shows all.</p>
 <script>
 for (const svg of document.querySelectorAll("svg")) {
   const [left, top, width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
   let scale = 1;
-  svg.addEventListener("click", (event) => {
+  const show = (event, wanted) => {
     const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(
       svg.getScreenCTM().inverse());
-    scale = event.shiftKey ? Math.max(1, scale / 2) : scale * 2;
+    scale = Math.max(1, wanted);
     const view = scale == 1 ? [left, top, width, height]
       : [at.x - width / scale / 2, at.y - height / scale / 2, width / scale, height / scale];
     svg.setAttribute("viewBox", view.join(" "));
-  });
+    for (const mark of svg.querySelectorAll("g[clip-path] > use")) {  // which keep their size
+      const [x, y] = [mark.x.baseVal.value, mark.y.baseVal.value];
+      mark.setAttribute("transform",
+        `translate(${x} ${y}) scale(${1 / scale}) translate(${-x} ${-y})`);
+    }
+  };
+  svg.addEventListener("click", (event) => show(event, event.shiftKey ? scale / 2 : scale * 2));
+  svg.addEventListener("dblclick", (event) => show(event, 1));
 }
 </script>"""
 
@@ -81,10 +88,9 @@ def html_page(lines: list[Line], runs: list[Line]) -> str:
     return _PAGE.format(
         title=TITLE,
         table=_table_of(lines),
-        curves=as_svg(comparison_figure(lines)) if drawn else "",
+        curves=as_svg(comparison_figure(lines)) + _ZOOM if drawn else "",
         settings=_html_table(_differing({line.name: line.settings for line in lines})),
         runs=_RUNS.format(_table_of(runs)) if runs else "",
-        script=_ZOOM if drawn else "",
     )
 
 

@@ -220,9 +220,10 @@ memory = compare_memories("tanh", **task, on_progress=print)
 
 # %%
 steps_ago = [np.sqrt(first * last) for first, last in memory["bins"]]
-methods, styles = memory["methods"], ("o-", "s-", "^:")
-for (name, record), style in zip(methods.items(), styles, strict=True):
-    plt.semilogx(steps_ago, np.mean(record["accuracy"], axis=0), style, label=name)
+styles = ("C0o-", "C1s-", "C2^:")
+for (name, record), style in zip(memory["methods"].items(), styles, strict=True):
+    of_seeds = np.transpose(record["accuracy"])  # a line per seed
+    plt.semilogx(steps_ago, of_seeds, style, label=[name] + [None] * (SEEDS - 1))
 plt.axhline(1 / SYMBOLS, color="gray", label="chance")
 plt.gca().xaxis.set_major_formatter("{x:g}")
 plt.ylim(0, 1.04)
