@@ -25,4 +25,7 @@ def test_examples_run_as_they_stand(path, monkeypatch):
 def test_the_public_face_names_what_it_offers():
     face = importlib.import_module("zaremba_jax")
     assert set(face.__all__) <= set(dir(face))
+    assert all(hasattr(face, name) for name in face.__all__)
+    with pytest.raises(AttributeError, match="module 'zaremba_jax' has no attribute 'Nothing'"):
+        _ = face.Nothing
     assert 12 <= len(face.__all__) <= 24

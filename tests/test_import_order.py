@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from invoke import start_python
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
@@ -166,6 +167,13 @@ def test_catching_errors_of_users_takes_no_training():
         ahead = set().union(*(IMPORTS[module] for module in ahead)) - reached
     rooms = {room(module) for module in reached if module.startswith("experiments.")}
     assert rooms == {"cli", "endings"}
+
+
+def test_programs_start_without_the_modules_that_take_long_and_few_use(tmp_path):
+    slow = {"flax.nnx", "jax.experimental.pallas.tpu", "matplotlib", "tensorboardX", "wandb"}
+    code = f"import sys, experiments.ptb; print(sorted({slow} & sys.modules.keys()))"
+    with start_python("-c", code, cwd=tmp_path) as process:
+        assert process.communicate(timeout=100) == ("[]\n", "")
 
 
 def rank(module):

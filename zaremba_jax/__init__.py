@@ -21,6 +21,8 @@ This trains a model for an epoch and evaluates it:
 True
 """
 
+from typing import TYPE_CHECKING, Any
+
 from zaremba_jax.config import override
 from zaremba_jax.data.encoding import read_corpus
 from zaremba_jax.data.published import load_published
@@ -30,7 +32,6 @@ from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.trained_model import Model
-from zaremba_jax.interop.flax_modules import DeepRNN
 from zaremba_jax.presets import LARGE, MEDIUM, QUICK, SMALL
 from zaremba_jax.train import init_train_state, train_windows
 
@@ -53,3 +54,19 @@ __all__ = [
     "train_windows",
     "windows",
 ]
+
+if TYPE_CHECKING:
+    from zaremba_jax.interop.flax_modules import DeepRNN
+
+
+def __getattr__(name: str) -> Any:
+    """Flax's modules take a tenth of a program's start, and are imported with the first use."""
+    if name != "DeepRNN":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from zaremba_jax.interop.flax_modules import DeepRNN
+
+    return DeepRNN
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,7 +17,6 @@ from zaremba_jax.array_types import (
 )
 from zaremba_jax.cells import project_inputs, step
 from zaremba_jax.config import ComputeConfig, KernelName, Precision
-from zaremba_jax.kernels import pallas_tpu
 from zaremba_jax.kernels.any_cell import cell_layer
 from zaremba_jax.kernels.lstm import lstm_layer, lstm_layer_with
 
@@ -68,6 +67,8 @@ def choose(
                 return Choice("custom_vjp", why_not)
             if platform not in ("tpu", None):
                 return Choice("custom_vjp", "needs a TPU")
+            from zaremba_jax.kernels import pallas_tpu  # which takes long
+
             is_rounded = compute.precision == "bfloat16"
             itemsize = 2 if is_rounded else params.recurrent_weights.dtype.itemsize
             if not pallas_tpu.fits(*state.hidden.shape, itemsize=itemsize):
@@ -126,6 +127,8 @@ def pallas_layer(
 
     For the layers for which `choose` names it, those of an LSTM without masks.
     """
+    from zaremba_jax.kernels import pallas_tpu  # as above
+
     assert isinstance(state, LSTMState)
     assert masks is None
     return jax.lax.platform_dependent(
