@@ -22,6 +22,8 @@ def write_whole(path: str | Path, content: bytes) -> None:
       OSError: it cannot be written; the target is as it was.
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(path.name + PARTIAL)
     with naming(path), _alone_at(partial) as file:
         file.write(content)

@@ -4,6 +4,7 @@
 from within them, become an `ImportError`, or be swallowed by a library.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -51,7 +52,15 @@ def make_ready() -> None:
 
 def after_one(handler: Any) -> Any:
     """What answers a second signal, by what was to answer the first: after ours, an end at once."""
-    return end_at_once if handler is _answer else handler
+    if handler is _answer:
+        return end_at_once
+
+    def pass_on(number: int, _: object) -> None:
+        _show_cursor()
+        signal.signal(number, handler)
+        os.kill(os.getpid(), number)
+
+    return pass_on
 
 
 def has_come() -> bool:
@@ -61,10 +70,14 @@ def has_come() -> bool:
 
 def end_at_once(*_: Any) -> NoReturn:
     """Ends the process without cleaning up; files are written whole, so none is cut off."""
-    try:
+    _show_cursor()
+    with contextlib.suppress(OSError):  # nobody is there to read it
+        os.write(2, b"error: interrupted\n")
+    os._exit(STATUS)
+
+
+def _show_cursor() -> None:
+    """Undoes what a bar did to the terminal; what it would do itself is not reached any more."""
+    with contextlib.suppress(OSError):
         if os.isatty(1):
             os.write(1, _SHOW_CURSOR)
-        os.write(2, b"error: interrupted\n")
-    except OSError:
-        pass  # nobody is there to read it
-    os._exit(STATUS)

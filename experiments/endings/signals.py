@@ -31,7 +31,8 @@ def deferred_signals() -> Iterator[Callable[[], int]]:
 
     for number in _DEFERRED:
         if signal.getsignal(number) != signal.SIG_IGN:
-            handlers[number] = signal.signal(number, receive)
+            handlers[number] = signal.getsignal(number)  # first: one may come at any time
+            signal.signal(number, receive)
     try:
         yield lambda: received[0] if received else 0
     finally:

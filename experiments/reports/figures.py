@@ -200,9 +200,13 @@ def label_values(axes: Any, values: Sequence[float], logarithmic: bool) -> None:
         above = [value for value in values if value > 0]
         zero = {} if len(above) == len(values) else {"linthresh": min(above)}
         axes.set_xscale("symlog" if zero else "log", **zero)
-    transform = axes.xaxis.get_transform().transform
-    places = dict(zip(sorted(values), transform(np.array(sorted(values), float)), strict=True))
-    room = 0.06 * (max(places.values()) - min(places.values()))
+    scale = axes.xaxis.get_transform()
+    ordered = np.array(sorted(values), float)
+    places = dict(zip(sorted(values), scale.transform(ordered), strict=True))
+    low, high = min(places.values()), max(places.values())
+    room = 0.06 * (high - low)
+    if room:  # the margins of a scale with zero in it would be far wider
+        axes.set_xlim(scale.inverted().transform(np.array([low - room, high + room])))
     labelled: list[float] = []
     for value, place in places.items():
         if not labelled or place - places[labelled[-1]] >= room:

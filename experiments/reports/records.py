@@ -15,6 +15,7 @@ from experiments.training.identity import canonical_config
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import Config, to_dict
 from zaremba_jax.errors import InputError
+from zaremba_jax.interop.model_folder import is_model_folder
 from zaremba_jax.json_text import read_json_object
 from zaremba_jax.presets import PRESETS
 
@@ -121,6 +122,8 @@ def reading(workdir: Workdir) -> Iterator[None]:
     Raises:
       InputError: it holds no run, or the record is damaged.
     """
+    if is_model_folder(workdir.path):
+        raise InputError(f"{workdir.path}: holds an exported model, not a run; leave it out")
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:

@@ -80,8 +80,8 @@ def train(
     say(console, remarks.on_schedule(run))
     saves, standstills = Saves(run, workdir, checkpoint_minutes), StandstillNews()
     with (
+        deferred_signals() as first_signal,  # before the bar: one that hits its start leaves it
         EpochDisplay(console, run, log_minutes) as display,
-        deferred_signals() as first_signal,
     ):
         while not is_finished(run):
             averages, so_far = train_chunk(run, chunk)

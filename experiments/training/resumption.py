@@ -82,7 +82,8 @@ def resume(
             return run.state
         return host_buffers(run.config, len(run.corpus.vocabulary), record["layout"])
 
-    restored = restore(workdir.checkpoints, make_template)
+    with quiet_threads():
+        restored = restore(workdir.checkpoints, make_template)
     if restored is None:
         if workdir.summary.exists():
             raise InputError(

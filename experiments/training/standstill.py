@@ -7,6 +7,7 @@ estimate is no better than that of word frequencies, or it stays the same to the
 import functools
 
 from experiments.training.run import Run, is_finished
+from zaremba_jax.config import to_dict
 from zaremba_jax.data.corpus import Corpus, unigram_perplexity
 from zaremba_jax.regularizers import active_rates
 
@@ -31,12 +32,22 @@ def standstill(run: Run) -> list[str]:
     for index in run.journal.live:
         if problem := _problem(run, run.journal.estimates(index)):
             members.setdefault(problem, []).append(index)
-    many = len(run.all_configs) > 1
     return [
-        (f"members {', '.join(map(str, indices))}: " if many else "")
-        + f"{problem}; try {_remedy(run, indices[0])}"
+        f"{_models(run, indices)}{problem}; try {_remedy(run, indices[0])}"
         for problem, indices in members.items()
     ]
+
+
+def _models(run: Run, indices: list[int]) -> str:
+    """What tells some models from the others: their numbers, or what a sweep varies."""
+    settings = [to_dict(config) for config in run.all_configs]
+    varied = [name for name in settings[0] if len({of_model[name] for of_model in settings}) > 1]
+    if len(settings) == 1:
+        return ""
+    if set(varied) <= {"seed"}:
+        return f"member{'s' * (len(indices) > 1)} {', '.join(map(str, indices))}: "
+    rates = (", ".join(f"{name} {settings[index][name]:g}" for name in varied) for index in indices)
+    return f"{'; '.join(rates)}: "
 
 
 def _problem(run: Run, estimates: list[float]) -> str | None:
@@ -48,7 +59,7 @@ def _problem(run: Run, estimates: list[float]) -> str | None:
     if is_getting_better and len(estimates) < run.config.train.epochs:
         return None
     frequencies = _frequencies(run.corpus)
-    if frequencies is not None and last >= frequencies:
+    if frequencies is not None and min(estimates) >= frequencies:  # it may overfit since
         return (
             f"the model has learned nothing beyond how often each {run.config.unit} occurs (a"
             f" validation perplexity of {frequencies:.2f})"

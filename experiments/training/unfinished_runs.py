@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.training.history import read_history
 from experiments.training.journal import Journal
+from experiments.training.quiet_threads import quiet_threads
 from experiments.training.resumption import host_buffers
 from experiments.training.run_folder import Workdir
 from zaremba_jax.array_types import TrainState
@@ -54,9 +55,10 @@ def unfinished_models(workdir: Workdir) -> tuple[list[Model], str]:
             f"{workdir.path}: holds a sweep, whose best setting is known at its end; give its"
             " command again to finish it"
         )
-    restored = restore_while_written(
-        workdir.checkpoints, lambda record: _buffers(config, record, workdir)
-    )
+    with quiet_threads():
+        restored = restore_while_written(
+            workdir.checkpoints, lambda record: _buffers(config, record, workdir)
+        )
     if restored is None:
         raise InputError(
             f"{workdir.path}: holds a run that has saved nothing yet; wait for its first"

@@ -12,6 +12,7 @@ import invoke
 import pytest
 from invoke import assert_refused, summary_of
 from invoke import content as content_of
+from model_examples import make
 
 from experiments import ensemble, report, sweep
 from experiments.cli.outputs import refuse_to_replace
@@ -21,6 +22,7 @@ from experiments.reports.records import Record, read_record
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import override
 from zaremba_jax.errors import InputError
+from zaremba_jax.interop.model_folder import save_folder
 from zaremba_jax.presets import QUICK
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
@@ -279,9 +281,11 @@ def test_folder_whose_name_is_no_text_is_compared(folder):
 
 def test_what_is_no_run_is_skipped_with_a_note_and_page_needs_no_matplotlib(folder, monkeypatch):
     (folder / "notes").mkdir()
+    save_folder(folder / "exported", make())
     monkeypatch.setattr(report, "can_draw", lambda: False)
     monkeypatch.setattr(comparison_page, "can_draw", lambda: False)
-    out, page = compare("quick-seed0", "notes", "absent.txt")
+    out, page = compare("quick-seed0", "notes", "absent.txt", "exported")
+    assert "skipped exported: holds an exported model, not a run" in out
     for name in ("notes", "absent.txt"):
         assert f"skipped {name}: holds no run" in out
     assert "no curves without matplotlib" in out

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from zaremba_jax import model
+from zaremba_jax.errors import MissingFileError
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.generation import Sampling, generate, unknown_id
 from zaremba_jax.inference.prompts import prompt_ids
@@ -44,6 +45,11 @@ class Model(model.Model):
           MissingFileError, InputError: as for `load_model` and `load_folder`.
         """
         path = Path(path)
+        if path.is_dir() and not (path / FOLDER_MODEL).exists():
+            raise MissingFileError(
+                f"{path}: has no {FOLDER_MODEL}, which a run leaves at its end; name another"
+                " folder, or the file of a model"
+            )
         if is_model_folder(path):
             read = load_folder(path)
         else:

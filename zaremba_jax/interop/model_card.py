@@ -14,8 +14,8 @@ pipeline_tag: text-generation
 
 # {name}
 
-A language model of {parameters:,} parameters over {types:,} {noun}s, trained on the corpus
-`{corpus}`: a deep RNN as of Zaremba, Sutskever & Vinyals,
+A language model of {parameters:,} parameters over {types:,} {noun}s, trained on
+{corpus}: a deep RNN as of Zaremba, Sutskever & Vinyals,
 [*Recurrent Neural Network Regularization*](https://arxiv.org/abs/1409.2329) (2014).
 
 {results}
@@ -50,7 +50,7 @@ def model_card(model: Model, perplexities: Mapping[str, float]) -> str:
         parameters=count_params(model.params),
         types=len(model.vocabulary),
         noun=UNITS[model.vocabulary.unit].noun,
-        corpus=config.corpus,
+        corpus="a text of its user's" if config.corpus == "files" else f"`{config.corpus}`",
         results="\n".join(["| text | perplexity |", "|---|---|", *rows, ""]) if rows else "",
         settings="\n".join(f"| `{name}` | {value} |" for name, value in to_dict(config).items()),
     )

@@ -48,3 +48,18 @@ def test_what_the_program_ignores_stays_ignored(number):
         signal.raise_signal(number)
         assert first_signal() == 0
     assert signal.getsignal(number) == signal.SIG_IGN
+
+
+def test_signal_may_come_as_soon_as_it_is_put_off(number, monkeypatch):
+    came, install = [], signal.signal
+
+    def install_and_raise(which, handler):
+        previous = install(which, handler)
+        if which == number and not came:
+            came.append(which)
+            signal.raise_signal(which)
+        return previous
+
+    monkeypatch.setattr(signal, "signal", install_and_raise)
+    with deferred_signals() as first_signal:
+        assert first_signal() == number

@@ -29,3 +29,11 @@ def test_values_too_close_to_be_labelled_still_have_a_tick():
     label_values(axes, [0, 0.001, 0.5, 1], logarithmic=False)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.5", "1"]
     assert axes.get_xticks(minor=True).tolist() == [0.001]
+
+
+def test_axis_of_powers_of_ten_with_zero_is_filled_by_its_values():
+    _, (axes,) = panels(4, 3)
+    label_values(axes, [0, 1e-5, 1e-4, 1e-3], logarithmic=True)
+    shown = axes.xaxis.get_transform().transform(np.array([*axes.get_xlim(), 0, 1e-3]))
+    left, right, zero, last = shown.tolist()
+    assert (zero - left, right - last) == pytest.approx([0.06 * (last - zero)] * 2)

@@ -1,7 +1,9 @@
 import io
+import signal
 from types import SimpleNamespace
 from typing import Any
 
+import invoke
 import pytest
 from rich.console import Console
 
@@ -155,3 +157,16 @@ def test_bar_is_taken_away_when_training_fails():
 )
 def test_times_have_hours_from_an_hour_on(seconds, shown):
     assert _duration(seconds) == shown
+
+
+def test_ctrl_c_while_the_bar_begins_is_put_off_until_the_run_is_saved(folder, monkeypatch):
+    begin = EpochDisplay.start
+
+    def interrupted(display):
+        begin(display)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(EpochDisplay, "start", interrupted)
+    outcome = invoke.run(*invoke.SINGLE, "--workdir=run")
+    assert outcome.status == 128 + signal.SIGINT
+    assert "stopped by SIGINT after epoch 0, window 17 of 119; saved in run" in outcome.out

@@ -16,12 +16,13 @@ from zaremba_jax.data.corpus import make_corpus
 CORPUS = make_corpus("text", list("aabc"), list("baaa"), list("ab"))
 
 
-def said(*estimates, epochs=4, **changes):
-    """The lines after each epoch of a run with these estimates, of one model or a pair each."""
+def said(*estimates, epochs=4, rates=None, **changes):
+    """The lines after each epoch of a run with these estimates, of one model or several each."""
     config = override(CONFIG, epochs=epochs, dropout=0.0, **changes)
     pairs = [pair if isinstance(pair, tuple) else (pair,) for pair in estimates]
     models = len(pairs[0])
-    run: Any = SimpleNamespace(config=config, all_configs=[config] * models, corpus=CORPUS)
+    configs = [override(config, learning_rate=rate) for rate in rates or [1.0] * models]
+    run: Any = SimpleNamespace(config=config, all_configs=configs, corpus=CORPUS)
     run.journal, lines = Journal([0.0] * models), []
     for pair in pairs:
         record = {"valid_perplexity_estimate": pair[0], "valid_perplexity_estimates": pair}
@@ -33,6 +34,7 @@ def said(*estimates, epochs=4, **changes):
 def test_model_that_learns_says_nothing():
     assert said(3.0, 1.9, 1.95, 1.8) == [[]] * 4
     assert said(9.0, 7.0, 5.0) == [[]] * 3  # not yet
+    assert said(3.0, 1.9, 2.5, 2.6) == [[]] * 4  # it learned, and overfits
 
 
 @pytest.mark.parametrize("estimates", [(3.0, 3.1, 3.05, 3.2), (3.0, 3.5, 2.5, 2.0)])
@@ -49,6 +51,10 @@ def test_model_no_better_than_frequencies_and_not_improving_says_so(estimates):
 def test_of_many_models_those_that_stand_still_are_named():
     _, (line,) = said((1.5, 1.5, 1.5), (1.4, 1.5, 1.5))
     assert line.startswith("members 1, 2: the parameters no longer change; try another")
+    _, (line,) = said((1.5, 1.5), (1.4, 1.5))
+    assert line.startswith("member 1: the parameters no longer change")
+    _, (line,) = said((1.5, 1.5, 1.5), (1.4, 1.5, 1.5), rates=[1.0, 0.5, 1e-9])  # of a sweep
+    assert line.startswith("learning_rate 0.5; learning_rate 1e-09: the parameters no longer")
 
 
 def test_run_that_stands_still_says_so_when_it_is_first_seen_and_at_the_end(folder):

@@ -8,10 +8,12 @@ import pytest
 from model_examples import TEXT, WORDS, make
 
 from zaremba_jax import Model
+from zaremba_jax.config import override
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.generation import Sampling, generate
 from zaremba_jax.inference.trained_model import Score
+from zaremba_jax.interop.model_card import model_card
 from zaremba_jax.interop.model_folder import save_folder
 
 RECORD = make()
@@ -55,9 +57,22 @@ def test_saved_model_is_loaded_from_its_file_its_run_and_its_folder(tmp_path, mo
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "| test | 12.3 |" in card
     assert "| `hidden_size` | 3 |" in card
+    assert "trained on\n`toy`: a deep RNN" in card
+    own = Model(MODEL.params, override(MODEL.config, corpus="files"), MODEL.vocabulary)
+    assert "trained on\na text of its user's: a deep RNN" in model_card(own, {})
     (example,) = re.findall("```python\n(.*?)```", card, re.DOTALL)
     exec(example.replace("FOLDER", "exported"), {})
     assert float(capsys.readouterr().out.split()[-1]) > 1
+
+
+def test_folder_that_is_no_model_is_refused_and_left_as_it_is(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"has no model\.safetensors, which a run leaves"
+    ):
+        Model.load(tmp_path)
+    with pytest.raises(IsADirectoryError):
+        MODEL.save(tmp_path)
+    assert [path for path in tmp_path.parent.iterdir() if path.name.endswith(".partial")] == []
 
 
 def test_first_token_that_nothing_predicts_is_not_counted_as_unknown():
