@@ -66,9 +66,7 @@ def test_saved_model_is_loaded_from_its_file_its_run_and_its_folder(tmp_path, mo
 
 
 def test_folder_that_is_no_model_is_refused_and_left_as_it_is(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"has no model\.safetensors, which a run leaves"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors, which a run leaves"):
         Model.load(tmp_path)
     with pytest.raises(IsADirectoryError):
         MODEL.save(tmp_path)
