@@ -5,7 +5,7 @@ import gc
 import sys
 import threading
 import warnings
-from logging import Handler, getLogger
+from logging import NOTSET, Handler, getLogger
 
 import pytest
 from absl import logging
@@ -22,8 +22,10 @@ def shown(monkeypatch):
     handler, loggers = Handler(), [logging.get_absl_logger(), getLogger("asyncio")]
     handler.emit = lambda record: reports.append(record.getMessage())
     before = [(logger.level, list(logger.filters)) for logger in loggers]
-    for logger in loggers:
+    for logger in loggers:  # as if no test before had met a failure
         logger.addHandler(handler)
+        logger.setLevel(NOTSET)
+        logger.filters.clear()
     with warnings.catch_warnings():
         yield reports
     for logger, (level, filters) in zip(loggers, before, strict=True):
