@@ -18,6 +18,7 @@ CorpusName = Literal[
 ]
 UnitName = Literal["word", "char", "byte"]
 Precision = Literal["float32", "bfloat16"]
+OptimizerName = Literal["sgd", "adam"]
 KernelName = Literal["auto", "scan", "custom_vjp", "pallas"]
 
 
@@ -153,6 +154,11 @@ class TrainConfig(Validated):
     constant_epochs: int = setting("epochs before the learning rate starts to decay", at_least=0)
     decay_divisor: float = setting("divides the learning rate at every later epoch", at_least=1)
     clip_norm: float = setting("maximum global gradient norm", above=0)
+    optimizer: OptimizerName = setting(
+        "sgd: plain stochastic gradient descent, as in the paper; adam: steps scaled by running"
+        " moments of the gradient (Kingma & Ba 2015); its learning rates are near 0.001",
+        default="sgd",
+    )
     carry_over_epochs: bool = setting(
         "start each epoch from the final state of the one before instead of zeros",
         default=False,

@@ -101,28 +101,28 @@ def make_optimizer(
     first_rate: ArrayLike | None = None,
     weight_decay: ArrayLike | None = None,
 ) -> optax.GradientTransformation:
-    """Plain SGD after clipping: a gradient of norm above `clip_norm` is scaled down to it.
+    """Plain SGD, or Adam, after clipping: a gradient of norm above `clip_norm` is scaled down to it.
 
     The norm is taken over all parameters together, of the gradient of the loss
     summed over time steps and averaged over the batch. `first_rate` is as for `make_schedule`.
     `weight_decay` times the parameters, biases too, is added to the clipped gradient, as in
-    Merity et al. (2018); an L2 penalty would be clipped with the gradient.
+    Merity et al. (2018), or to what Adam makes of it (Loshchilov & Hutter 2019); an L2 penalty
+    would be clipped, and scaled by Adam, with the gradient. Adam has optax's constants.
     """
     schedule = make_schedule(config, first_rate)
 
     def rate_of_step(step: ArrayLike) -> ArrayLike:
         return schedule(jnp.floor_divide(step, windows_per_epoch))
 
-    clip, decay = optax.clip_by_global_norm(config.clip_norm), optax.identity()
+    rule = [optax.scale_by_adam()] if config.optimizer == "adam" else []
+    decay = optax.identity()
     if weight_decay is not None:
         decay = optax.add_decayed_weights(cast(Any, weight_decay))
-
-    @optax.stateless  # as one, so that the state is the same without decay
-    def clip_and_decay(gradient: Any, params: Any) -> Any:
-        clipped, _ = clip.update(gradient, optax.EmptyState())
-        return decay.update(clipped, optax.EmptyState(), params)[0]
-
-    return optax.chain(clip_and_decay, optax.sgd(rate_of_step))
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        # As one, so that the state of SGD is the same in checkpoints of any version.
+        optax.chain(*rule, decay, optax.scale_by_learning_rate(rate_of_step)),
+    )
 
 
 def averaged_from(config: TrainConfig, estimates: Sequence[float]) -> int:

@@ -230,7 +230,8 @@ def _take_rows(
       The parameters; the tokens as indices of their rows; and the words of the rows, padded with
       ids beyond the vocabulary. None, with everything as it was, if all words have a gradient.
     """
-    if config.model.tie_weights or penalizes_every_word(rates):
+    moves_every_word = config.train.optimizer == "adam" or penalizes_every_word(rates)
+    if config.model.tie_weights or moves_every_word:
         return params, tokens, None
     words, indices = jnp.unique(
         tokens, size=tokens.size, fill_value=len(params.embedding), return_inverse=True

@@ -78,7 +78,8 @@ def memory_needed(config: Config, vocabulary_size: int, resident: int, at_work: 
     tokens = train.batch_size * train.unroll
     scores = 3 * min(config.compute.softmax_tokens or tokens, tokens) * vocabulary_size
     activations = 20 * tokens * sum(model.layer_sizes)
-    copies = 1 + train.averages + (train.keep == "best")
+    moments = 2 * (train.optimizer == "adam")
+    copies = 1 + train.averages + (train.keep == "best") + moments
     staying, in_training = copies * parameters, 2 * parameters + scores + activations
     return 4 * (resident * staying + at_work * in_training)
 
