@@ -55,6 +55,11 @@ def unpack(name, folder):
         archive.extractall(folder)
 
 
+def last_digit(actual, expected):
+    """For figures that NumPy's float64 exponentials have part in, whose last digit varies."""
+    np.testing.assert_allclose(actual, expected, rtol=1e-14)
+
+
 def near(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5)
 
@@ -73,7 +78,7 @@ def resumed(request, folder):
 
 
 def test_run_of_the_first_version_goes_on_to_the_end_that_it_had_there(resumed):
-    same = np.testing.assert_array_equal if rounds_alike() else near
+    same, alike = (np.testing.assert_array_equal, last_digit) if rounds_alike() else (near, near)
     new, old = resumed / "stopped", resumed / "finished"
     models = sorted(path.relative_to(old) for path in old.rglob("*.safetensors"))
     assert models == sorted(path.relative_to(new) for path in new.rglob("*.safetensors"))
@@ -86,14 +91,14 @@ def test_run_of_the_first_version_goes_on_to_the_end_that_it_had_there(resumed):
     assert summaries[1].keys() <= summaries[0].keys()
     assert len(figures(summaries[1])) >= 4
     new_figures, old_figures = (np.array(figures(summary), float) for summary in summaries)
-    same(new_figures, old_figures)
+    alike(new_figures, old_figures)
     lines = [untimed(metrics(workdir)) for workdir in (new, old)]
     assert lines[0][0] == lines[1][0]  # trained there
     if rates := lines[0][1].pop("learning_rates", None):
         lines[0][1]["learning_rate"] = np.mean(rates)  # as was written of a sweep
     assert lines[0][1].keys() == lines[1][1].keys()
     for name, value in lines[1][1].items():
-        same(lines[0][1][name], value)
+        alike(lines[0][1][name], value)
 
 
 @pytest.mark.parametrize(("name", "seeds"), [("run", {0}), ("ensemble", {0, 1, 2})])

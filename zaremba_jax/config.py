@@ -155,8 +155,8 @@ class TrainConfig(Validated):
     decay_divisor: float = setting("divides the learning rate at every later epoch", at_least=1)
     clip_norm: float = setting("maximum global gradient norm", above=0)
     optimizer: OptimizerName = setting(
-        "sgd: plain stochastic gradient descent, as in the paper; adam: steps scaled by running"
-        " moments of the gradient (Kingma & Ba 2015); its learning rates are near 0.001",
+        "sgd: plain stochastic gradient descent, as in the paper; adam: with steps of about the"
+        " learning rate in every parameter (Kingma & Ba 2015), so that it takes one near 0.001",
         default="sgd",
     )
     carry_over_epochs: bool = setting(
@@ -277,7 +277,13 @@ class Config(Validated):
 
     def __post_init__(self):
         super().__post_init__()
-        cell, regularizers = self.model.cell, self.regularizers
+        cell, regularizers, train = self.model.cell, self.regularizers, self.train
+        if train.optimizer == "adam" and train.learning_rate >= self.model.init_scale:
+            raise InputError(
+                f"learning_rate={train.learning_rate}: a step of adam would change each parameter"
+                f" by about this, more than the initial ±{self.model.init_scale} (init_scale);"
+                " give one near 0.001"
+            )
         if regularizers.update_dropout and cell == "tanh":
             raise InputError(
                 f"update_dropout={regularizers.update_dropout}: the tanh cell writes no update;"

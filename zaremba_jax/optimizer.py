@@ -1,12 +1,14 @@
 """SGD with clipping by global norm, at a learning rate that is constant at first, then decays.
 
-Weight decay too, and the average: the mean of the parameters after each step. And what validation
+Adam in its place, weight decay too, and the average: the mean of the parameters after each step. And what validation
 estimates decide: when the rate is divided, when averaging begins, which epoch is the best, when
 training ends.
 
 References:
   Polyak & Juditsky (1992): https://doi.org/10.1137/0330046
+  Kingma & Ba (2015): https://arxiv.org/abs/1412.6980
   Merity et al. (2018): https://arxiv.org/abs/1708.02182
+  Loshchilov & Hutter (2019): https://arxiv.org/abs/1711.05101
 """
 
 import itertools
@@ -114,7 +116,7 @@ def make_optimizer(
     def rate_of_step(step: ArrayLike) -> ArrayLike:
         return schedule(jnp.floor_divide(step, windows_per_epoch))
 
-    rule = [optax.scale_by_adam()] if config.optimizer == "adam" else []
+    rule = [_adam()] if config.optimizer == "adam" else []
     decay = optax.identity()
     if weight_decay is not None:
         decay = optax.add_decayed_weights(cast(Any, weight_decay))
@@ -123,6 +125,17 @@ def make_optimizer(
         # As one, so that the state of SGD is the same in checkpoints of any version.
         optax.chain(*rule, decay, optax.scale_by_learning_rate(rate_of_step)),
     )
+
+
+def _adam() -> optax.GradientTransformation:
+    """optax's, which mixes types of numbers, whatever promotion its caller allows."""
+    adam = optax.scale_by_adam()
+
+    def update(gradient: Any, state: Any, params: Any = None) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return adam.update(gradient, state, params)
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def averaged_from(config: TrainConfig, estimates: Sequence[float]) -> int:

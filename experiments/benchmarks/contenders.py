@@ -36,7 +36,7 @@ def has_papers_layout(config: Config) -> bool:
         layers=model.layers, hidden_size=model.hidden_size, init_scale=model.init_scale
     )
     alike = (model, regularizers) == (plain, RegularizerConfig(dropout=regularizers.dropout))
-    return alike and not config.train.averages
+    return alike and config.train.optimizer == "sgd" and not config.train.averages
 
 
 def sample_windows(config: Config, count: int) -> np.ndarray:
@@ -158,7 +158,7 @@ def _peer(config: Config, name: str) -> Contender:
     if builder not in (OURS, "scan", "pallas") and not has_papers_layout(config):
         raise InputError(
             f"--peers={name}: has only the paper's model, LSTMs with dropout; leave it out,"
-            " or the flags of other cells, regularizers and averages"
+            " or the flags of other cells, regularizers, optimizers and averages"
         )
     config = override(config, precision=precision)
     if builder in CHECKS:

@@ -301,7 +301,11 @@ def test_members_at_once_double_up_to_all():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"cell": "tanh"}, {"l2": 0.1}, {"tie_weights": True}, {"average_from": 1}]
+    "changes",
+    [
+        *({"cell": "tanh"}, {"l2": 0.1}, {"tie_weights": True}, {"average_from": 1}),
+        {"optimizer": "adam", "learning_rate": 0.001},
+    ],
 )
 def test_peers_have_the_paper_s_model_of_any_size_and_no_other(changes):
     sized = override(QUICK, hidden_size=7, dropout=0.3, unroll=2)

@@ -38,6 +38,7 @@ def test_presets_hold_the_numbers_of_section_4_1(preset, expected):
     others = flat.keys() - {*names, "name", "corpus", "seed", *vars(preset.compute)}
     assert {name: flat[name] for name in others if flat[name]} == {
         "cell": "lstm",
+        "optimizer": "sgd",
         "mask_each": "step",
         "unit": "word",
         "min_count": 1,
@@ -125,6 +126,7 @@ def test_every_preset_of_the_paper_has_the_paper_s_figures_and_no_other_has_any(
         ("average_from", -1, "at least 0"),
         ("average_after_stall", 2.5, "of type int"),
         ("random_offset", 1, "of type bool"),
+        ("optimizer", "adamw", "one of sgd, adam"),
         ("keep", "first", "one of last, best"),
         ("dropout", None, "of type float"),
     ],
@@ -169,6 +171,11 @@ def test_value_outside_its_limits_is_refused_by_name_value_and_reason(name, valu
             {"decay_when_stalled": 2, "patience": 2},
             "^patience=2: a run would stop before decay_when_stalled=2 divides its learning rate",
         ),
+        (
+            {"optimizer": "adam"},
+            "^learning_rate=1.0: a step of adam would change .* ±0.1 .*; give one near 0.001",
+        ),
+        ({"optimizer": "adam", "learning_rate": 0.1}, "^learning_rate=0.1: a step of adam"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_with_a_remedy(changes, reason):
@@ -186,6 +193,7 @@ def test_settings_that_contradict_each_other_are_refused_with_a_remedy(changes, 
         {"tie_weights": True, "output_size": 128},
         {"input_dropout": 0.0, "output_dropout": None},
         {"average_from": 3, "average_after_stall": 5},
+        {"optimizer": "adam", "learning_rate": 0.09},
         {"update_dropout": 0.5, "cell": "gru"},
         {"zoneout_hidden": 1.0, "zoneout_cell": 1.0},
         {"zoneout_hidden": 0.5, "cell": "tanh"},

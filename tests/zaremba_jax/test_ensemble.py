@@ -268,11 +268,13 @@ def test_members_that_fit_leave_room_for_what_training_one_needs(hidden_size, wo
         budget = 4 * needed
         assert members_that_fit(few, words, 8, budget) < members_that_fit(more, words, 8, budget)
     else:  # of which the parameters are a large part
-        copies = override(config, average_from=1, keep="best")
+        copies = {"average_from": 1, "keep": "best"}
+        moments = {"optimizer": "adam", "learning_rate": 0.001}
         budget = 8 * needed
-        assert members_that_fit(copies, words, 8, budget) < members_that_fit(
-            config, words, 8, budget
-        )
+        for more in copies, moments:
+            assert members_that_fit(override(config, **more), words, 8, budget) < members_that_fit(
+                config, words, 8, budget
+            )
 
 
 EVERYTHING = {
@@ -328,6 +330,17 @@ def on_eight_devices():
     np.testing.assert_allclose(statistics.nll, expected[1][1].nll, rtol=1e-5)
     assert_close(state.params, expected[1][0].params)
     assert_close(state.average, expected[1][0].average)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_members_with_moments_and_rates_of_their_own_are_as_alone(members):
+    config = override(CONFIG, optimizer="adam", learning_rate=0.01)
+    rates = np.array([0.01, 0.02, 0.04][:members], np.float32)
+    states, _ = together(SEEDS[:members], config, {"learning_rate": rates})
+    for index, rate in enumerate(rates):
+        state, _ = alone(SEEDS[index], override(config, learning_rate=float(rate)))
+        assert_close(member(states, index).params, state.params)
+        assert_close(member(states, index).opt_state, state.opt_state)
 
 
 @pytest.mark.parametrize("members", [1, 3])

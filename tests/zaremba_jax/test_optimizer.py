@@ -135,6 +135,27 @@ def test_weight_decay_is_added_after_clipping(clip_norm):
     assert str(without.update(gradient, without.init(params), params)[1]) == str(state)
 
 
+def test_adam_is_that_of_its_paper_after_clipping_with_decay_beside_its_steps():
+    """Algorithm 1 of Kingma & Ba (2015), with the decay of Loshchilov & Hutter (2019)."""
+    settings = {"learning_rate": 0.01, "clip_norm": 2.0, "decay_divisor": 4.0}
+    config = override(SMALL, optimizer="adam", constant_epochs=1, **settings).train
+    optimizer = make_optimizer(config, 2, weight_decay=0.1)
+    generator = np.random.default_rng(0)
+    params: Any = {"w": jnp.asarray(generator.normal(size=5), jnp.float32)}
+    expected, state = np.asarray(params["w"], np.float64), optimizer.init(params)
+    mean, square = np.zeros(5), np.zeros(5)
+    for step in range(1, 7):
+        gradient = generator.normal(size=5) * step
+        update, state = optimizer.update({"w": jnp.asarray(gradient, jnp.float32)}, state, params)
+        params = optax.apply_updates(params, update)
+        gradient *= min(1, 2 / np.linalg.norm(gradient))
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        direction = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+        rate = 0.01 / 4 ** ((step - 1) // 2)  # a quarter of it in each epoch of two windows
+        expected -= rate * (direction + 0.1 * expected)
+        np.testing.assert_allclose(params["w"], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "estimates", "epoch"),
     [

@@ -524,6 +524,23 @@ def test_a_few_steps_with_decay_and_averaging_are_those_of_a_plain_loop(text, se
     assert state.model is state.average
 
 
+def test_adam_moves_every_word_by_its_moments_as_it_would_with_the_whole_embedding(text):
+    """A word that a window lacks still moves, by the gradients of the windows before."""
+    config = override(CONFIG, optimizer="adam", learning_rate=0.01, dropout=0.0)
+    of_whole = override(config, l2=1e-30)  # which has a gradient for every word, of next to none
+    start, windows = fresh(config), jnp.stack([text[0], jnp.full_like(text[0], 1)])
+    once, _ = train_windows(config, fresh(config), windows[:1], windows_per_epoch=2)
+    twice, _ = train_windows(config, fresh(config), windows, windows_per_epoch=2)
+    whole, _ = train_windows(of_whole, fresh(of_whole), windows, windows_per_epoch=2)
+    assert_close_trees(twice.params, whole.params)
+    read = sorted(set(np.ravel(text[0][:-1]).tolist()) - {1})
+    moved = np.abs(twice.params.embedding - once.params.embedding)[np.array(read)]
+    assert (moved > 1e-3).all()
+    never = sorted(set(range(VOCABULARY)) - {1, *read})
+    same = np.asarray(start.params.embedding)[np.array(never, int)]
+    np.testing.assert_array_equal(np.asarray(twice.params.embedding)[np.array(never, int)], same)
+
+
 def test_average_that_never_begins_is_the_parameters(text):
     config = override(CONFIG, average_from=12 + 2**31 // len(text))  # overflows in windows
     state, _ = train_windows(config, fresh(config), text)

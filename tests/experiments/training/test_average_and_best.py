@@ -1,4 +1,4 @@
-"""Averaged parameters, the best ones and random offsets, in runs of one model and of many."""
+"""Adam, averaged parameters, the best ones and random offsets, in runs of one model and of many."""
 
 import signal
 from pathlib import Path
@@ -65,6 +65,18 @@ def test_stopped_run_ends_as_one_never_interrupted_with_its_average_and_its_best
     finished(*OFFSET, "--workdir=run")
     assert states(folder / "run") == states(folder / "whole")
     assert untimed(metrics(folder / "run")) == untimed(metrics(folder / "whole"))
+    assert figures(folder / "run") == figures(folder / "whole")
+
+
+def test_stopped_run_with_adam_ends_as_one_never_interrupted(folder, ctrl_c_after):
+    adam = (*DECAYING, "--optimizer=adam", "--learning_rate=0.002")
+    finished(*adam, "--workdir=whole")
+    assert min(estimates(folder / "whole")) < estimates(folder / "whole")[0]
+    ctrl_c_after(9)
+    assert run(*adam, "--workdir=run").status == 128 + signal.SIGINT
+    assert_refused(run(*DECAYING, "--learning_rate=0.002", "--workdir=run"), "optimizer (adam")
+    finished(*adam, "--workdir=run")
+    assert states(folder / "run") == states(folder / "whole")
     assert figures(folder / "run") == figures(folder / "whole")
 
 
