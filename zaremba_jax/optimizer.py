@@ -1,8 +1,8 @@
 """SGD with clipping by global norm, at a learning rate that is constant at first, then decays.
 
-Adam in its place, weight decay too, and the average: the mean of the parameters after each step. And what validation
-estimates decide: when the rate is divided, when averaging begins, which epoch is the best, when
-training ends.
+Adam in its place, weight decay too, and the average: the mean of the parameters after each step.
+And what validation estimates decide: when the rate is divided, when averaging begins, which epoch
+is the best, when training ends.
 
 References:
   Polyak & Juditsky (1992): https://doi.org/10.1137/0330046
@@ -103,7 +103,7 @@ def make_optimizer(
     first_rate: ArrayLike | None = None,
     weight_decay: ArrayLike | None = None,
 ) -> optax.GradientTransformation:
-    """Plain SGD, or Adam, after clipping: a gradient of norm above `clip_norm` is scaled down to it.
+    """Plain SGD, or Adam, after clipping: a gradient of norm above `clip_norm` is scaled to it.
 
     The norm is taken over all parameters together, of the gradient of the loss
     summed over time steps and averaged over the batch. `first_rate` is as for `make_schedule`.
