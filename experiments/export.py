@@ -11,7 +11,9 @@ from experiments.cli.flag_kinds import define_path, define_paths
 from experiments.cli.program import FLAGS
 from experiments.cli.terminal import write_out
 from experiments.cli.trained_models import load, single_model
+from experiments.reports.records import Record, read_record
 from experiments.training.run_folder import Workdir
+from experiments.training.unfinished_runs import is_unfinished
 from experiments.training.written_files import write_bytes
 from zaremba_jax.data.units import UNITS, UNK
 from zaremba_jax.data.vocabulary import Vocabulary, listed, on_one_line
@@ -115,7 +117,8 @@ def _model_from_torch() -> Model:
 def recorded_perplexities() -> dict[str, float]:
     """Those of the run whose model is exported, by the text's name; none if it is no run's.
 
-    A folder that was exported has kept them.
+    Of a run that is not finished, the validation estimate; a folder that was exported has kept
+    them.
     """
     path = Path(FLAGS.workdir[0]) if FLAGS.workdir else None
     if path is None or not (path.is_dir() or path.name == Workdir(path.parent).model.name):
@@ -124,12 +127,20 @@ def recorded_perplexities() -> dict[str, float]:
     try:
         if model_folder.is_model_folder(folder):
             return model_folder.folder_perplexities(folder)
+        if is_unfinished(Workdir(folder)):
+            return _estimate(read_record(Workdir(folder)))
         record = read_json_object(Workdir(folder).summary)
     except (OSError, ValueError):
         return {}
     names = {"validation": "valid_perplexity", "test": "test_perplexity"}
     figures = {text: record.get(name) for text, name in names.items()}
     return {text: figure for text, figure in figures.items() if isinstance(figure, float)}
+
+
+def _estimate(run: Record) -> dict[str, float]:
+    trained, epochs = len(run.history), run.config.train.epochs
+    name = f"validation (an estimate after epoch {trained} of {epochs}; the run is not finished)"
+    return {name: run.estimate} if trained else {}
 
 
 def write_model_as(form: str, out: Path, model: Model, perplexities: dict[str, float]) -> None:

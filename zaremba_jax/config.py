@@ -139,7 +139,8 @@ class RegularizerConfig(Validated):
         default=None,
     )
     weight_decay: float = _strength(
-        "every parameter's share that is added to its gradient after clipping (Merity et al. 2018)"
+        "every parameter's share that is added to its gradient after clipping, or to adam's step"
+        " (Merity et al. 2018)"
     )
 
 

@@ -63,8 +63,10 @@ def print_help(main: Callable[..., None]) -> None:
         console.print(f"\n{title}{values}", style="bold")
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(width=width, overflow="fold")
+        table.add_column(overflow="fold")
         for name in members:
-            told = f"{FLAGS[name].help}{_limits(FLAGS[name].parser)}"
+            text = str(FLAGS[name].help).replace("|", " | ")  # where long lists may be broken
+            told = f"{text}{_limits(FLAGS[name].parser)}"
             table.add_row(f"--{name}={_shown(name, preset)}", told)
         console.print(Padding(table, (0, 0, 0, 2), expand=False))
 
@@ -81,7 +83,10 @@ def _shown(name: str, preset: dict[str, Any]) -> str:
         return "…"
     if isinstance(value, list):
         return ",".join(value)
-    return str(value).lower() if isinstance(value, bool) else f"{value}".removesuffix(".0")
+    if isinstance(value, float):
+        short = f"{value:.6g}"
+        return short if float(short) == value else f"{short}…"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _limits(parser: Any) -> str:

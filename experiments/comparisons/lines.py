@@ -11,6 +11,7 @@ from rich.table import Table
 from experiments.ablations.methods import METHODS
 from experiments.reports.records import Record, model_name
 from experiments.reports.summary import format_mixture, setting_perplexities
+from experiments.training.epoch_display import format_figure
 from zaremba_jax.config import to_dict
 
 TITLES = ("run", "model", "seed", "epochs", "training", "validation", "test")
@@ -158,9 +159,10 @@ def lines_of_ablation(name: str, results: dict[str, Any]) -> list[Line]:
 
 def format_range(values: Sequence[float]) -> str:
     """The mean, and of several values the lowest and the highest; empty if there are none."""
-    if len(values) < 2:
-        return _mean("{:.2f}", values)
-    return f"{statistics.mean(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+    if not values:
+        return ""
+    mean, low, high = map(format_figure, (statistics.mean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({low}-{high})"
 
 
 def _mean(form: str, values: Sequence[float]) -> str:

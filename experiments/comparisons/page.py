@@ -47,8 +47,7 @@ their seed, the mean and the range; of averages, the mean and the standard devia
 models; of an ablation, validation is the estimate by which the rate was chosen.</p>
 <div class="wide">{table}</div>
 {curves}
-<h2>Settings that differ</h2>
-<div class="wide">{settings}</div>
+{settings}
 {runs}
 </body>
 </html>
@@ -80,7 +79,7 @@ for (const svg of document.querySelectorAll("svg")) {
 
 
 def html_page(lines: list[Line], runs: list[Line]) -> str:
-    """The page: the table, the curves if they can be drawn, and the settings that differ.
+    """The page: the table, the curves if they can be drawn, and the settings.
 
     `runs` are those that a line has several of.
     """
@@ -89,7 +88,7 @@ def html_page(lines: list[Line], runs: list[Line]) -> str:
         title=TITLE,
         table=_table_of(lines),
         curves=as_svg(comparison_figure(lines)) + _ZOOM if drawn else "",
-        settings=_html_table(_differing({line.name: line.settings for line in lines})),
+        settings=_settings({line.name: line.settings for line in lines if line.settings}),
         runs=_RUNS.format(_table_of(runs)) if runs else "",
     )
 
@@ -99,12 +98,18 @@ def _table_of(lines: list[Line]) -> str:
     return _html_table([list(TITLES), *rows])
 
 
-def _differing(settings: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """One row per setting that differs between the lines, one column per line that has any."""
-    settings = {name: flat for name, flat in settings.items() if flat}
+def _settings(settings: dict[str, dict[str, Any]]) -> str:
+    """A column per line, and a row per setting: those that differ, or of one line all.
+
+    A line whose record lacks a setting says nothing against the others.
+    """
     names = dict.fromkeys(name for flat in settings.values() for name in flat)
-    rows = [[name, *(str(flat.get(name, "")) for flat in settings.values())] for name in names]
-    return [["setting", *settings], *(row for row in rows if len(set(row[1:])) > 1)]
+    values = {name: {str(x[name]) for x in settings.values() if name in x} for name in names}
+    shown = [name for name in names if len(values[name]) > 1 or len(settings) == 1]
+    rows = [[name, *(str(flat.get(name, "")) for flat in settings.values())] for name in shown]
+    title = "Settings" if len(settings) == 1 else "Settings that differ"
+    table = _html_table([["setting", *settings], *rows])
+    return f'<h2>{title}</h2>\n<div class="wide">{table}</div>' if rows else ""
 
 
 def _html_table(rows: list[list[str]]) -> str:

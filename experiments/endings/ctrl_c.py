@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 STATUS = 128 + signal.SIGINT
-_SHOW_CURSOR = b"\x1b[?25h"
+_UNDO_BAR = b"\x1b[?25h\r\x1b[K"  # shows the cursor, and erases the line that it is on
 
 
 class _Answer:
@@ -56,7 +56,7 @@ def after_one(handler: Any) -> Any:
         return end_at_once
 
     def pass_on(number: int, _: object) -> None:
-        _show_cursor()
+        _undo_bar()
         signal.signal(number, handler)
         os.kill(os.getpid(), number)
 
@@ -70,14 +70,14 @@ def has_come() -> bool:
 
 def end_at_once(*_: Any) -> NoReturn:
     """Ends the process without cleaning up; files are written whole, so none is cut off."""
-    _show_cursor()
+    _undo_bar()
     with contextlib.suppress(OSError):  # nobody is there to read it
         os.write(2, b"error: interrupted\n")
     os._exit(STATUS)
 
 
-def _show_cursor() -> None:
+def _undo_bar() -> None:
     """Undoes what a bar did to the terminal; what it would do itself is not reached any more."""
     with contextlib.suppress(OSError):
         if os.isatty(1):
-            os.write(1, _SHOW_CURSOR)
+            os.write(1, _UNDO_BAR)

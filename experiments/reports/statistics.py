@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from experiments.training.epoch_display import format_figure
+
 
 def deviation(values: Sequence[float] | np.ndarray) -> float:
     """The standard deviation of what the values were sampled from; 0 for a single value."""
@@ -32,4 +34,5 @@ def format_change(values: Sequence[float], base: Sequence[float]) -> str:
 
 def format_spread(middle: float, spread: float | None, digits: int) -> str:
     """A number with its uncertainty, if it has one: `114.5 ± 0.3`."""
-    return f"{middle:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+    shown = format_figure(middle, digits)
+    return shown if spread is None else f"{shown} ± {format_figure(spread, digits)}"

@@ -44,8 +44,15 @@ class EpochDisplay(Progress):
         self._run, self._log_seconds, self._last_row = run, 60 * log_minutes, -math.inf
         self._unit = UNITS[run.corpus.vocabulary.unit]
         self._epochs, self._titles = run.config.train.epochs, ""  # of the columns above
+        self._compiled: set[int] = set()  # lengths of chunks
         total = self._epochs * len(run.windows)
         self._all = self.add_task("compiling", total=total, completed=run.step, detail="")
+
+    def begins(self, windows: int) -> None:
+        """Says so if a chunk of this many windows has to be compiled first."""
+        if windows not in self._compiled:
+            self.update(self._all, description="compiling")
+        self._compiled.add(windows)
 
     def windows(self, metrics: dict[str, Any]) -> None:
         """Shows where the run stands within an epoch."""
@@ -54,7 +61,7 @@ class EpochDisplay(Progress):
             self._all,
             completed=self._run.step,
             description=f"epoch {metrics['epoch']}/{self._epochs}",
-            detail=f"train {_figure(self._train_perplexity(metrics))}"
+            detail=f"train {format_figure(self._train_perplexity(metrics))}"
             + (speed if self.console.width >= _WIDE else ""),
         )
         _, window = position(self._run)
@@ -96,7 +103,7 @@ class EpochDisplay(Progress):
         if not self._run.are_alike:
             del perplexities["train"], perplexities["valid"]
         for title, name in perplexities.items():
-            cells[title] = Cell(title, 8, _figure(metrics[name]) if name in metrics else "")
+            cells[title] = Cell(title, 8, format_figure(metrics[name]) if name in metrics else "")
         if self._unit.reported_in_bits:
             valid = metrics.get(perplexities.get("valid", "valid_perplexity_best"))
             cells["bits"] = Cell("bits", 6, "" if valid is None else f"{math.log2(valid):.3f}")
@@ -121,8 +128,9 @@ def fitting(cells: dict[str, Cell], width: int) -> list[Cell]:
     return list(kept.values())
 
 
-def _figure(perplexity: float) -> str:
-    return f"{perplexity:.2f}" if perplexity < 1e5 else f"{perplexity:.2g}"
+def format_figure(value: float, digits: int = 2) -> str:
+    """A number with so many decimals, or with an exponent if it is huge."""
+    return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.2g}"
 
 
 def _duration(seconds: float) -> str:

@@ -84,7 +84,10 @@ def train(
         EpochDisplay(console, run, log_minutes) as display,
     ):
         while not is_finished(run):
-            averages, so_far = train_chunk(run, chunk)
+            _, window = position(run)
+            windows = min(chunk, len(run.windows) - window)
+            display.begins(windows)
+            averages, so_far = train_chunk(run, windows)
             record, texts = None, []
             workdir.require_held()  # before anything is written that would make another
             display.windows(so_far)
@@ -116,14 +119,13 @@ def say(console: Console, lines: Iterable[str]) -> None:
         console.print(line, soft_wrap=True)
 
 
-def train_chunk(run: Run, chunk: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Trains on the next windows, at most to the epoch's end; returns averages and metrics."""
+def train_chunk(run: Run, windows: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Trains on the next windows, all of one epoch; returns averages and metrics."""
     started = time.monotonic()
     epoch, window = position(run)
-    count = min(chunk, len(run.windows) - window)
-    nll, averages = run.train(count)
+    nll, averages = run.train(windows)
     run.journal.add_windows(nll, time.monotonic() - started)
-    return averages, run.metrics(epoch + 1, window + count)
+    return averages, run.metrics(epoch + 1, window + windows)
 
 
 def finish_epoch(run: Run) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from model_examples import make
 from experiments import ensemble, report, sweep
 from experiments.cli.outputs import refuse_to_replace
 from experiments.comparisons import page as comparison_page
-from experiments.comparisons.lines import lines_of_ablation, lines_of_runs, lines_of_settings
+from experiments.comparisons.lines import Line, lines_of_ablation, lines_of_runs, lines_of_settings
 from experiments.reports.records import Record, read_record
 from experiments.training.run_folder import Workdir
-from zaremba_jax.config import override
+from zaremba_jax.config import override, to_dict
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_folder import save_folder
 from zaremba_jax.presets import QUICK
@@ -104,6 +104,20 @@ def test_page_holds_table_curves_and_differing_settings_and_loads_nothing(folder
     assert page.named["precision"][1:] == ["float32", "bfloat16"]
     assert page.named["kernel"][1:] == ["custom_vjp", "scan"]
     assert "batch_size" not in page.named
+
+
+def test_page_of_one_run_has_all_its_settings_and_a_setting_unknown_of_a_line_is_no_difference():
+    flat = to_dict(QUICK)
+    name = next(iter(flat))
+    alone = comparison_page.html_page([Line(cells={"run": "one"}, settings=flat)], [])
+    assert "<h2>Settings</h2>" in alone
+    assert all(f"<td>{name}</td>" in alone for name in flat)
+    lacking = {key: value for key, value in flat.items() if key != name}
+    both = [Line(cells={"run": "one"}, settings=flat), Line(cells={"run": "two"}, settings=lacking)]
+    assert "<h2>Settings" not in comparison_page.html_page(both, [])
+    both.append(Line(cells={"run": "three"}, settings=flat | {name: "other"}))
+    row = f"<td>{name}</td><td>{flat[name]}</td><td></td><td>other</td>"
+    assert row in comparison_page.html_page(both, [])
 
 
 def test_run_that_goes_on_has_the_estimate_that_it_would_end_with_and_no_test_figure(folder):

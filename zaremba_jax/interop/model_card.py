@@ -1,9 +1,10 @@
 """The page that an exported model brings along, as the Hugging Face hub shows it."""
 
+import math
 from collections.abc import Mapping
 
 from zaremba_jax.config import to_dict
-from zaremba_jax.data.units import UNITS
+from zaremba_jax.data.units import UNITS, Unit
 from zaremba_jax.model import Model, count_params
 
 _CARD = """\
@@ -44,13 +45,21 @@ print(text, model.score(text).perplexity)
 def model_card(model: Model, perplexities: Mapping[str, float]) -> str:
     """The card, as Markdown: settings, corpus, perplexities by the text's name, how to load."""
     config = model.config
-    rows = [f"| {text} | {value:.1f} |" for text, value in perplexities.items()]
+    unit = UNITS[model.vocabulary.unit]
     return _CARD.format(
         name=config.name,
         parameters=count_params(model.params),
         types=len(model.vocabulary),
-        noun=UNITS[model.vocabulary.unit].noun,
+        noun=unit.noun,
         corpus="a text of its user's" if config.corpus == "files" else f"`{config.corpus}`",
-        results="\n".join(["| text | perplexity |", "|---|---|", *rows, ""]) if rows else "",
+        results=_results(perplexities, unit) if perplexities else "",
         settings="\n".join(f"| `{name}` | {value} |" for name, value in to_dict(config).items()),
     )
+
+
+def _results(perplexities: Mapping[str, float], unit: Unit) -> str:
+    """The table of perplexities, with bits per token where a text's unit is reported in them."""
+    rows = [("text", "perplexity", f"bits per {unit.noun}"), ("---", "---", "---")]
+    rows += [(text, f"{x:.1f}", f"{math.log2(x):.3f}") for text, x in perplexities.items()]
+    columns = 3 if unit.reported_in_bits else 2
+    return "".join(f"| {' | '.join(row[:columns])} |\n" for row in rows)

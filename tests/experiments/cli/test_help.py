@@ -29,6 +29,16 @@ def test_help_shows_every_setting_with_the_value_of_the_preset(groups):
             assert value is None or isinstance(value, kind)
 
 
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_help_cuts_nothing_off_on_a_narrow_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    shown = run("--config=awd", "--help").out
+    for choices in (x.choices for name, x in settings().items() if x.choices and name != "name"):
+        assert f"<{' | '.join(choices)}>:" in " ".join(shown.split())
+    assert "--learning_rate=0.428571… " in shown
+    assert all(len(line) <= int(columns) for line in shown.splitlines())
+
+
 def test_help_groups_flags_by_what_they_are_for(groups):
     of_medium = " (values of --config=medium)"
     for name, title in (

@@ -8,6 +8,7 @@ def test_deviation_is_that_of_what_was_sampled_from_and_0_for_a_single_value():
 
 
 def test_mean_has_its_deviation_where_there_are_several_values():
+    assert format_mean([123456789.0, 3e30], digits=2) == "1.5e+30 ± 2.1e+30"
     assert (format_mean([114.26]), format_mean([1.0, 3.0], digits=2)) == ("114.3", "2.00 ± 1.41")
     assert format_spread(3.0, 0.0, digits=1) == "3.0 ± 0.0"
 

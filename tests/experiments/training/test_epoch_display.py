@@ -78,6 +78,17 @@ def test_bar_says_that_it_compiles_and_then_where_the_run_stands(width):
     assert "…" not in shown
 
 
+def test_bar_says_so_when_a_chunk_of_another_length_is_compiled():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    with EpochDisplay(console, run_of(METRICS), 0) as display:
+        said = []
+        for windows in (4, 4, 2, 4, 2):  # the first of an epoch, then its shorter last one
+            display.begins(windows)
+            said.append(display.tasks[0].description)
+            display.windows(METRICS)
+    assert said == ["compiling", "epoch 2/5", "compiling", "epoch 2/5", "epoch 2/5"]
+
+
 def test_row_of_an_epoch_stays_and_tells_its_time_from_the_total():
     assert TITLES + ROW in on_a_terminal(80)
     assert printed(METRICS) == TITLES + ROW

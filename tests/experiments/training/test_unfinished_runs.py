@@ -5,7 +5,18 @@ import signal
 import jax
 import numpy as np
 import pytest
-from invoke import CHUNK, CONFIG, MEMBERS, SINGLE, WINDOWS, content, run, stored
+from invoke import (
+    CHUNK,
+    CONFIG,
+    MEMBERS,
+    SINGLE,
+    WINDOWS,
+    content,
+    metrics,
+    run,
+    run_elsewhere,
+    stored,
+)
 from model_examples import put_model
 from test_first_version import unpack
 
@@ -61,6 +72,13 @@ def test_stopped_run_has_the_model_that_it_would_end_with(folder, stop_after, ca
         "run: is not finished; its model of epoch 1, the best after 1 of 2 epochs and a part of the"
         " next\n"
     )
+    (estimate,) = (line["valid_perplexity_estimate"] for line in metrics(workdir.path))
+    (outcome,) = run_elsewhere(
+        "experiments.export", ["--workdir=run", "--out=exported"], cwd=folder
+    )
+    assert outcome.status == 0, outcome.err
+    told = f"validation (an estimate after epoch 1 of 2; the run is not finished) | {estimate:.1f}"
+    assert f"| {told} |" in (folder / "exported" / "README.md").read_text()
     assert_same(model.params, stored(workdir.path)["best"])
     assert model.config == override(CONFIG, keep="best")
     assert model.vocabulary == load_model(workdir.model).vocabulary

@@ -65,6 +65,17 @@ def test_saved_model_is_loaded_from_its_file_its_run_and_its_folder(tmp_path, mo
     assert float(capsys.readouterr().out.split()[-1]) > 1
 
 
+def test_card_of_a_model_of_characters_has_bits_too():
+    perplexities = {"validation": 8.0, "test": 4.0}
+    assert "| text | perplexity |\n| --- | --- |\n| validation | 8.0 |\n| test | 4.0 |\n" in (
+        model_card(RECORD, perplexities)
+    )
+    by_characters = model_card(make(vocabulary=Vocabulary(("a", "<unk>"), "char")), perplexities)
+    assert "| text | perplexity | bits per character |\n| --- | --- | --- |\n" in by_characters
+    assert "| validation | 8.0 | 3.000 |\n| test | 4.0 | 2.000 |\n" in by_characters
+    assert "perplexity |" not in model_card(RECORD, {})
+
+
 def test_folder_that_is_no_model_is_refused_and_left_as_it_is(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors, which a run leaves"):
         Model.load(tmp_path)
