@@ -131,9 +131,9 @@ def _adam() -> optax.GradientTransformation:
     """optax's, which mixes types of numbers, whatever promotion its caller allows."""
     adam = optax.scale_by_adam()
 
-    def update(gradient: Any, state: Any, params: Any = None) -> Any:
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
         with jax.numpy_dtype_promotion("standard"):
-            return adam.update(gradient, state, params)
+            return adam.update(updates, state, params)
 
     return optax.GradientTransformation(adam.init, update)
 
