@@ -123,13 +123,13 @@ def recorded_perplexities() -> dict[str, float]:
     path = Path(FLAGS.workdir[0]) if FLAGS.workdir else None
     if path is None or not (path.is_dir() or path.name == Workdir(path.parent).model.name):
         return {}
-    folder = path if path.is_dir() else path.parent
+    workdir = Workdir(path if path.is_dir() else path.parent)
     try:
-        if model_folder.is_model_folder(folder):
-            return model_folder.folder_perplexities(folder)
-        if is_unfinished(Workdir(folder)):
-            return _estimate(read_record(Workdir(folder)))
-        record = read_json_object(Workdir(folder).summary)
+        if model_folder.is_model_folder(workdir.path):
+            return model_folder.folder_perplexities(workdir.path)
+        if path.is_dir() and is_unfinished(workdir):  # a file there is of before it went on
+            return _estimate(read_record(workdir))
+        record = read_json_object(workdir.summary)
     except (OSError, ValueError):
         return {}
     names = {"validation": "valid_perplexity", "test": "test_perplexity"}

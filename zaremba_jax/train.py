@@ -228,7 +228,8 @@ def _take_rows(
 
     Returns:
       The parameters; the tokens as indices of their rows; and the words of the rows, padded with
-      ids beyond the vocabulary. None, with everything as it was, if all words have a gradient.
+      ids beyond the vocabulary. None, with everything as it was, if all words have a gradient,
+      or move without one.
     """
     moves_every_word = config.train.optimizer == "adam" or penalizes_every_word(rates)
     if config.model.tie_weights or moves_every_word:

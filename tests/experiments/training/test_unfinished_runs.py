@@ -73,12 +73,16 @@ def test_stopped_run_has_the_model_that_it_would_end_with(folder, stop_after, ca
         " next\n"
     )
     (estimate,) = (line["valid_perplexity_estimate"] for line in metrics(workdir.path))
-    (outcome,) = run_elsewhere(
-        "experiments.export", ["--workdir=run", "--out=exported"], cwd=folder
+    outcomes = run_elsewhere(
+        "experiments.export",
+        ["--workdir=run", "--out=exported"],
+        ["--workdir=run/model.safetensors", "--out=older"],
+        cwd=folder,
     )
-    assert outcome.status == 0, outcome.err
+    assert [outcome.status for outcome in outcomes] == [0, 0]
     told = f"validation (an estimate after epoch 1 of 2; the run is not finished) | {estimate:.1f}"
     assert f"| {told} |" in (folder / "exported" / "README.md").read_text()
+    assert "an estimate" not in (folder / "older" / "README.md").read_text()
     assert_same(model.params, stored(workdir.path)["best"])
     assert model.config == override(CONFIG, keep="best")
     assert model.vocabulary == load_model(workdir.model).vocabulary
