@@ -1,5 +1,6 @@
 """Ctrl-C ends a program in one line, whatever code it hits."""
 
+import os
 import subprocess
 import sys
 
@@ -57,6 +58,25 @@ def test_ctrl_c_in_a_program_is_one_line_though_a_library_swallows_it(hits):
     ]
     for process in processes:
         assert_one_line(process)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_second_signal_erases_the_bar_that_nothing_will_take_away(name):
+    code = f"""
+import signal
+from experiments.endings import ctrl_c, signals
+ctrl_c.install()
+with signals.deferred_signals():
+    print("half a bar", end="", flush=True)
+    signal.raise_signal(signal.{name})
+    signal.raise_signal(signal.{name})
+"""
+    ours, terminal = os.openpty()
+    subprocess.run([sys.executable, "-c", code], stdout=terminal, stderr=subprocess.PIPE, timeout=60)
+    shown = os.read(ours, 1000)
+    for end in (ours, terminal):
+        os.close(end)
+    assert shown == b"half a bar\x1b[?25h\r\x1b[K"
 
 
 def test_package_imported_as_a_library_leaves_ctrl_c_alone():
