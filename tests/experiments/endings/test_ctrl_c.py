@@ -72,7 +72,9 @@ with signals.deferred_signals():
     signal.raise_signal(signal.{name})
 """
     ours, terminal = os.openpty()
-    subprocess.run([sys.executable, "-c", code], stdout=terminal, stderr=subprocess.PIPE, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", code], stdout=terminal, stderr=subprocess.PIPE, timeout=60
+    )
     shown = os.read(ours, 1000)
     for end in (ours, terminal):
         os.close(end)
