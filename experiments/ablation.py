@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from absl.flags import FLAGS
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -26,7 +27,6 @@ from experiments.ablations.report_page import language_table, report_page
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_choices, define_path
 from experiments.cli.outputs import refuse_to_replace
-from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.reports.figures import write_picture
 from experiments.training.environment import environment

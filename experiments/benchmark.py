@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from absl.flags import FLAGS
 
 from experiments.benchmarks.contenders import BUILDERS, choose_contenders, default_peers
 from experiments.benchmarks.own_process import needs_of_all
@@ -19,7 +20,6 @@ from experiments.cli import program
 from experiments.cli.config_flags import config_from_flags, define_config_flags
 from experiments.cli.flag_kinds import define_path
 from experiments.cli.outputs import refuse_to_replace
-from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.reports.figures import can_draw, is_picture, write_picture
 from experiments.training.environment import environment

@@ -11,10 +11,10 @@ from typing import get_args
 
 import jax
 from absl import flags
+from absl.flags import FLAGS
 
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_choices
-from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.compilers.tables import EnsembleTable, EpochTable, empty_table
 from experiments.compilers.targets import TARGETS, devices_of

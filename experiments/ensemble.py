@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from absl.flags import FLAGS
 from rich.console import Console
 
 from experiments.cli import ensemble_flags, program, training_flags
 from experiments.cli.ensemble_flags import prepare, sizes_from_flags
 from experiments.cli.flag_kinds import define_paths
+from experiments.cli.help import flags_of
 from experiments.cli.host_flags import join_hosts
 from experiments.cli.outputs import refuse_to_replace
-from experiments.cli.program import FLAGS
-from experiments.cli.text_flags import load_corpus, with_text_settings
+from experiments.cli.text_flags import FRACTIONS, TEXT_FILES, load_corpus, with_text_settings
 from experiments.cli.training_flags import (
     configure,
     default_workdir,
@@ -33,21 +34,17 @@ from experiments.reports.summary import (
 )
 from experiments.training.ensemble_run import with_seeds
 from experiments.training.finished_runs import load_finished_run, read_run_config
-from experiments.training.identity import same_model
 from experiments.training.provenance import peak_memory, provenance
 from experiments.training.run_folder import Workdir
 from experiments.training.written_files import write_json
-from zaremba_jax.config import settings
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import load_model
 from zaremba_jax.json_text import read_json_object
 
 DEFAULT_MEMBERS = 10
-# Flags that say how to train, besides the settings.
-_TRAINING_FLAGS = (
-    *("members", "members_at_once", "data_parallel", "chunk", "checkpoint_minutes", "resident"),
-    *("tensorboard", "wandb", "log_minutes", "samples_each_epoch"),
-)
+REFUSED = ("patience",)
+# With --from, all others say how to train.
+_AVERAGING_FLAGS = ("from", "sizes", "workdir", "data_dir", "cache_dir", *TEXT_FILES, *FRACTIONS)
 
 flags.adopt_module_key_flags(training_flags)
 flags.adopt_module_key_flags(ensemble_flags)
@@ -95,6 +92,9 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
     read = with_text_settings(configs[0], {"corpus": configs[0].corpus})
     console, given = join_hosts(), configs[0].vocabulary or configs[0].init_from
     corpus = load_corpus(read, load_model(folders[0].model) if given else None)
+    with console.status("reading the runs"):
+        for folder, config in zip(folders, configs, strict=True):  # before any is evaluated
+            load_finished_run(folder, config, corpus)
     valid, test, members = [], [], []
     for folder, config in zip(folders, configs, strict=True):
         with console.status(f"evaluating {folder.path}"):
@@ -105,14 +105,7 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
         path = os.path.relpath(*map(os.path.realpath, (folder.path, workdir.path)))
         members.append({"run": path, **member_record(valid[-1], test[-1])})
     sizes = sizes_for(asked, len(folders))
-    summary = summarize_mixtures(
-        configs[0],
-        corpus,
-        np.stack(valid),
-        np.stack(test),
-        sizes,
-        alike=all(same_model(config, configs[0]) for config in configs),
-    )
+    summary = summarize_mixtures(configs, corpus, np.stack(valid), np.stack(test), sizes)
     workdir.path.mkdir(parents=True, exist_ok=True)
     return summary | {"members": members} | provenance() | peak_memory(), workdir, console
 
@@ -121,8 +114,8 @@ def _refuse_training_flags() -> None:
     """Refuses flags without a meaning where nothing is trained."""
     if FLAGS.coordinator_address:
         raise InputError("--from: one process averages; leave --coordinator_address out")
-    names = ("config", *settings(), *_TRAINING_FLAGS)
-    if refused := [name for name in names if name in FLAGS and FLAGS[name].present]:
+    names = [name for name in (*flags_of(main), *REFUSED) if name not in _AVERAGING_FLAGS]
+    if refused := [name for name in names if FLAGS[name].present]:
         raise InputError(
             "--from: the runs are trained, with settings of their own; leave out"
             f" --{', --'.join(refused)}"

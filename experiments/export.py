@@ -4,16 +4,14 @@ from collections import Counter
 from pathlib import Path
 
 from absl import flags
+from absl.flags import FLAGS
 from safetensors.numpy import save
 
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_path, define_paths
-from experiments.cli.program import FLAGS
 from experiments.cli.terminal import write_out
-from experiments.cli.trained_models import load, single_model
-from experiments.reports.records import Record, read_record
+from experiments.cli.trained_models import load_with_estimate, single_model
 from experiments.training.run_folder import Workdir
-from experiments.training.unfinished_runs import is_unfinished
 from experiments.training.written_files import write_bytes
 from zaremba_jax.data.units import UNITS, UNK
 from zaremba_jax.data.vocabulary import Vocabulary, listed, on_one_line
@@ -59,8 +57,8 @@ def main() -> None:
         raise InputError(f"--out={out}: exists; name a new {_kind()}")
     if out.is_dir() and any(out.iterdir()) and not model_folder.is_model_folder(out):
         raise InputError(f"--out={out}: holds something other than an export; name a new folder")
-    model = model_from_flags()
-    write_model_as(FLAGS.to, out, model, recorded_perplexities())
+    model, perplexities = model_from_flags()
+    write_model_as(FLAGS.to, out, model, perplexities)
     write_out(f"{_kind()} written: {out}")
     if FLAGS.from_torch is not None:
         print_unreadable(model.vocabulary)
@@ -85,15 +83,17 @@ def print_unreadable(vocabulary: Vocabulary) -> None:
         write_out(f"not single {unit.noun}s, and never read: {listed(Counter(longer))}")
 
 
-def model_from_flags() -> Model:
-    """The one model that the flags name."""
+def model_from_flags() -> tuple[Model, dict[str, float]]:
+    """The one model that the flags name, and its perplexities as far as they are known."""
     if (FLAGS.workdir is None) == (FLAGS.from_torch is None):
         raise InputError("--workdir, --from_torch: give one of the two")
     if FLAGS.from_torch is not None:
-        return _model_from_torch()
+        return _model_from_torch(), {}
     if given := [name for name in _TORCH_FLAGS if FLAGS[name].present]:
         raise InputError(f"--{', --'.join(given)}: only for --from_torch; leave it out")
-    return load(single_model(FLAGS.workdir, "workdir"))
+    path = single_model(FLAGS.workdir, "workdir")
+    model, estimate = load_with_estimate(path)
+    return model, estimate or recorded_perplexities(path)
 
 
 def _model_from_torch() -> Model:
@@ -114,33 +114,23 @@ def _model_from_torch() -> Model:
     return model_file.assemble(path, model_file.named_arrays(params), config, vocabulary)
 
 
-def recorded_perplexities() -> dict[str, float]:
-    """Those of the run whose model is exported, by the text's name; none if it is no run's.
+def recorded_perplexities(path: Path) -> dict[str, float]:
+    """Those of the run that left a model, by the text's name; none if no run did.
 
-    Of a run that is not finished, the validation estimate; a folder that was exported has kept
-    them.
+    A folder that was exported has kept them.
     """
-    path = Path(FLAGS.workdir[0]) if FLAGS.workdir else None
-    if path is None or not (path.is_dir() or path.name == Workdir(path.parent).model.name):
-        return {}
     workdir = Workdir(path if path.is_dir() else path.parent)
+    if path not in (workdir.path, workdir.model):
+        return {}
     try:
         if model_folder.is_model_folder(workdir.path):
             return model_folder.folder_perplexities(workdir.path)
-        if path.is_dir() and is_unfinished(workdir):  # a file there is of before it went on
-            return _estimate(read_record(workdir))
         record = read_json_object(workdir.summary)
     except (OSError, ValueError):
         return {}
     names = {"validation": "valid_perplexity", "test": "test_perplexity"}
     figures = {text: record.get(name) for text, name in names.items()}
     return {text: figure for text, figure in figures.items() if isinstance(figure, float)}
-
-
-def _estimate(run: Record) -> dict[str, float]:
-    trained, epochs = len(run.history), run.config.train.epochs
-    name = f"validation (an estimate after epoch {trained} of {epochs}; the run is not finished)"
-    return {name: run.estimate} if trained else {}
 
 
 def write_model_as(form: str, out: Path, model: Model, perplexities: dict[str, float]) -> None:

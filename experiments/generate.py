@@ -4,10 +4,10 @@ import dataclasses
 
 import jax
 from absl import flags
+from absl.flags import FLAGS
 
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_paths
-from experiments.cli.program import FLAGS
 from experiments.cli.terminal import write_aside, write_out
 from experiments.cli.trained_models import load_models
 from zaremba_jax.data.units import UNITS, UNK

@@ -3,11 +3,11 @@
 from typing import Any
 
 from absl import flags
+from absl.flags import FLAGS
 from rich.console import Console
 
 from experiments.cli import program, training_flags
 from experiments.cli.initial_model import initial_model
-from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus
 from experiments.cli.training_flags import (
     configure,
@@ -38,7 +38,7 @@ flags.DEFINE_integer(
 def main() -> None:
     """Trains the model, or resumes a stopped run, and reports its perplexities."""
     config, workdir = configure()
-    console = open_console()
+    console = open_console(devices=FLAGS.data_parallel)
     with console.status("reading the text"):
         initial = initial_model(config)
         corpus = load_corpus(config, initial)

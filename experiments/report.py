@@ -4,10 +4,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from absl.flags import FLAGS
+
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_path
 from experiments.cli.outputs import refuse_to_replace
-from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from experiments.comparisons.lines import (
     lines_of_mixtures,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 from absl import flags
+from absl.flags import FLAGS
 from jax.sharding import Mesh
 from rich.console import Console
 
@@ -12,7 +13,6 @@ from experiments.cli import ensemble_flags, program, training_flags
 from experiments.cli.config_flags import changes_from_flags
 from experiments.cli.ensemble_flags import at_once_on, open_ensemble, sizes_from_flags
 from experiments.cli.flag_kinds import define_path
-from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import FRACTIONS, TEXT_FILES, load_corpus, with_text_settings
 from experiments.cli.training_flags import (
     default_workdir,
@@ -24,6 +24,7 @@ from experiments.cli.training_flags import (
 from experiments.reports.records import model_name, read_records
 from experiments.reports.summary import summarize, summarize_members
 from experiments.table1 import jobs
+from experiments.table1.averages import mix, read_mixtures, seeds_without_nll, write_mixtures
 from experiments.table1.page import refuse_other_results, write_table
 from experiments.training.divergence import NonFiniteLossError
 from experiments.training.ensemble_run import with_seeds
@@ -47,12 +48,6 @@ flags.DEFINE_list(
     list(PAPER_PERPLEXITIES),
     "models to train, comma-separated; empty: only write the table",
 )
-flags.DEFINE_integer(
-    "seeds",
-    None,
-    "single models to take the mean over; if --members is given too, the larger of the two counts",
-    lower_bound=1,
-)
 define_path(
     "results", None, "folder of the records and the table (default: results in the --workdir)"
 )
@@ -61,23 +56,20 @@ define_path(
 def main() -> None:
     """Trains what the records lack, averages the models there are, and updates the table."""
     rows = rows_from_flags()
-    sizes = [mixture_sizes(config) for config in rows]
     folder = default_workdir("reproduce").path
     results = Path(FLAGS.results or folder / "results")
     refuse_other_results(results)
+    sizes = [mixture_sizes(config, results) for config in rows]
     console = open_console()
     mesh = make_mesh(jax.devices(), FLAGS.data_parallel)
     results.mkdir(parents=True, exist_ok=True)
     for config, averaged in zip(rows, sizes, strict=True):
         corpus = load_corpus(config)
         left = jobs_left(config, corpus, mesh, folder, results, console)
-        kept: list[int] = []
-        for job in (None, *left):  # once before the first: all may be trained already
-            if job is not None:
-                train_job(job, corpus, mesh, folder, results, console)
-            mixtures = jobs.mix(config, corpus, folder, averaged, read_records(results))
-            kept = jobs.write_mixtures(results, config, mixtures)
-            write_table(results, Console(quiet=True))  # printed once, at the end
+        kept = update_table(config, corpus, averaged, folder, results)
+        for job in left:
+            train_job(job, corpus, mesh, folder, results, console)
+            kept = update_table(config, corpus, averaged, folder, results)
         if kept:
             console.print(
                 f"{model_name(config)}: {results} keeps its average of seeds"
@@ -96,7 +88,7 @@ def jobs_left(
     seeds, records = num_models_from_flags(config), read_records(results)
     at_most = at_once_on(mesh, config, corpus, seeds) * mesh.shape[MEMBER]
     left = jobs.remaining_jobs(config, seeds, records, folder, at_most)
-    if left and (unmixed := jobs.seeds_without_nll(config, seeds, records, folder)):
+    if left and (unmixed := seeds_without_nll(config, seeds, records, folder)):
         console.print(
             f"{model_name(config)}: no average will include seed {', '.join(map(str, unmixed))}:"
             f" recorded, but no nats per token of that model are in {folder}; remove that record"
@@ -110,6 +102,20 @@ def jobs_left(
             soft_wrap=True,
         )
     return left
+
+
+def update_table(
+    config: Config, corpus: Corpus, sizes: list[int], folder: Path, results: Path
+) -> list[int]:
+    """Averages the models of a configuration that there are, and writes the table.
+
+    Returns:
+      What `write_mixtures` does.
+    """
+    mixtures = mix(config, corpus, folder, sizes, read_records(results))
+    kept = write_mixtures(results, config, mixtures)
+    write_table(results, Console(quiet=True))  # printed once, at the end
+    return kept
 
 
 def train_job(
@@ -134,8 +140,10 @@ def open_job(
     job: jobs.Job, corpus: Corpus, mesh: Mesh, workdir: Workdir, console: Console
 ) -> tuple[Run, jobs.SummaryOf]:
     """The run of a job, resumed if its folder holds it, and what makes its summary."""
-    # A run of one model uses one process's devices; an ensemble of one uses those of all.
-    if job.count == 1 and jax.process_count() == 1:
+    # A run of one model uses one process's devices; an ensemble of one uses those of all. What was
+    # begun as one of them goes on as that.
+    began_together = "members" in workdir.other_settings()
+    if job.count == 1 and jax.process_count() == 1 and not began_together:
         workdir.refuse_another_run(job.config)
         run = open_run(job.config, corpus, workdir, console)
         return run, functools.partial(summarize, run)
@@ -169,14 +177,15 @@ def rows_from_flags() -> list[Config]:
 
 def num_models_from_flags(config: Config) -> int:
     """How many models of a configuration to train; by default, as many as the paper averages."""
-    asked = max(FLAGS.seeds or 0, FLAGS.members or 0)
-    return asked or max(PAPER_PERPLEXITIES[config.name])
+    return FLAGS.members or max(PAPER_PERPLEXITIES[config.name])
 
 
-def mixture_sizes(config: Config) -> list[int]:
-    """The numbers of models to average: the paper's for a configuration, and those requested."""
+def mixture_sizes(config: Config, results: Path) -> list[int]:
+    """How many models to average: as many as the paper, as asked, and as in earlier results."""
     asked = sizes_from_flags(num_models_from_flags(config)) or []
-    return sorted({*PAPER_PERPLEXITIES[config.name], *asked})
+    record = read_mixtures(results, config) or {"mixtures": []}
+    recorded = [mixture["members"] for mixture in record["mixtures"]]
+    return sorted({*PAPER_PERPLEXITIES[config.name], *asked, *recorded})
 
 
 if __name__ == "__main__":

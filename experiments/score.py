@@ -8,14 +8,15 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from absl.flags import FLAGS
 
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_path, define_paths
 from experiments.cli.outputs import refuse_to_replace
-from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal, write_out
 from experiments.cli.trained_models import load_models
 from experiments.reports.score_files import is_of_scores, write_records
+from experiments.training.epoch_display import format_figure
 from zaremba_jax.array_types import Windows
 from zaremba_jax.data.text_files import find_files
 from zaremba_jax.data.units import UNITS, UNK
@@ -197,8 +198,8 @@ def print_scores(file: str, models: list[Model], text: text_scoring.Text, nll: n
     bits = bits if unit.reported_in_bits else ""
     averaged = "" if len(models) == 1 else f", {len(models)} models averaged"
     write_out(
-        f"{file}: perplexity {perplexity(scored):.2f}, {scored.mean():.4f} nats per token"
-        f"{bits}, {len(scored):,} tokens in {len(text.raw_lines):,} lines{averaged}"
+        f"{file}: perplexity {format_figure(perplexity(scored))}, {scored.mean():.4f} nats per"
+        f" token{bits}, {len(scored):,} tokens in {len(text.raw_lines):,} lines{averaged}"
     )
     if not text.vocabulary.reads_line_ends:
         write_out(f"the ends of lines are left out: the model has no {unit.noun} for them")
@@ -209,8 +210,8 @@ def print_scores(file: str, models: list[Model], text: text_scoring.Text, nll: n
         )
     if 0 < len(known) < len(scored):
         write_out(
-            f"without {UNK}: perplexity {perplexity(known):.2f}, {known.mean():.4f} nats per token,"
-            f" {len(known):,} tokens"
+            f"without {UNK}: perplexity {format_figure(perplexity(known))}, {known.mean():.4f} nats"
+            f" per token, {len(known):,} tokens"
         )
 
 

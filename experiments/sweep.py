@@ -5,20 +5,20 @@ import statistics
 from typing import Any
 
 from absl import flags
+from absl.flags import FLAGS
 from rich.console import Console
 from rich.table import Table
 
 from experiments.cli import program, training_flags
 from experiments.cli.config_flags import changes_from_flags
 from experiments.cli.ensemble_flags import prepare
-from experiments.cli.program import FLAGS
 from experiments.cli.training_flags import configure, open_console, open_curves, train_by_flags
 from experiments.reports.figures import write_picture
+from experiments.reports.records import title_of
 from experiments.reports.run_figures import sweep_figure
 from experiments.reports.statistics import format_mean
-from experiments.reports.summary import member_records, setting_perplexities
+from experiments.reports.summary import member_records, setting_perplexities, training_record
 from experiments.training.ensemble_run import EnsembleRun, with_seeds
-from experiments.training.environment import environment
 from experiments.training.run_folder import Workdir
 from experiments.training.written_files import write_json, write_model
 from zaremba_jax.config import Config, override, settings, to_dict
@@ -33,6 +33,7 @@ flags.DEFINE_multi_string(
     "vary", None, "NAME=VALUE,VALUE: a rate and the values to try; once for each rate"
 )
 
+REFUSED = ("patience",)
 Grid = dict[str, list[float]]
 
 
@@ -47,9 +48,12 @@ def main() -> None:
     run = prepare(config, configs, workdir, console, vary=vary, members=seeds)
     with open_curves(run, workdir, console) as curves:
         train_by_flags(run, workdir, console, curves)
-    with console.status("evaluating"):
-        valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
-        summary = summarize_sweep(run, grid, seeds, valid, test)
+        with console.status("evaluating"):
+            valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
+            summary = summarize_sweep(run, grid, seeds, valid, test)
+        for line in summary["settings"]:
+            if line["setting"] == summary["best"]:
+                curves.results(run.step, mean_perplexities(line))
     workdir.require_held()
     if not summary["best_members"]:
         for path in workdir.members.glob("*.safetensors"):
@@ -114,9 +118,9 @@ def summarize_sweep(
         for index, values in enumerate(itertools.product(*grid.values()))
     ]
     validated = {
-        index: statistics.mean(figures)
+        index: mean_perplexities(line)["valid_perplexity"]
         for index, line in enumerate(lines)
-        if (figures := setting_perplexities(line, "valid"))
+        if setting_perplexities(line, "valid")
     }
     best = min(validated, key=validated.__getitem__, default=None)
     return {
@@ -127,16 +131,22 @@ def summarize_sweep(
         "settings": lines,
         "best": None if best is None else lines[best]["setting"],
         "best_members": [] if best is None else [best * seeds + seed for seed in range(seeds)],
-        "seconds": run.journal.seconds,
-        **run.journal.provenance,
-        **environment(),
+        **training_record(run),
+    }
+
+
+def mean_perplexities(line: dict[str, Any]) -> dict[str, float]:
+    """Of a combination without a model that diverged, the means over its seeds."""
+    return {
+        f"{split}_perplexity": statistics.mean(setting_perplexities(line, split))
+        for split in ("valid", "test")
     }
 
 
 def write_comparison(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:
     """Writes the summary and the picture, and prints the table and the best setting."""
     write_json(workdir.summary, summary)
-    table = Table(title=f"Perplexity: {summary['corpus']}, {summary['name']}")
+    table = Table(title=f"Perplexity: {title_of(summary)}")
     for title in (*summary["settings"][0]["setting"], "validation", "test"):
         table.add_column(title, justify="right")
     for line in summary["settings"]:

@@ -16,7 +16,7 @@ from preloaded import call
 from program_flags import list_flags
 
 import zaremba_jax as zj
-from experiments.ablations.report_page import language_table, memory_table
+from experiments.ablations.report_page import language_table, memory_table, report_page
 from experiments.reports.statistics import format_mean
 from zaremba_jax.config import override
 from zaremba_jax.data.corpus import unigram_perplexity
@@ -222,6 +222,10 @@ def test_table_of_perplexities_is_what_was_recorded():
             format_mean([r[f"{split}_perplexity"] for r in records]) for split in ("valid", "test")
         )
         assert [*figures, compared.format(**records[0])] in rows
+    for name in ("awd-small-seed0", "awd-small-adam-seed0"):
+        summary = json.loads((results / name / "summary.json").read_text())
+        figures = [f"{summary[f'{split}_perplexity']:.1f}" for split in ("valid", "test")]
+        assert figures in [row[:2] for row in rows]
 
 
 def test_built_in_corpus_is_the_one_of_the_record():
@@ -236,9 +240,8 @@ def test_built_in_corpus_is_the_one_of_the_record():
 
 def test_table_of_the_cache_and_of_dynamic_evaluation_is_what_was_recorded():
     record = (ROOT / "experiments/results/scoring.txt").read_text(encoding="utf-8")
-    matches = re.findall(
-        r"^\$ .*seed1'(?: (--\w+=\w+))?.*\n.* perplexity ([\d.]+),", record, re.MULTILINE
-    )
+    command = r"^\$ .*{}(?: (--\w+=\w+))?.*\n.* perplexity ([\d.]+),"
+    matches = re.findall(command.format("seed1'"), record, re.MULTILINE)
     rows = [row.split("|") for row in ALL.splitlines()]
     for (flag, valid), (test_flag, test) in zip(matches[::2], matches[1::2], strict=True):
         assert flag == test_flag
@@ -246,10 +249,15 @@ def test_table_of_the_cache_and_of_dynamic_evaluation_is_what_was_recorded():
         (row,) = (row for row in rows if len(row) == 5 and row[1].startswith(start))
         assert [float(cell) for cell in row[2:4]] == [round(float(x), 1) for x in (valid, test)]
     assert len(matches) == 8
+    further = re.findall(command.format("awd-small-adam-seed0"), record, re.MULTILINE)
+    figures = [f"{float(figure):.1f}" for flag, figure in further if flag == "--dynamic=rms"]
+    assert figures in [[cell.strip(" *") for cell in row[3:5]] for row in rows]
 
 
 def test_tables_of_the_ablation_are_what_was_recorded():
     results = json.loads((ROOT / "experiments/results/ablation/results.json").read_text())
+    page = (ROOT / "experiments/results/ablation/report.md").read_text(encoding="utf-8")
+    assert report_page(results) == page
     lines = TEXTS[PROGRAMS_PAGE].splitlines()
     assert set(language_table(results).splitlines()) <= set(lines)
     header, _, *rows = (

@@ -208,11 +208,11 @@ def _shape(x: Any) -> Any:
 
 
 def _checksums(folder: Path) -> dict[str, int]:
-    """A checksum of every file below a folder, except the file that holds them."""
+    """A checksum of every file below a folder."""
     return {
         str(path.relative_to(folder)): zlib.crc32(path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(CHECKSUMS_FILE)
+        if path.is_file()
     }
 
 
@@ -233,7 +233,8 @@ def _newest_intact(directory: str | Path, steps: list[int]) -> int | None:
 def _is_intact(folder: Path) -> bool:
     try:
         written = read_json_object(folder / CHECKSUMS_FILE)
-        return written.items() <= _checksums(folder).items()  # file managers add their own
+        # There may be more: the file itself, and what file managers add.
+        return written.items() <= _checksums(folder).items()
     except (OSError, ValueError, TypeError):
         return False
 

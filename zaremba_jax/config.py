@@ -146,7 +146,7 @@ class RegularizerConfig(Validated):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(Validated):
-    """Truncated backpropagation through time, with clipped SGD at a decaying learning rate."""
+    """Truncated backpropagation through time, with clipped SGD or Adam at a decaying rate."""
 
     batch_size: int = setting("parallel streams per batch", at_least=1)
     unroll: int = setting("time steps per window of truncated backpropagation", at_least=1)
@@ -353,7 +353,7 @@ def override(config: Config, **changes: int | float | str | None) -> Config:
         raise InputError(f"{', '.join(sorted(unknown))}: no such setting in the configuration")
     sections = {}
     for section, record in _SECTIONS.items():
-        names = {field.name for field in dataclasses.fields(record)}
-        section_changes = {name: changes.pop(name) for name in names & changes.keys()}
+        names = settings_of(record).keys() & changes.keys()
+        section_changes = {name: changes.pop(name) for name in names}
         sections[section] = dataclasses.replace(getattr(config, section), **section_changes)
     return dataclasses.replace(config, **changes, **sections)

@@ -5,9 +5,11 @@ The paper's best results average the probabilities of models that differ only in
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from zaremba_jax.errors import InputError
@@ -17,7 +19,9 @@ MemberNLL = Float[np.ndarray, "members predictions"]
 _DRAWS = 100  # of subsets, if there are more
 
 
-def mixture_nll(nll: MemberNLL) -> Float[np.ndarray, " predictions"]:
+def mixture_nll(
+    nll: Float[ArrayLike, "members predictions"] | Sequence[Float[ArrayLike, " predictions"]],
+) -> Float[np.ndarray, " predictions"]:
     """Nats of each token under the mean of the members' probabilities (section 4.1).
 
     -log mean exp(-nll) in float64; infinite where every member's are.
@@ -25,7 +29,8 @@ def mixture_nll(nll: MemberNLL) -> Float[np.ndarray, " predictions"]:
     >>> mixture_nll(-np.log([[0.5, 0.1], [0.1, 0.3]])).round(4)  # -log 0.3, -log 0.2
     array([1.204 , 1.6094])
     """
-    return math.log(len(nll)) - np.logaddexp.reduce(-nll.astype(np.float64), axis=0)
+    nats = np.asarray(nll, np.float64)
+    return math.log(len(nats)) - np.logaddexp.reduce(-nats, axis=0)
 
 
 def mixture_log_probs(

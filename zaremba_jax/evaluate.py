@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from zaremba_jax.array_types import Key, ModelParams, RNNState, TokenNLL, Tokens
 from zaremba_jax.config import Config
@@ -37,8 +38,8 @@ def text_nll(model: Model, ids: np.ndarray, streams: int = 1) -> np.ndarray:
       float32 [N - 1], in the order of the text.
 
     Raises:
-      InputError: the text has no token to predict or an id that is not in the model's
-        vocabulary, or `streams` is below 1.
+      InputError: the text has no token to predict, `streams` is below 1, or as for
+        `Model.check_ids`.
     """
     model.check_ids(ids)
     predictor = model.predictor
@@ -108,11 +109,10 @@ def monte_carlo_nll(model: Model, ids: np.ndarray, samples: int, *, key: Key) ->
       float32 [N - 1], in the order of the text.
 
     Raises:
-      InputError: the text has no token to predict or an id that is not in the model's
-        vocabulary, or `samples` is below 1.
+      InputError: the text has no token to predict, `samples` is below 1, or as for
+        `Model.check_ids`.
     """
-    if samples < 1:
-        raise InputError(f"samples={samples}: nothing to average over; take at least 1")
+    check_limits("samples", samples, at_least=1)
     model.check_ids(ids)
 
     def start(streams: int) -> tuple[int, RNNState]:
@@ -161,11 +161,11 @@ def count_predictions(ids: np.ndarray) -> int:
     return len(ids) - 1
 
 
-def perplexity(nll: np.ndarray) -> float:
+def perplexity(nll: ArrayLike) -> float:
     """exp of the mean nats, summed in float64; inf if it exceeds what a float holds.
 
     >>> round(perplexity(np.log([2.0, 8.0])), 4)
     4.0
     """
     with np.errstate(over="ignore"):
-        return float(np.exp(np.mean(nll, dtype=np.float64)))
+        return float(np.exp(np.mean(np.asarray(nll), dtype=np.float64)))

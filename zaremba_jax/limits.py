@@ -99,7 +99,7 @@ def check_limits(name: str, value: float, *, rounded: bool = False, **limits: fl
     Args:
       name: what the error calls it.
       value: the number.
-      rounded: whether the limits are for the nearest float32, where it is computed with as such.
+      rounded: whether to compare the nearest float32, because that is what is computed with.
       limits: bounds by `at_least`, `above`, `below` and `at_most`.
 
     Raises:

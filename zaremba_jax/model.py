@@ -25,6 +25,7 @@ from zaremba_jax.array_types import (
 from zaremba_jax.cells import CELLS, drop
 from zaremba_jax.config import ComputeConfig, Config, ModelConfig, Precision
 from zaremba_jax.data.vocabulary import Vocabulary, check_ids
+from zaremba_jax.errors import InputError
 from zaremba_jax.ops.embedding import embedding_lookup
 from zaremba_jax.ops.products import transposed_in_memory
 from zaremba_jax.ops.softmax import logits, softmax_nll
@@ -95,8 +96,8 @@ def softmax_weights(
         return weights
     if precision == "float32":
         return params.embedding.T
-    # XLA merges `.T` into the products, and has none in bfloat16 for a factor that lies that way on
-    # a CPU: it would multiply in float32, or refuse.
+    # XLA merges `.T` into the products, and a CPU has no bfloat16 product for a transposed factor:
+    # it would multiply in float32, or refuse.
     return transposed_in_memory(params.embedding)
 
 
@@ -211,5 +212,16 @@ class Model:
         return Predictor(self.params, expected_masks(self.config), self.config.compute)
 
     def check_ids(self, ids: np.ndarray) -> None:
-        """Raises InputError if an id is not in the model's vocabulary."""
-        check_ids(ids, len(self.params.embedding))
+        """Refuses ids that the model cannot read.
+
+        Raises:
+          InputError: an id is not in the vocabulary, or the vocabulary has not one word for each
+            row of the embedding.
+        """
+        words, rows = len(self.vocabulary), len(self.params.embedding)
+        if words != rows:
+            raise InputError(
+                f"a vocabulary of {words} for an embedding of {rows} rows: make the model with the"
+                " vocabulary that its parameters were trained with"
+            )
+        check_ids(ids, rows)

@@ -1,8 +1,8 @@
 """SGD with clipping by global norm, at a learning rate that is constant at first, then decays.
 
-Adam in its place, weight decay too, and the average: the mean of the parameters after each step.
-And what validation estimates decide: when the rate is divided, when averaging begins, which epoch
-is the best, when training ends.
+Also Adam instead of SGD, weight decay, the mean of the parameters after each step, and what follows
+from validation estimates: when the rate is divided, when averaging begins, which epoch is the best,
+when training ends.
 
 References:
   Polyak & Juditsky (1992): https://doi.org/10.1137/0330046
@@ -44,7 +44,10 @@ def learning_rate(config: TrainConfig, epoch: int, estimates: Sequence[float] = 
 
 
 def _stalls(estimates: Sequence[float], patience: int, first_epoch: int) -> int:
-    """How often `patience` epochs passed after the best or a stall; from `first_epoch` on."""
+    """How many times `patience` epochs in a row brought no new best, counted anew after each.
+
+    Those that end before `first_epoch` do not count.
+    """
     stalls, best, since = 0, float("inf"), 0
     for epoch, estimate in enumerate(estimates, start=1):
         since = 0 if estimate < best else since + 1

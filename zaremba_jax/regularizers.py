@@ -36,8 +36,9 @@ from zaremba_jax.array_types import (
 from zaremba_jax.config import Config, RegularizerConfig
 
 Rates = Mapping[str, float | Scalar]
-# The methods with masks on a layer's connections through time. A new one has its sites after all of
-# these, in `_site_keys`, and not here: their number decides who draws which masks.
+# The methods with masks on a layer's connections through time. Do not add to this tuple: it would
+# renumber the sites, and so change their masks. Give a new method numbers after these, in
+# `_site_keys`.
 _THROUGH_TIME = ("hidden_dropout", "update_dropout", "zoneout_hidden", "zoneout_cell")
 
 
@@ -74,7 +75,10 @@ def zoneout_mask(rate: float | Scalar, shape: tuple[int, ...], *, key: Key) -> j
 
 
 def _kept(rate: float | Scalar) -> float | Scalar:
-    """1 - rate, of a setting in float32 as of a traced number: else their inverses may differ."""
+    """1 - rate, rounded to float32 for a setting as it is for a traced rate.
+
+    Otherwise 1 / (1 - rate) could differ between the two.
+    """
     return float(np.float32(1 - rate)) if isinstance(rate, float) else 1 - rate
 
 

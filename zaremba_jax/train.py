@@ -25,6 +25,7 @@ from zaremba_jax.array_types import (
     WindowStatistics,
 )
 from zaremba_jax.config import ComputeConfig, Config, settings
+from zaremba_jax.errors import InputError
 from zaremba_jax.model import Predictor, init_params
 from zaremba_jax.optimizer import add_to_mean, make_optimizer
 from zaremba_jax.parallel.streams import WHOLE_BATCH, BatchShare, StreamWeights
@@ -57,6 +58,9 @@ def init_train_state(
 
     With `params`, of which it has copies, training goes on from them; the seed decides the masks.
     `train_windows` compiles once per `config`: for many seeds of one, pass them as `seed`.
+
+    Raises:
+      InputError: `params` have other shapes than those of the configuration.
     """
     # Independent of jax's default: with `rbg` keys, members trained side by side would have
     # other masks than each on its own.
@@ -64,6 +68,7 @@ def init_train_state(
     init_key, mask_key = jax.random.split(key)
     start: Any = init_params(config.model, vocabulary_size, key=init_key)
     if params is not None:
+        _check_shapes(params, start)
         start = jax.tree.map(lambda new, given: jnp.array(given, new.dtype), start, params)
     return TrainState(
         params=start,
@@ -75,6 +80,23 @@ def init_train_state(
         average=jax.tree.map(jnp.copy, start) if config.train.averages else None,
         best=jax.tree.map(jnp.copy, start) if config.train.keep == "best" else None,
     )
+
+
+def _check_shapes(params: ModelParams, wanted: ModelParams) -> None:
+    """Refuses parameters of other shapes than those wanted; both may be traced."""
+    given, expected = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="."): jnp.shape(leaf)
+            for path, leaf in jax.tree.leaves_with_path(tree)
+        }
+        for tree in (params, wanted)
+    )
+    for name in expected | given:
+        if given.get(name) != expected.get(name):
+            raise InputError(
+                f"params: {name} ({given.get(name, 'none')} there, {expected.get(name, 'none')}"
+                " expected); give the configuration and vocabulary_size that they were made with"
+            )
 
 
 def window_loss(
@@ -282,8 +304,14 @@ def train_windows(
       The state after them, and the statistics of each window, [windows].
 
     Raises:
+      InputError: the windows have another number of streams than the configuration's batch.
       ValueError: as for `train_step`.
     """
+    streams, batch_size = windows.shape[-1], config.train.batch_size
+    if streams != batch_size:
+        raise InputError(
+            f"windows of {streams} streams: batch_size={batch_size}; cut them with the same"
+        )
     per_epoch = windows_per_epoch or len(windows)
     step = functools.partial(train_step, config, per_epoch, rates=rates, share=share)
     return jax.lax.scan(step, state, windows)

@@ -60,11 +60,12 @@ def naming(path: str | Path) -> Iterator[None]:
     """Tells with errors of the system what was being written; a full disk does not say where.
 
     Raises:
-      OSError: the block raised it; it names a file.
+      OSError: the block raised it; it names a file, and not the partial one of the path.
     """
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        names_another = error.filename not in (None, f"{path}{PARTIAL}")
+        if error.errno is None or names_another:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None

@@ -17,16 +17,16 @@ from zaremba_jax.rnn import deep_rnn, zero_state
 _VALUE = 1.25  # of every mask: float32 holds its powers up to some 390 masks
 
 
-def count_masks(config: Config, lag: int) -> np.ndarray:
-    """Counts the masks between an embedded input and the dropped output 0 to `lag` steps later.
+def count_masks(config: Config) -> np.ndarray:
+    """Counts the masks between an embedded input and the dropped output 0, 1, … steps later.
 
     At zero input, bias and state the tanh cell is linear. If every mask that `sample_masks`
     makes is replaced by a constant, the derivative of the output with respect to the input
     grows by that factor for each mask on the way, whichever way it takes.
 
-    `config` decides which masks there are; it has a tanh cell, and an `unroll` of `lag` + 1.
+    `config` decides which masks there are, and in `unroll` how many counts; it has a tanh cell.
     """
-    tokens = jnp.zeros((lag + 1, 1), jnp.int32)
+    tokens = jnp.zeros((config.train.unroll, 1), jnp.int32)
     rates = active_rates(config.regularizers)
     masks = sample_masks(config, rates, tokens, 1, key=jax.random.key(0))
     ratio = _sensitivity(config, masks, _VALUE) / _sensitivity(config, masks, 1.0)
@@ -56,6 +56,6 @@ def corruption_table(lags: tuple[int, ...], layers: int = 2) -> dict[str, dict[s
     table = {}
     for name, hidden in (("ordinary dropout", 0.5), ("non-recurrent dropout", 0.0)):
         config = override(QUICK, **size, unroll=longest + 1, dropout=0.5, hidden_dropout=hidden)
-        counts = count_masks(config, longest)
+        counts = count_masks(config)
         table[name] = {str(lag): round(counts[lag]) for lag in lags}
     return table

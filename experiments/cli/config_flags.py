@@ -3,9 +3,9 @@
 from typing import Any
 
 from absl import flags
+from absl.flags import FLAGS
 
 from experiments.cli.help import flag_group
-from experiments.cli.program import FLAGS
 from zaremba_jax.config import Config, override, settings
 from zaremba_jax.limits import Setting
 from zaremba_jax.presets import PRESETS

@@ -4,21 +4,26 @@ from typing import Any
 
 import jax
 from absl import flags
+from absl.flags import FLAGS
 from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments.cli.help import flag_group
 from experiments.cli.initial_model import initial_model
-from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import load_corpus
 from experiments.cli.training_flags import begin, with_kernel
-from experiments.training.ensemble_run import EnsembleRun, default_at_once, new_ensemble
+from experiments.training.ensemble_run import (
+    EnsembleRun,
+    default_at_once,
+    new_ensemble,
+    refuse_patience,
+)
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
 from zaremba_jax.model import Model
-from zaremba_jax.parallel.mesh import make_mesh
+from zaremba_jax.parallel.mesh import MEMBER, make_mesh
 
 with flag_group("many models"):
     flags.DEFINE_integer(
@@ -65,6 +70,7 @@ def prepare(
 
     A member has each of `configs`, all made from `config`, which the folder keeps with `more`.
     """
+    refuse_patience(config)  # before a text is read
     mesh, initial = make_mesh(jax.devices(), FLAGS.data_parallel), initial_model(config)
     corpus = load_corpus(config, initial)
     return open_ensemble(config, configs, corpus, mesh, workdir, console, initial, **more)
@@ -83,7 +89,9 @@ def open_ensemble(
     """As `prepare`, on a text; all members go on from the parameters of `initial`, if given."""
     members = len(configs)
     at_once = at_once_on(mesh, config, corpus, members)
-    resolved, kernel = with_kernel(config, corpus, workdir, console, min(at_once, members))
+    resident = -(-members // mesh.shape[MEMBER])
+    together = min(at_once, members)
+    resolved, kernel = with_kernel(config, corpus, workdir, console, together, resident)
     run = new_ensemble(
         [override(member, kernel=resolved.compute.kernel) for member in configs],
         corpus,

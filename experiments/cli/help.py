@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from absl import app, flags
+from absl.flags import FLAGS
 from rich.padding import Padding
 from rich.table import Table
 
@@ -16,7 +17,6 @@ from experiments.cli.terminal import Terminal
 from zaremba_jax.config import to_dict
 from zaremba_jax.presets import PRESETS
 
-FLAGS = flags.FLAGS
 _ABOUT = ("help", "version")
 _WIDEST = 32  # column of names with their values
 _groups: dict[str, str] = {}  # the title of the group of a flag

@@ -4,10 +4,10 @@ import socket
 
 import jax
 from absl import flags
+from absl.flags import FLAGS
 from rich.console import Console
 
 from experiments.cli.help import flag_group
-from experiments.cli.program import FLAGS
 from experiments.cli.terminal import Terminal
 from zaremba_jax.errors import InputError
 

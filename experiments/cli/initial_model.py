@@ -6,11 +6,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from absl.flags import FLAGS
 
 from experiments.cli.config_flags import TRAINING
 from experiments.cli.flag_kinds import define_path
 from experiments.cli.help import flag_group
-from experiments.cli.program import FLAGS
 from experiments.cli.trained_models import load, parts, single_model
 from zaremba_jax.config import Config, ModelConfig, override
 from zaremba_jax.data.encoding import Encoding

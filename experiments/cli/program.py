@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
+from absl.flags import FLAGS
 
 from experiments.cli.help import about_unknown_flag, print_help, taken_by
 from experiments.cli.program_names import version
@@ -20,9 +21,8 @@ from experiments.endings import ctrl_c
 from experiments.endings.errors import ProgramEndError
 from zaremba_jax.data.encoding import default_cache_dir
 from zaremba_jax.errors import InputError
-from zaremba_jax.whole_files import NO_SPACE_LEFT, PARTIAL
+from zaremba_jax.whole_files import NO_SPACE_LEFT
 
-FLAGS = flags.FLAGS
 # File errors that another name would avoid.
 _PATH_ERRORS = (
     FileNotFoundError,
@@ -58,7 +58,7 @@ def fail(error: object, status: int = 2) -> NoReturn:
 
 def _about_file(error: OSError) -> str:
     """The system's message about a file, under its intended name, with a remedy."""
-    path = str(error.filename2 or error.filename).removesuffix(PARTIAL)
+    path = str(error.filename2 or error.filename)
     flag, remedy = _flag_of(Path(path)), "give the same command again once that is mended"
     another = f"name another with --{flag}" if flag else "name another"
     if _is_about_a_path(error):

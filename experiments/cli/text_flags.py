@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from absl import flags
+from absl.flags import FLAGS
 
 from experiments.cli.config_flags import TEXT
 from experiments.cli.flag_kinds import define_path
 from experiments.cli.help import flag_group
-from experiments.cli.program import FLAGS
 from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.encoding import Encoding, read_corpus
@@ -28,10 +28,10 @@ with flag_group(TEXT):
         "vocabulary", None, "file of the words to know, one a line or as JSON; others become <unk>"
     )
     define_path("data_dir", None, "folder with a published corpus (default: download)")
-    for split in TEXT_FILES:
-        define_path(
-            split, None, "your own text: files or globs, comma-separated; or see --valid_fraction"
-        )
+    for split in ("train", "valid", "test"):
+        instead = "" if split == "train" else f"; or see --{split}_fraction"
+        own = "your own text: files or globs, comma-separated"
+        define_path(f"{split}_file", None, f"{own}{instead}")
     for split in ("valid", "test"):
         flags.DEFINE_float(
             f"{split}_fraction",
@@ -57,7 +57,10 @@ def with_text_settings(config: Config, changes: dict[str, int | float | str | No
             )
         config = override(config, corpus="files")
     elif config.corpus == "files":
-        raise InputError("--corpus=files: give --train_file, --valid_file and --test_file")
+        raise InputError(
+            "corpus=files: is your own text; give --train_file, and --valid_file and --test_file,"
+            " or --valid_fraction and --test_fraction"
+        )
     if FLAGS.data_dir and config.corpus not in PUBLISHED:
         raise InputError(
             f"--data_dir={FLAGS.data_dir}: holds a published corpus, but this run reads"

@@ -36,7 +36,7 @@ def load_models(paths: list[str]) -> list[Model]:
         raise InputError(f"--workdir: names {twice[0]} twice; name each model once")
     models = []
     for source in sources:
-        models += _load_all(source)
+        models += _load_all(source)[0]
         if models[-1].vocabulary != models[0].vocabulary:
             raise InputError(
                 f"{source}: its vocabulary is not that of {sources[0]}; name models that were"
@@ -65,13 +65,18 @@ def load(path: Path) -> Model:
     Raises:
       InputError: it cannot be read, or the run has several models.
     """
-    models = _load_all(path)
+    return load_with_estimate(path)[0]
+
+
+def load_with_estimate(path: Path) -> tuple[Model, dict[str, float]]:
+    """As `load`, and of a run that is not finished the estimate of this model, by its name."""
+    models, perplexities = _load_all(path)
     if len(models) > 1:
         raise InputError(
             f"{path}: has {len(models)} models and is not finished; give its command again to"
             " finish it, and name one file of members/"
         )
-    return models[0]
+    return models[0], perplexities
 
 
 def parts(path: Path) -> list[Path]:
@@ -94,14 +99,14 @@ def _is_exported(path: Path) -> bool:
     return (path / FOLDER_VOCABULARY).exists()
 
 
-def _load_all(source: Path) -> list[Model]:
+def _load_all(source: Path) -> tuple[list[Model], dict[str, float]]:
     if source.is_file():
-        return [load_model(source)]
+        return [load_model(source)], {}
     if _is_exported(source):
-        return [load_folder(source)]
-    models, line = unfinished_models(Workdir(source))
-    write_aside(line)
-    return models
+        return [load_folder(source)], {}
+    unfinished = unfinished_models(Workdir(source))
+    write_aside(unfinished.described)
+    return unfinished.models, unfinished.perplexities
 
 
 def _sources(path: Path) -> list[Path]:

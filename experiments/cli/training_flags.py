@@ -4,7 +4,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
+from absl.flags import FLAGS
 from rich.console import Console
 
 from experiments.cli import host_flags, initial_model, text_flags
@@ -13,13 +15,12 @@ from experiments.cli.flag_kinds import define_path
 from experiments.cli.help import flag_group
 from experiments.cli.host_flags import join_hosts
 from experiments.cli.initial_model import with_initial_model
-from experiments.cli.program import FLAGS
 from experiments.cli.text_flags import with_text_settings
 from experiments.training.curves import Board, Curves
 from experiments.training.environment import device_memory
 from experiments.training.kernel_choice import choose_kernel, local_workload
 from experiments.training.loop import train
-from experiments.training.opening import print_device, print_run
+from experiments.training.opening import print_devices, print_run
 from experiments.training.resumption import resume
 from experiments.training.run import Run
 from experiments.training.run_folder import Workdir, shortened
@@ -70,13 +71,14 @@ with flag_group("folder and reports"):
 flags.adopt_module_key_flags(host_flags)
 
 
-def open_console() -> Console:
-    """Joins the run's other processes, if any, and says on what device the run computes.
+def open_console(devices: int | None = None) -> Console:
+    """Joins the run's other processes, if any, and says on how many devices the run computes.
 
-    To be called before anything uses a device. The console is silent except on process 0.
+    On all, unless their number is given. To be called before anything uses a device. The console
+    is silent except on process 0.
     """
     console = join_hosts()
-    print_device(console)
+    print_devices(console, devices or jax.device_count())
     return console
 
 
@@ -97,8 +99,9 @@ def configure(**more: object) -> tuple[Config, Workdir]:
     """
     config, changes = config_from_flags()
     config = with_initial_model(with_text_settings(config, changes), changes)
-    if config.corpus == "files":
-        changes["corpus"] = "files"  # named by --train_file
+    if config.corpus == "files":  # last, whether --corpus says so too or --train_file alone
+        changes.pop("corpus", None)
+        changes["corpus"] = "files"
     files = {name: FLAGS[name].value for name in ("vocabulary", "init_from")}
     named = changes | {name: _short(path) for name, path in files.items() if path} | more
     workdir = default_workdir(config.name, *(f"{key}={named[key]}" for key in named))
@@ -129,13 +132,18 @@ def default_workdir(*parts: str) -> Workdir:
 
 
 def with_kernel(
-    config: Config, corpus: Corpus, workdir: Workdir, console: Console, members: int = 1
+    config: Config,
+    corpus: Corpus,
+    workdir: Workdir,
+    console: Console,
+    members: int = 1,
+    resident: int = 1,
 ) -> tuple[Config, dict[str, Any]]:
     """The configuration, with the chosen kernel in place of `auto`, and how it was chosen.
 
-    `members` are the models that a device trains together.
+    Of the `resident` models that stay on a device, it trains `members` together.
     """
-    _require_memory(config, len(corpus.vocabulary))
+    _require_memory(config, len(corpus.vocabulary), resident)
     workload = local_workload(
         config, len(corpus.vocabulary), members=members, data_parallel=FLAGS.data_parallel
     )
@@ -145,18 +153,21 @@ def with_kernel(
     return config, choice
 
 
-def _require_memory(config: Config, types: int) -> None:
-    """Refuses a model that no memory here can hold, before anything is compiled for it.
+def _require_memory(config: Config, types: int, models: int) -> None:
+    """Refuses models that no memory here can hold, before anything is compiled for them.
 
     Raises:
-      InputError: its parameters and their gradients alone take more.
+      InputError: their parameters, and the gradient of one of them, alone take more.
     """
-    needed, memory = 2 * 4 * count_params(param_shapes(config.model, types)), device_memory()
+    layers, hidden = config.model.layers, config.model.hidden_size
+    needed = 4 * (models + 1) * count_params(param_shapes(config.model, types))
+    memory = device_memory()
     if needed > memory:
+        several = f"{models} models on a device, " if models > 1 else ""
         raise InputError(
-            f"layers={config.model.layers}, hidden_size={config.model.hidden_size}: the parameters"
-            f" and their gradients take {needed / 2**30:,.0f} GiB, and the device has"
-            f" {memory / 2**30:,.0f}; give a smaller model"
+            f"{several}layers={layers}, hidden_size={hidden}, {types:,} types: the parameters"
+            f" and a gradient take {needed / 2**30:,.0f} GiB, and the device has"
+            f" {memory / 2**30:,.0f}; give a smaller model{' or fewer' if models > 1 else ''}"
         )
 
 

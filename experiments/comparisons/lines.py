@@ -12,7 +12,7 @@ from experiments.ablations.methods import METHODS
 from experiments.reports.records import Record, model_name
 from experiments.reports.summary import format_mixture, setting_perplexities
 from experiments.training.epoch_display import format_figure
-from zaremba_jax.config import to_dict
+from zaremba_jax.config import completed, to_dict
 
 TITLES = ("run", "model", "seed", "epochs", "training", "validation", "test")
 TITLES += ("words/s", "hours", "device")
@@ -124,7 +124,7 @@ def lines_of_sweep(name: str, summary: dict[str, Any], history: list[dict[str, A
         }
         line = Line(
             cells=cells,
-            settings=summary["config"] | setting["setting"] | {"seed": cells["seed"]},
+            settings=completed(summary["config"]) | setting["setting"] | {"seed": cells["seed"]},
             validation=validation[own] if valid else [],
             training=training[own] if valid else [],
         )
@@ -134,7 +134,8 @@ def lines_of_sweep(name: str, summary: dict[str, Any], history: list[dict[str, A
 
 def lines_of_ablation(name: str, results: dict[str, Any]) -> list[Line]:
     """A line per cell and method of an ablation, at the chosen rate."""
-    lines = []
+    lines, first = [], results["config"]["seed"]
+    seeds = ", ".join(map(str, range(first, first + results["seeds"])))
     for cell, methods in results["language_modelling"].items():
         for method, record in methods.items():
             chosen = record["chosen"]
@@ -142,6 +143,8 @@ def lines_of_ablation(name: str, results: dict[str, Any]) -> list[Line]:
             validated = "" if chosen is None else record["candidates"][chosen]["validation"]
             cells = {
                 "run": f"{name}, {cell}, {results['titles'][method]}",
+                "seed": seeds,
+                "epochs": "{0} of {0}".format(results["config"]["epochs"]),
                 "validation": f"{validated:.2f}" if validated else "diverged",
                 "test": format_range(record["test"]),
                 "device": results["device"],
@@ -151,8 +154,9 @@ def lines_of_ablation(name: str, results: dict[str, Any]) -> list[Line]:
                 "learning_rate": results["learning_rates"][cell],
                 "mask_each": METHODS[method].mask_each,
                 "keep": "best",
+                "seed": seeds,
             }
-            settings = results["config"] | trained | rates
+            settings = completed(results["config"]) | trained | rates
             lines.append(Line(cells=cells, settings=settings, validation=record["curves"]))
     return lines
 

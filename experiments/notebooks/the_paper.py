@@ -177,8 +177,8 @@ size = {
 papers = override(QUICK, **size, dropout=0.5)
 ordinary = override(papers, hidden_dropout=0.5)
 
-plt.plot(count_masks(ordinary, LONGEST_LAG), label="ordinary dropout")
-plt.plot(count_masks(papers, LONGEST_LAG), label="the paper's: L + 1 = 3")
+plt.plot(count_masks(ordinary), label="ordinary dropout")
+plt.plot(count_masks(papers), label="the paper's: L + 1 = 3")
 plt.xlabel("steps ago")
 plt.ylabel("masks on the way")
 plt.legend()
@@ -195,7 +195,7 @@ plt.show()
 #
 # ```python
 # recurrent = override(QUICK, **size, dropout=0.0, hidden_dropout=0.5)
-# counts = count_masks(recurrent, LONGEST_LAG)
+# counts = count_masks(recurrent)
 # np.testing.assert_allclose(counts, np.arange(LONGEST_LAG + 1), atol=0.01)
 # ```
 #

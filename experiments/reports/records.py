@@ -13,11 +13,11 @@ from typing import Any
 from experiments.training.history import read_lines
 from experiments.training.identity import canonical_config
 from experiments.training.run_folder import Workdir
-from zaremba_jax.config import Config, to_dict
+from zaremba_jax.config import Config, override, to_dict
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_folder import is_model_folder
 from zaremba_jax.json_text import read_json_object
-from zaremba_jax.presets import PRESETS
+from zaremba_jax.presets import PRESETS, from_dict
 
 _OF_A_MIXTURE = [f"{text}_{x}" for text in ("valid", "test") for x in ("perplexity", "spread")]
 
@@ -99,7 +99,7 @@ class Record:
             _ = self.perplexities, self.summary["device"]
         for line in self.history:
             _ = [line[name] for name in ("train_perplexity", "words_per_second", "seconds")]
-        # Of many models it does not tell, but `--patience` is not for them.
+        # Of many models, earlier versions did not tell; they have no `--patience`.
         epochs = self.summary.get("epochs", self.config.train.epochs)
         lacking = epochs - len(self.history)
         if self.perplexities and lacking > 0:  # curves could not be drawn together
@@ -176,6 +176,20 @@ def by_seed(records: list[Record]) -> dict[int, tuple[float, float]]:
 
 def model_name(config: Config) -> str:
     """The preset's name, with every setting that makes it a different model."""
+    return "-".join((config.name, *_changes(config)))
+
+
+def _changes(config: Config) -> list[str]:
     preset, settings = to_dict(PRESETS[config.name]), to_dict(canonical_config(config))
-    changed = [f"{name}={value}" for name, value in settings.items() if value != preset[name]]
-    return "-".join((config.name, *changed))
+    return [f"{name}={value}" for name, value in settings.items() if value != preset[name]]
+
+
+def title_of(summary: dict[str, Any]) -> str:
+    """The text of a summary, and its model: the preset, and what all its models have changed."""
+    changes = []
+    if summary["config"] is not None:
+        config = from_dict(summary["config"])
+        preset = to_dict(PRESETS[config.name])
+        varied = summary["settings"][0]["setting"] if "settings" in summary else ()
+        changes = _changes(override(config, **{name: preset[name] for name in ("corpus", *varied)}))
+    return ", ".join((summary["corpus"], summary["name"], *changes))

@@ -1,6 +1,7 @@
 """Figures of a run, of an ensemble and of a sweep."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +21,11 @@ from experiments.reports.figures import (
     panels,
     plain_text,
 )
+from experiments.reports.records import title_of
 from zaremba_jax.presets import from_dict
 from zaremba_jax.regularizers import active_rates
+
+_TITLE_WIDTH = 48  # letters
 
 
 def curves_figure(history: list[dict[str, Any]], summary: dict[str, Any]) -> Any:
@@ -131,4 +135,4 @@ def sweep_figure(summary: dict[str, Any]) -> Any:
 
 
 def _title_of(summary: dict[str, Any]) -> str:
-    return plain_text(f"{summary['corpus']}, {summary['name']}")
+    return plain_text(textwrap.fill(title_of(summary), _TITLE_WIDTH))

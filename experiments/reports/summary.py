@@ -1,6 +1,7 @@
 """What runs and ensembles report at the end: perplexities, in a record and in a table."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,18 +9,20 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.reports.records import model_name, title_of
 from experiments.reports.statistics import deviation, format_spread
 from experiments.training.ensemble_run import EnsembleRun
 from experiments.training.environment import environment
-from experiments.training.identity import is_of_the_paper
-from experiments.training.run import chosen_epochs
+from experiments.training.epoch_display import format_figure
+from experiments.training.identity import is_of_the_paper, same_model
+from experiments.training.run import Run, chosen_epochs
 from experiments.training.single_run import SingleRun
 from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.corpus import Corpus, unigram_perplexity
 from zaremba_jax.data.units import UNITS
 from zaremba_jax.ensemble import MemberNLL, mixture_perplexities
 from zaremba_jax.evaluate import monte_carlo_nll, perplexity
-from zaremba_jax.model import count_params
+from zaremba_jax.model import count_params, param_shapes
 from zaremba_jax.presets import PAPER_PERPLEXITIES
 
 DEFAULT_SIZES = (1, 2, 5, 10, 38)  # the paper's
@@ -64,10 +67,18 @@ def summarize(
         "floor_perplexity": corpus.floor_perplexity,
         "paper_valid_perplexity": paper_valid,
         "paper_test_perplexity": paper_test,
-        "words_per_second": float(np.median([m["words_per_second"] for m in run.journal.history])),
+        **training_record(run),
+    }
+
+
+def training_record(run: Run) -> dict[str, Any]:
+    """How models were trained: speed and time, when and from which source, and on what."""
+    speeds = [metrics["words_per_second"] for metrics in run.journal.history]
+    return {
+        "words_per_second": float(np.median(speeds)),
         "seconds": run.journal.seconds,
         **run.journal.provenance,
-        **environment(),
+        **environment(run.devices),
     }
 
 
@@ -80,7 +91,7 @@ def paper_perplexity(config: Config, members: int = 1) -> tuple[float | None, fl
 
 def print_summary(console: Console, summary: dict[str, Any]) -> None:
     """Prints the final perplexities, and the figures to compare them with."""
-    table = Table(title=f"Perplexity: {summary['corpus']}, {summary['name']}")
+    table = Table(title=f"Perplexity: {title_of(summary)}")
     table.add_column("")
     table.add_column("validation", justify="right")
     table.add_column("test", justify="right")
@@ -97,7 +108,7 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     ):
         figures = [None if name is None else summary[name] for name in (valid, test)]
         if figures[1] is not None:
-            table.add_row(label, *("" if f is None else f"{f:.2f}" for f in figures))
+            table.add_row(label, *("" if f is None else format_figure(f) for f in figures))
     unit = UNITS[summary["unit"]]
     if unit.reported_in_bits:
         bits = (f"{summary[name]:.3f}" for name in ("valid_bits", "test_bits"))
@@ -111,37 +122,38 @@ def sizes_for(asked: list[int] | None, members: int) -> list[int]:
 
 
 def summarize_mixtures(
-    config: Config,
-    corpus: Corpus,
-    valid: MemberNLL,
-    test: MemberNLL,
-    sizes: list[int],
-    alike: bool = True,
+    configs: Sequence[Config], corpus: Corpus, valid: MemberNLL, test: MemberNLL, sizes: list[int]
 ) -> dict[str, Any]:
     """The record of all mixtures of members, whose nats of every token are `valid` and `test`.
 
-    With `alike`, all members have this configuration, and the paper's figures for it apply.
+    `configs` are the members', or one for all. The paper's figures stand beside those of members
+    that are one model, whatever their seeds.
     """
+    config, *others = configs
+    are_alike = all(same_model(config, other) for other in others)
+    names = [config.name] if are_alike else dict.fromkeys(map(model_name, configs))
 
     def mixture(size: int) -> dict[str, Any]:
         measured = {
             name: mixture_perplexities(nll, size)
             for name, nll in (("valid", valid), ("test", test))
         }
-        paper = paper_perplexity(config, size) if alike else (None, None)
+        paper = paper_perplexity(config, size) if are_alike else (None, None)
         return {
             "members": size,
             "subsets": len(measured["test"]),
             **{f"{name}_perplexity": float(p.mean()) for name, p in measured.items()},
+            **{f"{name}_bits": math.log2(p.mean()) for name, p in measured.items()},
             **{f"{name}_spread": deviation(p) for name, p in measured.items()},
             "paper_valid_perplexity": paper[0],
             "paper_test_perplexity": paper[1],
         }
 
     return {
-        "name": config.name,
+        "name": " and ".join(names),
         "corpus": corpus.name,
-        "config": to_dict(config),
+        "unit": corpus.vocabulary.unit,
+        "config": to_dict(config) if are_alike else None,
         "mixtures": [mixture(size) for size in sizes],
         "unigram_perplexity": unigram_perplexity(corpus),
         "floor_perplexity": corpus.floor_perplexity,
@@ -158,12 +170,13 @@ def summarize_members(
     """
     live = run.live
     sizes = sizes_for(asked, len(live))
-    summary = summarize_mixtures(run.config, run.corpus, valid[live], test[live], sizes)
+    summary = summarize_mixtures([run.config], run.corpus, valid[live], test[live], sizes)
     return summary | {
         "kernel": run.kernel,
+        "epochs": len(run.journal.history),
+        "parameters": count_params(param_shapes(run.config.model, len(run.corpus.vocabulary))),
         "members": member_records(run, valid, test),
-        "seconds": run.journal.seconds,
-        **run.journal.provenance,
+        **training_record(run),
     }
 
 
@@ -200,16 +213,20 @@ def format_mixture(mixture: dict[str, Any], split: str, digits: int) -> str:
 
 def print_mixtures(console: Console, summary: dict[str, Any]) -> None:
     """Prints one row per mixture, with the standard deviation over subsets, beside the paper's."""
-    table = Table(title=f"Perplexity: {summary['corpus']}, {summary['name']}")
+    table = Table(title=f"Perplexity: {title_of(summary)}")
     table.add_column("models averaged")
     for column in ("validation", "test"):
         table.add_column(column, justify="right")
-    mixtures = summary["mixtures"]
+    mixtures, unit = summary["mixtures"], UNITS[summary["unit"]]
+    if unit.reported_in_bits:
+        table.add_column(f"bits per {unit.noun}", justify="right")
     paper = any(mixture["paper_test_perplexity"] is not None for mixture in mixtures)
     if paper:
         table.add_column("paper", justify="right")
     for mixture in mixtures:
         cells = [format_mixture(mixture, name, digits=2) for name in ("valid", "test")]
+        if unit.reported_in_bits:
+            cells.append(f"{mixture['valid_bits']:.3f} / {mixture['test_bits']:.3f}")
         if paper and mixture["paper_test_perplexity"] is not None:
             figures = (mixture["paper_valid_perplexity"], mixture["paper_test_perplexity"])
             cells.append(" / ".join(f"{figure:.1f}" for figure in figures))
@@ -219,5 +236,5 @@ def print_mixtures(console: Console, summary: dict[str, Any]) -> None:
         ("unigram", "unigram_perplexity"),
     ):
         if summary[name] is not None:
-            table.add_row(label, "", f"{summary[name]:.2f}")
+            table.add_row(label, "", format_figure(summary[name]))
     console.print(table)

@@ -47,7 +47,7 @@ def after_the_paper(records: list[Record]) -> list[list[str]]:
     for model in models:
         runs = records_of(model, records)
         valid, test = zip(*by_seed(runs).values(), strict=True)
-        # The record of an ensemble lacks it.
+        # Ensembles of earlier versions lack it.
         sizes = [run.summary["parameters"] for run in runs if "parameters" in run.summary]
         size = f"{sizes[0] / 1e6:.1f} M" if sizes else ""
         seeds = f", {len(test)} seeds" if len(test) > 1 else ""

@@ -49,6 +49,7 @@ def table1_figure(records: list[Record], mixtures: dict[str, dict[str, Any]]) ->
     )
     label_epochs(left)
     sizes = {size for paper in PAPER_PERPLEXITIES.values() for size in paper}
+    sizes |= {size["members"] for record in mixtures.values() for size in record["mixtures"]}
     label_values(right, sorted(sizes), logarithmic=True)
     for axes in (left, right):
         label_logarithmic(axes)
@@ -64,19 +65,18 @@ def _draw_model(
     mixtures: dict[str, dict[str, Any]],
     **style: Any,
 ) -> None:
-    """What a model adds to both panels; alone where its records have no averages."""
+    """What a model adds to both panels: its curves, its figures alone, and its averages."""
     if not records:
         return
     model, tests = records[0].model, [test for _, test in by_seed(records).values()]
     validated = np.array([curve for record in records for curve in record.curves])
     if validated.size:
         draw_range(curves, range(1, validated.shape[1] + 1), validated, **style)
-    if model_name(model) in mixtures:
-        measured = mixtures[model_name(model)]["mixtures"]
-    elif tests:
+    averaged = mixtures.get(model_name(model), {"mixtures": []})["mixtures"]
+    measured = [mixture for mixture in averaged if mixture["members"] > 1]
+    if tests:  # alone as in the table: of all that have records
         figures = {"test_perplexity": statistics.mean(tests), "test_spread": deviation(tests)}
-        measured = [{"members": 1, **figures}]
-    else:
-        return
-    label = model.name + " in bfloat16" * (model.compute.precision == "bfloat16")
-    draw_sizes(averages, measured, "test", f"{label}, ours", marker="o", markersize=4, **style)
+        measured = [{"members": 1, **figures}, *measured]
+    if measured:
+        label = model.name + " in bfloat16" * (model.compute.precision == "bfloat16")
+        draw_sizes(averages, measured, "test", f"{label}, ours", marker="o", markersize=4, **style)

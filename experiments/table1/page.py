@@ -17,8 +17,8 @@ from experiments.reports.records import Record, by_seed, model_name, read_record
 from experiments.reports.statistics import format_change, format_mean
 from experiments.reports.summary import format_mixture
 from experiments.table1.after_the_paper import LEGEND, TITLES, after_the_paper
+from experiments.table1.averages import read_mixtures
 from experiments.table1.figure import table1_figure
-from experiments.table1.jobs import read_mixtures
 from experiments.training.written_files import write_text
 from zaremba_jax.config import Config, override
 from zaremba_jax.presets import PAPER_PERPLEXITIES, PRESETS
@@ -109,7 +109,7 @@ def _is_page(path: Path) -> bool:
 def table_lines(records: list[Record], mixtures: Mixtures) -> list[Line]:
     """The lines of the table: the paper's, and what else was averaged or run in bfloat16.
 
-    `mixtures` are the records of `jobs.mix`, by name of the model.
+    `mixtures` are the records of `averages.mix`, by name of the model.
     """
     lines = []
     for name in PAPER_PERPLEXITIES:

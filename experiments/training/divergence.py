@@ -12,7 +12,7 @@ _REMEDY = (
 )
 
 
-class NonFiniteLossError(ProgramEndError, ArithmeticError):
+class NonFiniteLossError(ProgramEndError):
     """A loss, a parameter or the validation perplexity of every model became infinite or NaN.
 
     `reasons` say why each model diverged, by seed.

@@ -17,6 +17,7 @@ from experiments.training.run import (
     EVALUATION_STREAMS,
     Run,
     decided_rates,
+    names_of,
     next_windows,
     rate_of_epoch,
     training_windows,
@@ -103,6 +104,10 @@ class EnsembleRun(Run):
         return sum(chunks), max(chunks)
 
     @property
+    def devices(self) -> int:
+        return self.mesh.size
+
+    @property
     def are_alike(self) -> bool:
         return not self.rates
 
@@ -170,7 +175,8 @@ class EnsembleRun(Run):
 
     def _exclude(self, member: int, reason: str) -> None:
         self.journal.exclude(member, reason)
-        message = f"member {member} (seed {self.seed(member)}): {reason}"
+        seed = f" (seed {self.seed(member)})" if self.are_alike else ""
+        message = f"{names_of(self, [member])}{seed}: {reason}"
         if not self.live:
             raise NonFiniteLossError(
                 f"{message}, the last of {self.members} members",
@@ -258,6 +264,19 @@ def with_seeds(config: Config, count: int) -> list[Config]:
     return [override(config, seed=config.seed + offset) for offset in range(count)]
 
 
+def refuse_patience(config: Config) -> None:
+    """Refuses a run of many models that are to end as their estimates decide.
+
+    Raises:
+      InputError: `patience` is set.
+    """
+    if config.train.patience:
+        raise InputError(
+            f"patience={config.train.patience}: models that train side by side end together; leave"
+            " it out, or train one at a time; --keep=best ends with the best epoch of each"
+        )
+
+
 def new_ensemble(
     configs: list[Config],
     corpus: Corpus,
@@ -272,14 +291,10 @@ def new_ensemble(
     A device trains `at_once` members together, which all go on from `params` if they are given.
 
     Raises:
-      InputError: they are to end as their estimates decide, each at its own time.
+      InputError: as for `refuse_patience`, or the text is too short.
     """
     config = configs[0]
-    if config.train.patience:
-        raise InputError(
-            f"patience={config.train.patience}: models that train side by side end together; leave"
-            " it out, or train one at a time; --keep=best ends with the best epoch of each"
-        )
+    refuse_patience(config)
     text = training_windows(config, corpus)
     seeds = [config.seed for config in configs]
     states = init_chunks(config, len(corpus.vocabulary), seeds, at_once, mesh, params)

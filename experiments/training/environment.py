@@ -13,18 +13,19 @@ import jax
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def environment() -> dict[str, Any]:
-    """What the figures of a record depend on besides its configuration."""
+def environment(devices: int = 1) -> dict[str, Any]:
+    """What the figures of a record depend on besides its configuration, by `devices` of them."""
     versions = {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
-    return {"versions": versions, "device": device_name()}
+    return {"versions": versions, "device": device_name(devices)}
 
 
-def device_name() -> str:
-    """The accelerator, or the CPU with its number of usable cores."""
+def device_name(count: int = 1) -> str:
+    """The accelerators, or the CPU with its number of usable cores."""
     device = jax.devices()[0]
-    if device.platform != "cpu":
-        return device.device_kind
-    return f"CPU, {cores()} cores" if cores() > 1 else "CPU, 1 core"
+    name = device.device_kind
+    if device.platform == "cpu":
+        name = f"CPU, {cores()} cores" if cores() > 1 else "CPU, 1 core"
+    return f"{count} × {name}" if count > 1 else name
 
 
 def device_memory() -> int:

@@ -36,7 +36,7 @@ class InterruptedRunError(ProgramEndError):
             f"stopped by {signal.Signals(number).name} after epoch {epoch}, window {window} of"
             f" {len(run.windows)}; saved in {workdir.path}, give the same command to resume"
         )
-        if run.are_alike:  # a sweep has no model before its end
+        if "vary" not in workdir.other_settings():
             folder = shlex.quote(str(workdir.path))
             told += f", or try its model: experiments.generate --workdir={folder}"
         super().__init__(told)

@@ -17,10 +17,10 @@ from zaremba_jax.model import count_params, param_shapes
 from zaremba_jax.parallel.members import memory_needed
 
 
-def print_device(console: Console) -> None:
+def print_devices(console: Console, used: int) -> None:
     """Says on what the run computes, and loudly if an accelerator may be meant instead."""
-    count = jax.device_count()
-    console.print(f"device: {f'{count} × ' if count > 1 else ''}{device_name()}", soft_wrap=True)
+    unused = f" (of {jax.device_count()})" if used < jax.device_count() else ""
+    console.print(f"device: {device_name(used)}{unused}", soft_wrap=True)
     plugins = accelerator_plugins()
     if jax.default_backend() == "cpu" and plugins:
         chosen = os.environ.get("JAX_PLATFORMS")

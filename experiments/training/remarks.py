@@ -3,7 +3,7 @@
 import bisect
 from collections.abc import Iterator, Sequence
 
-from experiments.training.run import Run, is_finished, position
+from experiments.training.run import Run, is_finished, names_of, position
 from zaremba_jax.config import TrainConfig
 from zaremba_jax.optimizer import best_epoch, learning_rate
 
@@ -30,7 +30,8 @@ def on_epoch(run: Run) -> Iterator[str]:
         return
     estimates = [run.journal.estimates(model) for model in run.journal.live]
     if _all_too_low(run, estimates) and not _all_too_low(run, [e[:-1] for e in estimates]):
-        yield f"from here on, {_CONSEQUENCE}: --patience ends such a run"
+        remedy = "give fewer --epochs" if len(run.all_configs) > 1 else "--patience ends such a run"
+        yield f"from here on, {_CONSEQUENCE}: {remedy}"
 
 
 def on_end(run: Run) -> Iterator[str]:
@@ -47,7 +48,8 @@ def on_end(run: Run) -> Iterator[str]:
     if train.keep == "last" and many:
         worst = max(many, key=worsened.__getitem__)
         found = estimates[worst]
-        of_many = f" (member {worst}, one of {len(many)})" if len(run.all_configs) > 1 else ""
+        others = f"; {len(many)} got worse" if len(many) > 1 else ""
+        of_many = f" ({names_of(run, [worst])}{others})" if len(run.all_configs) > 1 else ""
         yield (
             f"the validation estimate was {min(found):.2f} after epoch {best_epoch(found)} and is"
             f" {found[-1]:.2f} now{of_many}: with --keep=best, in another --workdir, a run ends"

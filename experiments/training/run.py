@@ -8,7 +8,7 @@ import numpy as np
 from experiments.training.journal import Journal
 from experiments.training.run_folder import Workdir
 from zaremba_jax.array_types import TrainState, Windows
-from zaremba_jax.config import Config
+from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.loader import WindowLoader
 from zaremba_jax.data.windows import TextWindows
@@ -44,6 +44,11 @@ class Run(Protocol):
     @property
     def models_on_device(self) -> tuple[int, int]:
         """How many models stay on a device, and how many of them it trains together."""
+        ...
+
+    @property
+    def devices(self) -> int:
+        """How many devices it trains on, those of other hosts too."""
         ...
 
     @property
@@ -173,6 +178,17 @@ def words_per_second(run: Run, windows: int) -> float:
     train = run.config.train
     words = len(run.all_configs) * windows * train.batch_size * train.unroll
     return words / run.journal.epoch_seconds
+
+
+def names_of(run: Run, models: Sequence[int]) -> str:
+    """What tells some of several models from the others: their numbers, or what a sweep varies."""
+    settings = [to_dict(config) for config in run.all_configs]
+    varied = [name for name in settings[0] if len({of_model[name] for of_model in settings}) > 1]
+    if set(varied) <= {"seed"}:
+        return f"member{'s' * (len(models) > 1)} {', '.join(map(str, models))}"
+    return "; ".join(
+        ", ".join(f"{name} {settings[model][name]:g}" for name in varied) for model in models
+    )
 
 
 def gates(run: Run) -> Gates:

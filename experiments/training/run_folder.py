@@ -99,6 +99,16 @@ class Workdir:
         more = {name: flat.pop(name) for name in flat.keys() - settings().keys()}
         return from_dict(flat), more
 
+    def other_settings(self) -> dict[str, Any]:
+        """Those besides the configuration of the run that it holds, if its `config.json` is whole.
+
+        `members` is of many models, `vary` of a sweep, which has no model before its end.
+        """
+        try:
+            return self.read_config()[1]
+        except (OSError, ValueError, TypeError):
+            return {}
+
     def hold(self) -> None:
         """Creates the directory and locks it for this process until the process ends."""
         self.path.mkdir(parents=True, exist_ok=True)

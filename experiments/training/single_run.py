@@ -61,6 +61,10 @@ class SingleRun(Run):
         return 1, 1
 
     @property
+    def devices(self) -> int:
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
     def are_alike(self) -> bool:
         return True
 

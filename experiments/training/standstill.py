@@ -6,8 +6,7 @@ estimate is no better than that of word frequencies, or it stays the same to the
 
 import functools
 
-from experiments.training.run import Run, is_finished
-from zaremba_jax.config import to_dict
+from experiments.training.run import Run, is_finished, names_of
 from zaremba_jax.data.corpus import Corpus, unigram_perplexity
 from zaremba_jax.regularizers import active_rates
 
@@ -29,25 +28,15 @@ class StandstillNews:
 def standstill(run: Run) -> list[str]:
     """A line on each way in which live models did not learn in the last epoch."""
     members: dict[str, list[int]] = {}
+    several = len(run.all_configs) > 1
     for index in run.journal.live:
         if problem := _problem(run, run.journal.estimates(index)):
             members.setdefault(problem, []).append(index)
     return [
-        f"{_models(run, indices)}{problem}; try {_remedy(run, indices[0])}"
+        f"{names_of(run, indices) + ': ' if several else ''}{problem};"
+        f" try {_remedy(run, indices[0])}"
         for problem, indices in members.items()
     ]
-
-
-def _models(run: Run, indices: list[int]) -> str:
-    """What tells some models from the others: their numbers, or what a sweep varies."""
-    settings = [to_dict(config) for config in run.all_configs]
-    varied = [name for name in settings[0] if len({of_model[name] for of_model in settings}) > 1]
-    if len(settings) == 1:
-        return ""
-    if set(varied) <= {"seed"}:
-        return f"member{'s' * (len(indices) > 1)} {', '.join(map(str, indices))}: "
-    rates = (", ".join(f"{name} {settings[index][name]:g}" for name in varied) for index in indices)
-    return f"{'; '.join(rates)}: "
 
 
 def _problem(run: Run, estimates: list[float]) -> str | None:

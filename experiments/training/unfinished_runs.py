@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -37,20 +37,24 @@ def is_unfinished(workdir: Workdir) -> bool:
     )
 
 
-def unfinished_models(workdir: Workdir) -> tuple[list[Model], str]:
-    """The models that a run would end with if it ended at its newest checkpoint.
+class Unfinished(NamedTuple):
+    """The models that a run would end with if it ended at its newest checkpoint."""
 
-    The run may go on meanwhile.
+    models: list[Model]  # those that did not diverge
+    described: str  # a line that says of which epoch they are
+    # The first one's perplexities, by the text's name; none of parameters that are not estimated.
+    perplexities: dict[str, float]
 
-    Returns:
-      The models that did not diverge, and a line that says of which epoch they are.
+
+def unfinished_models(workdir: Workdir) -> Unfinished:
+    """The models of the newest checkpoint of a run, which may go on meanwhile.
 
     Raises:
       InputError: the run is a sweep, which has no model before its end, has completed no
         checkpoint, or only one of an earlier version, or its files are damaged.
     """
-    config, more = _read_config(workdir)
-    if "vary" in more:
+    config = _read_config(workdir)
+    if "vary" in workdir.other_settings():
         raise InputError(
             f"{workdir.path}: holds a sweep, whose best setting is known at its end; give its"
             " command again to finish it"
@@ -79,12 +83,13 @@ def unfinished_models(workdir: Workdir) -> tuple[list[Model], str]:
         )
         for row in journal.live
     ]
-    return models, f"{workdir.path}: is not finished; {_described(config, journal)}"
+    described = f"{workdir.path}: is not finished; {_described(config, journal)}"
+    return Unfinished(models, described, _perplexities(config, journal))
 
 
-def _read_config(workdir: Workdir) -> tuple[Config, dict[str, Any]]:
+def _read_config(workdir: Workdir) -> Config:
     try:
-        return workdir.read_config()
+        return workdir.read_config()[0]
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{workdir.config}: is damaged ({error}); give the command of its run again, or name"
@@ -125,6 +130,16 @@ def _described(config: Config, journal: Journal) -> str:
         return f"{models} {after}"
     epochs = ", ".join(str(best_epoch(journal.estimates(index))) for index in live)
     return f"{models} of epoch{'s' * (len(live) > 1)} {epochs}, the best {after}"
+
+
+def _perplexities(config: Config, journal: Journal) -> dict[str, float]:
+    estimates = journal.estimates(journal.live[0])
+    keeps_best = config.train.keep == "best"
+    if not estimates or (not keeps_best and any(journal.epoch_nll)):
+        return {}
+    epoch = best_epoch(estimates) if keeps_best else len(estimates)
+    name = f"an estimate after epoch {epoch} of {config.train.epochs}; the run is not finished"
+    return {f"validation ({name})": estimates[epoch - 1]}
 
 
 def _steps(checkpoints: Path) -> list[str]:

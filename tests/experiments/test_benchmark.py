@@ -21,7 +21,7 @@ from layer_examples import equations
 from preloaded import server
 from rich.console import Console
 
-from experiments.benchmarks import contenders, jax_peers, own_process, torch_peer
+from experiments.benchmarks import contenders, jax_peers, own_process, step_times, torch_peer
 from experiments.benchmarks.contenders import Contender, has_papers_layout
 from experiments.benchmarks.step_times import largest_products, quartiles, step_flops
 from experiments.training import turns
@@ -31,7 +31,7 @@ from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop.flax_weights import linen_layer, nnx_layer
 from zaremba_jax.interop.torch_weights import model_to_torch
-from zaremba_jax.presets import MEDIUM, QUICK
+from zaremba_jax.presets import MEDIUM, QUICK, from_dict
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, train_windows, window_loss
 
@@ -397,8 +397,14 @@ step_times.take_turns = lambda runs, rounds: {
     line = [*FLAGS, "--peers=scan", "--members=2", "--json=results.json"]
     (outcome,) = run_elsewhere("experiments.benchmark", line, cwd=tmp_path, before=before)
     assert outcome.status == 0, outcome.err
-    records = json.loads((tmp_path / "results.json").read_text())["contenders"]
+    results = json.loads((tmp_path / "results.json").read_text())
+    records = results["contenders"]
     assert [record["ratio"] for record in records] == [[x] * 3 for x in (1, 0.5, 0.5, 2)]
+    config = from_dict(results["config"])
+    least = step_times.step_flops(config) / (1e9 * results["peak_gflops"]["float32"])
+    for record in records:
+        step = record["step_ms"][1] / 1e3
+        assert record["of_floor"][1] == pytest.approx(record["members"] * least / step)
 
 
 @pytest.mark.parametrize("name", ["flax", "nnx"])

@@ -220,7 +220,7 @@ from zaremba_jax.errors import InputError
 def profile_ensemble(config, target, members, devices, **_):
     if devices == 5: raise InputError("there is no slice of 5")
     return epochs.EnsembleProfile(
-        members=1, at_once=1, device_bytes=1, collectives={}, epoch_seconds=1.0
+        members=1, at_once=1, device_bytes=1, collectives={}, epoch_seconds=3600.0
     )
 epochs.profile_ensemble = profile_ensemble
 """
@@ -229,6 +229,7 @@ epochs.profile_ensemble = profile_ensemble
     assert (outcome.status, outcome.err) == (2, "error: there is no slice of 5\n")
     rows = [line.split() for line in outcome.out.splitlines() if line.startswith("v5e")]
     assert [row[3:5] for row in rows] == [["4", "1"]]
+    assert rows[0][-2:] == ["1549.72", "13.00"]  # 2,323 windows, 13 epochs
 
 
 @pytest.mark.compilers

@@ -29,6 +29,7 @@ from invoke import (
 
 from experiments import ensemble
 from experiments.training import ensemble_run, unfinished_runs
+from experiments.training.single_run import SingleRun
 from zaremba_jax.checkpoint import DamagedCheckpointError
 from zaremba_jax.config import override
 from zaremba_jax.data.toy_corpus import toy_corpus
@@ -154,7 +155,8 @@ def test_run_in_a_folder_of_any_name_can_be_averaged(runs):
     assert alone.status == 0, alone.err
 
 
-def test_what_is_no_finished_run_on_the_text_is_not_averaged(runs):
+def test_what_is_no_finished_run_on_the_text_is_refused_before_any_is_evaluated(runs, monkeypatch):
+    monkeypatch.setattr(SingleRun, "nll", None)  # is not reached
     config = runs / "seed1" / "config.json"
     original = config.read_text()
     config.write_text(original.replace('"epochs": 2', '"epochs": 3'))
@@ -209,13 +211,14 @@ def test_run_that_saves_while_it_is_averaged_is_not_called_damaged(runs, monkeyp
         if len(reads) == 1:
             later.mkdir()
             raise DamagedCheckpointError("every checkpoint is damaged")
-        later.rmdir()
+        if len(reads) == 2:
+            later.rmdir()
         return restore(*arguments)
 
     monkeypatch.setattr(unfinished_runs, "restore", overtaken)
     outcome = run("--from=seed0", *TEXT, "--workdir=alone")
     assert outcome.status == 0, outcome.err
-    assert len(reads) == 2
+    assert len(reads) == 3  # once more to evaluate it
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
@@ -326,6 +329,15 @@ BAD_FLAGS = [
     (["--members_at_once=0"], ["members_at_once=0", "see --help"]),
     (["--members=3", "--sizes=1,4"], ["--sizes=4: there are 3 members; give numbers from 1 up"]),
     (["--sizes=two"], ["--sizes=two", "give numbers"]),
+    (
+        ["--patience=1", "--train_file=absent", "--valid_fraction=0.1", "--test_fraction=0.1"],
+        ["patience=1: models that train side by side"],
+    ),
+    (
+        ["--members=1000", "--hidden_size=20000"],
+        ["1000 models on a device, layers=2, hidden_size=20000, 884 types: the", "or fewer"],
+    ),
+    (["--from=a,b", "--patience=1"], ["--from: the runs are trained", "leave out --patience"]),
     (["--seed=4294967295", "--members=2"], ["seed=4294967296", "below 4294967296"]),
     (["--data_parallel=7"], ["data_parallel=7: does not divide the 1 devices"]),
     (["--process_id=0"], ["--num_processes, --process_id: give --coordinator_address"]),

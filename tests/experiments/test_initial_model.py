@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl.flags import FLAGS
 from invoke import CONFIG, SINGLE, TEXT, WORDS, assert_refused, assert_same_run, run, run_elsewhere
 from model_examples import put_model
 
-from experiments.cli.program import FLAGS
 from experiments.cli.training_flags import configure
 from experiments.training import single_run
 from experiments.training.run_folder import Workdir

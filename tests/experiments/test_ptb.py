@@ -236,7 +236,7 @@ BAD_FLAGS = [
         ["--train_file, --valid_file and --test_file go together", "give all"],
     ),
     (["--samples_each_epoch=100000000"], ["samples_each_epoch=100000000", "see --help"]),
-    (["--corpus=files"], ["--corpus=files", "give --train_file"]),
+    (["--corpus=files"], ["corpus=files: is your own text; give --train_file"]),
     ([*TEXT, "--corpus=ptb"], ["--train_file: is your own text", "reads ptb", "leave out"]),
     (["--corpus=wiki"], ["--corpus=wiki", "<toy|ptb|ptb-char|wikitext-2|wikitext-103|text8|"]),
     (["--data_dir=d"], ["--data_dir=d", "reads toy", "--corpus=ptb", "leave it out"]),

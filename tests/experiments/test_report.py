@@ -17,7 +17,13 @@ from model_examples import make
 from experiments import ensemble, report, sweep
 from experiments.cli.outputs import refuse_to_replace
 from experiments.comparisons import page as comparison_page
-from experiments.comparisons.lines import Line, lines_of_ablation, lines_of_runs, lines_of_settings
+from experiments.comparisons.lines import (
+    Line,
+    lines_of_ablation,
+    lines_of_runs,
+    lines_of_settings,
+    lines_of_sweep,
+)
 from experiments.reports.records import Record, read_record
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import override, to_dict
@@ -244,6 +250,8 @@ def test_settings_of_an_ablation_are_those_its_models_were_trained_with():
         assert settings[f"a, {cell}, L2"]["learning_rate"] == rate
     assert settings["a, lstm, variational dropout"]["mask_each"] == "window"
     assert settings["a, lstm, ordinary dropout"]["mask_each"] == "step"
+    assert {line["seed"] for line in settings.values()} == {"0, 1, 2"}
+    assert {line["kernel"] for line in settings.values()} == {"custom_vjp"}  # named xla in the file
 
 
 def test_runs_of_one_model_at_two_stages_are_lines_of_two_names(folder):
@@ -255,6 +263,20 @@ def test_runs_of_one_model_at_two_stages_are_lines_of_two_names(folder):
         (folder / f"s{seed}" / "summary.json").unlink()
     records = {f"s{seed}": read_record(Workdir(f"s{seed}")) for seed in range(4)}
     assert len({line.name for line in lines_of_settings(records)}) == 2
+
+
+def test_runs_of_other_lengths_and_ensembles_are_lines_of_their_own():
+    def trained(seed, epochs, **more):
+        line = {"train_perplexity": 9.0, "valid_perplexity_estimate": 9.0, "seconds": 7200.0}
+        line |= {"words_per_second": 1500.0, "valid_perplexity_estimates": [9.0]}
+        history = [line | {"train_perplexities": [9.0]}] * epochs
+        return Record(config=override(QUICK, seed=seed), summary={}, history=history, more=more)
+
+    runs = {"a": trained(0, 2), "b": trained(1, 3), "c": trained(2, 2, members=1)}
+    lines = lines_of_settings(runs)
+    assert [line.name for line in lines] == ["a", "b", "c"]
+    assert [line.cells["epochs"] for line in lines] == ["2 of 6", "3 of 6", "2 of 6"]
+    assert (lines[0].cells["words/s"], lines[0].cells["hours"]) == ("1,500", "2.00")
 
 
 def test_ensembles_that_share_a_member_are_lines_of_their_own():
@@ -305,6 +327,7 @@ def test_what_is_no_run_is_skipped_with_a_note_and_page_needs_no_matplotlib(fold
     assert "no curves without matplotlib" in out
     assert FIGURE in out
     assert "<svg" not in page.text
+    assert "dblclick" not in page.text
 
 
 @pytest.mark.parametrize("what", ["folder", "file"])
@@ -341,7 +364,9 @@ def test_averages_and_ablations_are_compared_too(folder):
     best = json.loads(mixtures.read_text())["mixtures"][-1]
     averaged = page.named["small-mixtures.json, 10 averaged"]
     assert averaged[6] == f"{best['test_perplexity']:.2f}"
+    assert page.named["ablation, gru, L2"][2:4] == ["0, 1, 2", "10 of 10"]
     assert page.named["ablation, gru, L2"][6] == "67.85 (67.76-67.94)"
+    assert "dblclick" in page.text  # the zoom
 
 
 def test_sweep_has_a_line_a_setting_and_says_which_diverged(folder):
@@ -356,16 +381,19 @@ def test_sweep_has_a_line_a_setting_and_says_which_diverged(folder):
     bad = [{"seed": 0, "excluded": "not finite"}, {"seed": 1, "excluded": None}]
     settings = [
         {"setting": {"dropout": rate}, "members": members}
-        for rate, members in ((0.0, good), (0.5, bad))
+        for rate, members in ((0.5, bad), (0.0, good))
     ]
     summary = {"config": config, "settings": settings, "device": "CPU"}
     (path / "summary.json").write_text(json.dumps(summary))
-    lines = [{"valid_perplexity_estimates": [9, 8, None, 7], "train_perplexities": [5, 4, None, 3]}]
+    lines = [{"valid_perplexity_estimates": [None, 7, 9, 8], "train_perplexities": [None, 3, 5, 4]}]
     (path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     _, page = compare("sweep")
     finite, lost = (page.named[f"sweep, dropout {rate}"][5:7] for rate in ("0", "0.5"))
     assert finite == ["50.50 (50.00-51.00)", "48.50 (48.00-49.00)"]
     assert lost == ["diverged", "diverged"]
+    diverged, line = lines_of_sweep("sweep", summary, lines)
+    assert (diverged.validation, diverged.training) == ([], [])
+    assert (line.validation, line.training) == ([[9], [8]], [[5], [4]])
     (path / "summary.json").unlink()
     assert_refused(run("sweep"), "sweep: holds an unfinished sweep; give its command again")
 

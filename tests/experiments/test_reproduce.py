@@ -17,7 +17,7 @@ from rich.console import Console
 from experiments import reproduce
 from experiments.reports import records
 from experiments.reports.statistics import format_mean
-from experiments.table1 import jobs
+from experiments.table1 import averages, jobs
 from experiments.table1 import page as table1
 from experiments.table1.after_the_paper import after_the_paper
 from experiments.training.curves import Curves
@@ -114,22 +114,32 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     assert content(folder / "results").keys() == before.keys()
     assert (folder / "results" / "table1.md").read_text(encoding="utf-8") == page
 
-    more = run(*FLAGS, "--seeds=3")  # a third model, for the mean and for more sets of two
+    more = run(*FLAGS, "--members=3", "--sizes=3")  # a third model, for more sets of two
     assert "small-seed2:" in more.out
     assert row(folder, 2)[7] == "3, 3 sets"
     assert row(folder, 3)[3:6:2] == ["", ""]
 
     shutil.rmtree(folder / "runs" / "small-seed1")  # as for a record that came from elsewhere
-    last = run(*FLAGS, "--seeds=4")
+    last = run(*FLAGS, "--members=4")
     assert "small: no average will include seed 1: recorded, but no nats per token" in last.out
     assert row(folder, 2)[7] == "3, 3 sets"
 
 
+def test_job_of_one_model_that_several_hosts_began_goes_on_on_one(folder):
+    begun = Workdir(folder / "runs" / "small-seed0")
+    begun.path.mkdir(parents=True)
+    begun.write_config(TINY, members=1)
+    outcome = run(*FLAGS, "--members=1", "--sizes=1")
+    assert outcome.status == 0, outcome.err
+    record = json.loads((folder / "results" / "small-seed0" / "summary.json").read_text())
+    assert [member["seed"] for member in record["members"]] == [0]
+
+
 def test_seed_that_diverges_is_recorded_without_figures_and_the_others_go_on(folder):
-    flags = (*FLAGS, "--seeds=1", "--learning_rate=1e9", "--clip_norm=1e9")
+    flags = (*FLAGS, "--learning_rate=1e9", "--clip_norm=1e9")
     first, rerun = run(*flags), run(*flags)
     assert (first.status, rerun.status) == (0, 0), first.err
-    assert first.out.count("left out: the loss became") == 2  # the larger of --members and --seeds
+    assert first.out.count("left out: the loss became") == 2
     assert "left out" not in rerun.out
     runs = records.read_records(folder / "results")
     assert [(record.seeds, record.perplexities) for record in runs] == [({0}, {}), ({1}, {})]
@@ -184,9 +194,9 @@ def test_damaged_files_and_foreign_flags_are_refused_in_a_line(folder):
     for damaged in (b"PK", b"", path.read_bytes()[:300]):
         (folder / "runs" / "small-seed7" / "nll.npz").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"small-seed7/nll.npz: is damaged .*; remove it"):
-            jobs.mix(TINY, corpus, folder / "runs", [1], [])
+            averages.mix(TINY, corpus, folder / "runs", [1], [])
     with pytest.raises(ValueError, match=r"small-mixtures.json: is damaged"):
-        jobs.read_mixtures(folder / "results", TINY)
+        averages.read_mixtures(folder / "results", TINY)
 
 
 def test_sweep_among_the_records_is_called_so(tmp_path):
@@ -202,7 +212,7 @@ BAD_FLAGS = [
     (["--rows=tiny"], ["--rows=tiny: give some of small,medium,large"]),
     (["--sizes=1,two"], ["--sizes=two: there are 10 members; give numbers from 1 up"]),
     (["--rows=large", "--members=2", "--sizes=5"], ["--sizes=5: there are 2 members"]),
-    (["--seeds=0"], ["seeds=0", "see --help"]),
+    (["--members=0"], ["members=0", "see --help"]),
     (["--config=small"], ["--config=small: name models of the table with --rows"]),
     (["--corpus=toy"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
     (["--valid_file=v.txt"], ["--corpus, --train_file: the table is the Penn Treebank's"]),
@@ -294,12 +304,12 @@ def test_mixtures_leave_those_of_models_that_they_lack(tmp_path):
 
     kept = [0, 1, 2]
     for seeds in ((0, 1, 2), (0, 1), (3, 4, 5, 6)):
-        written = jobs.write_mixtures(tmp_path, SMALL, mixtures(*seeds)) == []
+        written = averages.write_mixtures(tmp_path, SMALL, mixtures(*seeds)) == []
         assert written == (list(seeds) == kept)
-        assert jobs.read_mixtures(tmp_path, SMALL) == mixtures(*kept)
-    assert jobs.write_mixtures(tmp_path, SMALL, None) == []
-    assert jobs.write_mixtures(tmp_path, SMALL, mixtures(0, 1, 2, 3)) == []
-    assert jobs.read_mixtures(tmp_path, SMALL) == mixtures(0, 1, 2, 3)
+        assert averages.read_mixtures(tmp_path, SMALL) == mixtures(*kept)
+    assert averages.write_mixtures(tmp_path, SMALL, None) == []
+    assert averages.write_mixtures(tmp_path, SMALL, mixtures(0, 1, 2, 3)) == []
+    assert averages.read_mixtures(tmp_path, SMALL) == mixtures(0, 1, 2, 3)
 
 
 def test_model_of_many_changes_has_names_that_a_file_system_takes(tmp_path):
@@ -309,9 +319,9 @@ def test_model_of_many_changes_has_names_that_a_file_system_takes(tmp_path):
     job, mixtures = jobs.Job(config, 2), {"seeds": [0, 1], "mixtures": []}
     (tmp_path / job.name).mkdir()
     assert jobs.started_jobs(config, tmp_path) == [job]
-    assert jobs.read_nll(config, tmp_path, []) == {}
-    jobs.write_mixtures(tmp_path, config, mixtures)
-    assert jobs.read_mixtures(tmp_path, config) == mixtures
+    assert averages.read_nll(config, tmp_path, []) == {}
+    averages.write_mixtures(tmp_path, config, mixtures)
+    assert averages.read_mixtures(tmp_path, config) == mixtures
 
 
 def test_average_of_recorded_models_stays_beside_others_of_the_same_seeds(folder, monkeypatch):
@@ -438,7 +448,9 @@ def test_what_is_asked_is_done_as_by_the_program_of_one_model(folder, monkeypatc
     outcome = run(*flags, "--chunk=17", "--kernel=auto", "--sizes=2")
     assert outcome.status == 0, outcome.err
     assert outcome.out.count("no table1.png without matplotlib") == 1
-    assert "small-hidden_size=6" in outcome.out  # with its figures
+    assert "Other choices" in outcome.out
     assert json.loads((folder / "r/small-hidden_size=6-seed0/kernel.json").read_text())
     mixtures = json.loads((folder / "r/results/small-hidden_size=6-mixtures.json").read_text())
     assert [mixture["members"] for mixture in mixtures["mixtures"]] == [1, 2]
+    printed = table1.other_choices(records.read_records(folder / "r/results"), {})
+    assert all(figure.replace(" ± ", "±") in outcome.out for figure in printed[0][1:])

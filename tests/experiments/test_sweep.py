@@ -1,6 +1,7 @@
 """The sweep program: models of different rates side by side, each as it would be alone."""
 
 import itertools
+import signal
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from invoke import SWEPT, TEXT, assert_refused, content, summary_of
 
 from experiments import sweep
+from experiments.training.curves import Curves
 from experiments.training.journal import Journal
 from zaremba_jax.interop.model_file import load_model
 from zaremba_jax.presets import QUICK
@@ -85,12 +87,31 @@ def test_bad_flags_are_refused_and_nothing_is_written(folder):
 
 def test_best_setting_has_the_lowest_mean_validation_perplexity():
     corpus = SimpleNamespace(name="ours")
-    run: Any = SimpleNamespace(config=QUICK, corpus=corpus, kernel={}, journal=Journal([0.0] * 4))
+    line = {"valid_perplexity_estimate": 9.0, "words_per_second": 7.0}
+    journal = Journal([0.0] * 4, history=[line])
+    run: Any = SimpleNamespace(config=QUICK, corpus=corpus, kernel={}, journal=journal, devices=3)
     run.members, run.live = 4, [0, 1, 2, 3]
     run.seed = lambda member: member % 2
     valid, test = (np.log([[x] for x in xs]) for xs in ([2.0, 4.0, 2.5, 3.0], [1.0, 1.0, 9.0, 9.0]))
     summary = sweep.summarize_sweep(run, {"dropout": [0.0, 0.5]}, 2, valid, test)
     assert (summary["best"], summary["best_members"]) == ({"dropout": 0.5}, [2, 3])
+    assert (summary["words_per_second"], summary["device"][:3]) == (7.0, "3 ×")
+
+
+def test_boards_show_the_best_setting_and_a_sweep_of_one_has_no_model_to_try(
+    folder, monkeypatch, ctrl_c_after
+):
+    shown = []
+    monkeypatch.setattr(Curves, "results", lambda self, step, figures: shown.append(figures))
+    flags = (*SWEPT, "--vary=dropout=0", "--workdir=sweep")
+    ctrl_c_after(1)
+    stopped = run(*flags)
+    assert stopped.status == 128 + signal.SIGINT
+    assert "give the same command to resume" in stopped.out
+    assert "experiments.generate" not in stopped.out
+    assert run(*flags).status == 0
+    (member,) = summary_of(folder / "sweep")["settings"][0]["members"]
+    assert shown == [{name: member[name] for name in ("valid_perplexity", "test_perplexity")}]
 
 
 def test_sweep_without_a_best_setting_leaves_no_model_of_fewer_epochs(folder, monkeypatch):

@@ -19,6 +19,7 @@ from experiments.compilers import hlo
 from zaremba_jax.config import override
 from zaremba_jax.data.windows import windows
 from zaremba_jax.ensemble import mixture_nll, mixture_perplexities, subsets
+from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.model import Predictor
 from zaremba_jax.parallel.data_parallel import init_data_parallel, train_data_parallel
@@ -96,6 +97,16 @@ def test_members_that_go_on_from_a_model_start_as_one_that_does_alone():
     jax.tree.map(np.testing.assert_array_equal, alone.params, params)
     train_windows(CONFIG, last, TEXT)  # gives its buffers away
     assert np.isfinite(params.embedding).all()
+
+
+def test_members_cannot_go_on_from_a_model_of_other_shapes():
+    params = init_train_state(override(CONFIG, hidden_size=5), VOCABULARY).params
+    for init in (
+        lambda: init_members(CONFIG, VOCABULARY, SEEDS, MESH, params),
+        lambda: init_data_parallel(CONFIG, VOCABULARY, MESH, params),
+    ):
+        with pytest.raises(InputError, match=r"embedding \(\(7, 5\) there, \(7, 6\) expected"):
+            init()
 
 
 def test_members_have_their_own_masks_whatever_kind_of_key_is_jax_s_default():
@@ -190,6 +201,14 @@ def test_mixture_is_the_model_of_one_or_of_equals_and_between_in_any_order_at_an
     assert (mixture <= nll.max(axis=0) + 1e-9).all()
     bound = nll.mean(dtype=np.float64)  # by Jensen's inequality
     assert mixture.mean() <= bound + 1e-9 * (1 + bound)
+
+
+def test_mixture_is_in_double_precision_whatever_holds_the_nats():
+    nll = np.random.default_rng(0).uniform(0, 9, (3, 5)).astype(np.float32)
+    expected = mixture_nll(nll)
+    assert expected.dtype == np.float64
+    for held in (jnp.asarray(nll), list(nll), list(jnp.asarray(nll))):
+        np.testing.assert_array_equal(mixture_nll(held), expected, strict=True)
 
 
 def test_token_that_no_member_can_predict_has_no_probability_in_the_mixture():

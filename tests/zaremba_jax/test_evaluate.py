@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any, cast
 from unittest import mock
 
@@ -13,6 +14,7 @@ from model_examples import model_of
 from zaremba_jax import evaluate
 from zaremba_jax.array_types import HiddenState
 from zaremba_jax.config import override
+from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.evaluate import monte_carlo_nll, nll_by_windows, perplexity, text_nll
 from zaremba_jax.model import apply, init_params
 from zaremba_jax.presets import QUICK
@@ -151,8 +153,8 @@ def test_monte_carlo_is_decided_by_its_key():
     ("length", "samples", "reason"),
     [
         (1, 3, "1 tokens has nothing to predict; give at least 2"),
-        (9, 0, "samples=0: nothing to average over; take at least 1"),
-        (9, -2, "samples=-2: nothing to average over"),
+        (9, 0, "samples=0: must be at least 1"),
+        (9, -2, "samples=-2: must be at least 1"),
     ],
 )
 def test_monte_carlo_refuses_what_it_cannot_average(length, samples, reason):
@@ -163,7 +165,8 @@ def test_monte_carlo_refuses_what_it_cannot_average(length, samples, reason):
 def test_perplexity_is_the_exponential_of_the_mean_in_double_precision():
     assert perplexity(np.full(7, np.log(np.float32(50)))) == pytest.approx(50, rel=1e-6)
     # In float32 the running sum would stop growing at 2 ** 24.
-    assert perplexity(np.ones(2**24 + 2**20, np.float32)) == pytest.approx(np.e, rel=1e-9)
+    ones = np.ones(2**24 + 2**20, np.float32)
+    assert perplexity(ones) == perplexity(jnp.asarray(ones)) == pytest.approx(np.e, rel=1e-9)
 
 
 @pytest.mark.parametrize("length", [0, 1])
@@ -180,6 +183,12 @@ def test_ids_of_another_vocabulary_are_refused(outside):
         text_nll(MODEL, ids)
     with pytest.raises(ValueError, match=reason):
         monte_carlo_nll(MODEL, ids, 1, key=key)
+
+
+def test_model_whose_vocabulary_is_not_its_parameters_is_refused():
+    other = dataclasses.replace(MODEL, vocabulary=Vocabulary(tuple("abc")))
+    with pytest.raises(ValueError, match="a vocabulary of 3 for an embedding of 6 rows: make the"):
+        text_nll(other, np.array([0, 1, 2]))
 
 
 def test_no_stretch_is_refused():

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 from zaremba_jax import train
 from zaremba_jax.config import override
 from zaremba_jax.data.windows import windows
+from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_file import named_arrays
 from zaremba_jax.parallel.mesh import DATA, make_mesh, state_specs
 from zaremba_jax.parallel.streams import WHOLE_BATCH, BatchShare, streams_of_device
@@ -370,6 +371,34 @@ def test_dropped_weights_are_the_same_at_every_time_step_and_in_every_stream(tex
 def test_rate_of_no_regularizer_is_refused(text):
     with pytest.raises(ValueError, match="rates of droput: choose from activation_l2, "):
         train_windows(CONFIG, fresh(), text, {"droput": 0.5})
+
+
+OTHER_SHAPES = [
+    ({"hidden_size": 5}, r"embedding \(\(7, 5\) there, \(7, 6\) expected\)"),
+    ({"layers": 1}, r"layers\.1\.input_weights \(none there, \(6, 24\) expected\)"),
+    ({"second_bias": True}, r"layers\.0\.second_bias \(\(24,\) there, none expected\)"),
+    ({"tie_weights": True}, r"softmax\.weights \(none there, \(6, 7\) expected\)"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), OTHER_SHAPES)
+def test_parameters_of_another_configuration_are_refused_traced_or_not(changes, reason):
+    params = fresh(override(CONFIG, **changes)).params
+    start = functools.partial(init_train_state, CONFIG, VOCABULARY)
+    for call in (start, jax.jit(start)):
+        with pytest.raises(InputError, match=f"^params: {reason}; give the configuration and"):
+            call(params=params)
+
+
+def test_parameters_of_another_vocabulary_are_refused():
+    with pytest.raises(InputError, match=r"embedding \(\(7, 6\) there, \(8, 6\) expected\)"):
+        init_train_state(CONFIG, VOCABULARY + 1, params=fresh().params)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_windows_of_another_batch_are_refused(text, streams):
+    with pytest.raises(InputError, match=f"windows of {streams} streams: batch_size=3; cut them"):
+        train_windows(CONFIG, fresh(), text[..., :streams])
 
 
 def test_recorded_norm_is_that_of_the_whole_gradient_before_clipping(text):

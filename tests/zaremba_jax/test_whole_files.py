@@ -1,5 +1,6 @@
 """Files that are written whole, by one process or by several at the same time."""
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -34,6 +35,22 @@ def test_what_a_killed_process_left_of_a_file_is_taken_over(tmp_path):
     write_whole(path, b"page")
     assert path.read_bytes() == b"page"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_error_names_the_file_that_was_to_be_written(tmp_path, monkeypatch):
+    path = tmp_path / "no" / "page"
+    with pytest.raises(FileNotFoundError) as error:
+        write_whole(path, b"page")
+    assert error.value.filename == str(path)
+
+    def refuse(*names):
+        raise PermissionError(errno.EACCES, "no", *map(str, names))
+
+    path.parent.mkdir()
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError) as error:
+        write_whole(path, b"page")
+    assert (error.value.filename, error.value.filename2) == (str(path), None)
 
 
 @pytest.mark.usefixtures("no_locks")

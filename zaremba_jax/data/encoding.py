@@ -43,7 +43,8 @@ class Encoding:
 
     Raises:
       InputError: there is no such unit, a number is outside its limits, or a vocabulary is given
-        that is of another unit, cannot read the ends of lines, or is to be limited.
+        that is of another unit, cannot read the ends of lines, is to be limited, or does not have
+        all bytes in their order.
     """
 
     unit: UnitName = "word"
@@ -70,6 +71,11 @@ class Encoding:
             raise InputError(
                 f"the given vocabulary is of {given.noun}s, but the text is read by"
                 f" {wanted.noun}s; give unit={given.name}, or another text"
+            )
+        if wanted.all_types and vocabulary.words != wanted.all_types:
+            raise InputError(
+                f"the given vocabulary does not have all {len(wanted.all_types)} {wanted.noun}s in"
+                " their order, which are the ids of such a text; leave it out"
             )
         if not vocabulary.reads_line_ends and given.name == "word":
             raise InputError(

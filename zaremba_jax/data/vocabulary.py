@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from zaremba_jax.config import UnitName
-from zaremba_jax.data.units import EOS, UNITS, UNK, Unit
+from zaremba_jax.data.units import EOS, UNITS, UNK, Unit, check_unit
 from zaremba_jax.errors import InputError
 
 RARE_TO_UNK = (  # for a vocabulary of a training text
@@ -87,9 +87,10 @@ class Vocabulary:
           min_count: types that occur fewer times than this are left out.
 
         Raises:
-          InputError: no type of a text that has some is left, `<eos>` and `<unk>` have no room, or
-            bytes are to be left out.
+          InputError: there is no such unit, no type of a text that has some is left, `<eos>` and
+            `<unk>` have no room, or bytes are to be left out.
         """
+        check_unit(unit)
         if all_types := UNITS[unit].all_types:
             if vocab_size or min_count > 1:
                 raise InputError(

@@ -48,12 +48,9 @@ class DynamicConfig:
             raise InputError(f"dynamic_rule={self.rule!r}: must be one of {rules}")
         check_limits("dynamic_rate", self.rate, at_least=0)
         check_limits("dynamic_decay", self.decay, at_least=0, at_most=1)
-        check_limits("dynamic_epsilon", self.epsilon, at_least=0)
-        least = float(np.finfo(np.float32).tiny)
-        if self.rule == "rms" and self.epsilon < least:  # words never read have no gradient
-            raise InputError(
-                f"dynamic_epsilon={self.epsilon}: must be at least {least:.2g} for the rule rms"
-            )
+        # The smallest normal float32; words never read have no gradient.
+        least = 1.2e-38 if self.rule == "rms" else 0
+        check_limits("dynamic_epsilon", self.epsilon, at_least=least)
         check_limits("dynamic_segment", self.segment, at_least=1)
 
 
@@ -97,8 +94,7 @@ def dynamic_nll(
       squares: from `mean_squares`; the rule rms needs them.
 
     Raises:
-      InputError: the text has no token to predict or an id that is not in the model's
-        vocabulary.
+      InputError: the text has no token to predict, or as for `Model.check_ids`.
       ValueError: the rule is rms and there are no squares.
     """
     model.check_ids(ids)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import Key, RNNState, Tokens
 from zaremba_jax.data.units import UNK
-from zaremba_jax.data.vocabulary import Vocabulary, check_ids
+from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.ensemble import mixture_log_probs
 from zaremba_jax.errors import InputError
 from zaremba_jax.limits import check_limits
@@ -37,9 +37,10 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    never: tuple[int, ...] = ()
+    never: Sequence[int] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "never", tuple(self.never))  # static, so hashed
         check_limits("temperature", self.temperature, at_least=0)
         if self.top_k < 0:
             raise InputError(f"top_k={self.top_k}: must be at least 1, or 0 for no limit")
@@ -80,7 +81,7 @@ def generate(
 
     Raises:
       InputError: there is no model, no token in the prompt or nothing to draw, the models
-        have different vocabularies, an id is not in their vocabulary, or `never` leaves none.
+        have different vocabularies, `never` leaves no token, or as for `Model.check_ids`.
     """
     if not len(models) or not len(prompt) or length < 1 or samples < 1:
         raise InputError(
@@ -89,10 +90,10 @@ def generate(
         )
     if len({model.vocabulary.fingerprint for model in models}) > 1:
         raise InputError("models with different vocabularies: use models trained on one corpus")
-    size = len(models[0].vocabulary)
     ends = [] if until is None else [until]
-    check_ids(np.array([*prompt, *sampling.never, *ends]), size)
-    if len(set(sampling.never)) == size:
+    for model in models:
+        model.check_ids(np.array([*prompt, *sampling.never, *ends]))
+    if len(set(sampling.never)) == len(models[0].vocabulary):
         raise InputError(f"never={sampling.never}: leaves no token to draw; name fewer")
     predictors = tuple(model.predictor for model in models)
     begin = jnp.asarray(prompt)[:, None]

@@ -9,7 +9,7 @@ import numpy as np
 from zaremba_jax.evaluate import text_nll, window_nll
 from zaremba_jax.model import Model
 
-TOKENS_PER_BATCH = 4096
+TOKENS_PER_BATCH = 4096  # a power of two, so that no line is padded beyond it
 
 
 def lines_nll(model: Model, lines: Sequence[np.ndarray], start: int) -> list[np.ndarray]:
@@ -27,7 +27,7 @@ def lines_nll(model: Model, lines: Sequence[np.ndarray], start: int) -> list[np.
       float32 [tokens of the line] for each, in the order of the lines.
 
     Raises:
-      InputError: an id is not in the model's vocabulary.
+      InputError: as for `Model.check_ids`.
     """
     model.check_ids(np.concatenate([[start], *lines]))
     predictor = model.predictor
@@ -39,7 +39,7 @@ def lines_nll(model: Model, lines: Sequence[np.ndarray], start: int) -> list[np.
         else:
             groups[_power_of_two(len(line))].append(index)
     for time, group in groups.items():
-        batch = min(max(TOKENS_PER_BATCH // time, 1), _power_of_two(len(group)))
+        batch = min(TOKENS_PER_BATCH // time, _power_of_two(len(group)))
         for first in range(0, len(group), batch):
             chosen = group[first : first + batch]
             tokens = np.full((time + 1, batch), start, np.int32)

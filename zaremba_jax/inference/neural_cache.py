@@ -58,8 +58,7 @@ def neural_cache_nll(model: Model, ids: np.ndarray, config: CacheConfig) -> np.n
     While it is empty, the model's probability is used on its own.
 
     Raises:
-      InputError: the text has no token to predict, or an id that is not in the model's
-        vocabulary.
+      InputError: the text has no token to predict, or as for `Model.check_ids`.
     """
     model.check_ids(ids)
     predictor, predictions = model.predictor, count_predictions(ids)

@@ -3,8 +3,10 @@
 import numpy as np
 
 from zaremba_jax.data.units import UNITS, UNK
-from zaremba_jax.data.vocabulary import Vocabulary, listed
+from zaremba_jax.data.vocabulary import Vocabulary, listed, on_one_line
 from zaremba_jax.errors import InputError
+
+_SHOWN = 60  # characters of a text in an error message
 
 
 def prompt_ids(
@@ -26,8 +28,10 @@ def prompt_ids(
     end, tokens = vocabulary.line_end, vocabulary.tokenize(prompt)
     unknown, noun = vocabulary.unknown(tokens), UNITS[vocabulary.unit].noun
     if unknown and UNK not in vocabulary.words:
+        line = on_one_line(prompt)
+        shown = line[:_SHOWN] + "…" * (len(line) > _SHOWN)
         raise InputError(
-            f"{source}={prompt}: not among the {len(vocabulary)} {noun}s of the model:"
+            f"{source}={shown}: not among the {len(vocabulary)} {noun}s of the model:"
             f" {listed(unknown)}; leave them out"
         )
     if end is None and not tokens:

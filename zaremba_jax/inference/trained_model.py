@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from zaremba_jax import model
 from zaremba_jax.errors import MissingFileError
@@ -31,7 +30,7 @@ class Score(NamedTuple):
     @property
     def perplexity(self) -> float:
         """exp(nats per token); inf if it exceeds what a float holds."""
-        return perplexity(np.asarray(-self.log_probability / self.tokens))
+        return perplexity(-self.log_probability / self.tokens)
 
 
 class Model(model.Model):
@@ -57,7 +56,11 @@ class Model(model.Model):
         return cls(read.params, read.config, read.vocabulary)
 
     def save(self, path: str | Path) -> None:
-        """Writes the model as one file; errors as for `save_model`."""
+        """Writes the model as one file.
+
+        Raises:
+          InputError, OSError: as for `save_model`.
+        """
         save_model(path, self)
 
     def score(self, text: str) -> Score:
@@ -67,8 +70,8 @@ class Model(model.Model):
         first token, which does not count.
 
         Raises:
-          InputError: there is nothing to predict, or a token is unknown to a vocabulary without
-            `<unk>`.
+          InputError: there is nothing to predict, a token is unknown to a vocabulary without
+            `<unk>`, or as for `check_ids`.
         """
         ids, _ = prompt_ids(self.vocabulary, text, "text")
         nll = text_nll(self, ids)

@@ -154,7 +154,7 @@ class DeepRNN(nnx.Module):
         self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> Carry:
         """The zeros before the first step of inputs [*batch, features]; `rngs` is not used."""
-        (first, *_), count = self.params, len(self.layers)
+        first, count = self.layers[0].params, len(self.layers)
         hidden, dtype = len(first.recurrent_weights), first.bias.dtype
         return zero_carry(first.cell, count, hidden, input_shape, dtype)
 

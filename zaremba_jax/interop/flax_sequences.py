@@ -220,7 +220,7 @@ def zero_carry(
     cell: CellName, layers: int, features: int, input_shape: Sizes, dtype: DTypeLike
 ) -> Carry:
     """The carry of zeros for inputs [*batch, features], as `run_sequences` takes and returns it."""
-    zeros = jnp.zeros((*input_shape[:-1], features), at_least_float32(dtype)).astype(dtype)
+    zeros = jnp.zeros((*input_shape[:-1], features), dtype)
     names = CELLS[cell].carries
     carries = ((zeros,) * len(names) if len(names) > 1 else zeros,) * layers
     return carries if layers > 1 else carries[0]

@@ -39,10 +39,8 @@ def nnx_layer(cell: nnx.RNNCellBase) -> LayerParams:
     kind, gates = _kind_of(cell)
     if isinstance(cell, nnx.LSTMCell):
         # f's input map is `if_`, since `if` is a Python keyword.
-        parts = {f"{side}{gate}": f"{side}{gate}" for side in "ih" for gate in gates} | {
-            "if": "if_"
-        }
-        maps = {name: _affine(getattr(cell, attribute)) for name, attribute in parts.items()}
+        names = [f"{side}{gate}" for side in "ih" for gate in gates]
+        maps = {n: _affine(getattr(cell, "if_" if n == "if" else n)) for n in names}
     else:
         order = ("i", "f", "g", "o") if kind == "lstm" else gates
         maps = {

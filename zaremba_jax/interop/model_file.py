@@ -40,7 +40,9 @@ def save_model(path: str | Path, model: Model) -> None:
     configuration as in `config.json`, the vocabulary, and a hash of all of it.
 
     Raises:
-      InputError: the arrays do not match the configuration and the vocabulary.
+      InputError: the arrays do not match the configuration and the vocabulary, or the vocabulary
+        is one that `load_model` refuses, such as one with a word twice.
+      OSError: the file cannot be written.
     """
     write_whole(path, model_bytes(path, model))
 
@@ -49,12 +51,19 @@ def model_bytes(path: str | Path, model: Model) -> bytes:
     """The content of the file that `save_model` writes; arguments and errors as there."""
     arrays = named_arrays(model.params)
     checked_structure(path, arrays, model.config, model.vocabulary)
-    record = {
+    described = {
         "version": VERSION,
         "config": to_dict(model.config),
         "vocabulary": dataclasses.asdict(model.vocabulary),
     }
-    record["sha256"] = _digest(arrays, json.loads(json.dumps(record)))
+    record = json.loads(json.dumps(described))  # as it will be read
+    try:
+        vocabulary_from_dict(record["vocabulary"])
+    except InputError as error:
+        raise InputError(
+            f"{path}: could not be read again ({error}); give the model another vocabulary"
+        ) from None
+    record["sha256"] = _digest(arrays, record)
     return save(arrays, metadata={ENTRY: json.dumps(record)})
 
 

@@ -99,6 +99,9 @@ def init_members(
       seeds: one per member; their number is a multiple of the devices on the `member` axis.
       mesh: from `make_mesh`.
       params: what every member goes on from; None: each draws its own.
+
+    Raises:
+      InputError: as for `train.init_train_state`.
     """
     return _init(np.array(seeds, np.uint32), params, config, vocabulary_size, mesh)
 
@@ -120,6 +123,9 @@ def init_chunks(
       at_once: members trained together on each device.
       mesh: from `make_mesh`.
       params: as for `init_members`.
+
+    Raises:
+      InputError: as for `train.init_train_state`.
     """
     return tuple(
         init_members(config, vocabulary_size, [seeds[member] for member in chunk], mesh, params)

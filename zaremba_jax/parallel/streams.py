@@ -62,8 +62,8 @@ class BatchShare:
     def own(self, tree: Tree) -> Tree:
         """This device's copy of arrays that all devices have, such as parameters.
 
-        The gradient of a copy is that of this device's streams. Of what is common to all devices
-        jax would add the gradients up, in a `jax.shard_map` with `check_vma`.
+        The gradient of a copy is that of this device's streams. Without the copy, jax would sum the
+        gradients over devices in a `jax.shard_map` with `check_vma`.
         """
         if self.axis is None:
             return tree

@@ -8,7 +8,7 @@ from zaremba_jax.presets import QUICK
 
 def counts(layers, lag, **settings):
     size = {"cell": "tanh", "hidden_size": 6, "layers": layers, "init_scale": 0.5}
-    return count_masks(override(QUICK, **size, unroll=lag + 1, **settings), lag)
+    return count_masks(override(QUICK, **size, unroll=lag + 1, **settings))
 
 
 @pytest.mark.parametrize(("layers", "lag"), [(1, 0), (3, 8)])

@@ -5,11 +5,11 @@ import re
 import sys
 
 import pytest
+from absl.flags import FLAGS
 from invoke import assert_refused, run
 
 from experiments import ptb
 from experiments.cli.config_flags import config_from_flags
-from experiments.cli.program import FLAGS
 from experiments.training.written_files import write_json
 from zaremba_jax.config import settings, to_dict
 from zaremba_jax.presets import MEDIUM, PRESETS, QUICK
@@ -190,6 +190,10 @@ def test_own_text_makes_the_corpus_files(parsed):
     config, workdir = ptb.configure()
     assert to_dict(config) == to_dict(MEDIUM) | {"corpus": "files", "keep": "best"}
     assert workdir.path.name == "medium-corpus=files"
+    parsed("--layers=3")
+    told = ptb.configure()[1].path.name
+    parsed("--corpus=files")  # says no more than --train_file does
+    assert ptb.configure()[1].path.name == told == "medium-layers=3-corpus=files"
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,12 @@ def test_memory_that_does_not_suffice_is_one_line_with_what_takes_less(does, tel
     assert_refused(outcome, "not enough memory", telling, "--batch_size", status=1)
 
 
+def test_program_tells_its_versions():
+    outcome = run("--version")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert f"jax {jax.__version__}" in outcome.out
+
+
 def test_other_failures_of_the_device_are_not_taken_for_it():
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         run(program=program_that(lambda: fail_with("INTERNAL: a kernel is wrong")))

@@ -1,11 +1,12 @@
 import struct
 
+import numpy as np
 import pytest
 from matplotlib import pyplot
 from rich.console import Console
 
 from experiments.reports.figures import as_svg, write_picture
-from experiments.reports.run_figures import curves_figure, sweep_figure
+from experiments.reports.run_figures import curves_figure, mixtures_figure, sweep_figure
 
 HISTORY = [
     {
@@ -106,7 +107,7 @@ def test_axes_say_what_they_show():
     assert (upper.get_ylabel(), lower.get_ylabel()) == ("perplexity", "learning rate")
     assert lower.get_xlabel() == "epoch"
     final = "final: 82.50 on validation and 80.04 on test"
-    assert upper.get_title() == f"Penn Treebank, small\n{final}"
+    assert upper.get_title() == f"Penn Treebank, small, dropout=0.5\n{final}"
     assert lower.get_yscale() == "log"  # on which every decay is seen
 
 
@@ -115,13 +116,38 @@ def test_no_figure_is_left_open(tmp_path):
     assert pyplot.get_fignums() == []
 
 
+def test_title_has_what_makes_the_model_another_than_its_preset():
+    figure = figure_of(HISTORY, config={"name": "small", "corpus": "files", "dropout": 0.5})
+    assert figure.axes[0].get_title().startswith("Penn Treebank, small, dropout=0.5\n")
+
+
+def test_averages_have_their_spread_and_the_papers_figures():
+    mixtures = [
+        {"members": size, "valid_perplexity": 9.0 / size, "valid_spread": 0.5}
+        | {"test_perplexity": 8.0 / size, "test_spread": 0.25}
+        | {"paper_valid_perplexity": 7.0 if size == 2 else None, "paper_test_perplexity": None}
+        for size in (1, 2)
+    ]
+    (axes,) = mixtures_figure(SUMMARY | {"mixtures": mixtures}).axes
+    drawn = {bars.get_label(): bars for bars in axes.containers}
+    assert list(drawn) == ["validation", "test"]
+    for (label, bars), first, spread in zip(drawn.items(), (9.0, 8.0), (0.5, 0.25), strict=True):
+        line, _, (bar,) = bars.lines
+        assert line.get_xydata().tolist() == [[1, first], [2, first / 2]], label
+        ends = [segment[:, 1].tolist() for segment in bar.get_segments()]
+        assert ends == [[y - spread, y + spread] for y in (first, first / 2)]
+    (paper,) = (line for line in axes.lines if line.get_marker() == "D")
+    assert (paper.get_label(), paper.get_xydata().tolist()) == ("validation, paper", [[2, 7.0]])
+
+
 def sweep_of(values, best):
     members = {value: [60 + value, 62 + value] for value in values}
     lines = [
         {"setting": {"l2": value}, "members": [{"valid_perplexity": p} for p in members[value]]}
         for value in values
     ]
-    return {"corpus": "toy", "name": "quick", "settings": lines, "best": {"l2": best}}
+    what = {"corpus": "toy", "name": "quick", "config": {"name": "quick"}}
+    return what | {"settings": lines, "best": {"l2": best}}
 
 
 @pytest.mark.parametrize(
@@ -145,6 +171,25 @@ def test_one_bad_setting_does_not_flatten_a_sweep():
         assert lowest < 61.5
         assert (highest == top) if top else (bad < highest < 2 * bad)
         assert ("twice" in axes.get_ylabel()) == (top is not None)
+
+
+def test_sweep_of_two_rates_has_a_line_for_each_value_of_the_second_without_what_diverged():
+    sweep = sweep_of([0.5, 1.0], 0.5)
+    sweep["settings"] = [
+        {"setting": line["setting"] | {"dropout": rate}, "members": line["members"]}
+        for line in sweep["settings"]
+        for rate in (0.0, 0.25)
+    ]
+    sweep["best"]["dropout"] = 0.0
+    sweep["settings"][-1]["members"] = [{"excluded": "the loss became nan"}] * 2
+    sweep["config"] |= {"layers": 3, "dropout": 0.0, "l2": 0.5}
+    figure = sweep_figure(sweep)
+    assert figure.axes[0].get_title() == "toy, quick, layers=3"
+    whole, cut, _ = figure.axes[0].get_lines()
+    assert whole.get_ydata().tolist() == [61.5, 62.0]
+    assert cut.get_ydata()[0] == 61.5
+    assert np.isnan(cut.get_ydata()[1])
+    assert legend(figure) == ["dropout 0", "dropout 0.25", "best: l2 0.5, dropout 0"]
 
 
 def test_sweep_of_zero_and_powers_has_room_for_both():

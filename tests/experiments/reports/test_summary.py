@@ -13,6 +13,7 @@ from experiments.training.single_run import SingleRun
 from zaremba_jax.config import ComputeConfig, override, settings, to_dict
 from zaremba_jax.data.corpus import make_corpus, unigram_perplexity
 from zaremba_jax.data.loader import WindowLoader
+from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.data.windows import TextWindows
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.presets import PAPER_PERPLEXITIES, QUICK, SMALL
@@ -147,6 +148,7 @@ def rows(**figures):
     """The table's rows by their labels."""
     summary = {
         "name": "small",
+        "config": to_dict(SMALL),
         "corpus": "ours",
         "unit": "word",
         "valid_bits": 1.2344,
@@ -192,11 +194,33 @@ def test_table_shows_what_the_run_is_to_be_read_against():
     }
 
 
-@pytest.mark.parametrize(("alike", "paper"), [(True, ["100.4 / 96.1"]), (False, [])])
-def test_averages_stand_next_to_the_papers_if_all_are_its_model(alike, paper):
+@pytest.mark.parametrize(
+    ("other", "name", "paper"),
+    [
+        ({"seed": 1}, "small", ["100.4 / 96.1"]),
+        ({"dropout": 0.5}, "small and small-dropout=0.5", []),
+    ],
+)
+def test_averages_stand_next_to_the_papers_if_all_are_its_model(other, name, paper):
     corpus = make_corpus("ours", list("ab"), list("ab"), list("aba"))
     nll, file = np.log([[2.0, 2.0], [4.0, 4.0]]), io.StringIO()
-    summary = summarize_mixtures(SMALL, corpus, nll, nll + 1, [2], alike)
+    configs = [SMALL, override(SMALL, **other)]
+    summary = summarize_mixtures(configs, corpus, nll, nll + 1, [2])
     print_mixtures(Console(file=file, width=80), summary)
     assert re.findall(r"\d+\.\d / \d+\.\d", file.getvalue()) == paper
+    assert "bits" not in file.getvalue()
+    title, _, _ = file.getvalue().partition("┏")
+    assert " ".join(title.split()) == f"Perplexity: ours, {name}"
     assert re.search(r"2\.67\D+7\.25", file.getvalue())
+
+
+def test_averages_of_models_of_characters_have_bits_and_huge_perplexities_an_exponent():
+    vocabulary = Vocabulary(("a", "b", "c"), unit="char")
+    corpus = dataclasses.replace(CORPUS, vocabulary=vocabulary)
+    nll, file = np.log([[4.0, 4.0]]), io.StringIO()
+    summary = summarize_mixtures([QUICK], corpus, nll, nll * 50, [1])
+    assert (summary["unit"], summary["mixtures"][0]["valid_bits"]) == ("char", pytest.approx(2))
+    print_mixtures(Console(file=file, width=80), summary)
+    assert "bits per character" in file.getvalue()
+    assert "2.000 / 100.000" in file.getvalue()
+    assert "1.3e+30" in file.getvalue()

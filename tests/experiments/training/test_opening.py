@@ -22,7 +22,7 @@ def told(monkeypatch):
     def tell(*plugins):
         monkeypatch.setattr(opening, "accelerator_plugins", lambda: list(plugins))
         file = io.StringIO()
-        opening.print_device(Console(file=file, width=80))
+        opening.print_devices(Console(file=file, width=80), jax.device_count())
         return file.getvalue()
 
     return tell
@@ -35,6 +35,15 @@ def test_cpu_is_a_loud_warning_where_an_accelerator_could_be_used(told, monkeypa
     assert loud in told("xla_cuda12")
     monkeypatch.delenv("JAX_PLATFORMS")
     assert "the CPU is used: jax finds no such device" in told("xla_cuda12", "libtpu")
+
+
+def test_devices_that_stay_unused_are_told_apart(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    for used, told in ((8, "device: 8 × CPU, "), (1, "device: CPU, ")):
+        file = io.StringIO()
+        opening.print_devices(Console(file=file, width=80), used)
+        assert file.getvalue().startswith(told)
+        assert file.getvalue().endswith(" (of 8)\n") == (used == 1)
 
 
 def test_share_of_unknown_words_is_of_the_training_text():

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import invoke
 import numpy as np
 import pytest
 
@@ -46,11 +47,23 @@ def test_schedule_that_ends_at_rates_where_nothing_changes_is_said_before():
 
 def test_stalls_that_bring_the_rates_of_all_members_that_low_are_said_once():
     settings = {"epochs": 30, "constant_epochs": 1, "decay_when_stalled": 1}
-    said = [
-        bool(list(remarks.on_epoch(run_of(STALLED[:n], STALLED[1 : n + 1], **settings))))
-        for n in range(1, len(STALLED))
-    ]
-    assert said == [False] * 10 + [True]
+    for models, remedy in ((2, "give fewer --epochs"), (1, "--patience ends such a run")):
+        runs = (
+            run_of(*(STALLED[:n], STALLED[1 : n + 1])[:models], **settings)
+            for n in range(1, len(STALLED))
+        )
+        *before, last = (list(remarks.on_epoch(run)) for run in runs)
+        assert before == [[]] * 10
+        assert [line.endswith(remedy) for line in last] == [True]
+
+
+def test_program_says_so_where_its_rates_end_or_have_come_to_that(folder):
+    low = (*invoke.SINGLE, "--decay_divisor=2000", "--learning_rate=1e-30")
+    scheduled = invoke.run(*low, "--constant_epochs=1", "--epochs=2", "--workdir=scheduled")
+    assert scheduled.status == 0, scheduled.err
+    assert 0 < scheduled.out.index("from epoch 2 of 2 on, the") < scheduled.out.index("valid")
+    stalled = invoke.run(*low, "--decay_when_stalled=1", "--epochs=3", "--workdir=stalled")
+    assert stalled.out.count("from here on, the learning rate is below a thousandth") == 1
 
 
 def test_better_epoch_than_the_last_is_said_with_both_figures_unless_it_is_kept():
@@ -58,7 +71,9 @@ def test_better_epoch_than_the_last_is_said_with_both_figures_unless_it_is_kept(
     assert line.startswith("the validation estimate was 40.00 after epoch 3 and is 41.00 now: with")
     assert "--keep=best" in line
     (line,) = remarks.on_end(run_of([9.0, 8.0, 7.0, 7.0], GETS_WORSE, epochs=4))
-    assert "is 41.00 now (member 1, one of 1): with --keep=best" in line
+    assert "is 41.00 now (learning_rate 0.4): with --keep=best" in line
+    (line,) = remarks.on_end(run_of([*GETS_WORSE[:3], 42.0], GETS_WORSE, epochs=4))
+    assert "is 42.00 now (learning_rate 1; 2 got worse): with --keep=best" in line
     assert not list(remarks.on_end(run_of(GETS_WORSE, epochs=4, keep="best")))
     assert not list(remarks.on_end(run_of([*GETS_WORSE[:3], 40.3], epochs=4)))
 

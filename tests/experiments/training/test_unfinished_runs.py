@@ -1,5 +1,7 @@
 """The models of runs that were stopped, or still train."""
 
+import json
+import shutil
 import signal
 
 import jax
@@ -21,7 +23,13 @@ from model_examples import put_model
 from test_first_version import unpack
 
 from experiments import ensemble
-from experiments.cli.trained_models import load, load_models, parts, single_model
+from experiments.cli.trained_models import (
+    load,
+    load_models,
+    load_with_estimate,
+    parts,
+    single_model,
+)
 from experiments.training import unfinished_runs
 from experiments.training.run_folder import Workdir
 from experiments.training.written_files import write_json
@@ -72,7 +80,10 @@ def test_stopped_run_has_the_model_that_it_would_end_with(folder, stop_after, ca
         "run: is not finished; its model of epoch 1, the best after 1 of 2 epochs and a part of the"
         " next\n"
     )
-    (estimate,) = (line["valid_perplexity_estimate"] for line in metrics(workdir.path))
+    (line,) = metrics(workdir.path)
+    estimate = line["valid_perplexity_estimate"]
+    with workdir.metrics.open("a") as file:  # as if it had gone on and been killed
+        file.write(json.dumps(line | {"epoch": 2, "valid_perplexity_estimate": 3.2}) + "\n")
     outcomes = run_elsewhere(
         "experiments.export",
         ["--workdir=run", "--out=exported"],
@@ -139,6 +150,14 @@ def test_stopped_ensemble_has_its_members_and_a_sweep_has_none(
     write_json(Workdir("run").config, to_dict(CONFIG) | {"vary": "dropout=0_0.5"})
     with pytest.raises(InputError, match="holds a sweep, whose best setting is known at its end"):
         load_models(["run"])
+
+
+def test_model_within_an_epoch_has_no_estimate_unless_it_is_the_best(folder, stop_after):
+    for flags, names in ((SINGLE, []), (BEST, ["validation (an estimate after epoch 1 of 2;"])):
+        stop_after(PER_EPOCH + 1, *flags)
+        _, perplexities = load_with_estimate(single_model(["run"], "workdir"))
+        assert [name[:38] for name in perplexities] == [name[:38] for name in names]
+        shutil.rmtree(folder / "run")
 
 
 def test_checkpoint_of_the_first_version_has_no_vocabulary(tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from zaremba_jax.data import encoding as encoding_module
 from zaremba_jax.data import text_files
 from zaremba_jax.data.encoding import SPLITS, Encoding, read_corpus
-from zaremba_jax.data.units import EOS, UNITS, UNK
+from zaremba_jax.data.units import BYTES, EOS, UNITS, UNK
 from zaremba_jax.data.vocabulary import Vocabulary
 
 LINES = st.lists(
@@ -277,17 +277,23 @@ def test_encoding_outside_its_limits_is_refused(options, message):
         Encoding(**options)
 
 
+@pytest.mark.parametrize("words", [BYTES[::-1], BYTES[:100]], ids=["reversed", "too few"])
+def test_given_vocabulary_of_bytes_has_all_of_them_in_their_order(words):
+    with pytest.raises(ValueError, match=r"have all 256 bytes in their order, .*; leave it out"):
+        Encoding("byte", vocabulary=Vocabulary(words, "byte"))
+
+
 def test_cache_that_cannot_be_written_is_an_error_of_the_system(texts, tmp_path):
     (tmp_path / "encoded").write_text("a file in its way")
     with pytest.raises(OSError, match="encoded"):
         read_corpus("c", *texts, cache_dir=tmp_path)
 
 
-def test_every_byte_can_be_read_that_is_no_text(tmp_path):
+@pytest.mark.parametrize("vocabulary", [None, Vocabulary(BYTES, "byte")], ids=["own", "given"])
+def test_every_byte_can_be_read_that_is_no_text(tmp_path, vocabulary):
     (tmp_path / "bytes").write_bytes(bytes(itertools.chain(range(255, -1, -1))))
-    corpus = read_corpus(
-        "c", *[tmp_path / "bytes"] * 3, encoding=Encoding("byte"), cache_dir=tmp_path
-    )
+    encoding = Encoding("byte", vocabulary=vocabulary)
+    corpus = read_corpus("c", *[tmp_path / "bytes"] * 3, encoding=encoding, cache_dir=tmp_path)
     assert corpus.train.tolist() == list(range(255, -1, -1))
 
 

@@ -17,6 +17,7 @@ from zaremba_jax.config import CorpusName
 from zaremba_jax.data import published as published_module
 from zaremba_jax.data.published import PUBLISHED, SplitSource, data_dir_variable, load_published
 from zaremba_jax.data.units import UNITS
+from zaremba_jax.data.vocabulary import Vocabulary
 
 REAL = dict(PUBLISHED)
 
@@ -387,6 +388,14 @@ def test_rare_words_of_a_published_corpus_can_be_left_out(tmp_path, limits):
     put(tmp_path / "data")
     corpus = load_published("ptb", tmp_path / "data", **limits)
     assert corpus.vocabulary.decode(corpus.train[:4]) == ["the", "<unk>", "sat", "<eos>"]
+
+
+def test_given_vocabulary_takes_the_place_of_the_published_one(tmp_path):
+    put(tmp_path / "data")
+    given = Vocabulary(("<unk>", "dog", "sat", "<eos>"))
+    corpus = load_published("ptb", tmp_path / "data", vocabulary=given)
+    assert corpus.vocabulary == given
+    assert corpus.test.tolist() == [0, 1, 2, 3]
 
 
 def test_page_in_place_of_an_archive_is_not_kept(cache, network):

@@ -125,6 +125,14 @@ def test_files_are_named_alone_with_commas_or_by_globs(tmp_path, monkeypatch):
     assert names("c,d.txt") == ["c,d.txt"]
     assert names("e[1].txt") == ["e[1].txt"]
     assert len(names(tmp_path / "*.txt")) == 4
+    for folder in ("folder.txt", "folder.txt/deep", "folder.txt/deep/deeper"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "z.txt").write_text("text")
+    assert names("folder.txt/**/*.txt") == [
+        "folder.txt/deep/deeper/z.txt",
+        "folder.txt/deep/z.txt",
+        "folder.txt/z.txt",
+    ]
     many = [f"{'x' * 50}{n}" for n in range(100)]  # together longer than a path may be
     for name in many:
         (tmp_path / name).write_text("text")

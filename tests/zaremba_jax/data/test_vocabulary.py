@@ -119,9 +119,10 @@ def test_bytes_have_a_vocabulary_of_their_own_whatever_the_text():
         ({"min_count": 9}, "^vocab_size=0, min_count=9: leaves no word .*a lower min_count"),
         ({"unit": "byte", "vocab_size": 9}, "^vocab_size=9, .* has all 256; leave both out"),
         ({"unit": "byte", "min_count": 2}, "^vocab_size=0, min_count=2: .* has all 256; leave"),
+        ({"unit": "words"}, "^unit='words': must be one of word, char, byte"),
     ],
 )
-def test_limits_that_leave_nothing_are_refused(limits, message):
+def test_limits_that_leave_nothing_and_units_that_are_none_are_refused(limits, message):
     with pytest.raises(ValueError, match=message):
         Vocabulary.from_tokens(["a", "a", "b", EOS], **limits)
 

@@ -154,11 +154,13 @@ def test_ids_of_any_type_are_read_alike():
     ("setting", "reason"),
     [
         ({"rate": -1.0}, "dynamic_rate=-1.0: must be at least 0"),
-        ({"rule": "rms", "epsilon": 1e-50}, "dynamic_epsilon=1e-50: must be at least 1.2e-38 for"),
+        ({"rule": "rms", "epsilon": 1e-50}, "dynamic_epsilon=1e-50: must be at least 1.2e-38"),
         ({"rate": 1e39}, "dynamic_rate=1e+39: must be finite in float32 and at least 0"),
         ({"decay": 1.5}, "dynamic_decay=1.5: must be at least 0 and at most 1"),
         ({"segment": 0}, "dynamic_segment=0: must be at least 1"),
-        ({"rule": "rms", "epsilon": 0.0}, "dynamic_epsilon=0.0: must be at least 1.2e-38 for"),
+        ({"rule": "rms", "epsilon": 0.0}, "dynamic_epsilon=0.0: must be at least 1.2e-38"),
+        ({"rule": "rms", "epsilon": float("nan")}, "dynamic_epsilon=nan: must be finite"),
+        ({"epsilon": -1.0}, "dynamic_epsilon=-1.0: must be at least 0"),
     ],
     ids=str,
 )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from model_examples import make
 
 from zaremba_jax.data.vocabulary import Vocabulary
+from zaremba_jax.errors import InputError
 from zaremba_jax.inference.generation import (
     Sampling,
     filter_logits,
@@ -185,6 +186,12 @@ def test_sampling_that_leaves_no_token_is_refused():
         generate([model()], PROMPT, 1, sampling=none_left, key=jax.random.key(0))
 
 
+def test_tokens_that_are_left_out_may_come_in_a_list():
+    drawn = generate([model()], PROMPT, 9, sampling=Sampling(never=[1, 4]), key=jax.random.key(0))
+    assert not set(drawn[0]) & {1, 4}
+    assert Sampling(never=[1, 4]) == Sampling(never=(1, 4))
+
+
 def test_unk_is_left_out_unless_it_is_the_only_word():
     assert unknown_id(Vocabulary(("a", "<unk>"))) == (1,)
     assert unknown_id(Vocabulary(("<unk>",))) == unknown_id(WORDS) == ()
@@ -212,6 +219,16 @@ def test_models_of_different_words_are_refused():
     other = dataclasses.replace(model(), vocabulary=Vocabulary(tuple("abcdeg")))
     with pytest.raises(ValueError, match="different vocabularies: use models trained on one"):
         generate((model(), other), PROMPT, 1, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("words", ["abc", "abcdefgh"])
+def test_model_whose_vocabulary_is_not_its_parameters_is_refused(words):
+    vocabulary = Vocabulary(tuple(words))
+    fitting, other = make(0, vocabulary), dataclasses.replace(model(), vocabulary=vocabulary)
+    reason = f"a vocabulary of {len(words)} for an embedding of 6 rows: make the model with"
+    for models in ([other], [fitting, other]):
+        with pytest.raises(InputError, match=reason):
+            generate(models, np.array([1, 2]), 1, key=jax.random.key(0))
 
 
 def test_every_model_writes_in_its_own_precision(monkeypatch):

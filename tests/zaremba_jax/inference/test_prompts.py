@@ -25,6 +25,12 @@ def test_unknown_words_of_a_prompt_are_read_as_unk_and_told():
     [
         (("a", "<eos>"), "word", "a zebra", "^prompt=a zebra: not among the 2 words .*: zebra;"),
         (("a", "b"), "char", "añ", "not among the 2 characters of the model: ñ; leave them out"),
+        (
+            ("a", "b"),
+            "char",
+            "ab\n" * 999,
+            r"^prompt=(ab\\n){15}…: not among the 2 characters of the model: \\n \(999 times\); l",
+        ),
         (("a", "b"), "char", "", "no line ends to begin at; give a character"),
     ],
 )

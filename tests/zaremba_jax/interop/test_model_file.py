@@ -278,6 +278,14 @@ def test_model_that_could_not_be_read_again_is_not_written(tmp_path, changes):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("write", [save_model, save_folder])
+def test_model_with_a_word_twice_is_not_written(tmp_path, write):
+    model = dataclasses.replace(make(), vocabulary=Vocabulary(("the", "<eos>", "the", "<unk>")))
+    with pytest.raises(InputError, match=r"repeats the \(2 times\)\); give the model another"):
+        write(tmp_path / "model", model)
+    assert not list(tmp_path.iterdir())
+
+
 def test_single_and_double_precision_are_read_whatever_jax_is_set_to(tmp_path):
     for wide in (True, False):
         with jax.enable_x64(wide):

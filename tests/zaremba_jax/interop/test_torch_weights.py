@@ -1,4 +1,5 @@
 import functools
+import pickle
 import re
 import shlex
 import subprocess
@@ -140,6 +141,16 @@ def test_pickle_is_refused_with_the_line_that_converts_it(tmp_path, monkeypatch)
     np.testing.assert_array_equal(params.embedding, embedding.weight.detach())
 
 
+def test_pickle_of_an_old_torch_is_called_one_and_another_file_is_not(tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(pickle.dumps({}, protocol=2))  # as torch.save began files before zip archives
+    with pytest.raises(InputError, match=r"model\.pt: is a pickle, which can run code"):
+        read_torch_file(path)
+    path.write_bytes(b"PKZIP")
+    with pytest.raises(InputError, match=r"model\.pt: is not a whole safetensors file"):
+        read_torch_file(path)
+
+
 @pytest.mark.parametrize("changes", [{}, {"tie_weights": True}, {"embedding_size": 5}], ids=str)
 def test_whole_model_goes_to_torchs_names_and_back(changes):
     config = override(QUICK, layers=2, hidden_size=3, dropout=0.0, corpus="files", **changes)
@@ -149,6 +160,7 @@ def test_whole_model_goes_to_torchs_names_and_back(changes):
     restored = model_from_torch(state)
     jax.tree.map(np.testing.assert_array_equal, restored, params)
     assert infer_config(restored) == config
+    assert infer_config(restored, "char") == override(config, unit="char")
 
 
 def test_model_in_double_precision_stays_so(float64):
@@ -188,6 +200,14 @@ REFUSED = [
     (
         {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 2), "weight_hr_l0": (2, 4)},
         "weight_hr_l0: only a unidirectional torch.nn.LSTM, GRU or RNN without projections",
+    ),
+    (
+        {"weight_ih_l0": (16, 3, 1), "weight_hh_l0": (16, 4)},
+        "weight_ih_l0: has 3 dimensions, where torch's has 2; give an unmodified state_dict",
+    ),
+    (
+        {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4), "bias_ih_l0": (16, 1)},
+        "bias_ih_l0: has 2 dimensions, where torch's has 1; give an unmodified state_dict",
     ),
 ]
 
