@@ -25,8 +25,8 @@
 # `SOURCE` is where zaremba_jax is: the address of its repository, as `git clone` takes it, or the
 # path of a zip of it, such as `/content/drive/MyDrive/zaremba_jax.zip` on your Drive. `ACCELERATOR`
 # is `cuda` on a GPU and `tpu` on a TPU. `FLAGS` are those of `experiments.ptb`, which
-# `experiments/README.md` lists. The run lives in `WORKDIR`, on your Drive, which outlives the
-# runtime.
+# `experiments/README.md` lists; a file is named by its full path. The run lives in `WORKDIR`, on
+# your Drive, which outlives the runtime. A folder holds one run: with other `FLAGS`, name another.
 #
 # Anywhere but on Colab, leave `SOURCE` empty and skip the cells under *Install, on Colab*. There
 # the notebook trains `quick`, a small model on the built-in corpus. The outputs shown here are
