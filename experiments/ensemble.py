@@ -67,6 +67,7 @@ def main() -> None:
             valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
             summary = summarize_members(run, valid, test, sizes_from_flags(run.members))
         curves.results(run.step, summary["mixtures"][-1])
+    workdir.require_held()
     write_averages(summary, workdir, console)
 
 

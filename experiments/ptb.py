@@ -56,6 +56,7 @@ def write_results(run: SingleRun, workdir: Workdir, console: Console, curves: Cu
         summary = summarize(run, valid, test, FLAGS.mc_samples)
     if not FLAGS.mc_samples:
         summary |= monte_carlo_figures(workdir)
+    workdir.require_held()
     write_json(workdir.summary, summary)
     curves.results(run.step, summary)
     print_summary(console, summary)

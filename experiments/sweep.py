@@ -1,6 +1,7 @@
 """Trains a model for every combination of some rates: `python -m experiments.sweep --vary=…`."""
 
 import itertools
+import math
 import statistics
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from experiments.cli import program, training_flags
 from experiments.cli.config_flags import changes_from_flags
-from experiments.cli.ensemble_flags import prepare
+from experiments.cli.ensemble_flags import MOST_MEMBERS, prepare
 from experiments.cli.training_flags import configure, open_console, open_curves, train_by_flags
 from experiments.reports.figures import write_picture
 from experiments.reports.records import title_of
@@ -43,7 +44,13 @@ def main() -> None:
         raise InputError("--sizes: a sweep averages no models; leave it out")
     grid, seeds = grid_from_flags(FLAGS.vary or []), FLAGS.members or 1
     vary = "+".join(f"{name}={'_'.join(map(str, grid[name]))}" for name in grid)
-    config, workdir = configure(vary=vary, members=seeds)
+    if math.prod(map(len, grid.values())) * seeds > MOST_MEMBERS:
+        raise InputError(
+            f"--vary, --members: make more than {MOST_MEMBERS} models; give fewer values"
+        )
+    # No preset's own rate is one for Adam.
+    base = {name: values[0] for name, values in grid.items()} if FLAGS.optimizer == "adam" else {}
+    config, workdir = configure(base, vary=vary, members=seeds)
     configs, console = configs_of_grid(config, grid, seeds), open_console()
     run = prepare(config, configs, workdir, console, vary=vary, members=seeds)
     with open_curves(run, workdir, console) as curves:
@@ -55,10 +62,10 @@ def main() -> None:
             if line["setting"] == summary["best"]:
                 curves.results(run.step, mean_perplexities(line))
     workdir.require_held()
-    if not summary["best_members"]:
-        for path in workdir.members.glob("*.safetensors"):
-            path.unlink(missing_ok=True)  # left by a run of fewer epochs
     workdir.members.mkdir(exist_ok=True)
+    if not summary["best_members"]:
+        for member in range(run.members):
+            workdir.member(run.seed(member)).unlink(missing_ok=True)  # of a run of fewer epochs
     for member in summary["best_members"]:
         write_model(workdir.member(run.seed(member)), run.model(member))
     write_comparison(summary, workdir, console)

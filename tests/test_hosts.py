@@ -25,6 +25,7 @@ from invoke import (
 )
 
 from experiments import ensemble, ptb
+from experiments.cli import training_flags
 from zaremba_jax.checkpoint import CHECKSUMS_FILE
 
 OFTEN = "--checkpoint_minutes=0"
@@ -40,12 +41,17 @@ def reference(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def on_hosts(count, folder, *flags, command=ENSEMBLE):
-    """Starts `count` processes that run a program together; none outlives a failure."""
+def on_hosts(count, folder, *flags, command=ENSEMBLE, of_last=()):
+    """Starts `count` processes that run a program together; none outlives a failure.
+
+    The last has further flags.
+    """
     shared = (f"--coordinator_address=localhost:{free_port()}", f"--num_processes={count}", *flags)
     hosts = [
         invoke.start_python(
-            *(*command, f"--process_id={rank}", *shared), cwd=folder, JAX_PLATFORMS="cpu"
+            *(*command, f"--process_id={rank}", *shared, *(of_last if rank + 1 == count else ())),
+            cwd=folder,
+            JAX_PLATFORMS="cpu",
         )
         for rank in range(count)
     ]
@@ -180,6 +186,25 @@ def test_model_that_is_left_over_is_reproduced_on_two_hosts_too(folder):
     assert mixtures["seeds"] == [0, 1, 2]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["settings", "text", "samples_each_epoch"])
+def test_hosts_that_were_given_different_things_train_nothing(folder, what):
+    (folder / "other.txt").write_text((folder / "train.txt").read_text() * 2)
+    differing = {
+        "settings": ("--learning_rate=0.5",),
+        "text": ("--train_file=other.txt",),
+        "samples_each_epoch": ("--samples_each_epoch=1",),
+    }
+    with on_hosts(2, folder, of_last=differing[what]) as hosts:
+        ends = ends_of(hosts)
+    told = "differ between the hosts; give the same command and the same text on each"
+    for status, _, err in ends:
+        assert status == 2, err
+        assert err.startswith(f"error: {what}"), err
+        assert told in err
+    assert not (folder / "run").exists()
+
+
 def test_port_that_is_taken_is_refused(folder):
     with socket.create_server(("", 0)) as server:
         address = f"localhost:{server.getsockname()[1]}"
@@ -197,6 +222,7 @@ def test_cluster_that_is_none_is_refused_with_what_to_give_instead(folder, monke
 
 
 def test_process_without_a_device_in_the_run_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(training_flags, "require_alike", lambda **_: None)  # nobody answers
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     outcome = invoke.run(*SINGLE, program=ptb)
     assert_refused(outcome, "data_parallel=1: leaves 1 of 2 processes without a device", "give")

@@ -25,7 +25,8 @@ from zaremba_jax.whole_files import NO_SPACE_LEFT, naming, write_whole
 
 # One model's, or one per chunk of an ensemble.
 State = Any
-_SPECIAL_IN_ORBAX = frozenset("*?[]\\")  # characters of a path, for its globs and TensorStore
+# Characters of a path: for its globs, for TensorStore, and those that stand for bytes not of UTF-8.
+_SPECIAL_IN_ORBAX = frozenset("*?[]\\") | frozenset(map(chr, range(0xDC80, 0xDD00)))
 _NO_SPACE = tuple(map(os.strerror, NO_SPACE_LEFT))
 _UNFINISHED = "*.orbax-checkpoint-tmp*"  # names of folders that Orbax renames when complete
 MAX_TO_KEEP = 2  # the newest, and one to fall back on
@@ -105,6 +106,7 @@ def restore(
 
     Raises:
       DamagedCheckpointError: there are completed checkpoints, but none is intact.
+      OSError: the system cannot read a file that is there, and may be intact.
     """
     if not Path(directory).is_dir():
         return None
@@ -231,11 +233,16 @@ def _newest_intact(directory: str | Path, steps: list[int]) -> int | None:
 
 
 def _is_intact(folder: Path) -> bool:
+    """Whether its files are as they were written; there may be more, which file managers add."""
     try:
-        written = read_json_object(folder / CHECKSUMS_FILE)
-        # There may be more: the file itself, and what file managers add.
-        return written.items() <= _checksums(folder).items()
-    except (OSError, ValueError, TypeError):
+        with naming(folder):
+            written = read_json_object(folder / CHECKSUMS_FILE)
+            return all(
+                zlib.crc32(Path(folder, name).read_bytes()) == checksum
+                for name, checksum in written.items()
+            )
+    # Not any error of the system: what cannot be read now may be intact.
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
         return False
 
 
@@ -272,7 +279,8 @@ def _path_for_orbax(path: Path) -> Iterator[Path]:
     """The path, or a link to it if Orbax would misread a character of it.
 
     Orbax takes the path as a pattern when it merges what the processes wrote, and merges nothing,
-    without an error, if the path has brackets. TensorStore refuses backslashes.
+    without an error, if the path has brackets. TensorStore refuses backslashes, and what is not
+    UTF-8.
     """
     if _SPECIAL_IN_ORBAX.isdisjoint(str(path)):
         yield path

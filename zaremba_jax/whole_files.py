@@ -57,7 +57,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Tells with errors of the system what was being written; a full disk does not say where.
+    """Tells with errors of the system what was being written or read; a full disk does not say.
 
     Raises:
       OSError: the block raised it; it names a file, and not the partial one of the path.

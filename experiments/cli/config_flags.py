@@ -1,5 +1,6 @@
 """A flag for each setting of the configuration, with its choices and limits."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -63,10 +64,12 @@ def _define_setting(name: str, setting: Setting) -> None:
         flags.DEFINE_bool(name, None, told)
 
 
-def config_from_flags() -> tuple[Config, dict[str, int | float | str | None]]:
-    """The preset with the flags' overrides, and those overrides."""
+def config_from_flags(
+    base: Mapping[str, float] | None = None,
+) -> tuple[Config, dict[str, int | float | str | None]]:
+    """The preset, with `base` in place of its own values, under the flags' overrides; and those."""
     changes = changes_from_flags()
-    return override(PRESETS[FLAGS.config], **changes), changes
+    return override(PRESETS[FLAGS.config], **{**(base or {}), **changes}), changes
 
 
 def changes_from_flags() -> dict[str, int | float | str | None]:

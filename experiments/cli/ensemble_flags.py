@@ -25,6 +25,8 @@ from zaremba_jax.errors import InputError
 from zaremba_jax.model import Model
 from zaremba_jax.parallel.mesh import MEMBER, make_mesh
 
+MOST_MEMBERS = 100_000
+
 with flag_group("many models"):
     flags.DEFINE_integer(
         "members",
@@ -32,6 +34,7 @@ with flag_group("many models"):
         "models to train, with consecutive seeds from --seed (default: 10; for the paper's table,"
         " as many as in the paper; in a sweep, one per combination)",
         lower_bound=1,
+        upper_bound=MOST_MEMBERS,
     )
     flags.DEFINE_list(
         "sizes",

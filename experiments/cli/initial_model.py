@@ -56,12 +56,16 @@ def initial_model(config: Config) -> Model | None:
     """The model that `--init_from` names, if it does.
 
     Raises:
-      InputError: it has other sizes than the configuration, or cannot read its text.
+      InputError: it has other sizes than the configuration, cannot read its text, or is no longer
+        the model of the configuration.
     """
     path = FLAGS.init_from
     if path is None:
         return None
-    model = load(single_model([path], "init_from"))
+    source = single_model([path], "init_from")
+    model = load(source)
+    if _fingerprint(source) != config.init_from:
+        raise InputError(f"--init_from={path}: changed while it was read; give the command again")
     try:
         _check_sizes(model.config.model, config.model)
         Encoding(config.unit, vocabulary=model.vocabulary)

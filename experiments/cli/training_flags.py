@@ -1,6 +1,7 @@
 """Flags of the training programs: the settings, the folder, and how the run is trained."""
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from experiments.cli.initial_model import with_initial_model
 from experiments.cli.text_flags import with_text_settings
 from experiments.training.curves import Board, Curves
 from experiments.training.environment import device_memory
+from experiments.training.hosts import require_alike
 from experiments.training.kernel_choice import choose_kernel, local_workload
 from experiments.training.loop import train
 from experiments.training.opening import print_devices, print_run
@@ -71,6 +73,13 @@ with flag_group("folder and reports"):
 flags.adopt_module_key_flags(host_flags)
 
 
+# What all hosts need alike, besides the settings and the text.
+_OF_ALL_HOSTS = (
+    *("vary", "members", "members_at_once", "data_parallel"),
+    *("chunk", "samples_each_epoch", "tensorboard", "wandb"),
+)
+
+
 def open_console(devices: int | None = None) -> Console:
     """Joins the run's other processes, if any, and says on how many devices the run computes.
 
@@ -91,13 +100,13 @@ def _is_installed(package: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def configure(**more: object) -> tuple[Config, Workdir]:
+def configure(base: Mapping[str, float] | None = None, **more: object) -> tuple[Config, Workdir]:
     """The configuration and the working directory that the flags specify.
 
-    `more` are settings of a program besides the configuration's; the default directory is named
-    after them too.
+    `base` are settings to use in place of the preset's. `more` are settings of a program besides
+    the configuration's; the default directory is named after them too.
     """
-    config, changes = config_from_flags()
+    config, changes = config_from_flags(base)
     config = with_initial_model(with_text_settings(config, changes), changes)
     if config.corpus == "files":  # last, whether --corpus says so too or --train_file alone
         changes.pop("corpus", None)
@@ -143,6 +152,8 @@ def with_kernel(
 
     Of the `resident` models that stay on a device, it trains `members` together.
     """
+    given = {name: FLAGS[name].value for name in _OF_ALL_HOSTS if name in FLAGS}
+    require_alike(settings=to_dict(config), text=corpus.fingerprint, **given)
     _require_memory(config, len(corpus.vocabulary), resident)
     workload = local_workload(
         config, len(corpus.vocabulary), members=members, data_parallel=FLAGS.data_parallel

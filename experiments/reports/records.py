@@ -6,14 +6,14 @@ import functools
 import operator
 import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 from experiments.training.history import read_lines
 from experiments.training.identity import canonical_config
 from experiments.training.run_folder import Workdir
-from zaremba_jax.config import Config, override, to_dict
+from zaremba_jax.config import Config, to_dict
 from zaremba_jax.errors import InputError
 from zaremba_jax.interop.model_folder import is_model_folder
 from zaremba_jax.json_text import read_json_object
@@ -96,9 +96,11 @@ class Record:
         """
         _ = self.seeds
         if self.summary:
-            _ = self.perplexities, self.summary["device"]
+            _ = self.perplexities
+            if not isinstance(device := self.summary["device"], str):
+                raise TypeError(f"device is {device!r}")
         for line in self.history:
-            _ = [line[name] for name in ("train_perplexity", "words_per_second", "seconds")]
+            _ = [float(line[name]) for name in ("train_perplexity", "words_per_second", "seconds")]
         # Of many models, earlier versions did not tell; they have no `--patience`.
         epochs = self.summary.get("epochs", self.config.train.epochs)
         lacking = epochs - len(self.history)
@@ -179,17 +181,18 @@ def model_name(config: Config) -> str:
     return "-".join((config.name, *_changes(config)))
 
 
-def _changes(config: Config) -> list[str]:
-    preset, settings = to_dict(PRESETS[config.name]), to_dict(canonical_config(config))
-    return [f"{name}={value}" for name, value in settings.items() if value != preset[name]]
-
-
 def title_of(summary: dict[str, Any]) -> str:
     """The text of a summary, and its model: the preset, and what all its models have changed."""
-    changes = []
-    if summary["config"] is not None:
-        config = from_dict(summary["config"])
-        preset = to_dict(PRESETS[config.name])
-        varied = summary["settings"][0]["setting"] if "settings" in summary else ()
-        changes = _changes(override(config, **{name: preset[name] for name in ("corpus", *varied)}))
+    told = {"corpus", *(summary["settings"][0]["setting"] if "settings" in summary else ())}
+    of_one = summary["config"] is not None
+    changes = _changes(from_dict(summary["config"]), besides=told) if of_one else []
     return ", ".join((summary["corpus"], summary["name"], *changes))
+
+
+def _changes(config: Config, besides: Container[str] = ()) -> list[str]:
+    preset, settings = to_dict(PRESETS[config.name]), to_dict(canonical_config(config))
+    return [
+        f"{name}={value}"
+        for name, value in settings.items()
+        if value != preset[name] and name not in besides
+    ]

@@ -77,8 +77,9 @@ def training_record(run: Run) -> dict[str, Any]:
     return {
         "words_per_second": float(np.median(speeds)),
         "seconds": run.journal.seconds,
-        **run.journal.provenance,
+        # Of the process that trained last, which earlier versions did not tell.
         **environment(run.devices),
+        **run.journal.provenance,
     }
 
 

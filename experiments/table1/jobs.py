@@ -97,6 +97,7 @@ def record_job(run: Run, summary_of: SummaryOf, workdir: Workdir, results: Path)
     live = run.journal.live
     seeds = np.array([run.all_configs[index].seed for index in live])
     rows = {"valid": np.atleast_2d(valid)[live], "test": np.atleast_2d(test)[live]}
+    workdir.require_held()
     write_arrays(workdir.nll, seeds=seeds, **rows)
     write_json(workdir.summary, summary)
     _leave_record(workdir, results, summary)

@@ -21,7 +21,7 @@ class Journal:
     epoch_seconds: float = 0.0  # spent training in this epoch
     seconds: float = 0.0  # spent training and evaluating since the run first began
     history: Records = dataclasses.field(default_factory=list)  # one per epoch
-    # Of the process that trained last: `provenance` and `peak_memory`.
+    # Of the process that trained last: `provenance`, `environment` and `peak_memory`.
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     # Why a model diverged, by its index.
     excluded: dict[int, str] = dataclasses.field(default_factory=dict)

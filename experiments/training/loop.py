@@ -6,17 +6,16 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from rich.console import Console
 
 from experiments.endings.errors import ProgramEndError
 from experiments.endings.signals import deferred_signals
 from experiments.training import remarks
 from experiments.training.curves import Curves
+from experiments.training.environment import environment
 from experiments.training.epoch_display import EpochDisplay
 from experiments.training.history import EpochFiles
+from experiments.training.hosts import largest_over_hosts
 from experiments.training.provenance import peak_memory, provenance
 from experiments.training.resumption import Saves
 from experiments.training.run import Run, gates, is_finished, position
@@ -76,7 +75,7 @@ def train(
     epoch_files = EpochFiles(workdir, run.journal.history)
     if not is_finished(run):
         workdir.summary.unlink(missing_ok=True)  # left by a run of fewer epochs
-        run.journal.provenance = provenance()
+        run.journal.provenance = provenance() | environment(run.devices)
     say(console, remarks.on_schedule(run))
     saves, standstills = Saves(run, workdir, checkpoint_minutes), StandstillNews()
     with (
@@ -107,9 +106,9 @@ def train(
                 say(console, [*standstills.of_epoch(run), *remarks.on_epoch(run)])
             if number:  # only now, after the save that the message reports
                 raise InterruptedRunError(run, workdir, number)
-        (number,) = largest_over_hosts(first_signal())
-        if number:  # it came while the last checkpoint was written
-            raise InterruptedRunError(run, workdir, number)
+    (number,) = largest_over_hosts(first_signal())
+    if number:  # it came while the last checkpoint was written, or the bar taken away
+        raise InterruptedRunError(run, workdir, number)
     say(console, remarks.on_end(run))
 
 
@@ -142,10 +141,3 @@ def finish_epoch(run: Run) -> dict[str, Any]:
         run.keep_best()
     run.journal.provenance |= peak_memory()
     return run.journal.history[-1]
-
-
-def largest_over_hosts(*numbers: int) -> list[int]:
-    """The maximum of each number over the hosts, so that all decide alike."""
-    if jax.process_count() == 1:
-        return list(numbers)
-    return multihost_utils.process_allgather(np.array(numbers)).max(axis=0).tolist()

@@ -6,12 +6,11 @@ import math
 import os
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from experiments.training.environment import device_memory, device_name
 from experiments.training.run import Run
-from zaremba_jax.data.corpus import Corpus, in_blocks
+from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.units import UNITS, UNK
 from zaremba_jax.model import count_params, param_shapes
 from zaremba_jax.parallel.members import memory_needed
@@ -44,7 +43,8 @@ def print_run(run: Run, console: Console) -> None:
     """Says how large the text and the models are, and how much memory a device needs for them."""
     corpus, train = run.corpus, run.config.train
     noun = UNITS[corpus.vocabulary.unit].noun
-    unknown = f", {unknown_share(corpus):.1%} {UNK}" if UNK in corpus.vocabulary.words else ""
+    share = unknown_share(corpus)
+    unknown = "" if share is None else f", {share:.1%} {UNK}"
     epochs = "1 epoch" if train.epochs == 1 else f"{train.epochs} epochs"
     console.print(
         f"text: {corpus.name}, {len(corpus.train):,} {noun}s, {len(corpus.vocabulary):,} types"
@@ -62,12 +62,10 @@ def print_run(run: Run, console: Console) -> None:
     )
 
 
-def unknown_share(corpus: Corpus) -> float:
-    """The share of `<unk>` in the training text."""
-    unknown = corpus.vocabulary.words.index(UNK)
-    return sum(int(np.sum(block == unknown)) for block in in_blocks(corpus.train)) / len(
-        corpus.train
-    )
+def unknown_share(corpus: Corpus) -> float | None:
+    """The share of `<unk>` in the training text; None if the vocabulary has none."""
+    counts, words = corpus.counts, corpus.vocabulary.words
+    return counts[words.index(UNK)] / len(corpus.train) if UNK in words else None
 
 
 def _size(nbytes: float) -> str:

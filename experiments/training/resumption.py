@@ -112,7 +112,9 @@ def _require_checkpoint_of(run: Run, record: dict[str, Any], workdir: Workdir) -
         [checkpoint_settings(settings) for settings in of_models]
         for of_models in (record["configs"], map(to_dict, run.all_configs))
     )
-    if len(saved) != len(wanted) or any(map(differing_settings, saved, wanted)):
+    same_program = ("chunks" in record["layout"]) == ("chunks" in run.layout)
+    same_models = len(saved) == len(wanted) and not any(map(differing_settings, saved, wanted))
+    if not (same_program and same_models):
         raise InputError(
             f"{workdir.path}: has checkpoints of another configuration; give the flags of that"
             " run, or name another --workdir"

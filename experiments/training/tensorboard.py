@@ -10,6 +10,7 @@ import numpy as np
 
 from zaremba_jax.whole_files import naming
 
+_PREFIX = "events.out.tfevents"
 _SECONDS_UNSEEN = 30  # at most, until a point is on the disk
 
 
@@ -38,10 +39,11 @@ class TensorBoard:
 
         with naming(self._folder):
             self._folder.mkdir(exist_ok=True)
-            # TensorBoard reads files in the order of their names; within a second, the step
-            # decides it.
-            origin = f"{int(time.time())}.{socket.gethostname()}.{self._step:012}"
-            self._writer = RecordWriter(str(self._folder / f"events.out.tfevents.{origin}"))
+            # TensorBoard reads files in the order of their names, whatever the clock says.
+            stamps = [path.name.split(".")[3] for path in self._folder.glob(f"{_PREFIX}.*")]
+            after = [int(stamp) + 1 for stamp in stamps if stamp.isdecimal()]
+            origin = f"{max([int(time.time()), *after])}.{socket.gethostname()}.{self._step:012}"
+            self._writer = RecordWriter(str(self._folder / f"{_PREFIX}.{origin}"))
         self._write(0, file_version="brain.Event:2")
         self._write(self._step + 1, session_log={"status": "START"})
         for summary in hparams(dict(settings), {"loss/valid_perplexity_estimate": 0.0})[:2]:

@@ -326,6 +326,7 @@ def test_members_at_once_leave_room_for_the_text(share):
 
 BAD_FLAGS = [
     (["--members=0"], ["members=0", "see --help"]),
+    (["--members=200000000"], ["members=200000000", "see --help"]),
     (["--members_at_once=0"], ["members_at_once=0", "see --help"]),
     (["--members=3", "--sizes=1,4"], ["--sizes=4: there are 3 members; give numbers from 1 up"]),
     (["--sizes=two"], ["--sizes=two", "give numbers"]),

@@ -13,6 +13,7 @@ from absl.flags import FLAGS
 from invoke import CONFIG, SINGLE, TEXT, WORDS, assert_refused, assert_same_run, run, run_elsewhere
 from model_examples import put_model
 
+from experiments.cli import initial_model
 from experiments.cli.training_flags import configure
 from experiments.training import single_run
 from experiments.training.run_folder import Workdir
@@ -60,6 +61,19 @@ def test_run_goes_on_from_a_model_and_resumes_to_the_bit(base, monkeypatch, ctrl
     assert_same_run(Path("run"), Path("straight"))
     save("moved/its.safetensors", init_scale=0.2)
     assert_refused(run(*GO_ON, same_content, "--workdir=run"), "init_from (", "there", "here")
+
+
+def test_model_that_changes_while_a_run_begins_is_refused(base, monkeypatch):
+    load = initial_model.load
+
+    def loaded(source):
+        model = load(source)
+        save("base/model.safetensors", init_scale=0.2)
+        return model
+
+    monkeypatch.setattr(initial_model, "load", loaded)
+    assert_refused(run(*GO_ON, "--workdir=run"), "--init_from=base: changed while it was read;")
+    assert not Path("run").exists()
 
 
 def test_default_folder_is_named_after_model_and_word_list(base):

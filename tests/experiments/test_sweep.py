@@ -1,6 +1,7 @@
 """The sweep program: models of different rates side by side, each as it would be alone."""
 
 import itertools
+import shutil
 import signal
 import sys
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ BAD_FLAGS = [
     (["--vary=dropout=0.1", "--dropout=0.5"], ["--vary=dropout=0.1: dropout is given twice"]),
     (["--vary=dropout=1.5"], ["dropout=1.5: must be"]),
     (["--vary=dropout=0.1", "--sizes=1"], ["--sizes: a sweep averages no models"]),
+    (["--vary=dropout=0,0.1", "--members=60000"], ["--vary, --members: make more than 100000 mod"]),
     (["--vary=dropout=0.1", "--patience=2"], ["patience=2: models that train side by side end"]),
 ]
 
@@ -118,7 +120,15 @@ def test_sweep_without_a_best_setting_leaves_no_model_of_fewer_epochs(folder, mo
     flags = (*SWEPT, "--vary=dropout=0,0.25", "--workdir=sweep")
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # nothing is drawn
     assert run(*flags).status == 0
-    assert list((folder / "sweep" / "members").iterdir())
+    (own,) = (folder / "sweep" / "members").iterdir()
+    kept = shutil.copy(own, own.with_name("mine.safetensors"))
     monkeypatch.setattr(sweep, "setting_perplexities", lambda setting, split: [])
     assert run(*flags).status == 0
-    assert not list((folder / "sweep" / "members").iterdir())
+    assert list((folder / "sweep" / "members").iterdir()) == [kept]
+
+
+def test_rates_of_adam_can_be_tried(folder):
+    flags = ("--optimizer=adam", "--vary=learning_rate=0.001,0.002", "--workdir=sweep")
+    outcome = run(*SWEPT, *flags, "--epochs=1")
+    assert outcome.status == 0, outcome.err
+    assert len(summary_of(folder / "sweep")["settings"]) == 2

@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import gc
 import os
+import pathlib
 import resource
 from unittest import mock
 
@@ -117,6 +118,22 @@ def test_when_all_are_damaged_the_error_says_so_and_nothing_is_removed(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
+def test_checkpoint_that_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for step in (1, 2):
+        save(tmp_path, step, state_at(step), {"step": step})
+    with monkeypatch.context() as failing:
+        failing.setattr(pathlib.Path, "read_bytes", fail)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)) as error:
+            restore(tmp_path, make_template)
+    assert error.value.filename == str(tmp_path / "2")
+    restored = restore(tmp_path, make_template)
+    assert restored is not None
+    assert restored.record == {"step": 2}
+
+
 def test_no_checkpoint_is_none_and_makes_no_directory(tmp_path):
     assert restore(tmp_path / "absent", make_template) is None
     assert not (tmp_path / "absent").exists()
@@ -212,7 +229,7 @@ def test_disk_that_is_full_is_said_and_leaves_what_was_saved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["my [v2] run", "c[d]", "a\\b", "what? *", "é 日 $HOME {a,b}#%41~"]
+    "name", ["my [v2] run", "c[d]", "a\\b", "what? *", "é 日 $HOME {a,b}#%41~", "caf\udce9"]
 )
 def test_path_may_have_any_character(tmp_path, name):
     for step in (1, 2):

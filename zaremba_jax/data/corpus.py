@@ -40,6 +40,14 @@ class Corpus:
                 digest.update(block.astype("<i4").tobytes())
         return digest.hexdigest()
 
+    @functools.cached_property
+    def counts(self) -> np.ndarray:
+        """How often each type occurs in the training text, int64 [types]."""
+        counts = np.zeros(len(self.vocabulary), np.int64)
+        for block in in_blocks(self.train):
+            counts += np.bincount(block, minlength=len(counts))
+        return counts
+
 
 def in_blocks(ids: np.ndarray) -> Iterator[np.ndarray]:
     """Yields the ids in order, in blocks of bounded size."""
@@ -84,9 +92,7 @@ def unigram_perplexity(corpus: Corpus, split: Literal["valid", "test"] = "test")
     each token occurs. None if it is infinite because a token of the text never
     occurs in the training text, as may happen with bytes.
     """
-    counts = np.zeros(len(corpus.vocabulary), np.int64)
-    for block in in_blocks(corpus.train):
-        counts += np.bincount(block, minlength=len(counts))
+    counts = corpus.counts
     of_text = counts[getattr(corpus, split)[1:]]
     if not of_text.all():
         return None

@@ -110,8 +110,8 @@ def read_corpus(
 
     Raises:
       MissingFileError: a file is missing.
-      InputError: a file is named twice, damaged or not UTF-8, a text is empty or has
-        tokens outside a vocabulary without `<unk>`, or fractions leave a text without a line.
+      InputError: a file is named twice, damaged, not UTF-8 or changed meanwhile, a text is empty or
+        has tokens outside a vocabulary without `<unk>`, or fractions leave a text without a line.
       OSError: the cache cannot be written.
     """
     given = dict(zip(SPLITS, (train, valid, test), strict=True))
@@ -153,23 +153,31 @@ def encode(
     Raises:
       InputError, OSError: as for `read_corpus`.
     """
-    folder = Path(cache_dir or default_cache_dir()) / "encoded" / _key(texts, encoding)
+    hashes = _hashes(texts)
+    folder = Path(cache_dir or default_cache_dir()) / "encoded" / _key(texts, encoding, hashes)
     corpus = _load(name, folder)
     if corpus is None:
-        _write(texts, encoding, folder)
+        _write(texts, encoding, folder, hashes)
         corpus = _load(name, folder)
     if corpus is None:
         raise OSError(f"{folder}: what was just written cannot be read; name another cache_dir")
     return corpus
 
 
-def _key(texts: Sequence[Pieces], encoding: Encoding) -> str:
-    """Tells contents and encodings apart; each file is hashed once, however many its pieces."""
-    files = {dataclasses.replace(piece, start=0, stop=None) for text in texts for piece in text}
-    hashes = {(file.path, file.member): content_hash(file) for file in files}
+def _hashes(texts: Sequence[Pieces]) -> dict[Piece, str]:
+    """A hash of each file, however many its pieces."""
+    files = {_whole(piece) for text in texts for piece in text}
+    return {file: content_hash(file) for file in files}
+
+
+def _whole(piece: Piece) -> Piece:
+    return dataclasses.replace(piece, start=0, stop=None)
+
+
+def _key(texts: Sequence[Pieces], encoding: Encoding, hashes: Mapping[Piece, str]) -> str:
+    """Tells contents and encodings apart."""
     described = [
-        [(hashes[piece.path, piece.member], piece.start, piece.stop) for piece in text]
-        for text in texts
+        [(hashes[_whole(piece)], piece.start, piece.stop) for piece in text] for text in texts
     ]
     listed = json.dumps([_VERSION, encoding.key, described])
     return hashlib.sha256(listed.encode()).hexdigest()
@@ -193,7 +201,9 @@ def _mapped(name: str, folder: Path, record: Mapping[str, Any]) -> Corpus:
     return Corpus(name, Vocabulary(tuple(record["words"]), record["unit"]), train, valid, test)
 
 
-def _write(texts: Sequence[Pieces], encoding: Encoding, folder: Path) -> None:
+def _write(
+    texts: Sequence[Pieces], encoding: Encoding, folder: Path, hashes: Mapping[Piece, str]
+) -> None:
     """Counts the training text, encodes all three, and moves them into place together."""
     with partial_folder(folder.parent) as partial, naming(folder.parent):
         vocabulary = _count(texts[0], encoding)
@@ -210,7 +220,15 @@ def _write(texts: Sequence[Pieces], encoding: Encoding, folder: Path) -> None:
         }
         record["fingerprint"] = _mapped("", partial, record).fingerprint
         (partial / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+        _check_unchanged(hashes)
         _move(partial, folder)
+
+
+def _check_unchanged(hashes: Mapping[Piece, str]) -> None:
+    """Raises InputError if a file is not what it was: its ids belong to no entry of the cache."""
+    for file, before in hashes.items():
+        if content_hash(file) != before:
+            raise InputError(f"{file}: changed while it was read; give the command again")
 
 
 def _move(partial: Path, folder: Path) -> None:

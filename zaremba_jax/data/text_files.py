@@ -138,8 +138,7 @@ def _opened(piece: Piece) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, stack.enter_context(member))
             return
         source = 0 if piece.path == _STANDARD_INPUT else piece.path  # a socket has no other name
-        with naming(piece.path):
-            file = stack.enter_context(open(source, "rb", closefd=source != 0))
+        file = stack.enter_context(open(source, "rb", closefd=source != 0))
         if file.peek(2)[:2] == _GZIP:
             yield cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=file)))
         else:
@@ -153,7 +152,7 @@ def read_bytes(piece: Piece) -> Iterator[bytes]:
       InputError: a compressed file is damaged.
     """
     try:
-        with _opened(piece) as file:
+        with naming(piece.path), _opened(piece) as file:
             if piece.start:  # a stream cannot seek
                 file.seek(piece.start)
             offset = piece.start

@@ -134,16 +134,17 @@ class _Words(Unit):
 
 def _without_written_ends(blocks: Iterable[str], piece: Piece) -> Iterator[str]:
     """The same blocks; errors as for `Unit.read`."""
-    before = ""
+    before = "\n"
     for block in blocks:
         seen = before + block
-        if EOS in seen and (found := _WRITTEN_END.search(seen)):
+        # From 1: the first character tells only whether a word begins after it.
+        if EOS in seen and (found := _WRITTEN_END.search(seen, 1)):
             line = seen[seen.rfind("\n", 0, found.start()) + 1 : found.start()]
             raise InputError(
                 f"{piece}: the line '{line[-60:]}{EOS}' ends in {EOS}, which its end becomes by"
                 f" itself, so that there would be two; remove {EOS} from the ends of lines"
             )
-        before = seen[-_LONGEST_END:]
+        before = seen[-_LONGEST_END - 1 :]
         yield block
 
 

@@ -63,7 +63,7 @@ def model_bytes(path: str | Path, model: Model) -> bytes:
         raise InputError(
             f"{path}: could not be read again ({error}); give the model another vocabulary"
         ) from None
-    record["sha256"] = _digest(arrays, record)
+    record["sha256"] = digest(arrays, record)
     return save(arrays, metadata={ENTRY: json.dumps(record)})
 
 
@@ -104,20 +104,20 @@ def described_by(
             " version of zaremba_jax"
         ) from None
     is_whole = record.keys() == {"version", "config", "vocabulary"}
-    if not is_whole or written not in (None, _digest(arrays, record)):
+    if not is_whole or written not in (None, digest(arrays, record)):
         raise InputError(
             f"{path}: was damaged after it was written; copy it again from where it was"
         )
     return described
 
 
-def _digest(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> str:
+def digest(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any] = {}) -> str:
     """A hash of arrays and their description, as read from JSON."""
     shapes = {name: [array.dtype.str, *array.shape] for name, array in arrays.items()}
-    digest = hashlib.sha256(json.dumps([shapes, record], sort_keys=True).encode())
+    hashed = hashlib.sha256(json.dumps([shapes, record], sort_keys=True).encode())
     for name in sorted(arrays):
-        digest.update(np.ascontiguousarray(arrays[name]).data)
-    return digest.hexdigest()
+        hashed.update(np.ascontiguousarray(arrays[name]).data)
+    return hashed.hexdigest()
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

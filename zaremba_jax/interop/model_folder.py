@@ -15,7 +15,9 @@ from zaremba_jax.interop.model_file import (
     VERSION,
     assemble,
     described_by,
+    digest,
     model_bytes,
+    named_arrays,
     read_safetensors,
 )
 from zaremba_jax.json_text import read_json_object
@@ -32,9 +34,9 @@ def save_folder(
 ) -> None:
     """Writes a model as a folder in the layout of the Hugging Face Hub.
 
-    `config.json` has the sizes, under `settings` the configuration, and `perplexities`, by the name
-    of their text; `vocab.json` maps each word to its id; `model.safetensors` is the file that
-    `save_model` writes; `README.md` is a model card, with the perplexities too.
+    `config.json` has the sizes, under `settings` the configuration, `perplexities`, by the name of
+    their text, and a hash of the arrays; `vocab.json` maps each word to its id; `model.safetensors`
+    is the file that `save_model` writes; `README.md` is a model card, with the perplexities too.
 
     Raises:
       InputError: as for `save_model`.
@@ -56,6 +58,7 @@ def save_folder(
         "unit": model.vocabulary.unit,
         "settings": to_dict(model.config),
         "perplexities": perplexities,
+        "arrays_sha256": digest(named_arrays(model.params)),
     }
     for name, content in (
         (FOLDER_CONFIG, (json.dumps(config, indent=2) + "\n").encode()),
@@ -98,6 +101,11 @@ def load_folder(path: str | Path) -> Model:
     model = assemble(folder / FOLDER_MODEL, arrays, config, vocabulary)
     if words != vocabulary or dataclasses.replace(there, compute=config.compute) != config:
         raise InputError(f"{folder}: its files are not of one model; export the model again")
+    if record.get("arrays_sha256") not in (None, digest(arrays)):  # earlier versions wrote none
+        raise InputError(
+            f"{folder / FOLDER_MODEL}: has other weights than {FOLDER_CONFIG} was written for; export"
+            f" the model again, or, if you changed them, remove arrays_sha256 from {FOLDER_CONFIG}"
+        )
     return model
 
 

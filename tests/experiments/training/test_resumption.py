@@ -29,8 +29,9 @@ from invoke import (
     run_in,
 )
 
+from experiments import ensemble
 from experiments.reports.records import read_record
-from experiments.training import loop, resumption, run_folder
+from experiments.training import environment, loop, resumption, run_folder
 from experiments.training import single_run as run_module
 from experiments.training.run_folder import Workdir
 
@@ -129,6 +130,35 @@ def test_checkpoint_is_written_before_the_line_about_its_epoch(folder, monkeypat
     )
     assert run(*FLAGS, "--workdir=run").status == 0
     assert saved == [WINDOWS, 2 * WINDOWS]
+
+
+def test_signal_while_the_bar_is_taken_away_stops_before_the_evaluation(folder, monkeypatch):
+    end = loop.EpochDisplay.__exit__
+
+    def hit(display, *how):
+        end(display, *how)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop.EpochDisplay, "__exit__", hit)
+    stopped = run(*FLAGS, "--workdir=run")
+    assert (stopped.status, stopped.err) == (128 + signal.SIGTERM, "")
+    assert "stopped by SIGTERM after epoch 2, window 0" in stopped.out
+
+
+def test_run_whose_folder_another_takes_while_it_is_evaluated_writes_nothing_there(
+    folder, monkeypatch
+):
+    evaluate = run_module.SingleRun.nll
+
+    def taken(*what):
+        if not (folder / "moved").exists():
+            (folder / "run").rename("moved")
+            (folder / "run").mkdir()
+        return evaluate(*what)
+
+    monkeypatch.setattr(run_module.SingleRun, "nll", taken)
+    assert_refused(run(*FLAGS, "--workdir=run"), "run: was moved or removed while the run trained")
+    assert not list((folder / "run").iterdir())
 
 
 def test_ctrl_c_while_the_last_checkpoint_is_written_stops_before_the_evaluation(
@@ -300,6 +330,24 @@ def test_run_that_is_told_of_more_epochs_has_no_figures_before_their_end(
     ctrl_c_after(1)
     assert run(*FLAGS, "--epochs=9", "--workdir=run").status == 128 + signal.SIGINT
     assert not (folder / "run" / "summary.json").exists()
+
+
+def test_finished_run_that_is_given_again_elsewhere_keeps_where_it_was_trained(
+    folder, reference, monkeypatch
+):
+    shutil.copytree(reference, "run")
+    before = (folder / "run" / "summary.json").read_bytes()
+    monkeypatch.setattr(environment, "device_name", lambda count=1: "another device")
+    monkeypatch.setattr(environment, "version", lambda package: "9.9")
+    assert run(*FLAGS, "--workdir=run").status == 0
+    assert (folder / "run" / "summary.json").read_bytes() == before
+
+
+def test_folder_of_one_model_is_not_an_ensembles_even_without_its_configuration(folder, reference):
+    shutil.copytree(reference, "run")
+    (folder / "run" / "config.json").unlink()
+    refused = run(*FLAGS, "--members=1", "--workdir=run", program=ensemble)
+    assert_refused(refused, "run: has checkpoints of another configuration; give the flags of")
 
 
 def test_finished_run_whose_checkpoints_are_gone_is_not_trained_again(folder, reference):

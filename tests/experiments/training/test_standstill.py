@@ -1,5 +1,6 @@
 """Runs that learn nothing, and what they say of it."""
 
+import shutil
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,3 +62,18 @@ def test_run_that_stands_still_says_so_when_it_is_first_seen_and_at_the_end(fold
     outcome = invoke.run(*invoke.SINGLE, "--learning_rate=1e-30", "--epochs=4", "--workdir=run")
     assert outcome.status == 0, outcome.err
     assert outcome.out.count("the parameters no longer change; try a lower --dropout, another") == 2
+
+
+def test_run_whose_cached_text_is_tidied_away_still_knows_how_often_each_word_occurs(
+    folder, after_chunk
+):
+    def tidy(*result):
+        shutil.rmtree("cache")
+        return result
+
+    after_chunk(1, tidy)
+    flags = ("--learning_rate=1e-30", "--cache_dir=cache", "--workdir=run")
+    outcome = invoke.run(*invoke.SINGLE, *flags)
+    assert outcome.status == 0, outcome.err
+    assert "the parameters no longer change" in outcome.out
+    assert f"{invoke.summary_of(folder / 'run')['unigram_perplexity']:.2f}" in outcome.out

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from zaremba_jax.data import text_files
 from zaremba_jax.data.encoding import SPLITS, Encoding, read_corpus
 from zaremba_jax.data.units import BYTES, EOS, UNITS, UNK
 from zaremba_jax.data.vocabulary import Vocabulary
+from zaremba_jax.errors import InputError
 
 LINES = st.lists(
     st.text(st.sampled_from("aabñ😀 "), min_size=1, max_size=8), min_size=1, max_size=8
@@ -220,6 +222,26 @@ def test_of_two_processes_that_encode_at_once_the_first_is_kept(texts, tmp_path,
     assert read_corpus("c", *texts, cache_dir=tmp_path).valid.tolist() == [1, 0]
     assert kept == [entry()]
     assert len(cached(tmp_path)) == 1
+
+
+def test_text_that_changes_while_it_is_encoded_is_refused_and_leaves_nothing_in_the_cache(
+    texts, tmp_path, monkeypatch
+):
+    def changed_after(count, text, encoding):
+        counts = count(text, encoding)
+        texts[0].write_text("c b a\na\n")
+        return counts
+
+    before = texts[0].read_bytes()
+    with monkeypatch.context() as changing:
+        count = partial(changed_after, encoding_module._count)
+        changing.setattr(encoding_module, "_count", count)
+        with pytest.raises(InputError, match="train: changed while it was read; give the command"):
+            read_corpus("c", *texts, cache_dir=tmp_path)
+    assert cached(tmp_path) == []
+    texts[0].write_bytes(before)
+    corpus = read_corpus("c", *texts, cache_dir=tmp_path)
+    assert corpus.vocabulary.detokenize(corpus.train) == "a b b\nc\n"
 
 
 def test_cache_can_be_read_by_whom_the_umask_lets(texts, tmp_path):

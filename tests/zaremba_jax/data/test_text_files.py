@@ -1,11 +1,14 @@
 """Files of any size: tiny blocks stand in for large files."""
 
+import errno
 import gzip
 import hashlib
+import io
 import os
 import sys
 import threading
 import zipfile
+from contextlib import nullcontext
 
 import pytest
 from hypothesis import given
@@ -98,6 +101,22 @@ def test_character_that_the_end_cuts_is_refused(folder):
         list(WORDS.read(put(folder, "aaaañ".encode()[:-1])))
 
 
+def test_error_of_the_system_while_a_file_is_read_names_it(folder, monkeypatch):
+    class Failing(io.BufferedReader):
+        def read(self, size=-1, /):
+            if self.tell():
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size)
+
+    piece = put(folder, b"a b\n")
+    monkeypatch.setattr(
+        text_files, "open", lambda *_, **__: Failing(io.FileIO(piece.path)), raising=False
+    )
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)) as error:
+        list(read_bytes(piece))
+    assert error.value.filename == str(piece.path)
+
+
 @pytest.mark.parametrize("how", ["gzip", "zip"])
 @pytest.mark.parametrize("damage", ["cut", "changed"])
 def test_damaged_compressed_file_is_refused(folder, how, damage):
@@ -188,6 +207,24 @@ def test_archive_that_cannot_be_unpacked_is_refused(folder, offset, value):
     piece.path.write_bytes(data)
     with pytest.raises(InputError, match=r": damaged, .*; copy or download it again"):
         list(read_bytes(piece))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_refused"),
+    [
+        (f"a foo<eos>\n{25 * 'x'}\nb\n", False),
+        (f"a <eos>\n{25 * 'x'}\nb\n", True),
+        (f"<eos> \n{25 * 'x'}\nb\n", True),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 6, 34, 37, 99])
+def test_where_blocks_end_does_not_decide_whether_a_line_ends_in_a_mark(
+    folder, monkeypatch, text, is_refused, size
+):
+    monkeypatch.setattr(text_files, "BLOCK", size)
+    refused = pytest.raises(InputError, match="ends in <eos>") if is_refused else nullcontext()
+    with refused:
+        list(WORDS.read(put(folder, text.encode())))
 
 
 def test_byte_of_an_argument_that_is_no_text_is_that_byte():

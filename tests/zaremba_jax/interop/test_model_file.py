@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import zipfile
+from unittest import mock
 
 import jax
 import numpy as np
@@ -341,6 +342,7 @@ def test_load_folder_inverts_save_folder(folder):
     assert json.loads((folder / "vocab.json").read_text())["naïve"] == 2
     config = json.loads((folder / "config.json").read_text())
     assert config.pop("settings") == to_dict(CONFIG)
+    assert len(config.pop("arrays_sha256")) == 64
     assert config == {
         "model_type": ENTRY,
         "format_version": 1,
@@ -353,22 +355,46 @@ def test_load_folder_inverts_save_folder(folder):
     }
 
 
-def test_folder_whose_writing_was_cut_off_is_an_export_and_is_written_again(tmp_path, monkeypatch):
+def save_folder_cut_off(folder, model):
+    """Stops before the last file."""
+
     def stop(path, content):
         if path.name == "model.safetensors":
             raise KeyboardInterrupt
         write_whole(path, content)
 
     write_whole = model_folder.write_whole
-    with monkeypatch.context() as interrupted:
-        interrupted.setattr(model_folder, "write_whole", stop)
-        with pytest.raises(KeyboardInterrupt):
-            save_folder(tmp_path / "folder", make())
+    with mock.patch.object(model_folder, "write_whole", stop), pytest.raises(KeyboardInterrupt):
+        save_folder(folder, model)
+
+
+def test_folder_whose_writing_was_cut_off_is_an_export_and_is_written_again(tmp_path):
+    save_folder_cut_off(tmp_path / "folder", make())
     assert is_model_folder(tmp_path / "folder")
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors: no such file"):
         load_folder(tmp_path / "folder")
     save_folder(tmp_path / "folder", make())
     assert load_folder(tmp_path / "folder").config == CONFIG
+
+
+def test_folder_with_the_arrays_of_an_earlier_export_is_refused(folder):
+    params = jax.tree.map(lambda x: x + 1, make().params)
+    other = dataclasses.replace(make(), params=params)
+    save_folder_cut_off(folder, other)
+    with pytest.raises(
+        InputError, match=r"has other weights than config\.json was written for; exp"
+    ):
+        load_folder(folder)
+    save_folder(folder, other)
+    jax.tree.map(np.testing.assert_array_equal, load_folder(folder).params, params)
+
+
+def test_folder_of_before_there_was_a_hash_of_its_arrays_is_read(folder):
+    path = folder / "config.json"
+    record = json.loads(path.read_text())
+    del record["arrays_sha256"]
+    path.write_text(json.dumps(record))
+    assert load_folder(folder).config == CONFIG
 
 
 def test_model_that_could_not_be_read_again_leaves_an_earlier_export_as_it_was(folder):
