@@ -103,8 +103,8 @@ def load_folder(path: str | Path) -> Model:
         raise InputError(f"{folder}: its files are not of one model; export the model again")
     if record.get("arrays_sha256") not in (None, digest(arrays)):  # earlier versions wrote none
         raise InputError(
-            f"{folder / FOLDER_MODEL}: has other weights than {FOLDER_CONFIG} was written for; export"
-            f" the model again, or, if you changed them, remove arrays_sha256 from {FOLDER_CONFIG}"
+            f"{folder / FOLDER_MODEL}: has other weights than {FOLDER_CONFIG} was written for;"
+            f" export the model again, or, if you changed them, remove arrays_sha256 there"
         )
     return model
 

@@ -1,6 +1,7 @@
 """What a run reads in an epoch, and what it says when it is stopped."""
 
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from experiments.training.run import next_windows
 from experiments.training.run_folder import Workdir
 from zaremba_jax.data.loader import WindowLoader
 from zaremba_jax.data.windows import TextWindows
+from zaremba_jax.presets import QUICK
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -24,9 +26,12 @@ def test_windows_of_a_run_start_at_the_offset_of_its_epoch(resident):
     assert len({text.of_epoch(epoch).offset for epoch in range(6)}) > 1
 
 
-@pytest.mark.parametrize("are_alike", [True, False])
-def test_only_a_run_that_has_a_model_before_its_end_says_how_to_try_it(are_alike):
-    run: Any = SimpleNamespace(step=7, windows=range(5), are_alike=are_alike)
+@pytest.mark.parametrize("more", [{}, {"members": 2}, {"members": 2, "vary": "dropout=0"}])
+def test_only_a_run_that_has_a_model_before_its_end_says_how_to_try_it(tmp_path, monkeypatch, more):
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Workdir("run").write_config(QUICK, **more)
+    run: Any = SimpleNamespace(step=7, windows=range(5))
     told = str(InterruptedRunError(run, Workdir("run"), signal.SIGTERM))
     assert told.startswith("stopped by SIGTERM after epoch 1, window 2 of 5; saved in run, give")
-    assert ("experiments.generate --workdir=run" in told) == are_alike
+    assert ("experiments.generate --workdir=run" in told) == ("vary" not in more)

@@ -381,9 +381,7 @@ def test_folder_with_the_arrays_of_an_earlier_export_is_refused(folder):
     params = jax.tree.map(lambda x: x + 1, make().params)
     other = dataclasses.replace(make(), params=params)
     save_folder_cut_off(folder, other)
-    with pytest.raises(
-        InputError, match=r"has other weights than config\.json was written for; exp"
-    ):
+    with pytest.raises(InputError, match=r"has other weights than config\.json was"):
         load_folder(folder)
     save_folder(folder, other)
     jax.tree.map(np.testing.assert_array_equal, load_folder(folder).params, params)
