@@ -104,7 +104,7 @@ def load_folder(path: str | Path) -> Model:
     if record.get("arrays_sha256") not in (None, digest(arrays)):  # earlier versions wrote none
         raise InputError(
             f"{folder / FOLDER_MODEL}: has other weights than {FOLDER_CONFIG} was written for;"
-            f" export the model again, or, if you changed them, remove arrays_sha256 there"
+            " export the model again, or, if you changed them, remove arrays_sha256 there"
         )
     return model
 
