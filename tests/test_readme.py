@@ -222,7 +222,7 @@ def test_table_of_perplexities_is_what_was_recorded():
             format_mean([r[f"{split}_perplexity"] for r in records]) for split in ("valid", "test")
         )
         assert [*figures, compared.format(**records[0])] in rows
-    for name in ("awd-small-seed0", "awd-small-adam-seed0"):
+    for name in ("awd-small-seed0", "awd-small-longer-seed1"):
         summary = json.loads((results / name / "summary.json").read_text())
         figures = [f"{summary[f'{split}_perplexity']:.1f}" for split in ("valid", "test")]
         assert figures in [row[:2] for row in rows]
@@ -249,7 +249,7 @@ def test_table_of_the_cache_and_of_dynamic_evaluation_is_what_was_recorded():
         (row,) = (row for row in rows if len(row) == 5 and row[1].startswith(start))
         assert [float(cell) for cell in row[2:4]] == [round(float(x), 1) for x in (valid, test)]
     assert len(matches) == 8
-    further = re.findall(command.format("awd-small-adam-seed0"), record, re.MULTILINE)
+    further = re.findall(command.format("awd-small-longer-seed1"), record, re.MULTILINE)
     figures = [f"{float(figure):.1f}" for flag, figure in further if flag == "--dynamic=rms"]
     assert figures in [[cell.strip(" *") for cell in row[3:5]] for row in rows]
 
