@@ -84,7 +84,7 @@ def test_flag_that_no_run_could_use_is_refused_before_training(folder, flag, tel
 
 def test_model_that_no_memory_can_hold_is_refused_before_training(folder):
     refused = run(*invoke.FLAGS, "--hidden_size=100000", "--layers=9", "--workdir=run")
-    assert_refused(refused, "layers=9, hidden_size=100000, 9 types: the parameters and a", "GiB, and")
+    assert_refused(refused, "layers=9, hidden_size=100000, 9 types: the", "GiB, and")
     assert not (folder / "run" / "checkpoints").exists()
 
 
