@@ -125,9 +125,9 @@ def summarize_sweep(
         for index, values in enumerate(itertools.product(*grid.values()))
     ]
     validated = {
-        index: mean_perplexities(line)["valid_perplexity"]
+        index: statistics.mean(figures)
         for index, line in enumerate(lines)
-        if setting_perplexities(line, "valid")
+        if (figures := setting_perplexities(line, "valid"))
     }
     best = min(validated, key=validated.__getitem__, default=None)
     return {

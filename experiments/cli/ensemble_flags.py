@@ -23,7 +23,8 @@ from zaremba_jax.config import Config, override
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.errors import InputError
 from zaremba_jax.model import Model
-from zaremba_jax.parallel.mesh import MEMBER, make_mesh
+from zaremba_jax.parallel.members import members_on_device
+from zaremba_jax.parallel.mesh import make_mesh
 
 MOST_MEMBERS = 100_000
 
@@ -92,8 +93,7 @@ def open_ensemble(
     """As `prepare`, on a text; all members go on from the parameters of `initial`, if given."""
     members = len(configs)
     at_once = at_once_on(mesh, config, corpus, members)
-    resident = -(-members // mesh.shape[MEMBER])
-    together = min(at_once, members)
+    resident, together = members_on_device(members, mesh), min(at_once, members)
     resolved, kernel = with_kernel(config, corpus, workdir, console, together, resident)
     run = new_ensemble(
         [override(member, kernel=resolved.compute.kernel) for member in configs],

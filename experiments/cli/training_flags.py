@@ -37,6 +37,12 @@ from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import read_json_object
 from zaremba_jax.model import Model, count_params, param_shapes
 
+# What all hosts need alike, besides the settings and the text.
+_OF_ALL_HOSTS = (
+    *("vary", "members", "members_at_once", "data_parallel"),
+    *("chunk", "samples_each_epoch", "tensorboard", "wandb"),
+)
+
 define_config_flags()
 flags.adopt_module_key_flags(text_flags)
 flags.adopt_module_key_flags(initial_model)
@@ -73,21 +79,15 @@ with flag_group("folder and reports"):
 flags.adopt_module_key_flags(host_flags)
 
 
-# What all hosts need alike, besides the settings and the text.
-_OF_ALL_HOSTS = (
-    *("vary", "members", "members_at_once", "data_parallel"),
-    *("chunk", "samples_each_epoch", "tensorboard", "wandb"),
-)
-
-
 def open_console(devices: int | None = None) -> Console:
     """Joins the run's other processes, if any, and says on how many devices the run computes.
 
-    On all, unless their number is given. To be called before anything uses a device. The console
+    On all, unless fewer are asked for. To be called before anything uses a device. The console
     is silent except on process 0.
     """
     console = join_hosts()
-    print_devices(console, devices or jax.device_count())
+    count = jax.device_count()
+    print_devices(console, min(devices or count, count))
     return console
 
 

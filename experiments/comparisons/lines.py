@@ -134,7 +134,7 @@ def lines_of_sweep(name: str, summary: dict[str, Any], history: list[dict[str, A
 
 def lines_of_ablation(name: str, results: dict[str, Any]) -> list[Line]:
     """A line per cell and method of an ablation, at the chosen rate."""
-    lines, first = [], results["config"]["seed"]
+    lines, first, epochs = [], results["config"]["seed"], results["config"]["epochs"]
     seeds = ", ".join(map(str, range(first, first + results["seeds"])))
     for cell, methods in results["language_modelling"].items():
         for method, record in methods.items():
@@ -144,7 +144,7 @@ def lines_of_ablation(name: str, results: dict[str, Any]) -> list[Line]:
             cells = {
                 "run": f"{name}, {cell}, {results['titles'][method]}",
                 "seed": seeds,
-                "epochs": "{0} of {0}".format(results["config"]["epochs"]),
+                "epochs": f"{epochs} of {epochs}",
                 "validation": f"{validated:.2f}" if validated else "diverged",
                 "test": format_range(record["test"]),
                 "device": results["device"],

@@ -1,6 +1,5 @@
 """The comparison of runs as an HTML page that needs no other file."""
 
-import textwrap
 from html import escape
 from typing import Any
 
@@ -15,11 +14,10 @@ from experiments.reports.figures import (
     legend_outside,
     line_styles,
     panels,
-    plain_text,
+    wrapped,
 )
 
 TITLE = "<title>Comparison of runs</title>"
-_LABEL_WIDTH = 48  # letters; a longer name would leave the curves no room
 _PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -124,7 +122,7 @@ def _html_table(rows: list[list[str]]) -> str:
 def comparison_figure(lines: list[Line]) -> Any:
     """Validation and training perplexity over epochs: mean, and range over seeds."""
     lines = [line for line in lines if line.validation]
-    labels = [plain_text(textwrap.fill(line.name, _LABEL_WIDTH)) for line in lines]
+    labels = [wrapped(line.name) for line in lines]
     height = 0.19 * sum(len(label.splitlines()) for label in labels)
     figure, sides = panels(13, max(4.6, height), columns=2, sharey=True)
     for line, label, style in zip(lines, labels, line_styles(len(lines)), strict=True):

@@ -20,7 +20,13 @@ from experiments.compilers.targets import Target, devices_of
 from zaremba_jax.config import Config
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE, PUBLISHED
 from zaremba_jax.data.windows import TextWindows
-from zaremba_jax.parallel.members import chunk_sizes, init_members, members_that_fit, train_members
+from zaremba_jax.parallel.members import (
+    chunk_sizes,
+    init_members,
+    members_on_device,
+    members_that_fit,
+    train_members,
+)
 from zaremba_jax.parallel.mesh import MEMBER, make_mesh, state_specs
 from zaremba_jax.train import init_train_state, train_windows
 
@@ -167,7 +173,7 @@ def profile_ensemble(
     together, by default what its memory allows.
     """
     mesh = make_mesh(devices_of(target, devices), data)
-    resident = -(-members // mesh.shape[MEMBER])
+    resident = members_on_device(members, mesh)
     fitting = members_that_fit(config, PTB_VOCABULARY_SIZE, resident, target.memory_bytes)
     at_once = min(at_once or fitting, resident)
     chunks = chunk_sizes(members, at_once, mesh)

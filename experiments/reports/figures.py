@@ -6,6 +6,7 @@ matplotlib, an extra, is imported only where something is drawn.
 import importlib.util
 import io
 import math
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ P = ParamSpec("P")
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#7B3F00")
 _DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 _DIGITS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3))
+_LINE_WIDTH = 48  # letters
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 OF_PAPER = {
     "marker": "D",
@@ -219,6 +221,11 @@ def label_values(axes: Any, values: Sequence[float], logarithmic: bool) -> None:
 def plain_text(text: str) -> str:
     """For a label: the text as written, no math in it, and `encodable`."""
     return encodable(text.replace("$", r"\$"))
+
+
+def wrapped(text: str) -> str:
+    """For a title or a legend: `plain_text`, in lines that leave the curves their room."""
+    return plain_text(textwrap.fill(text, _LINE_WIDTH))
 
 
 def encodable(text: str) -> str:

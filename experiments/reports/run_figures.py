@@ -1,7 +1,6 @@
 """Figures of a run, of an ensemble and of a sweep."""
 
 import math
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,13 +18,11 @@ from experiments.reports.figures import (
     line_styles,
     mark_best,
     panels,
-    plain_text,
+    wrapped,
 )
 from experiments.reports.records import title_of
 from zaremba_jax.presets import from_dict
 from zaremba_jax.regularizers import active_rates
-
-_TITLE_WIDTH = 48  # letters
 
 
 def curves_figure(history: list[dict[str, Any]], summary: dict[str, Any]) -> Any:
@@ -51,7 +48,7 @@ def curves_figure(history: list[dict[str, Any]], summary: dict[str, Any]) -> Any
         f"{summary[f'{split}_perplexity']:.2f} on {name}"
         for split, name in (("valid", "validation"), ("test", "test"))
     )
-    upper.set(ylabel="perplexity", title=f"{_title_of(summary)}\nfinal: {final}")
+    upper.set(ylabel="perplexity", title=f"{wrapped(title_of(summary))}\nfinal: {final}")
     label_logarithmic(upper)
     lower.step(epochs, [metrics["learning_rate"] for metrics in history], where="mid")
     lower.plot(epochs, [metrics["learning_rate"] for metrics in history], "C0.")
@@ -72,7 +69,7 @@ def mixtures_figure(summary: dict[str, Any]) -> Any:
         paper = {m["members"]: m[f"paper_{name}_perplexity"] for m in mixtures}
         draw_paper(axes, paper, f"{label}, paper", style["color"])
     draw_level(axes, summary["floor_perplexity"], "floor of the source", ":")
-    axes.set(xlabel="models averaged", ylabel="perplexity", title=_title_of(summary))
+    axes.set(xlabel="models averaged", ylabel="perplexity", title=wrapped(title_of(summary)))
     label_values(axes, [mixture["members"] for mixture in mixtures], logarithmic=True)
     legend_outside(figure)
     return figure
@@ -123,7 +120,7 @@ def sweep_figure(summary: dict[str, Any]) -> Any:
         point = summary["best"][name], best
         mark_best(axes, *point, f"best: {setting}")
         axes.annotate(f"{best:.2f}", point, (0, -16), textcoords="offset points", ha="center")
-    axes.set(xlabel=name, ylabel="validation perplexity", title=_title_of(summary))
+    axes.set(xlabel=name, ylabel="validation perplexity", title=wrapped(title_of(summary)))
     axes.margins(y=0.12)
     if axes.get_ylim()[1] > 2 * best:
         axes.set_ylim(0.88 * best, 2 * best)
@@ -132,7 +129,3 @@ def sweep_figure(summary: dict[str, Any]) -> Any:
     label_values(axes, values, logarithmic=are_logarithmic(values))
     legend_outside(figure, "right center" if others else "lower center")
     return figure
-
-
-def _title_of(summary: dict[str, Any]) -> str:
-    return plain_text(textwrap.fill(title_of(summary), _TITLE_WIDTH))

@@ -39,6 +39,7 @@ from zaremba_jax.parallel.members import (
     finite_members,
     init_chunks,
     members_nll,
+    members_on_device,
     members_that_fit,
     train_members,
 )
@@ -255,7 +256,7 @@ def default_at_once(config: Config, corpus: Corpus, members: int, mesh: Mesh) ->
         return 1
     text = training_windows(config, corpus).nbytes
     left = memory - text if fits(text, device) else memory
-    resident = -(-members // mesh.shape[MEMBER])
+    resident = members_on_device(members, mesh)
     return members_that_fit(config, len(corpus.vocabulary), resident, left)
 
 

@@ -14,7 +14,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def environment(devices: int = 1) -> dict[str, Any]:
-    """What the figures of a record depend on besides its configuration, by `devices` of them."""
+    """What the figures of a record depend on besides its configuration, made on so many devices."""
     versions = {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
     return {"versions": versions, "device": device_name(devices)}
 

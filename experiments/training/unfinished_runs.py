@@ -53,8 +53,8 @@ def unfinished_models(workdir: Workdir) -> Unfinished:
       InputError: the run is a sweep, which has no model before its end, has completed no
         checkpoint, or only one of an earlier version, or its files are damaged.
     """
-    config = _read_config(workdir)
-    if "vary" in workdir.other_settings():
+    config, more = _read_config(workdir)
+    if "vary" in more:
         raise InputError(
             f"{workdir.path}: holds a sweep, whose best setting is known at its end; give its"
             " command again to finish it"
@@ -87,9 +87,9 @@ def unfinished_models(workdir: Workdir) -> Unfinished:
     return Unfinished(models, described, _perplexities(config, journal))
 
 
-def _read_config(workdir: Workdir) -> Config:
+def _read_config(workdir: Workdir) -> tuple[Config, dict[str, Any]]:
     try:
-        return workdir.read_config()[0]
+        return workdir.read_config()
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{workdir.config}: is damaged ({error}); give the command of its run again, or name"

@@ -44,6 +44,11 @@ from zaremba_jax.train import all_finite, train_windows
 MemberRates = Mapping[str, jax.Array | np.ndarray]
 
 
+def members_on_device(members: int, mesh: Mesh) -> int:
+    """How many members stay on each device of the mesh's `member` axis, padding included."""
+    return -(-members // mesh.shape[MEMBER])
+
+
 def chunk_sizes(members: int, at_once: int, mesh: Mesh) -> tuple[int, ...]:
     """The number of members in each chunk; one chunk is trained after another.
 
@@ -52,7 +57,7 @@ def chunk_sizes(members: int, at_once: int, mesh: Mesh) -> tuple[int, ...]:
     `members`; any surplus is padding.
     """
     devices = mesh.shape[MEMBER]
-    full_chunks, rest = divmod(-(-members // devices), at_once)
+    full_chunks, rest = divmod(members_on_device(members, mesh), at_once)
     return (at_once * devices,) * full_chunks + (rest * devices,) * (rest > 0)
 
 
