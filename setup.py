@@ -67,6 +67,7 @@ setup(
             "ruff>=0.12",
             "setuptools>=68",
             "tensorboardX>=2.6",
+            "wandb>=0.19",
         ],
         "plots": ["matplotlib>=3.9"],
         "tensorboard": ["tensorboardX>=2.6"],

@@ -5,15 +5,16 @@ import sys
 
 from experiments.cli.program_names import PACKAGE, command, listing, programs, version
 from experiments.cli.similar_names import did_you_mean
+from experiments.cli.terminal import write_out
 
 
 def main() -> None:
     """Runs the program that the first argument names."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        return print(listing())
+        return _tell(listing())
     if name == "--version":
-        return print(version())
+        return _tell(version())
     from experiments.cli import program  # it takes seconds, which a list need not
 
     if name not in programs():
@@ -21,6 +22,15 @@ def main() -> None:
         program.fail(f"{name}: is not a program; {hint}")
     sys.argv = [command(name), *rest]
     program.run(importlib.import_module(f"{PACKAGE}.{name}").main)
+
+
+def _tell(text: str) -> None:
+    try:
+        write_out(text)
+    except OSError as error:
+        from experiments.cli import program
+
+        program.fail(error, status=1)
 
 
 if __name__ == "__main__":

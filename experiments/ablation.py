@@ -132,8 +132,7 @@ def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
         recorded = None
     if recorded != asked:
         raise InputError(
-            f"--workdir={folder}: holds a report of other settings, or a damaged one; name another,"
-            " or remove it"
+            f"--workdir={folder}: holds a report of other settings, or a damaged one; name another"
         )
 
 

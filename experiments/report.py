@@ -17,7 +17,7 @@ from experiments.comparisons.lines import (
     print_comparison,
 )
 from experiments.comparisons.page import TITLE, html_page
-from experiments.comparisons.sources import read_source
+from experiments.comparisons.sources import read_source, with_runs_inside
 from experiments.reports.figures import can_draw
 from experiments.reports.records import Record
 from experiments.training.written_files import write_text
@@ -33,7 +33,7 @@ def main(*paths: str) -> None:
     refuse_to_replace("page", Path(FLAGS.page), "a page of this program", is_page)
     console = Terminal()
     runs, others, notes = {}, [], []
-    for name, path in named(paths).items():
+    for name, path in with_runs_inside(named(paths)).items():
         try:
             source = read_source(Path(path), name)
         except InputError as error:

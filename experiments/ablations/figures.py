@@ -12,6 +12,7 @@ from experiments.reports.figures import (
     legend_outside,
     line_styles,
     panels,
+    title_panels,
 )
 from experiments.reports.statistics import deviation, format_mean
 
@@ -46,8 +47,8 @@ def final_perplexities_figure(results: dict[str, Any]) -> Any:
     titles = [styles[method]["label"] for method in next(iter(language.values()))]
     of_cells[0].set_yticks(range(len(titles)), titles)
     of_cells[0].invert_yaxis()
-    from_floor = "; bars begin at the floor of the source" if floor else ""
-    figure.suptitle(f"mean ± standard deviation, and each seed{from_floor}", fontsize="medium")
+    shown = "one seed" if results["seeds"] == 1 else "mean ± standard deviation, and each seed"
+    title_panels(figure, shown + ("; bars begin at the floor of the source" if floor else ""))
     return figure
 
 
@@ -71,7 +72,8 @@ def language_modelling_figure(results: dict[str, Any]) -> Any:
     _focus(of_cells, language)
     for panel in of_cells:
         label_logarithmic(panel)
-    of_cells[0].set_ylabel("validation perplexity, mean and range over seeds")
+    over_seeds = ", mean and range over seeds" if results["seeds"] > 1 else ""
+    of_cells[0].set_ylabel(f"validation perplexity{over_seeds}")
     legend_outside(figure, handlelength=4)
     return figure
 
@@ -98,7 +100,10 @@ def _focus(of_cells: list[Any], language: dict[str, Any]) -> None:
 
 
 def memory_figure(results: dict[str, Any]) -> Any:
-    """Share of symbols named correctly over the lag, by cell: mean and range over seeds."""
+    """Share of symbols named correctly over the lag, by cell: mean and range over seeds.
+
+    Lines become thinner and their marks larger, so that each is seen where others lie on it.
+    """
     memory = results["memory"]
     count = len(memory["cells"])
     figure, of_cells = panels(4.2 * count + 1, 4.2, columns=count, sharey=True)
@@ -106,7 +111,13 @@ def memory_figure(results: dict[str, Any]) -> Any:
     for panel, (cell, cell_results) in zip(of_cells, memory["cells"].items(), strict=True):
         lags = [np.sqrt(first * last) for first, last in cell_results["bins"]]
         methods = cell_results["methods"]
-        for (name, record), style in zip(methods.items(), line_styles(len(methods)), strict=True):
+        styles = enumerate(line_styles(len(methods)), 1)
+        for (number, style), (name, record) in zip(styles, methods.items(), strict=True):
+            style |= {
+                "linewidth": 4 / number,
+                "markersize": 2 + 3 * number,
+                "markerfacecolor": "none",
+            }
             draw_range(panel, lags, record["accuracy"], **style, label=name)
         panel.axhline(memory["chance"], color="gray", linestyle=":", label="chance")
         panel.set(xscale="log", ylim=(0, 1.04), xlabel="steps since the symbol")

@@ -12,7 +12,7 @@ def report_page(results: dict[str, Any]) -> str:
     """The whole text: language modelling, memory, corruption, and how it was measured."""
     parts = ["# What each regularizer does", *_language(results)]
     if results["memory"]["cells"]:
-        parts += _memory(results["memory"])
+        parts += _memory(results["memory"], results["seeds"])
     parts += [*_corruption(results), *_setting(results)]
     return "\n\n".join(parts) + "\n"
 
@@ -62,8 +62,8 @@ def _language(results: dict[str, Any]) -> list[str]:
     tried = [[cell, title, _tried(record)] for cell, title, record in records]
     parts = [
         "## Language modelling",
-        "Mean ± standard deviation over seeds; in brackets, the rate that validation chose, for the"
-        " elastic net that of both penalties.",
+        f"{_over('Mean ± standard deviation', results['seeds'])}; in brackets, the rate that"
+        " validation chose, for the elastic net that of both penalties.",
         language_table(results),
         "![test perplexity of each method](final_perplexities.png)",
         "![validation perplexity over epochs](language_modelling.png)",
@@ -77,7 +77,11 @@ def _language(results: dict[str, Any]) -> list[str]:
     return parts
 
 
-def _memory(memory: dict[str, Any]) -> list[str]:
+def _over(statistics: str, seeds: int) -> str:
+    return "One seed" if seeds == 1 else f"{statistics} over seeds"
+
+
+def _memory(memory: dict[str, Any], seeds: int) -> list[str]:
     return [
         "## Memory",
         f"The task: one of {memory['symbols']} symbols, then random ones of the same kind; k steps"
@@ -87,9 +91,9 @@ def _memory(memory: dict[str, Any]) -> list[str]:
         f" sequences with dropout off; chance is {memory['chance']:.3f}.",
         memory_table(memory["cells"]),
         "![accuracy over lag](memory.png)",
-        "Mean and range over seeds. The tanh cell keeps everything in h, all of which ordinary"
-        " dropout disturbs. The LSTM also has c, which dropout of h[t-1] does not touch. Nats in"
-        " training: the mean nats of an answer at the end of training, dropout on.",
+        f"{_over('Mean and range', seeds)}. The tanh cell keeps everything in h, all of"
+        " which ordinary dropout disturbs. The LSTM also has c, which dropout of h[t-1] does not"
+        " touch. Nats in training: the mean nats of an answer at the end of training, dropout on.",
     ]
 
 

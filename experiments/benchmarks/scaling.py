@@ -7,7 +7,13 @@ import numpy as np
 
 from experiments.benchmarks.contenders import OURS, Contender, choose_contenders
 from experiments.benchmarks.step_times import Quartiles, compare_step_times
-from experiments.reports.figures import label_values, legend_outside, line_styles, panels
+from experiments.reports.figures import (
+    label_values,
+    legend_outside,
+    line_styles,
+    panels,
+    title_panels,
+)
 from zaremba_jax.config import Config, override
 
 # The values of each setting in the scaling curves; all others stay as configured.
@@ -89,9 +95,10 @@ def scaling_figure(results: dict[str, Any]) -> Any:
         if setting == "members":
             panel.set_title("relative to one model", fontsize="medium")
     of_settings[0].set(ylabel="speed relative to ours", ylim=(0, None))
-    figure.suptitle(
+    title_panels(
+        figure,
         f"training {results['config']['name']} with one setting varied, {results['device']};"
-        " below each value, our thousand tokens a second"
+        " below each value, our thousand tokens a second",
     )
-    legend_outside(figure, "lower center", ncols=len(names))
+    legend_outside(figure, "lower center", ncols=len(scaling))
     return figure

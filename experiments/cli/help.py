@@ -13,7 +13,7 @@ from rich.table import Table
 
 from experiments.cli.program_names import command
 from experiments.cli.similar_names import did_you_mean
-from experiments.cli.terminal import Terminal
+from experiments.cli.terminal import Terminal, write_out
 from zaremba_jax.config import to_dict
 from zaremba_jax.presets import PRESETS
 
@@ -48,8 +48,14 @@ def taken_by(main: Callable[..., None]) -> str | None:
 
 def print_help(main: Callable[..., None]) -> None:
     """Prints what a program is for, and its flags; settings with the values of `--config`."""
-    console, names = Terminal(), flags_of(main)
-    module = sys.modules[main.__module__]
+    console = Terminal()
+    with console.capture() as shown:
+        _show_help(console, main)
+    write_out("\n".join(line.rstrip() for line in shown.get().splitlines()))
+
+
+def _show_help(console: Terminal, main: Callable[..., None]) -> None:
+    names, module = flags_of(main), sys.modules[main.__module__]
     console.print(" ".join(filter(None, ("usage:", _command(module), "[flags]", taken_by(main)))))
     console.print(f"\n{str(module.__doc__).strip().partition(':')[0]}.", soft_wrap=True)
     preset = to_dict(PRESETS[str(FLAGS["config"].value)]) if "config" in names else {}

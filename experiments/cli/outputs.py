@@ -31,4 +31,4 @@ def refuse_to_replace(flag: str, path: Path, what: str, is_own: Callable[[Path],
     if target.is_symlink() or not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         raise InputError(f"--{flag}={path}: nothing can be written in {nearest}; name another")
     if path.exists() and path.stat().st_size and not is_own(path):
-        raise InputError(f"--{flag}={path}: exists and is not {what}; name another, or remove it")
+        raise InputError(f"--{flag}={path}: exists and is not {what}; name another")

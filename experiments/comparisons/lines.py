@@ -1,6 +1,7 @@
 """Runs side by side: the lines of a table, with their curves and settings."""
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,9 @@ from zaremba_jax.config import completed, to_dict
 
 TITLES = ("run", "model", "seed", "epochs", "training", "validation", "test")
 TITLES += ("words/s", "hours", "device")
-_PRINTED = ("run", "epochs", "training", "validation", "test", "words/s")
+_PRINTED = ("epochs", "training", "validation", "test", "words/s")  # beside the name
+_LEAST_USED = ("words/s", "training", "epochs", "validation")  # left out in this order
+_NAME_WIDTH = 20  # letters of a name that the columns leave room for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class Line:
     # Perplexities over epochs, of each model.
     validation: list[list[float]] = dataclasses.field(default_factory=list)
     training: list[list[float]] = dataclasses.field(default_factory=list)
+    graded: bool = False  # one of a sweep's, which are in the order of their rates
 
     @property
     def name(self) -> str:
@@ -114,10 +118,12 @@ def lines_of_sweep(name: str, summary: dict[str, Any], history: list[dict[str, A
         own, start = slice(start, start + len(members)), start + len(members)
         rates = ", ".join(f"{rate} {value:g}" for rate, value in setting["setting"].items())
         valid, test = (setting_perplexities(setting, split) for split in ("valid", "test"))
+        trained = training[own] if valid else []
         cells = {
             "run": f"{name}, {rates}",
             "seed": ", ".join(str(member["seed"]) for member in members),
             "epochs": f"{len(history)} of {summary['config']['epochs']}",
+            "training": format_range([curve[-1] for curve in trained]),
             "validation": format_range(valid) or "diverged",
             "test": format_range(test) or "diverged",
             "device": summary["device"],
@@ -126,7 +132,8 @@ def lines_of_sweep(name: str, summary: dict[str, Any], history: list[dict[str, A
             cells=cells,
             settings=completed(summary["config"]) | setting["setting"] | {"seed": cells["seed"]},
             validation=validation[own] if valid else [],
-            training=training[own] if valid else [],
+            training=trained,
+            graded=True,
         )
         lines.append(line)
     return lines
@@ -174,11 +181,27 @@ def _mean(form: str, values: Sequence[float]) -> str:
 
 
 def print_comparison(console: Console, lines: list[Line]) -> None:
-    """Prints the columns of the table that fit on a terminal."""
+    """Prints the columns of the table that fit on a terminal, every figure in one piece."""
+    columns = _columns_within(console.width, lines)
     table = Table(title="Perplexity")
-    for title in _PRINTED:
-        justify = "left" if title == "run" else "right"
-        table.add_column(title, justify=justify, overflow="fold")
-    for line in lines:
-        table.add_row(*(line.cells.get(title, "") for title in _PRINTED))
+    table.add_column("run", overflow="fold")
+    for title in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    for line, *cells in zip(lines, *columns.values(), strict=True):
+        table.add_row(line.name, *cells)
     console.print(table)
+
+
+def _columns_within(width: int, lines: list[Line]) -> dict[str, list[str]]:
+    """The cells to print beside the names, by title: those that fit, ranges below their means."""
+    names, columns = min(_NAME_WIDTH, max(len(line.name) for line in lines)), {}
+    for left_out, before_range in itertools.product(range(len(_LEAST_USED) + 1), (" ", "\n")):
+        columns = {
+            title: [line.cells.get(title, "").replace(" (", f"{before_range}(") for line in lines]
+            for title in _PRINTED
+            if title not in _LEAST_USED[:left_out]
+        }
+        parts = [[title, *"\n".join(cells).split("\n")] for title, cells in columns.items()]
+        if names + sum(max(map(len, column)) + 3 for column in parts) + 4 <= width:
+            break
+    return columns

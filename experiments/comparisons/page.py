@@ -125,7 +125,8 @@ def comparison_figure(lines: list[Line]) -> Any:
     labels = [wrapped(line.name) for line in lines]
     height = 0.19 * sum(len(label.splitlines()) for label in labels)
     figure, sides = panels(13, max(4.6, height), columns=2, sharey=True)
-    for line, label, style in zip(lines, labels, line_styles(len(lines)), strict=True):
+    styles = line_styles(len(lines), graded=all(line.graded for line in lines))
+    for line, label, style in zip(lines, labels, styles, strict=True):
         # matplotlib leaves out a label that starts with _.
         style["label"] = f" {label}"
         for axes, curves in zip(sides, (line.validation, line.training), strict=True):

@@ -1,5 +1,7 @@
 """What a folder or a file holds that a comparison can show."""
 
+import glob
+import os
 from pathlib import Path
 
 from experiments.comparisons.lines import (
@@ -13,6 +15,19 @@ from experiments.training.history import read_lines
 from experiments.training.run_folder import Workdir
 from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import read_json_object
+
+_OWN = ("config.json", "summary.json", "results.json")  # of a run, averages or an ablation
+
+
+def with_runs_inside(paths: dict[str, str]) -> dict[str, str]:
+    """The paths by name; of a folder of runs, as `experiments.reproduce` makes one, those runs."""
+    found = {}
+    for name, path in paths.items():
+        own = [file for file in _OWN if os.path.exists(os.path.join(path, file))]
+        inside = [] if own else sorted(glob.glob("*/config.json", root_dir=path))
+        runs = [os.path.dirname(config) for config in inside]
+        found |= {os.path.join(name, run): os.path.join(path, run) for run in runs} or {name: path}
+    return found
 
 
 def read_source(path: Path, name: str) -> Record | list[Line]:

@@ -25,6 +25,7 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7
 _DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 _DIGITS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3))
 _LINE_WIDTH = 48  # letters
+_LETTERS_PER_INCH = 11  # of a title over panels
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 OF_PAPER = {
     "marker": "D",
@@ -91,11 +92,15 @@ def panels(
     return figure, list(figure.subplots(rows, columns, squeeze=False, **layout).flat)
 
 
-def line_styles(count: int) -> list[dict[str, Any]]:
-    """So many styles of lines, no two of one colour, that differ without colour as well."""
+def line_styles(count: int, graded: bool = False) -> list[dict[str, Any]]:
+    """So many styles of lines, no two of one colour, that differ without colour as well.
+
+    Of many `graded` lines, the colour tells the place among them; of others, neighbours differ.
+    """
     from matplotlib import colormaps
 
-    spread = colormaps["turbo"](np.linspace(0.05, 0.95, count))
+    places, stride = np.arange(count), 1 if graded else _stride(count)
+    spread = colormaps["turbo"](np.linspace(0.05, 0.95, count)[places * stride % count])
     colors = _COLORS if count <= len(_COLORS) else [tuple(map(float, color)) for color in spread]
     return [
         {
@@ -106,6 +111,12 @@ def line_styles(count: int) -> list[dict[str, Any]]:
         }
         for number in range(count)
     ]
+
+
+def _stride(count: int) -> int:
+    """A step that goes through so many places, around and around, far from those just passed."""
+    steps = [step for step in range(1, count + 1) if math.gcd(step, count) == 1]
+    return min(steps, key=lambda step: abs(step - 0.38 * count), default=1)
 
 
 def draw_range(axes: Any, positions: Any, runs: Any, **style: Any) -> None:
@@ -142,7 +153,7 @@ def legend_outside(figure: Any, where: str = "right center", **style: Any) -> No
 
 
 def label_epochs(axes: Any) -> None:
-    """Whole numbers along the axis of epochs; call it when all is drawn."""
+    """Whole numbers along the axis of epochs, and marks thinned; call it when all is drawn."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("epoch")
@@ -150,6 +161,13 @@ def label_epochs(axes: Any) -> None:
         MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
     )
     axes.set_xlim(0.5, max(1.0, axes.dataLim.x1) + 0.5)
+    thin_marks(axes)
+
+
+def thin_marks(axes: Any) -> None:
+    """Marks about ten points of each line, so that its dashes are seen."""
+    for line in axes.lines:
+        line.set_markevery(max(1, len(line.get_xdata()) // 10))
 
 
 def label_logarithmic(axes: Any, apart: float = 0.07) -> None:
@@ -163,6 +181,7 @@ def label_logarithmic(axes: Any, apart: float = 0.07) -> None:
     axes.set_yticks([], minor=True)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)
 
 
 def round_numbers(low: float, high: float, apart: float) -> list[float]:
@@ -223,9 +242,15 @@ def plain_text(text: str) -> str:
     return encodable(text.replace("$", r"\$"))
 
 
-def wrapped(text: str) -> str:
+def title_panels(figure: Any, text: str) -> None:
+    """A title over all panels, in lines that the figure has room for."""
+    letters = int(_LETTERS_PER_INCH * figure.get_figwidth())
+    figure.suptitle(wrapped(text, letters), fontsize="medium")
+
+
+def wrapped(text: str, letters: int = _LINE_WIDTH) -> str:
     """For a title or a legend: `plain_text`, in lines that leave the curves their room."""
-    return plain_text(textwrap.fill(text, _LINE_WIDTH))
+    return plain_text(textwrap.fill(text, letters))
 
 
 def encodable(text: str) -> str:

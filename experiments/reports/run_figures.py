@@ -18,6 +18,7 @@ from experiments.reports.figures import (
     line_styles,
     mark_best,
     panels,
+    thin_marks,
     wrapped,
 )
 from experiments.reports.records import title_of
@@ -50,6 +51,7 @@ def curves_figure(history: list[dict[str, Any]], summary: dict[str, Any]) -> Any
     )
     upper.set(ylabel="perplexity", title=f"{wrapped(title_of(summary))}\nfinal: {final}")
     label_logarithmic(upper)
+    thin_marks(upper)
     lower.step(epochs, [metrics["learning_rate"] for metrics in history], where="mid")
     lower.plot(epochs, [metrics["learning_rate"] for metrics in history], "C0.")
     lower.set(ylabel="learning rate")
@@ -112,7 +114,8 @@ def sweep_figure(summary: dict[str, Any]) -> Any:
         if line["setting"] == summary["best"]:
             best = float(np.mean(perplexities))
     figure, (axes,) = panels(8, max(4.5, 0.21 * len(lines)))
-    for (label, points), style in zip(lines.items(), line_styles(len(lines)), strict=True):
+    styles = line_styles(len(lines), graded=True)
+    for (label, points), style in zip(lines.items(), styles, strict=True):
         values, perplexities = zip(*sorted(points), strict=True)
         draw_range(axes, values, np.transpose(perplexities), **style, label=label)
     if summary["best"] is not None:

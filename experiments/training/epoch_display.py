@@ -97,15 +97,16 @@ class EpochDisplay(Progress):
         cells = {"epoch": Cell(f"{'epoch':{len(of_epoch)}}", len(of_epoch), of_epoch)}
         if "learning_rate" in metrics:
             cells["rate"] = Cell("rate", 8, f"{metrics['learning_rate']:.3g}")
-        perplexities = {"train": "train_perplexity", "valid": "valid_perplexity_estimate"}
+        perplexities = {"train": self._train_perplexity(metrics)}
+        if self._run.are_alike:
+            perplexities["valid"] = metrics.get("valid_perplexity_estimate")
         if len(self._run.all_configs) > 1:
-            perplexities |= {which: f"valid_perplexity_{which}" for which in ("best", "worst")}
-        if not self._run.are_alike:
-            del perplexities["train"], perplexities["valid"]
-        for title, name in perplexities.items():
-            cells[title] = Cell(title, 8, format_figure(metrics[name]) if name in metrics else "")
+            for which in ("best", "worst"):
+                perplexities[which] = metrics.get(f"valid_perplexity_{which}")
+        for title, figure in perplexities.items():
+            cells[title] = Cell(title, 8, "" if figure is None else format_figure(figure))
         if self._unit.reported_in_bits:
-            valid = metrics.get(perplexities.get("valid", "valid_perplexity_best"))
+            valid = perplexities.get("valid", perplexities.get("best"))
             cells["bits"] = Cell("bits", 6, "" if valid is None else f"{math.log2(valid):.3f}")
         speed = f"{self._unit.noun}s/s"
         cells["speed"] = Cell(speed, max(9, len(speed)), f"{metrics['words_per_second']:,.0f}")
@@ -116,7 +117,7 @@ class EpochDisplay(Progress):
         return cells
 
 
-_LEAST_FIRST = ("speed", "rate", "train", "worst")
+_LEAST_FIRST = ("speed", "worst", "rate", "best", "train")
 
 
 def fitting(cells: dict[str, Cell], width: int) -> list[Cell]:

@@ -1,4 +1,7 @@
-"""What a run says before it trains: where it computes, what it reads, and how much it needs."""
+"""What a run says before it trains: where it computes, what it reads, and how much it needs.
+
+Each line fits 80 columns, unless names of the user's are long.
+"""
 
 import importlib.metadata
 import importlib.util
@@ -40,7 +43,7 @@ def accelerator_plugins() -> list[str]:
 
 
 def print_run(run: Run, console: Console) -> None:
-    """Says how large the text and the models are, and how much memory a device needs for them."""
+    """Says how large the text and the models are, and what training takes of a device's memory."""
     corpus, train = run.corpus, run.config.train
     noun = UNITS[corpus.vocabulary.unit].noun
     share = unknown_share(corpus)
@@ -48,17 +51,17 @@ def print_run(run: Run, console: Console) -> None:
     epochs = "1 epoch" if train.epochs == 1 else f"{train.epochs} epochs"
     console.print(
         f"text: {corpus.name}, {len(corpus.train):,} {noun}s, {len(corpus.vocabulary):,} types"
-        f"{unknown}; {epochs} × {len(run.windows):,} windows",
+        f"{unknown}",
         soft_wrap=True,
     )
     types, models = len(corpus.vocabulary), len(run.all_configs)
     parameters = count_params(param_shapes(run.config.model, types))
     several = f"{models} models of " if models > 1 else ""
     needed = run.windows.resident_bytes + memory_needed(run.config, types, *run.models_on_device)
+    console.print(f"model: {several}{parameters:,} parameters")
     console.print(
-        f"model: {several}{parameters:,} parameters; trains in about {_size(needed)} of"
-        f" {_size(device_memory())}",
-        soft_wrap=True,
+        f"training: {epochs} × {len(run.windows):,} windows; the arrays take about"
+        f" {_size(needed)} of {_size(device_memory())}"
     )
 
 

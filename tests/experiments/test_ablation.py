@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from invoke import assert_refused, content, run_elsewhere
+from invoke import ROOT, assert_refused, content, run_elsewhere
 from model_examples import model_of
 
 from experiments.ablations import language_modelling, memory
@@ -89,6 +89,12 @@ def test_memory_has_every_method_seed_and_bin(finished):
 def test_report_is_made_of_the_results_alone(finished):
     folder, results, _ = finished
     assert report_page(results) == (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_report_of_one_seed_speaks_of_no_others():
+    recorded = json.loads((ROOT / "experiments/results/ablation/results.json").read_text())
+    assert report_page(recorded).count(" over seeds") == 2
+    assert " over seeds" not in report_page(recorded | {"seeds": 1})
 
 
 @pytest.mark.slow
@@ -280,6 +286,10 @@ def refused(tmp_path_factory):
 @pytest.mark.parametrize("flag", MISTAKES)
 def test_mistake_is_refused_in_one_line(refused, flag):
     assert_refused(refused[flag], MISTAKES[flag])
+
+
+def test_report_of_other_settings_is_not_to_be_removed(refused):
+    assert refused["--workdir=held"].err.endswith("or a damaged one; name another\n")
 
 
 def test_penn_treebank_is_read_without_the_built_in_corpus(tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import html.parser
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 from invoke import assert_refused, summary_of
 from invoke import content as content_of
 from model_examples import make
+from rich.console import Console
 
 from experiments import ensemble, report, sweep
 from experiments.cli.outputs import refuse_to_replace
@@ -24,7 +26,9 @@ from experiments.comparisons.lines import (
     lines_of_runs,
     lines_of_settings,
     lines_of_sweep,
+    print_comparison,
 )
+from experiments.reports.figures import line_styles
 from experiments.reports.records import Record, read_record
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import override, to_dict
@@ -185,12 +189,66 @@ def test_names_are_printed_whole(folder):
     assert all(name in column for name in names)
 
 
+NAMES = [f"{seed}-{'x' * 29}" for seed in range(2)]
+RANGES = {
+    "training": "40.27 (39.90-40.55)",
+    "validation": "119.25 (118.03-120.33)",
+    "test": "114.33 (113.63-115.36)",
+    "words/s": "12,345",
+}
+
+
+def printed(width):
+    """What a terminal of that width shows of two lines, and its table's titles."""
+    file, cells = io.StringIO(), RANGES | {"epochs": "13 of 13"}
+    lines = [Line(cells=cells | {"run": name}) for name in NAMES]
+    print_comparison(Console(file=file, width=width), lines)
+    text = file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    return text, next(line for line in text.splitlines() if "run" in line).replace("┃", "").split()
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (150, []),
+        (110, []),
+        (95, ["words/s"]),
+        (80, ["words/s", "training"]),
+        (60, ["words/s", "training", "epochs"]),
+        (40, ["words/s", "training", "epochs", "validation"]),
+    ],
+)
+def test_narrow_terminals_show_fewer_columns_and_never_half_a_figure(width, left_out):
+    text, titles = printed(width)
+    kept = [x for x in ("run", "epochs", *RANGES) if x not in left_out]
+    assert titles == kept
+    for title in RANGES.keys() & set(kept):
+        mean, *spread = RANGES[title].split()
+        assert all(text.count(part) == 2 for part in (mean, *spread))
+    assert (RANGES["test"] in text) == (width == 150)
+
+
 def test_names_of_any_length_leave_the_curves_their_room(folder):
     name = "m" * 250
     shutil.copytree("quick-seed0", folder / name)
     _, page = compare(name)  # matplotlib would warn
     assert "m" * 48 in page.picture
     assert "m" * 49 not in page.picture
+
+
+def test_folder_of_runs_stands_for_those_in_it_but_not_for_the_records_of_them(folder):
+    for path in ("reproduce", "reproduce/results", "mine"):
+        shutil.copytree(RUNS[0], folder / path / RUNS[0])
+    shutil.copytree(RUNS[1], folder / "reproduce" / RUNS[1])
+    (folder / "reproduce" / "damaged").mkdir()
+    (folder / "reproduce" / "damaged" / "config.json").write_text("{}")
+    shutil.copy(RESULTS / "ablation" / "results.json", folder / "mine" / "results.json")
+    out, page = compare("reproduce", "mine")
+    assert {f"reproduce/{name}" for name in RUNS} <= page.named.keys()
+    assert "skipped reproduce/damaged: holds a damaged record" in out
+    assert not [name for name in page.named if "results" in name or name.startswith("mine/")]
+    assert "mine, gru, L2" in page.named
 
 
 def test_what_is_no_run_is_refused_in_a_line(folder):
@@ -396,14 +454,24 @@ def test_sweep_has_a_line_a_setting_and_says_which_diverged(folder):
     lines = [{"valid_perplexity_estimates": [None, 7, 9, 8], "train_perplexities": [None, 3, 5, 4]}]
     (path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     _, page = compare("sweep")
-    finite, lost = (page.named[f"sweep, dropout {rate}"][5:7] for rate in ("0", "0.5"))
-    assert finite == ["50.50 (50.00-51.00)", "48.50 (48.00-49.00)"]
-    assert lost == ["diverged", "diverged"]
+    finite, lost = (page.named[f"sweep, dropout {rate}"][4:7] for rate in ("0", "0.5"))
+    assert finite == ["4.50 (4.00-5.00)", "50.50 (50.00-51.00)", "48.50 (48.00-49.00)"]
+    assert lost == ["", "diverged", "diverged"]
     diverged, line = lines_of_sweep("sweep", summary, lines)
     assert (diverged.validation, diverged.training) == ([], [])
     assert (line.validation, line.training) == ([[9], [8]], [[5], [4]])
+    assert line.graded
     (path / "summary.json").unlink()
     assert_refused(run("sweep"), "sweep: holds an unfinished sweep; give its command again")
+
+
+def test_curves_of_many_runs_are_apart_in_colour_and_those_of_a_sweep_a_gradient():
+    for graded in (False, True):
+        cells = [{"run": f"run {number}"} for number in range(10)]
+        lines = [Line(cells=cell, validation=[[9.0, 8.0]], graded=graded) for cell in cells]
+        drawn = comparison_page.comparison_figure(lines).axes[0].get_lines()
+        colors = [style["color"] for style in line_styles(10, graded=graded)]
+        assert [line.get_color() for line in drawn] == colors
 
 
 def test_unfinished_ensemble_is_compared_and_unfinished_sweep_skipped_with_a_note(folder):

@@ -22,6 +22,21 @@ def test_scaling_is_relative_to_ours_and_of_members_to_one_model():
     assert panels[0].get_xticklabels()[0].get_text() == "2000\n4.0"
 
 
+def test_title_and_legend_of_a_single_panel_are_within_the_figure():
+    names = ("zaremba_jax:float32", "torch-compile:bfloat16", "flax:float32")
+    point = {name: [1, 2, 3] for name in names}
+    results = {
+        "scaling": {"hidden_size": {"128": point, "256": point}},
+        "config": {"name": "small"},
+        "device": "CPU, 2 cores",
+    }
+    figure = scaling_figure(results)
+    figure.draw_without_rendering()
+    for drawn in (*figure.texts, *figure.legends):
+        extent = drawn.get_window_extent()
+        assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1
+
+
 def test_points_are_kept_though_a_later_one_fails(monkeypatch):
     def compare(contenders, *_):
         if contenders[0].members == 8:

@@ -37,6 +37,7 @@ def test_help_cuts_nothing_off_on_a_narrow_terminal(monkeypatch, columns):
         assert f"<{' | '.join(choices)}>:" in " ".join(shown.split())
     assert "--learning_rate=0.428571… " in shown
     assert all(len(line) <= int(columns) for line in shown.splitlines())
+    assert not any(line.endswith(" ") for line in shown.splitlines())
 
 
 def test_help_groups_flags_by_what_they_are_for(groups):

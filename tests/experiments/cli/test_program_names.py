@@ -1,8 +1,10 @@
 """The one command, installed or in a clone, and the list of programs."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from invoke import ROOT
@@ -34,6 +36,23 @@ def test_programs_are_listed_a_line_each(call):
 
 def test_version_is_told(call):
     assert call("--version").startswith("zaremba-jax 0.")
+
+
+@pytest.mark.parametrize("asked", ["--help", "--version"])
+def test_list_that_cannot_be_printed_is_an_error_in_one_line(call, capsys, asked):
+    with Path("/dev/full").open("w") as full, contextlib.redirect_stdout(full):
+        with pytest.raises(SystemExit) as end:
+            call(asked)
+        assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("error: standard output: no space left on device;")
+
+
+def test_list_whose_reader_is_gone_ends_in_silence(call, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe, contextlib.redirect_stdout(pipe):
+        call()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("wrong", "telling"), [("tpb", "did you mean ptb?"), ("x", "give one of")])

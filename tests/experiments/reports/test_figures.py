@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.reports.figures import label_values, line_styles, panels, round_numbers
+from experiments.reports.figures import (
+    OF_PAPER,
+    label_epochs,
+    label_logarithmic,
+    label_values,
+    line_styles,
+    panels,
+    round_numbers,
+)
 
 
 @given(st.floats(1e-4, 1e6), st.floats(1e-3, 12))
@@ -22,6 +30,32 @@ def test_no_two_lines_look_alike(count):
     styles = line_styles(count)
     assert len({style["color"] for style in styles}) == count
     assert len({(str(style["linestyle"]), style["marker"]) for style in styles}) == count
+
+
+@pytest.mark.parametrize("count", [9, 10, 14, 20, 30])
+def test_colours_of_many_lines_are_far_from_their_neighbours_or_a_gradient(count):
+    spread, graded = line_styles(count), line_styles(count, graded=True)
+    order = [style["color"] for style in graded]
+    places = [order.index(style["color"]) for style in spread]
+    assert sorted(places) == list(range(count))
+    assert np.abs(np.diff(places)).min() >= 0.3 * count
+    assert [style["marker"] for style in spread] == [style["marker"] for style in graded]
+
+
+@pytest.mark.parametrize(("epochs", "marks"), [(1, 1), (13, 13), (55, 11)])
+def test_curves_over_many_epochs_have_few_marks(epochs, marks):
+    _, (axes,) = panels(4, 3)
+    (line,) = axes.plot(range(1, epochs + 1), np.ones(epochs), marker="o")
+    label_epochs(axes)
+    assert len(line.get_xdata()[:: line.get_markevery()]) == marks
+
+
+def test_no_grid_crosses_the_papers_diamonds():
+    figure, (axes,) = panels(4, 3)
+    (paper,) = axes.plot([1, 2], [100, 200], **OF_PAPER)
+    label_logarithmic(axes)
+    figure.draw_without_rendering()
+    assert axes.yaxis.get_zorder() < paper.get_zorder()
 
 
 def test_values_too_close_to_be_labelled_still_have_a_tick():

@@ -5,7 +5,7 @@ import pytest
 from matplotlib import pyplot
 from rich.console import Console
 
-from experiments.reports.figures import as_svg, write_picture
+from experiments.reports.figures import as_svg, line_styles, write_picture
 from experiments.reports.run_figures import curves_figure, mixtures_figure, sweep_figure
 
 HISTORY = [
@@ -99,6 +99,24 @@ def test_curves_go_through_the_history_s_figures():
         assert list(line.get_xdata()) == [1, 2, 3, 4]
         assert list(line.get_ydata()) == [metrics[name] for metrics in HISTORY]
     assert set(test.get_ydata()) == {80.04}
+
+
+def test_marks_of_a_long_run_leave_its_dashes_to_be_seen():
+    figure = figure_of([HISTORY[-1] | {"epoch": epoch} for epoch in range(1, 41)])
+    for axes in figure.axes:
+        assert axes.get_lines()[1].get_markevery() == 4
+
+
+def test_many_lines_of_a_sweep_are_a_gradient():
+    sweep = sweep_of([0.5], 0.5)
+    members = sweep["settings"][0]["members"]
+    sweep["settings"] = [
+        {"setting": {"l2": 0.5, "dropout": n / 10}, "members": members} for n in range(10)
+    ]
+    sweep["best"] = None
+    (axes,) = sweep_figure(sweep).axes
+    colors = [style["color"] for style in line_styles(10, graded=True)]
+    assert [line.get_color() for line in axes.get_lines()] == colors
 
 
 def test_axes_say_what_they_show():

@@ -103,7 +103,8 @@ def test_rows_fit_whatever_they_tell_and_keep_their_columns(width, models, unit)
     plain, small = (printed(m, width, unit=unit, models=models) for m in (metrics, rate))
     titles, row = plain.splitlines()
     assert len(titles) == len(row) == len(small.splitlines()[1]) <= width
-    kept = {"epoch", "valid", "time", "total"} | ({"best"} if models > 1 else set())
+    kept = {"epoch", "train", "valid", "time", "total"}
+    kept |= {"best"} if models > 1 and (width, unit) != (60, "char") else set()
     assert kept | ({"bits"} if unit == "char" else set()) <= set(titles.split())
 
 
@@ -116,8 +117,21 @@ def test_characters_are_called_so_and_have_bits():
 def test_row_of_a_sweep_has_no_mean_over_its_settings():
     swept = {name: OF_MANY[name] for name in OF_MANY.keys() - {"learning_rate"}}
     titles, row = printed(swept, models=3, are_alike=False).splitlines()
-    assert titles.split() == ["epoch", "best", "worst", "words/s", "time", "total"]
-    assert row.split()[:3] == ["2/5", "90.00", "1e+06"]
+    assert titles.split() == ["epoch", "train", "best", "worst", "words/s", "time", "total"]
+    assert row.split()[:4] == ["2/5", "100.00", "90.00", "1e+06"]
+
+
+@pytest.mark.parametrize(("are_alike", "train"), [(True, "123.46"), (False, "100.00")])
+def test_part_of_an_epoch_of_many_models_has_their_training_figure_on_any_width(are_alike, train):
+    figures = ("epoch", "train_perplexity", "train_perplexities", "words_per_second")
+    so_far = {name: OF_MANY[name] for name in figures}
+    file = io.StringIO()
+    run = run_of(METRICS, models=3, are_alike=are_alike)
+    with EpochDisplay(Console(file=file, width=60), run, 0) as display:
+        display.windows(so_far)
+    titles, row = file.getvalue().splitlines()
+    end = titles.index("train") + len("train")
+    assert row[:end].split() == ["2/5", "50%", train]
 
 
 def test_row_of_other_columns_than_the_last_has_titles_of_its_own():

@@ -4,14 +4,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from rich.console import Console
 
 from experiments.training import opening
 from zaremba_jax.config import override
-from zaremba_jax.data.corpus import make_corpus
+from zaremba_jax.data.corpus import Corpus, make_corpus
+from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.parallel.members import memory_needed
-from zaremba_jax.presets import QUICK
+from zaremba_jax.presets import LARGE, QUICK
 
 
 @pytest.fixture
@@ -55,16 +57,33 @@ class Resident(list):
     resident_bytes = 5 * 2**20
 
 
-def test_memory_is_that_of_the_text_and_of_the_models_on_a_device():
-    config, file = override(QUICK, hidden_size=50), io.StringIO()
+def said_of(config, corpus, windows, models=1, on_device=(1, 1)):
+    """The lines about a run, as a file of 80 columns gets them."""
+    file = io.StringIO()
     run: Any = SimpleNamespace(
         config=config,
-        all_configs=[config] * 3,
-        corpus=make_corpus("x", ["a", "b", "a"], ["a", "b"], ["a", "b"]),
-        windows=Resident([0]),
-        models_on_device=(3, 2),
+        all_configs=[config] * models,
+        corpus=corpus,
+        windows=Resident(windows),
+        models_on_device=on_device,
     )
-    opening.print_run(run, Console(file=file))
+    opening.print_run(run, Console(file=file, width=80))
+    return file.getvalue()
+
+
+def test_memory_is_that_of_the_text_and_of_the_models_on_a_device():
+    config = override(QUICK, hidden_size=50)
+    corpus = make_corpus("x", ["a", "b", "a"], ["a", "b"], ["a", "b"])
+    said = said_of(config, corpus, [0], models=3, on_device=(3, 2))
     needed = math.ceil((5 * 2**20 + memory_needed(config, 2, 3, 2)) / 2**20)
-    assert "model: 3 models of " in file.getvalue()
-    assert f"trains in about {needed} MiB of " in file.getvalue()
+    assert "\nmodel: 3 models of " in said
+    assert f"\ntraining: 6 epochs × 1 windows; the arrays take about {needed} MiB of " in said
+
+
+def test_lines_about_the_largest_run_of_the_paper_fit_80_columns():
+    vocabulary = Vocabulary(("<unk>", *map(str, range(9_999))))
+    text = np.zeros(929_589, np.int32)
+    corpus = Corpus("Penn Treebank", vocabulary, text, text[:2], text[:2])
+    lines = said_of(LARGE, corpus, range(1_327), models=38).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["text", "model", "training"]
+    assert max(map(len, lines)) <= 80
