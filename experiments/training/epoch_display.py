@@ -97,7 +97,7 @@ class EpochDisplay(Progress):
         cells = {"epoch": Cell(f"{'epoch':{len(of_epoch)}}", len(of_epoch), of_epoch)}
         if "learning_rate" in metrics:
             cells["rate"] = Cell("rate", 8, f"{metrics['learning_rate']:.3g}")
-        perplexities = {"train": self._train_perplexity(metrics)}
+        perplexities: dict[str, float | None] = {"train": self._train_perplexity(metrics)}
         if self._run.are_alike:
             perplexities["valid"] = metrics.get("valid_perplexity_estimate")
         if len(self._run.all_configs) > 1:
