@@ -15,29 +15,26 @@ from jaxtyping import install_import_hook
 pytest.register_assert_rewrite("contender_examples", "faults.results", "flax_stack", "invoke")
 
 # array_types is left out: trees of its records sometimes hold leaves other than arrays.
-install_import_hook(
-    [
-        f"zaremba_jax.{module}"
-        for module in (
-            "ops",
-            "cells",
-            "kernels",
-            "rnn",
-            "model",
-            "inference",
-            "interop.flax_sequences",
-            "interop.flax_weights",
-            "interop.torch_weights",
-            "interop.stablehlo",
-            "regularizers",
-            "optimizer",
-            "train",
-            "evaluate",
-            "ensemble",
-        )
-    ],
-    "beartype.beartype",
+CHECKED = (
+    "ops",
+    "cells",
+    "kernels",
+    "rnn",
+    "model",
+    "inference",
+    "interop.flax_sequences",
+    "interop.flax_weights",
+    "interop.torch_weights",
+    "interop.stablehlo",
+    "regularizers",
+    "optimizer",
+    "train",
+    "evaluate",
+    "ensemble",
 )
+# Not for mutmut, in whose modules every function stands a hundred times.
+if "MUTANT_UNDER_TEST" not in os.environ:
+    install_import_hook([f"zaremba_jax.{module}" for module in CHECKED], "beartype.beartype")
 
 
 def pytest_configure(config):

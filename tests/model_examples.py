@@ -1,5 +1,7 @@
 """Models for tests: from parameters alone, and of a few words with a text in them."""
 
+import functools
+
 import jax
 
 from zaremba_jax.config import Config, override
@@ -20,7 +22,10 @@ def make(seed=0, vocabulary=WORDS, **changes):
     return Model(params, config, vocabulary)
 
 
-MODELS = [make(0), make(1)]
+@functools.cache
+def two_models():
+    """Models that differ in their parameters."""
+    return [make(0), make(1)]
 
 
 def model_of(params, config: Config = QUICK) -> Model:

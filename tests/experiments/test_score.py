@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from invoke import SETTINGS, assert_refused, content, run, run_elsewhere, start_python, summary_of
-from model_examples import MODELS, TEXT, WORDS, make, put_model
+from model_examples import TEXT, WORDS, make, put_model, two_models
 
 from experiments.training.run_folder import Workdir
 from zaremba_jax.data.vocabulary import Vocabulary
@@ -155,8 +155,8 @@ def scored(tmp_path_factory):
     models = [make(seed, **of_evaluation) for seed in (0, 1)]
     for seed, model in enumerate(models):
         put_model(Workdir(folder / f"run{seed}").model, model)
-    nothing = jax.tree.map(lambda x: np.full_like(x, np.nan), MODELS[0].params)
-    put_model(folder / "broken.safetensors", dataclasses.replace(MODELS[0], params=nothing))
+    nothing = jax.tree.map(lambda x: np.full_like(x, np.nan), two_models()[0].params)
+    put_model(folder / "broken.safetensors", dataclasses.replace(two_models()[0], params=nothing))
     put_model(
         folder / "one_line.safetensors", make(vocabulary=Vocabulary((*"aent", "<unk>"), "char"))
     )
@@ -212,7 +212,7 @@ def test_mistake_is_refused_in_one_line(scored, reason):
 
 
 def test_scores_are_there_before_the_report_is_read(tmp_path):
-    put_model(Workdir(tmp_path / "run").model, MODELS[0])
+    put_model(Workdir(tmp_path / "run").model, two_models()[0])
     (tmp_path / "text").write_text(TEXT)
     flags = ("-m", "experiments.score", "--workdir=run", "text", "--scores=scores.tsv")
     with start_python(*flags, cwd=tmp_path, PYTHONUNBUFFERED="1") as process:
@@ -237,7 +237,7 @@ TUNED = {
 
 
 def test_settings_that_are_left_out_are_those_that_were_tuned(tmp_path):
-    put_model(Workdir(tmp_path / "run").model, MODELS[0])
+    put_model(Workdir(tmp_path / "run").model, two_models()[0])
     (tmp_path / "text").write_text(TEXT)
     ways = [(*way, *told) for way, tuned in TUNED.items() for told in ((), tuned)]
     lines = [

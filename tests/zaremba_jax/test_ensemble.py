@@ -1,6 +1,7 @@
 """A member of an ensemble equals the same model alone; a mixture averages probabilities."""
 
 import dataclasses
+import functools
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -41,22 +42,34 @@ from zaremba_jax.train import init_train_state, train_windows
 VOCABULARY = 7
 CONFIG = override(QUICK, layers=1, hidden_size=6, batch_size=3, unroll=4, epochs=9, dropout=0.5)
 SEEDS = (4, 5, 2**32 - 1)
-MESH = make_mesh(jax.devices()[:1])
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, 3 * 4 * 5 + 3).astype(np.int32)
-TEXT = jnp.asarray(windows(IDS, CONFIG.train.batch_size, CONFIG.train.unroll))
-PAST_AN_EPOCH = jnp.concatenate([TEXT, TEXT[:2]])
+
+
+@functools.cache
+def one_device():
+    return make_mesh(jax.devices()[:1])
+
+
+@functools.cache
+def text():
+    return jnp.asarray(windows(IDS, CONFIG.train.batch_size, CONFIG.train.unroll))
+
+
+def past_an_epoch():
+    return jnp.concatenate([text(), text()[:2]])
 
 
 def alone(seed, config=CONFIG):
     state = init_train_state(config, VOCABULARY, jnp.asarray(seed, jnp.uint32))
-    state, statistics = train_windows(config, state, PAST_AN_EPOCH, windows_per_epoch=len(TEXT))
+    state, statistics = train_windows(config, state, past_an_epoch(), windows_per_epoch=len(text()))
     return state, statistics.nll
 
 
-def together(seeds, config=CONFIG, rates=None, mesh=MESH):
+def together(seeds, config=CONFIG, rates=None, mesh=None):
+    mesh = mesh or one_device()
     states = init_members(config, VOCABULARY, seeds, mesh)
     states, statistics = train_members(
-        config, states, PAST_AN_EPOCH, mesh, rates, windows_per_epoch=len(TEXT)
+        config, states, past_an_epoch(), mesh, rates, windows_per_epoch=len(text())
     )
     return states, statistics.nll
 
@@ -79,7 +92,7 @@ def trained():
 
 
 def test_members_start_as_their_seeds_do_to_the_bit():
-    states = init_members(CONFIG, VOCABULARY, SEEDS, MESH)
+    states = init_members(CONFIG, VOCABULARY, SEEDS, one_device())
     for index, seed in enumerate(SEEDS):
         expected = init_train_state(override(CONFIG, seed=seed), VOCABULARY)
         jax.tree.map(
@@ -89,21 +102,21 @@ def test_members_start_as_their_seeds_do_to_the_bit():
 
 def test_members_that_go_on_from_a_model_start_as_one_that_does_alone():
     params = init_train_state(override(CONFIG, seed=9), VOCABULARY).params
-    chunks = init_chunks(CONFIG, VOCABULARY, SEEDS, 2, MESH, params)
+    chunks = init_chunks(CONFIG, VOCABULARY, SEEDS, 2, one_device(), params)
     last = init_train_state(override(CONFIG, seed=SEEDS[-1]), VOCABULARY, params=params)
     jax.tree.map(np.testing.assert_array_equal, numbers(member(chunks[-1], -1)), numbers(last))
     jax.tree.map(np.testing.assert_array_equal, last.params, params)
-    alone = init_data_parallel(CONFIG, VOCABULARY, MESH, params)
+    alone = init_data_parallel(CONFIG, VOCABULARY, one_device(), params)
     jax.tree.map(np.testing.assert_array_equal, alone.params, params)
-    train_windows(CONFIG, last, TEXT)  # gives its buffers away
+    train_windows(CONFIG, last, text())  # gives its buffers away
     assert np.isfinite(params.embedding).all()
 
 
 def test_members_cannot_go_on_from_a_model_of_other_shapes():
     params = init_train_state(override(CONFIG, hidden_size=5), VOCABULARY).params
     for init in (
-        lambda: init_members(CONFIG, VOCABULARY, SEEDS, MESH, params),
-        lambda: init_data_parallel(CONFIG, VOCABULARY, MESH, params),
+        lambda: init_members(CONFIG, VOCABULARY, SEEDS, one_device(), params),
+        lambda: init_data_parallel(CONFIG, VOCABULARY, one_device(), params),
     ):
         with pytest.raises(InputError, match=r"embedding \(\(7, 5\) there, \(7, 6\) expected"):
             init()
@@ -112,14 +125,14 @@ def test_members_cannot_go_on_from_a_model_of_other_shapes():
 def test_members_have_their_own_masks_whatever_kind_of_key_is_jax_s_default():
     with jax.default_prng_impl("rbg"):  # whose keys draw other numbers in a batch
         test_members_start_as_their_seeds_do_to_the_bit()
-    states = init_members(CONFIG, VOCABULARY, SEEDS, MESH)
+    states = init_members(CONFIG, VOCABULARY, SEEDS, one_device())
     assert states.key.dtype == jax.random.key(0, impl="threefry2x32").dtype
 
 
 def test_chunks_have_the_members_one_after_another_and_the_last_one_pads():
-    chunks = init_chunks(CONFIG, VOCABULARY, SEEDS, 2, MESH)
+    chunks = init_chunks(CONFIG, VOCABULARY, SEEDS, 2, one_device())
     assert [len(states.step) for states in chunks] == [2, 1]
-    expected = init_members(CONFIG, VOCABULARY, SEEDS, MESH)
+    expected = init_members(CONFIG, VOCABULARY, SEEDS, one_device())
     together = jax.tree.map(lambda *parts: np.concatenate(parts), *map(numbers, chunks))
     jax.tree.map(np.testing.assert_array_equal, together, numbers(expected))
     padded = [indices.tolist() for indices in chunk_members(3, (2, 2))]
@@ -166,13 +179,13 @@ def test_members_can_differ_in_rates_so_that_a_sweep_is_an_ensemble():
 def test_every_member_is_evaluated_as_it_is_alone(trained, streams):
     config = override(CONFIG, zoneout_hidden=0.25, zoneout_cell=0.5)
     predictors = Predictor(trained[0].params, expected_masks(config), config.compute)
-    nll = members_nll(predictors, IDS, streams, MESH)
+    nll = members_nll(predictors, IDS, streams, one_device())
     assert nll.shape == (len(SEEDS), len(IDS) - 1)
     for index in range(len(SEEDS)):
         model = model_of(member(predictors.params, index), config)
         np.testing.assert_allclose(nll[index], text_nll(model, IDS, streams), rtol=1e-5)
     with pytest.raises(ValueError, match="encode the text with the model's own vocabulary"):
-        members_nll(predictors, IDS + 1, streams, MESH)
+        members_nll(predictors, IDS + 1, streams, one_device())
 
 
 NLL = st.tuples(st.integers(1, 6), st.integers(1, 8)).flatmap(
@@ -217,7 +230,7 @@ def test_token_that_no_member_can_predict_has_no_probability_in_the_mixture():
 
 
 def test_mixtures_of_one_are_the_singles_and_of_all_the_mixture(trained):
-    nll = members_nll(Predictor(trained[0].params), IDS, 1, MESH)
+    nll = members_nll(Predictor(trained[0].params), IDS, 1, one_device())
     models = [model_of(member(trained[0].params, i)) for i in range(3)]
     singles = [perplexity(text_nll(model, IDS)) for model in models]
     np.testing.assert_allclose(mixture_perplexities(nll, 1), singles, rtol=1e-5)
@@ -318,8 +331,8 @@ def spread(mesh, config):
     """Members 4 and 5, padded, on a mesh after an epoch, and the compiled program."""
     seeds = range(4, 4 + sum(chunk_sizes(2, 1, mesh)))
     states = init_members(config, VOCABULARY, seeds, mesh)
-    compiled = train_members.lower(config, states, TEXT, mesh).compile()
-    states, statistics = train_members(config, states, TEXT, mesh)
+    compiled = train_members.lower(config, states, text(), mesh).compile()
+    states, statistics = train_members(config, states, text(), mesh)
     loss = members_nll(Predictor(states.params), IDS, 1, mesh)
     return statistics.nll[:2], states, loss[:2], str(compiled.as_text())
 
@@ -330,7 +343,7 @@ def on_eight_devices():
     expected = []
     for seed in (4, 5):
         state = init_train_state(config, VOCABULARY, jnp.asarray(seed, jnp.uint32))
-        expected.append(train_windows(config, state, TEXT))
+        expected.append(train_windows(config, state, text()))
     # Eight members, six of them padding; or four on two devices each, where the three streams are
     # padded to four.
     for data, allowed in ((1, ()), (2, ("all-reduce",))):
@@ -345,7 +358,7 @@ def on_eight_devices():
     mesh = make_mesh(jax.devices()[:2], 2)
     state = init_data_parallel(override(config, seed=5), VOCABULARY, mesh)
     rates = {"average_from": np.float32(1)}
-    state, statistics = train_data_parallel(override(config, seed=5), state, TEXT, mesh, rates)
+    state, statistics = train_data_parallel(override(config, seed=5), state, text(), mesh, rates)
     np.testing.assert_allclose(statistics.nll, expected[1][1].nll, rtol=1e-5)
     assert_close(state.params, expected[1][0].params)
     assert_close(state.average, expected[1][0].average)

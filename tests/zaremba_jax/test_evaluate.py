@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 from typing import Any, cast
 from unittest import mock
 
@@ -24,8 +25,16 @@ from zaremba_jax.rnn import zero_state
 VOCABULARY, UNROLL, LONGEST = 6, 4, 41
 PLAIN = override(QUICK, layers=2, hidden_size=5, init_scale=0.9, unroll=UNROLL, dropout=0.0)
 NOISY = override(PLAIN, dropout=0.5, word_dropout=0.25, zoneout_cell=0.5, dropconnect=0.5, l2=1.0)
-PARAMS = init_params(PLAIN.model, VOCABULARY, key=jax.random.key(0))
-MODEL = model_of(PARAMS, PLAIN)
+
+
+@functools.cache
+def params():
+    return init_params(PLAIN.model, VOCABULARY, key=jax.random.key(0))
+
+
+@functools.cache
+def model():
+    return model_of(params(), PLAIN)
 
 
 def make_text(length, seed=0):
@@ -33,8 +42,8 @@ def make_text(length, seed=0):
 
 
 @jax.jit
-def one_call(ids, masks):
-    logits, _ = apply(PARAMS, ids[:-1, None], zero_state(PARAMS.layers, 1), masks)
+def one_call(params, ids, masks):
+    logits, _ = apply(params, ids[:-1, None], zero_state(params.layers, 1), masks)
     log_probabilities = jax.nn.log_softmax(logits[:, 0])
     return -jnp.take_along_axis(log_probabilities, ids[1:, None], axis=1)[:, 0]
 
@@ -42,7 +51,7 @@ def one_call(ids, masks):
 def in_one_go(ids, masks=None):
     """The same predictions by one call of the model; what follows a text changes none of them."""
     padded = jnp.asarray(np.pad(ids, (0, LONGEST - len(ids))), jnp.int32)
-    return np.asarray(one_call(padded, masks))[: len(ids) - 1]
+    return np.asarray(one_call(params(), padded, masks))[: len(ids) - 1]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +73,7 @@ def test_text_of_any_length_is_read_as_stretches_each_with_its_state_carried_thr
     expected = [
         in_one_go(ids[start : start + stretch + 1]) for start in range(0, length - 1, stretch)
     ]
-    np.testing.assert_allclose(text_nll(MODEL, ids, streams), np.concatenate(expected), rtol=1e-5)
+    np.testing.assert_allclose(text_nll(model(), ids, streams), np.concatenate(expected), rtol=1e-5)
 
 
 @given(st.integers(2, 99), st.integers(1, 9), st.integers(1, 20))
@@ -97,9 +106,9 @@ def test_perplexity_of_two_texts_is_their_geometric_mean_by_tokens(one, other):
 @pytest.mark.usefixtures("short_windows")
 def test_zoneout_is_evaluated_under_its_expectation():
     config, ids = override(PLAIN, zoneout_hidden=0.25, zoneout_cell=0.5), make_text(21)
-    nll = text_nll(model_of(PARAMS, config), ids)
+    nll = text_nll(model_of(params(), config), ids)
     np.testing.assert_allclose(nll, in_one_go(ids, expected_masks(config)), rtol=1e-5)
-    assert not np.allclose(nll, text_nll(MODEL, ids), rtol=1e-2)
+    assert not np.allclose(nll, text_nll(model(), ids), rtol=1e-2)
 
 
 def sampled(config, ids, samples, key):
@@ -108,13 +117,13 @@ def sampled(config, ids, samples, key):
     column = jnp.asarray(ids)[:, None]
     model = jax.jit(apply)
     for sample in range(samples):
-        state = zero_state(PARAMS.layers, 1)
+        state = zero_state(params().layers, 1)
         for index, start in enumerate(range(0, len(ids) - 1, UNROLL)):
             keys = jax.random.split(jax.random.fold_in(key, index), samples)
             mask_key, weight_key = jax.random.split(keys[sample])
             inputs = column[start : start + UNROLL]
             masks = sample_masks(config, rates, inputs, VOCABULARY, key=mask_key)
-            noisy = drop_weights(rates, PARAMS, key=weight_key)
+            noisy = drop_weights(rates, params(), key=weight_key)
             logits, state = model(noisy, inputs, state, masks)
             for t, scores in enumerate(np.asarray(logits[:, 0], np.float64)):
                 probabilities = np.exp(scores) / np.exp(scores).sum()
@@ -125,7 +134,7 @@ def sampled(config, ids, samples, key):
 @pytest.mark.parametrize("samples", [1, 3])
 def test_monte_carlo_averages_the_probabilities_of_samples_that_each_carry_their_state(samples):
     ids, key = make_text(3 * UNROLL + 1), jax.random.key(5)
-    nll = monte_carlo_nll(model_of(PARAMS, NOISY), ids, samples, key=key)
+    nll = monte_carlo_nll(model_of(params(), NOISY), ids, samples, key=key)
     sample_nll = sampled(NOISY, ids, samples, key)
     assert nll.shape == (len(ids) - 1,)
     np.testing.assert_allclose(nll, -np.log(np.exp(-sample_nll).mean(axis=0)), rtol=1e-5)
@@ -135,14 +144,14 @@ def test_monte_carlo_averages_the_probabilities_of_samples_that_each_carry_their
 @pytest.mark.parametrize("samples", [1, 4])
 def test_monte_carlo_without_noise_is_the_reported_protocol(length, samples):
     ids = make_text(length)
-    nll = monte_carlo_nll(MODEL, ids, samples, key=jax.random.key(0))
-    np.testing.assert_allclose(nll, text_nll(MODEL, ids), rtol=1e-5)
+    nll = monte_carlo_nll(model(), ids, samples, key=jax.random.key(0))
+    np.testing.assert_allclose(nll, text_nll(model(), ids), rtol=1e-5)
 
 
 def test_monte_carlo_is_decided_by_its_key():
     ids = make_text(9)
     first, repeat, other = (
-        monte_carlo_nll(model_of(PARAMS, NOISY), ids, 2, key=jax.random.key(key))
+        monte_carlo_nll(model_of(params(), NOISY), ids, 2, key=jax.random.key(key))
         for key in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, repeat)
@@ -159,7 +168,9 @@ def test_monte_carlo_is_decided_by_its_key():
 )
 def test_monte_carlo_refuses_what_it_cannot_average(length, samples, reason):
     with pytest.raises(ValueError, match=reason):
-        monte_carlo_nll(model_of(PARAMS, NOISY), make_text(length), samples, key=jax.random.key(0))
+        monte_carlo_nll(
+            model_of(params(), NOISY), make_text(length), samples, key=jax.random.key(0)
+        )
 
 
 def test_perplexity_is_the_exponential_of_the_mean_in_double_precision():
@@ -172,7 +183,7 @@ def test_perplexity_is_the_exponential_of_the_mean_in_double_precision():
 @pytest.mark.parametrize("length", [0, 1])
 def test_text_without_a_prediction_is_refused(length):
     with pytest.raises(ValueError, match=f"{length} tokens has nothing to predict; give at least"):
-        text_nll(MODEL, make_text(length))
+        text_nll(model(), make_text(length))
 
 
 @pytest.mark.parametrize("outside", [-1, VOCABULARY])
@@ -180,13 +191,13 @@ def test_ids_of_another_vocabulary_are_refused(outside):
     ids, key = np.append(make_text(5), outside), jax.random.key(0)
     reason = f"ids from .* for a vocabulary of {VOCABULARY}: encode the text with the model's own"
     with pytest.raises(ValueError, match=reason):
-        text_nll(MODEL, ids)
+        text_nll(model(), ids)
     with pytest.raises(ValueError, match=reason):
-        monte_carlo_nll(MODEL, ids, 1, key=key)
+        monte_carlo_nll(model(), ids, 1, key=key)
 
 
 def test_model_whose_vocabulary_is_not_its_parameters_is_refused():
-    other = dataclasses.replace(MODEL, vocabulary=Vocabulary(tuple("abc")))
+    other = dataclasses.replace(model(), vocabulary=Vocabulary(tuple("abc")))
     with pytest.raises(ValueError, match="a vocabulary of 3 for an embedding of 6 rows: make the"):
         text_nll(other, np.array([0, 1, 2]))
 
@@ -194,4 +205,4 @@ def test_model_whose_vocabulary_is_not_its_parameters_is_refused():
 def test_no_stretch_is_refused():
     for streams in (0, -1):
         with pytest.raises(ValueError, match=f"streams={streams}: must be at least 1"):
-            text_nll(MODEL, make_text(5), streams=streams)
+            text_nll(model(), make_text(5), streams=streams)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -27,8 +28,7 @@ LAYERS, TIME, BATCH, FEATURES, HIDDEN, VOCABULARY = 2, 12, 6, 5, 10, 9
 PLAIN = override(
     QUICK, layers=LAYERS, hidden_size=HIDDEN, embedding_size=FEATURES, init_scale=0.5, dropout=0.0
 )
-TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (TIME, BATCH)), jnp.int32)
-PARAMS = init_params(PLAIN.model, VOCABULARY, key=jax.random.key(9))
+TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, (TIME, BATCH)).astype(np.int32)
 # Shapes: a mask per layer and one for the last output; through time, a mask per layer.
 SITES = [(TIME, BATCH, FEATURES), (TIME, BATCH, HIDDEN), (TIME, BATCH, HIDDEN)]
 STATES = [(TIME, BATCH, HIDDEN)] * LAYERS
@@ -43,10 +43,15 @@ NOISE = {
 RATES = st.floats(0.05, 0.95)
 
 
+@functools.cache
+def params():
+    return init_params(PLAIN.model, VOCABULARY, key=jax.random.key(9))
+
+
 def masks_of(settings=None, key=0, tokens=TOKENS):
     config = override(PLAIN, **settings or {})
     rates = active_rates(config.regularizers)
-    return sample_masks(config, rates, tokens, VOCABULARY, key=jax.random.key(key))
+    return sample_masks(config, rates, jnp.asarray(tokens), VOCABULARY, key=jax.random.key(key))
 
 
 def parts(masks):
@@ -73,9 +78,9 @@ def test_every_rate_of_zero_is_no_mask_no_weight_dropped_and_no_penalty():
     assert rates == {}
     assert masks_of() == Masks()
     assert masks_of({"mask_each": "window"}) == Masks()
-    assert drop_weights(rates, PARAMS, key=None) is PARAMS
+    assert drop_weights(rates, params(), key=None) is params()
     assert expected_masks(PLAIN) is None
-    assert float(penalty(rates, PARAMS, jnp.ones((1, 1, 1)), jnp.ones((1, 1, 1)))) == 0
+    assert float(penalty(rates, params(), jnp.ones((1, 1, 1)), jnp.ones((1, 1, 1)))) == 0
 
 
 @pytest.mark.parametrize("name", NOISE)
@@ -134,7 +139,7 @@ def test_a_rate_of_zero_is_the_identity():
     key = jax.random.key(0)
     np.testing.assert_array_equal(dropout_mask(0.0, SITES[1], key=key), np.ones(SITES[1]))
     np.testing.assert_array_equal(zoneout_mask(0.0, SITES[1], key=key), np.zeros(SITES[1]))
-    assert_equal(drop_weights({"dropconnect": 0.0}, PARAMS, key=key), PARAMS)
+    assert_equal(drop_weights({"dropconnect": 0.0}, params(), key=key), params())
 
 
 @pytest.mark.parametrize("mask_each", ["step", "window"])
@@ -271,9 +276,9 @@ def test_zoneout_is_evaluated_by_its_expectation():
 
 def test_dropconnect_masks_each_recurrent_weight_and_nothing_else():
     rate = 0.25
-    dropped = drop_weights({"dropconnect": rate}, PARAMS, key=jax.random.key(0))
+    dropped = drop_weights({"dropconnect": rate}, params(), key=jax.random.key(0))
     patterns = []
-    for layer, original in zip(dropped.layers, PARAMS.layers, strict=True):
+    for layer, original in zip(dropped.layers, params().layers, strict=True):
         factor = np.asarray(layer.recurrent_weights / original.recurrent_weights)
         np.testing.assert_allclose(factor[factor != 0], 1 / (1 - rate), rtol=1e-6)
         share = np.mean(factor == 0)
@@ -282,25 +287,25 @@ def test_dropconnect_masks_each_recurrent_weight_and_nothing_else():
     assert not np.array_equal(*patterns)
     restored = tuple(
         dataclasses.replace(layer, recurrent_weights=original.recurrent_weights)
-        for layer, original in zip(dropped.layers, PARAMS.layers, strict=True)
+        for layer, original in zip(dropped.layers, params().layers, strict=True)
     )
-    assert_equal(dataclasses.replace(dropped, layers=restored), PARAMS)
+    assert_equal(dataclasses.replace(dropped, layers=restored), params())
 
 
 def test_dropconnect_is_decided_by_its_key_and_refused_without_one():
     rates = {"dropconnect": 0.5}
     first, repeat, other = (
-        drop_weights(rates, PARAMS, key=jax.random.key(key)).layers for key in (0, 0, 1)
+        drop_weights(rates, params(), key=jax.random.key(key)).layers for key in (0, 0, 1)
     )
     assert_equal(first, repeat)
     assert not np.array_equal(first[0].recurrent_weights, other[0].recurrent_weights)
     with pytest.raises(ValueError, match="dropconnect is on and has no key to draw from; give one"):
-        drop_weights(rates, PARAMS, key=None)
+        drop_weights(rates, params(), key=None)
 
 
 def test_the_key_of_a_layer_decides_its_dropped_weights_for_ever():
     """So that those of every run can be drawn again from its seed."""
-    dropped = drop_weights({"dropconnect": 0.25}, PARAMS, key=jax.random.key(0))
+    dropped = drop_weights({"dropconnect": 0.25}, params(), key=jax.random.key(0))
     keys = jax.random.split(jax.random.key(0), LAYERS)
     for layer, key in zip(dropped.layers, keys, strict=True):
         kept = jax.random.bernoulli(key, jnp.float32(0.75), layer.recurrent_weights.shape)
@@ -309,7 +314,7 @@ def test_the_key_of_a_layer_decides_its_dropped_weights_for_ever():
 
 def gradient_of_penalty(**rates):
     outputs = jnp.zeros((TIME, BATCH, HIDDEN))
-    return jax.grad(lambda params: penalty(rates, params, outputs, outputs))(PARAMS)
+    return jax.grad(lambda params: penalty(rates, params, outputs, outputs))(params())
 
 
 @pytest.mark.parametrize(("l1", "l2"), [(0.3, 0.0), (0.0, 0.2), (0.3, 0.2)])
@@ -324,7 +329,7 @@ def test_elastic_net_pulls_every_weight_by_l1_sign_and_twice_l2_and_no_bias(l1, 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
         gradient_of_penalty(**rates),
-        jax.tree_util.tree_map_with_path(expected, PARAMS),
+        jax.tree_util.tree_map_with_path(expected, params()),
     )
 
 
@@ -348,7 +353,7 @@ def test_penalties_on_activations_are_of_the_dropped_output_and_of_the_raw_outpu
     size = BATCH * HIDDEN
 
     def total(**rates):
-        return float(penalty(rates, PARAMS, jnp.asarray(outputs), jnp.asarray(dropped)))
+        return float(penalty(rates, params(), jnp.asarray(outputs), jnp.asarray(dropped)))
 
     np.testing.assert_allclose(total(activation_l2=2.0), 2 * (dropped**2).sum() / size, rtol=1e-5)
     change = outputs[1:] - outputs[:-1]
@@ -365,14 +370,14 @@ def test_penalties_on_activations_are_of_the_dropped_output_and_of_the_raw_outpu
 )
 def test_penalties_add_up_and_grow_with_their_strengths(rates):
     outputs, dropped = jax.random.normal(jax.random.key(0), (2, *SITES[1]))
-    each = [rates[name] * penalty({name: 1.0}, PARAMS, outputs, dropped) for name in rates]
-    np.testing.assert_allclose(penalty(rates, PARAMS, outputs, dropped), sum(each), rtol=1e-4)
+    each = [rates[name] * penalty({name: 1.0}, params(), outputs, dropped) for name in rates]
+    np.testing.assert_allclose(penalty(rates, params(), outputs, dropped), sum(each), rtol=1e-4)
     assert all(float(x) >= 0 for x in each)
 
 
 def test_a_single_time_step_has_no_change_to_penalize():
     outputs = jnp.ones((1, BATCH, HIDDEN))
-    assert float(penalty({"temporal_activation_l2": 3.0}, PARAMS, outputs, outputs)) == 0
+    assert float(penalty({"temporal_activation_l2": 3.0}, params(), outputs, outputs)) == 0
 
 
 STRENGTHS = [f.name for f in dataclasses.fields(RegularizerConfig) if f.name != "mask_each"]

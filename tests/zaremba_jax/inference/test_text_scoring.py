@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from model_examples import MODELS, TEXT, WORDS, make
+from model_examples import TEXT, WORDS, make, two_models
 
 from zaremba_jax.data.units import BYTES
 from zaremba_jax.data.vocabulary import Vocabulary
@@ -15,7 +15,7 @@ from zaremba_jax.inference.text_scoring import independent_nll, read_text, recor
 @pytest.fixture
 def text(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
-    return read_text(tmp_path / "text.txt", MODELS[0])
+    return read_text(tmp_path / "text.txt", two_models()[0])
 
 
 def test_text_is_read_by_lines_and_unknown_words_are_counted(text):
@@ -27,18 +27,18 @@ def test_text_is_read_by_lines_and_unknown_words_are_counted(text):
 def test_text_that_is_not_written_out_takes_few_bytes_a_token(tmp_path):
     (tmp_path / "text.txt").write_text("the cat sat the zebra sat the cat sat on\n" * 4000)
     tracemalloc.start()
-    assert len(read_text(tmp_path / "text.txt", MODELS[0]).stream) == 44_000
+    assert len(read_text(tmp_path / "text.txt", two_models()[0]).stream) == 44_000
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 44_000 * 60  # a string takes 52, and its list entry 8
 
 
 def test_stream_is_the_reported_protocol_and_models_are_mixed(text):
-    single = stream_nll(MODELS[:1], text, text_nll)
+    single = stream_nll(two_models()[:1], text, text_nll)
     assert np.isnan(single[0])
-    np.testing.assert_allclose(single[1:], text_nll(MODELS[0], text.stream), rtol=1e-6)
-    mixed = stream_nll(MODELS, text, text_nll)
-    p, q = (np.exp(-text_nll(model, text.stream).astype(np.float64)) for model in MODELS)
+    np.testing.assert_allclose(single[1:], text_nll(two_models()[0], text.stream), rtol=1e-6)
+    mixed = stream_nll(two_models(), text, text_nll)
+    p, q = (np.exp(-text_nll(model, text.stream).astype(np.float64)) for model in two_models())
     np.testing.assert_allclose(mixed[1:], -np.log((p + q) / 2), rtol=1e-6)
 
 
@@ -46,18 +46,18 @@ def test_independent_lines_are_scored_alike_wherever_they_stand(tmp_path):
     nll = {}
     for name, lines in (("one", ["cat sat", "the"]), ("other", ["the", "the cat", "cat sat"])):
         (tmp_path / name).write_text("\n".join(lines))
-        text = read_text(tmp_path / name, MODELS[0])
-        sentences = records(text, independent_nll(MODELS, text), "sentence")
+        text = read_text(tmp_path / name, two_models()[0])
+        sentences = records(text, independent_nll(two_models(), text), "sentence")
         nll[name] = {record["text"]: record["log_probability"] for record in sentences}
     assert nll["one"] == pytest.approx({line: nll["other"][line] for line in nll["one"]})
-    text = read_text(tmp_path / "one", MODELS[0])
+    text = read_text(tmp_path / "one", two_models()[0])
     ids = np.array([1, 2, 4, 1], np.int32)  # the end of another line, then the line
-    p, q = (np.exp(-text_nll(model, ids).astype(np.float64)) for model in MODELS)
+    p, q = (np.exp(-text_nll(model, ids).astype(np.float64)) for model in two_models())
     assert nll["one"]["cat sat"] == pytest.approx(np.log((p + q) / 2).sum(), rel=1e-5)
 
 
 def test_records_of_tokens_add_up_to_those_of_sentences(text):
-    nll = stream_nll(MODELS, text, text_nll)
+    nll = stream_nll(two_models(), text, text_nll)
     sentences, tokens = records(text, nll, "sentence"), records(text, nll, "token")
     assert [record["tokens"] for record in sentences] == [3, 3, 1, 4]
     assert [record["unknown"] for record in sentences] == [0, 1, 0, 2]
@@ -135,7 +135,7 @@ def test_empty_hypotheses_have_the_probability_of_their_ends(tmp_path, vocabular
 def test_line_without_its_id_is_refused(tmp_path):
     (tmp_path / "text").write_text("u1 the cat\n\n")
     with pytest.raises(ValueError, match=r"text: line 2 has no utterance id; put one before each"):
-        read_text(tmp_path / "text", MODELS[0], with_utterance_ids=True)
+        read_text(tmp_path / "text", two_models()[0], with_utterance_ids=True)
 
 
 def test_unknown_line_ends_are_named_on_one_line(tmp_path):
@@ -163,6 +163,6 @@ def test_text_that_cannot_be_read_is_refused(tmp_path, content, vocabulary, reas
 
 def test_unknown_tokens_are_counted_among_those_that_are_scored(tmp_path):
     (tmp_path / "text").write_text("zebra cat\n")
-    text = read_text(tmp_path / "text", MODELS[0])
-    (record,) = records(text, stream_nll(MODELS, text, text_nll), "sentence")
+    text = read_text(tmp_path / "text", two_models()[0])
+    (record,) = records(text, stream_nll(two_models(), text, text_nll), "sentence")
     assert (record["tokens"], record["unknown"]) == (2, 0)
