@@ -195,15 +195,17 @@ def test_rate_is_divided_after_each_stall_past_the_constant_epochs(estimates, ra
 
 
 @pytest.mark.parametrize(
-    ("estimates", "is_out"),
+    ("patience", "estimates", "is_out"),
     [
-        ([], False),
-        ([9.0], False),
-        ([9.0, 8.0, 8.0], False),
-        ([9.0, 8.0, 8.0, 8.5], True),
-        ([9.0, 9.0, 8.0], False),
+        (2, [], False),
+        (2, [9.0], False),
+        (2, [9.0, 8.0, 8.0], False),
+        (2, [9.0, 8.0, 8.0, 8.5], True),
+        (2, [9.0, 9.0, 8.0], False),
+        (1, [9.0, 8.0], False),
+        (1, [8.0, 8.0], True),
     ],
 )
-def test_patience_counts_the_epochs_since_the_best(estimates, is_out):
-    assert is_out_of_patience(override(QUICK, patience=2).train, estimates) is is_out
+def test_patience_counts_the_epochs_since_the_best(patience, estimates, is_out):
+    assert is_out_of_patience(override(QUICK, patience=patience).train, estimates) is is_out
     assert not is_out_of_patience(QUICK.train, estimates)

@@ -28,7 +28,6 @@ LAYERS, TIME, BATCH, FEATURES, HIDDEN, VOCABULARY = 2, 12, 6, 5, 10, 9
 PLAIN = override(
     QUICK, layers=LAYERS, hidden_size=HIDDEN, embedding_size=FEATURES, init_scale=0.5, dropout=0.0
 )
-TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, (TIME, BATCH)).astype(np.int32)
 # Shapes: a mask per layer and one for the last output; through time, a mask per layer.
 SITES = [(TIME, BATCH, FEATURES), (TIME, BATCH, HIDDEN), (TIME, BATCH, HIDDEN)]
 STATES = [(TIME, BATCH, HIDDEN)] * LAYERS
@@ -48,10 +47,17 @@ def params():
     return init_params(PLAIN.model, VOCABULARY, key=jax.random.key(9))
 
 
-def masks_of(settings=None, key=0, tokens=TOKENS):
+@functools.cache
+def window():
+    """Tokens of a window."""
+    return jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (TIME, BATCH)), jnp.int32)
+
+
+def masks_of(settings=None, key=0, tokens=None):
+    tokens = window() if tokens is None else tokens
     config = override(PLAIN, **settings or {})
     rates = active_rates(config.regularizers)
-    return sample_masks(config, rates, jnp.asarray(tokens), VOCABULARY, key=jax.random.key(key))
+    return sample_masks(config, rates, tokens, VOCABULARY, key=jax.random.key(key))
 
 
 def parts(masks):
@@ -132,7 +138,7 @@ def test_the_number_of_a_site_decides_its_masks_for_ever():
         drawn = [draw(0.5, STATES[0], key=key_of(number)) for number in sites]
         assert_equal(masks[name][-len(drawn) :], [np.asarray(x) for x in drawn])
     words = dropout_mask(0.5, (VOCABULARY, BATCH), key=key_of(3))
-    assert_equal(masks["word_dropout"][0][..., 0], words[TOKENS, jnp.arange(BATCH)[None, :]])
+    assert_equal(masks["word_dropout"][0][..., 0], words[window(), jnp.arange(BATCH)[None, :]])
 
 
 def test_a_rate_of_zero_is_the_identity():
@@ -162,11 +168,11 @@ def test_a_site_with_a_rate_of_its_own_has_the_masks_that_dropout_draws_there(
         assert_equal(masks.inputs, others.inputs)
     config = override(PLAIN, **settings | {site: 0.0})
     key, rates = jax.random.key(0), {"dropout": 0.5, site: jnp.float32(rate)}
-    swept = jax.jit(lambda rates: sample_masks(config, rates, TOKENS, VOCABULARY, key=key))(rates)
+    swept = jax.jit(lambda rates: sample_masks(config, rates, window(), VOCABULARY, key=key))(rates)
     if rate:
         unset = override(PLAIN, **settings)
         given = {"dropout": 0.5, site: rate}
-        assert_equal(sample_masks(unset, given, TOKENS, VOCABULARY, key=key), masks)
+        assert_equal(sample_masks(unset, given, window(), VOCABULARY, key=key), masks)
         return assert_equal(swept, masks)
     own = swept.inputs[0] if site == "input_dropout" and swept.inputs else swept.output
     np.testing.assert_array_equal(own, np.ones(own.shape))  # among others that are not 0
@@ -185,7 +191,7 @@ def test_a_site_can_have_the_only_masks():
 def test_masks_are_as_large_as_the_layers_that_they_are_for():
     config = override(PLAIN, output_size=4, dropout=0.5, zoneout_cell=0.5, update_dropout=0.5)
     masks = sample_masks(
-        config, active_rates(config.regularizers), TOKENS, VOCABULARY, key=jax.random.key(0)
+        config, active_rates(config.regularizers), window(), VOCABULARY, key=jax.random.key(0)
     )
     assert masks.inputs
     assert masks.output is not None
@@ -241,7 +247,7 @@ def test_zoneout_draws_for_every_time_step_whatever_the_dropout_masks_do(mask_ea
 def test_word_dropout_drops_a_word_wherever_it_occurs_in_a_stream_and_streams_differ(mask_each):
     (mask,) = parts(masks_of({"word_dropout": 0.5, "mask_each": mask_each}))["word_dropout"]
     factor = [{} for _ in range(BATCH)]
-    for (t, b), word in np.ndenumerate(np.asarray(TOKENS)):
+    for (t, b), word in np.ndenumerate(np.asarray(window())):
         assert factor[b].setdefault(int(word), mask[t, b, 0]) == mask[t, b, 0]
     shared = [
         (one[word], other[word])
@@ -254,7 +260,7 @@ def test_word_dropout_drops_a_word_wherever_it_occurs_in_a_stream_and_streams_di
 
 def test_word_dropout_does_not_depend_on_where_words_stand():
     (mask,) = parts(masks_of({"word_dropout": 0.5}))["word_dropout"]
-    (turned,) = parts(masks_of({"word_dropout": 0.5}, tokens=TOKENS[::-1]))["word_dropout"]
+    (turned,) = parts(masks_of({"word_dropout": 0.5}, tokens=window()[::-1]))["word_dropout"]
     np.testing.assert_array_equal(turned, mask[::-1])
 
 
@@ -404,7 +410,7 @@ def test_a_traced_rate_draws_the_masks_of_the_setting_to_the_bit(rate):
 @pytest.mark.parametrize("name", NOISE)
 def test_a_traced_rate_draws_the_masks_of_the_setting_in_double_precision_too(float64, name):
     config, key = override(PLAIN, **{name: 0.35}), jax.random.key(0)
-    swept = jax.jit(lambda rate: sample_masks(config, {name: rate}, TOKENS, VOCABULARY, key=key))(
+    swept = jax.jit(lambda rate: sample_masks(config, {name: rate}, window(), VOCABULARY, key=key))(
         np.float32(0.35)
     )
     for a, b in zip(*map(jax.tree.leaves, (swept, masks_of({name: 0.35}))), strict=True):

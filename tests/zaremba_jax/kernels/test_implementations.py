@@ -47,11 +47,13 @@ def test_layer_that_pallas_cannot_serve_is_run_as_by_custom_vjp_and_never_withou
         IMPLEMENTATIONS["pallas"](*arguments, masks, "float32")
 
 
-def test_machine_without_a_tpu_runs_what_custom_vjp_does():
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_machine_without_a_tpu_runs_what_custom_vjp_does(precision):
     arguments, _, weights = make(2, 1, 2, 3)
 
     def run(name):
-        layer = functools.partial(unroll_layer, compute=ComputeConfig(kernel=name))
+        compute = ComputeConfig(kernel=name, precision=precision)
+        layer = functools.partial(unroll_layer, compute=compute)
         return jax.jit(functools.partial(of_layer, layer))(arguments, weights)
 
     jax.tree.map(np.testing.assert_array_equal, run("pallas"), run("custom_vjp"))

@@ -1,21 +1,25 @@
 """The kernels for TPUs, run as ordinary operations on any machine."""
 
 import functools
+import re
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from layer_examples import TOLERANCE, assert_same, make, of_layer
 
-from zaremba_jax.config import Precision, override
+from zaremba_jax.config import ComputeConfig, Precision, override
 from zaremba_jax.kernels import pallas_tpu
 from zaremba_jax.kernels.implementations import IMPLEMENTATIONS, scan_layer
 from zaremba_jax.kernels.lstm import lstm_layer_with
 from zaremba_jax.presets import QUICK
+from zaremba_jax.rnn import unroll_layer
 from zaremba_jax.train import init_train_state, train_windows
 
 LOOPS = pallas_tpu.time_loops(interpret=True)
@@ -93,3 +97,29 @@ def test_room_on_a_tpu_s_chip_is_that_of_the_weights_and_of_a_time_step():
     assert pallas_tpu.fits(20, 1500, itemsize=4)
     assert not pallas_tpu.fits(20, 1500, itemsize=2, memory=16 * mebibyte)
     assert pallas_tpu.fits(20, 650, itemsize=2, memory=16 * mebibyte)
+
+
+def test_room_is_that_of_the_tpu_at_hand(monkeypatch):
+    small = SimpleNamespace(vmem_capacity_bytes=16 * 2**20)
+    monkeypatch.setattr(pltpu, "get_tpu_info", lambda: small)
+    assert pallas_tpu.fits(20, 1500, itemsize=2)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert not pallas_tpu.fits(20, 1500, itemsize=2)
+
+
+def test_program_for_a_tpu_has_both_kernels_their_room_and_operands_of_the_precision():
+    """Within `shard_map` too, which checks over which axes of a mesh a result varies."""
+    compute = ComputeConfig(kernel="pallas", precision="bfloat16")
+    run = functools.partial(of_layer, functools.partial(unroll_layer, compute=compute))
+    arguments = jax.tree.map(lambda x: x[None], make(2, 1, 2, 3)[::2])
+    mesh, spec = Mesh(np.array(jax.devices()[:1]), ("member",)), P("member")
+    spread: Any = jax.shard_map(jax.vmap(run), mesh=mesh, in_specs=spec, out_specs=spec)
+    lowered = jax.jit(spread).trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
+    kernels = [line for line in lowered.splitlines() if "@tpu_custom_call" in line]
+    names = [re.findall(r'kernel_name = "(\w+)"', kernel) for kernel in kernels]
+    assert names == [["lstm_forward"], ["lstm_backward"]]
+    tile, streams = 128, 8
+    room = 4 * tile**2 * 2 + pallas_tpu._ARRAYS_OF_A_STEP * 4 * streams * tile
+    for kernel, rounded in zip(kernels, ("8x128", "8x512"), strict=True):
+        assert f"size\\22: {room}}}" in kernel
+        assert re.search(rf"tensor<(\d+x)*128x512xbf16>.*tensor<(\d+x)*{rounded}xbf16>", kernel)
