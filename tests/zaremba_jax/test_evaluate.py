@@ -178,7 +178,7 @@ def test_perplexity_is_the_exponential_of_the_mean_in_double_precision():
     # In float32 the running sum would stop growing at 2 ** 24.
     ones = np.ones(2**24 + 2**20, np.float32)
     assert perplexity(ones) == perplexity(jnp.asarray(ones)) == pytest.approx(np.e, rel=1e-9)
-    assert perplexity([1e3]) == np.inf
+    assert perplexity(np.array([1e3])) == np.inf
 
 
 @pytest.mark.parametrize("length", [0, 1])
