@@ -23,12 +23,12 @@ from experiments.ablations.figures import (
 )
 from experiments.ablations.methods import METHODS
 from experiments.ablations.parts import run_parts
-from experiments.ablations.report_page import language_table, report_page
+from experiments.ablations.report_page import TITLE, language_table, report_page
 from experiments.cli import program
 from experiments.cli.flag_kinds import define_choices, define_path
 from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.terminal import Terminal
-from experiments.reports.figures import write_picture
+from experiments.reports.figures import is_picture, write_picture
 from experiments.training.environment import environment
 from experiments.training.run_folder import Workdir
 from experiments.training.written_files import write_json, write_text
@@ -124,8 +124,9 @@ def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
     """Creates and locks the folder of the report; refuses one with other results."""
     Workdir(folder).hold()  # another that measures would replace the report
     path = folder / "results.json"
-    for name in ("report.md", *_FIGURES):
-        refuse_to_replace("workdir", folder / name, "of this program", lambda _: path.exists())
+    refuse_to_replace("workdir", folder / "report.md", "of this program", is_report)
+    for name in _FIGURES:
+        refuse_to_replace("workdir", folder / name, "of this program", is_picture)
     try:
         recorded = read_json_object(path).get("asked") if path.exists() else asked
     except ValueError:
@@ -134,6 +135,11 @@ def claim_folder(folder: Path, asked: dict[str, Any]) -> None:
         raise InputError(
             f"--workdir={folder}: holds a report of other settings, or a damaged one; name another"
         )
+
+
+def is_report(path: Path) -> bool:
+    """Whether this program wrote a file as its report."""
+    return path.read_bytes().startswith(TITLE.encode())
 
 
 def corpus_from_flags() -> Corpus:
@@ -152,7 +158,11 @@ def measure_all(config: Config, corpus: Corpus, console: Console) -> dict[str, A
     parts = language_modelling.language_parts(
         config, corpus, cells, FLAGS.methods, seeds=FLAGS.seeds, count=FLAGS.rates
     ) + memory.memory_parts(
-        rate=FLAGS.memory_rate, lags=FLAGS.memory_lags, steps=FLAGS.memory_steps, seeds=FLAGS.seeds
+        cells,
+        rate=FLAGS.memory_rate,
+        lags=FLAGS.memory_lags,
+        steps=FLAGS.memory_steps,
+        seeds=FLAGS.seeds,
     )
     measured = run_parts(parts, console)
     return {
@@ -161,7 +171,7 @@ def measure_all(config: Config, corpus: Corpus, console: Console) -> dict[str, A
         "floor_perplexity": corpus.floor_perplexity,
         "train_tokens": len(corpus.train),
         "seeds": FLAGS.seeds,
-        "learning_rates": language_modelling.LEARNING_RATES,
+        "learning_rates": {cell: language_modelling.LEARNING_RATES[cell] for cell in cells},
         "titles": {name: method.title for name, method in METHODS.items()},
         language_modelling.TASK: {
             cell: {name: records[name] for name in METHODS if name in records}
@@ -173,7 +183,7 @@ def measure_all(config: Config, corpus: Corpus, console: Console) -> dict[str, A
             "lags": FLAGS.memory_lags,
             "symbols": memory.SYMBOLS,
             "chance": 1 / memory.SYMBOLS,
-            "settings": memory.SETTINGS,
+            "settings": {cell: memory.SETTINGS[cell] for cell in cells if cell in memory.SETTINGS},
             "cells": measured.get(memory.TASK, {}),
         },
         "corruption": {"layers": 2, "masks": corruption_table(LAGS_COUNTED, layers=2)},

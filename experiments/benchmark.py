@@ -4,7 +4,6 @@ Forward, backward, clip and update, dropout on, with the Penn Treebank's vocabul
 contenders take turns in one run.
 """
 
-import importlib.util
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from experiments.cli.flag_kinds import define_path
 from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.terminal import Terminal
 from experiments.reports.figures import can_draw, is_picture, write_picture
-from experiments.training.environment import environment
+from experiments.training.environment import environment, is_installed
 from experiments.training.written_files import write_json
 from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
@@ -59,7 +58,7 @@ def main() -> None:
         record |= need._asdict()
     results |= {"config": to_dict(config), "windows": FLAGS.windows, "rounds": FLAGS.rounds}
     results |= environment()
-    if importlib.util.find_spec("torch") is not None:
+    if is_installed("torch"):
         results["versions"]["torch"] = version("torch")
     print_step_times(console, results)
     write_results(results)
@@ -73,7 +72,7 @@ def main() -> None:
                 FLAGS.rounds,
                 keep=lambda curves: write_results(results | {"scaling": curves}),
             )
-        write_picture(console, Path(FLAGS.scaling), scaling_figure, results)
+        write_picture(console, _in_its_folder(FLAGS.scaling), scaling_figure, results)
 
 
 def configure() -> Config:
@@ -86,8 +85,6 @@ def configure() -> Config:
         )
     for name, is_own in (("json", is_results), ("scaling", is_picture)):
         path = FLAGS[name].value
-        if path and not Path(path).parent.is_dir():
-            raise InputError(f"--{name}={path}: is not in an existing folder; name one")
         if path:
             refuse_to_replace(name, Path(path), "of an earlier benchmark", is_own)
     if FLAGS.scaling:
@@ -119,7 +116,13 @@ def is_results(path: Path) -> bool:
 def write_results(results: dict[str, Any]) -> None:
     """Writes what was measured so far to the file of `--json`, if given."""
     if FLAGS.json:
-        write_json(Path(FLAGS.json), results)
+        write_json(_in_its_folder(FLAGS.json), results)
+
+
+def _in_its_folder(name: str) -> Path:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 if __name__ == "__main__":

@@ -10,20 +10,15 @@ from absl.flags import FLAGS
 from rich.console import Console
 
 from experiments.cli import ensemble_flags, program, training_flags
-from experiments.cli.ensemble_flags import prepare, sizes_from_flags
+from experiments.cli.ensemble_flags import sizes_from_flags
 from experiments.cli.flag_kinds import define_paths
 from experiments.cli.help import flags_of
 from experiments.cli.host_flags import join_hosts
+from experiments.cli.opened_runs import open_curves, prepare, train_by_flags
 from experiments.cli.outputs import refuse_to_replace
 from experiments.cli.text_flags import FRACTIONS, TEXT_FILES, load_corpus, with_text_settings
-from experiments.cli.training_flags import (
-    configure,
-    default_workdir,
-    open_console,
-    open_curves,
-    train_by_flags,
-)
-from experiments.reports.figures import write_picture
+from experiments.cli.training_flags import configure, default_workdir, open_console
+from experiments.reports.figures import is_picture, write_picture
 from experiments.reports.run_figures import mixtures_figure
 from experiments.reports.summary import (
     member_record,
@@ -56,7 +51,7 @@ def main() -> None:
     if FLAGS["from"].value is not None:
         return write_averages(*average_runs(FLAGS["from"].value))
     members = FLAGS.members or DEFAULT_MEMBERS
-    sizes_from_flags(members)
+    sizes = sizes_from_flags(members)
     config, workdir = configure(members=members)
     console = open_console()
     run = prepare(config, with_seeds(config, members), workdir, console, members=members)
@@ -65,7 +60,7 @@ def main() -> None:
         run.write_models(workdir)
         with console.status("evaluating"):
             valid, test = run.nll(run.corpus.valid), run.nll(run.corpus.test)
-            summary = summarize_members(run, valid, test, sizes_from_flags(run.members))
+            summary = summarize_members(run, valid, test, sizes)
         curves.results(run.step, summary["mixtures"][-1])
     workdir.require_held()
     write_averages(summary, workdir, console)
@@ -88,8 +83,8 @@ def average_runs(paths: list[str]) -> tuple[dict[str, Any], Workdir, Console]:
             f"--workdir={workdir.path}: holds a run or an average of other models, whose summary"
             " would be lost; name another"
         )
-    for path in (workdir.summary, workdir.mixtures):
-        refuse_to_replace("workdir", path, "of an average", lambda _: workdir.summary.exists())
+    refuse_to_replace("workdir", workdir.summary, "of an average", lambda _: True)  # as found above
+    refuse_to_replace("workdir", workdir.mixtures, "of this program", is_picture)
     read = with_text_settings(configs[0], {"corpus": configs[0].corpus})
     console, given = join_hosts(), configs[0].vocabulary or configs[0].init_from
     corpus = load_corpus(read, load_model(folders[0].model) if given else None)
@@ -133,7 +128,7 @@ def _named_runs(paths: list[str]) -> list[Workdir]:
     return [Workdir(path) for path in paths]
 
 
-def _averaged(workdir: Workdir) -> list[Path] | None:
+def _averaged(workdir: Workdir) -> set[Path] | None:
     """The runs averaged in the record that a folder holds; None if it holds none."""
     if not workdir.summary.exists():
         return None
@@ -141,11 +136,11 @@ def _averaged(workdir: Workdir) -> list[Path] | None:
         members = read_json_object(workdir.summary)["members"]
         return _resolved([Workdir(workdir.path / member["run"]) for member in members])
     except (ValueError, KeyError, TypeError):
-        return []  # a record of something else
+        return set()  # a record of something else
 
 
-def _resolved(folders: list[Workdir]) -> list[Path]:
-    return [folder.path.resolve() for folder in folders]
+def _resolved(folders: list[Workdir]) -> set[Path]:
+    return {folder.path.resolve() for folder in folders}
 
 
 def write_averages(summary: dict[str, Any], workdir: Workdir, console: Console) -> None:

@@ -8,6 +8,7 @@ import optax
 from flax import nnx
 
 from experiments.cli import program
+from experiments.cli.terminal import write_out
 from zaremba_jax.interop.flax_modules import DeepRNN
 
 LETTERS, LONGEST, BATCH = 4, 20, 64
@@ -68,7 +69,7 @@ def accuracy(model: Classifier, seed: int = 1) -> float:
 
 def main() -> None:
     """Trains a model and prints its accuracy."""
-    print(f"{accuracy(train(steps=400)):.1%} right; chance is 25%")
+    write_out(f"{accuracy(train(steps=400)):.1%} right; chance is 25%")
 
 
 if __name__ == "__main__":

@@ -8,14 +8,9 @@ from rich.console import Console
 
 from experiments.cli import program, training_flags
 from experiments.cli.initial_model import initial_model
+from experiments.cli.opened_runs import open_curves, open_run, train_by_flags
 from experiments.cli.text_flags import load_corpus
-from experiments.cli.training_flags import (
-    configure,
-    open_console,
-    open_curves,
-    open_run,
-    train_by_flags,
-)
+from experiments.cli.training_flags import configure, open_console
 from experiments.reports.figures import write_picture
 from experiments.reports.run_figures import curves_figure
 from experiments.reports.summary import MONTE_CARLO_FIGURES, print_summary, summarize

@@ -45,10 +45,11 @@ def main(*paths: str) -> None:
         runs[name] = source
         if "mixtures" in source.summary:
             others += lines_of_mixtures(name, source.summary)
-    if not runs and not others:
-        raise notes[0]
+    refused = None if runs or others else notes.pop(0)
     for note in notes:
         console.print(f"skipped {note}", soft_wrap=True)
+    if refused is not None:
+        raise refused
     settings = lines_of_settings(runs)
     lines = settings + others
     Path(FLAGS.page).parent.mkdir(parents=True, exist_ok=True)

@@ -11,16 +11,17 @@ from rich.console import Console
 
 from experiments.cli import ensemble_flags, program, training_flags
 from experiments.cli.config_flags import changes_from_flags
-from experiments.cli.ensemble_flags import at_once_on, open_ensemble, sizes_from_flags
+from experiments.cli.ensemble_flags import sizes_from_flags
 from experiments.cli.flag_kinds import define_path
-from experiments.cli.text_flags import FRACTIONS, TEXT_FILES, load_corpus, with_text_settings
-from experiments.cli.training_flags import (
-    default_workdir,
-    open_console,
+from experiments.cli.opened_runs import (
+    at_once_on,
     open_curves,
+    open_ensemble,
     open_run,
     train_by_flags,
 )
+from experiments.cli.text_flags import FRACTIONS, TEXT_FILES, load_corpus, with_text_settings
+from experiments.cli.training_flags import default_workdir, open_console
 from experiments.reports.records import model_name, read_records
 from experiments.reports.summary import summarize, summarize_members
 from experiments.table1 import jobs
@@ -61,6 +62,7 @@ def main() -> None:
     refuse_other_results(results)
     sizes = [mixture_sizes(config, results) for config in rows]
     console = open_console()
+    refuse_patience_of_hosts(rows)
     mesh = make_mesh(jax.devices(), FLAGS.data_parallel)
     results.mkdir(parents=True, exist_ok=True)
     for config, averaged in zip(rows, sizes, strict=True):
@@ -86,7 +88,8 @@ def jobs_left(
 ) -> list[jobs.Job]:
     """What to train of a configuration; says what no average will include, or that all is done."""
     seeds, records = num_models_from_flags(config), read_records(results)
-    at_most = at_once_on(mesh, config, corpus, seeds) * mesh.shape[MEMBER]
+    together = at_once_on(mesh, config, corpus, seeds) * mesh.shape[MEMBER]
+    at_most = 1 if config.train.patience else together  # each ends by its own estimates
     left = jobs.remaining_jobs(config, seeds, records, folder, at_most)
     if left and (unmixed := seeds_without_nll(config, seeds, records, folder)):
         console.print(
@@ -133,7 +136,7 @@ def train_job(
             curves.results(run.step, summary.get("mixtures", [summary])[-1])
     except NonFiniteLossError as error:  # of one model, or of an ensemble's last
         console.print(f"left out: {error}", soft_wrap=True)
-        jobs.record_diverged(error.reasons, workdir, results)
+        jobs.record_diverged(run, error.reasons, workdir, results)
 
 
 def open_job(
@@ -173,6 +176,16 @@ def rows_from_flags() -> list[Config]:
         if name not in PAPER_PERPLEXITIES:
             raise InputError(f"--rows={name}: give some of {','.join(PAPER_PERPLEXITIES)}")
     return [with_text_settings(override(PRESETS[name], **changes), changes) for name in names]
+
+
+def refuse_patience_of_hosts(configs: list[Config]) -> None:
+    """Refuses `--patience` on several hosts, where `open_job` makes an ensemble even of one."""
+    for config in configs:
+        if config.train.patience and jax.process_count() > 1:
+            raise InputError(
+                f"--patience={config.train.patience}: models that several hosts train end together;"
+                " leave it out, or train on one host"
+            )
 
 
 def num_models_from_flags(config: Config) -> int:

@@ -46,9 +46,8 @@ flags.DEFINE_enum("each", "sentence", ["sentence", "token"], "what each line of 
 flags.DEFINE_bool("independent", False, "score each line on its own, as in an n-best list")
 flags.DEFINE_bool("utterance_ids", False, "the first word of each line is its id, not text")
 flags.DEFINE_enum("dynamic", None, ["sgd", "rms"], "keep learning from the text, by this rule")
-flags.DEFINE_float(
-    "dynamic_rate", None, "learning rate (default: 0.3 for sgd, 4e-4 for rms)", lower_bound=0
-)
+_DEFAULTS = ", ".join(f"{rate:g} for {rule}" for rule, rate in _RATES.items())
+flags.DEFINE_float("dynamic_rate", None, f"learning rate (default: {_DEFAULTS})", lower_bound=0)
 flags.DEFINE_float(
     "dynamic_decay",
     0.002,

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from experiments.cli import program, training_flags
 from experiments.cli.config_flags import changes_from_flags
-from experiments.cli.ensemble_flags import MOST_MEMBERS, prepare
-from experiments.cli.training_flags import configure, open_console, open_curves, train_by_flags
+from experiments.cli.ensemble_flags import MOST_MEMBERS
+from experiments.cli.opened_runs import open_curves, prepare, train_by_flags
+from experiments.cli.training_flags import configure, open_console
 from experiments.reports.figures import write_picture
 from experiments.reports.records import title_of
 from experiments.reports.run_figures import sweep_figure
@@ -64,7 +65,7 @@ def main() -> None:
     workdir.require_held()
     workdir.members.mkdir(exist_ok=True)
     if not summary["best_members"]:
-        for member in range(run.members):
+        for member in range(seeds):  # those of every combination
             workdir.member(run.seed(member)).unlink(missing_ok=True)  # of a run of fewer epochs
     for member in summary["best_members"]:
         write_model(workdir.member(run.seed(member)), run.model(member))

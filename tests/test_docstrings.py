@@ -26,6 +26,7 @@ def test_the_public_face_names_what_it_offers():
     face = importlib.import_module("zaremba_jax")
     assert set(face.__all__) <= set(dir(face))
     assert all(hasattr(face, name) for name in face.__all__)
+    assert {"ComputeConfig", "Encoding", "Sampling"} <= set(face.__all__)  # arguments of the others
     with pytest.raises(AttributeError, match="module 'zaremba_jax' has no attribute 'Nothing'"):
         _ = face.Nothing
     assert 12 <= len(face.__all__) <= 24

@@ -25,7 +25,7 @@ from invoke import (
 )
 
 from experiments import ensemble, ptb
-from experiments.cli import training_flags
+from experiments.cli import opened_runs
 from zaremba_jax.checkpoint import CHECKSUMS_FILE
 
 OFTEN = "--checkpoint_minutes=0"
@@ -222,7 +222,7 @@ def test_cluster_that_is_none_is_refused_with_what_to_give_instead(folder, monke
 
 
 def test_process_without_a_device_in_the_run_is_refused(folder, monkeypatch):
-    monkeypatch.setattr(training_flags, "require_alike", lambda **_: None)  # nobody answers
+    monkeypatch.setattr(opened_runs, "require_alike", lambda **_: None)  # nobody answers
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     outcome = invoke.run(*SINGLE, program=ptb)
     assert_refused(outcome, "data_parallel=1: leaves 1 of 2 processes without a device", "give")

@@ -16,21 +16,22 @@ This trains a model for an epoch and evaluates it:
 >>> text = jnp.asarray(zj.windows(corpus.train[:4200], batch_size=20, unroll=20))
 >>> state = zj.init_train_state(config, len(corpus.vocabulary))
 >>> state, statistics = zj.train_windows(config, state, text)
->>> model = zj.Model(state.params, config, corpus.vocabulary)
+>>> model = zj.Model(state.model, config, corpus.vocabulary)
 >>> 1 < zj.perplexity(zj.text_nll(model, corpus.test[:500])) < len(corpus.vocabulary)
 True
 """
 
 from typing import TYPE_CHECKING, Any
 
-from zaremba_jax.config import override
-from zaremba_jax.data.encoding import read_corpus
+from zaremba_jax.config import ComputeConfig, override
+from zaremba_jax.data.encoding import Encoding, read_corpus
 from zaremba_jax.data.published import load_published
 from zaremba_jax.data.toy_corpus import toy_corpus
 from zaremba_jax.data.windows import windows
 from zaremba_jax.ensemble import mixture_nll
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity, text_nll
+from zaremba_jax.inference.generation import Sampling
 from zaremba_jax.inference.trained_model import Model
 from zaremba_jax.presets import LARGE, MEDIUM, QUICK, SMALL
 from zaremba_jax.train import init_train_state, train_windows
@@ -40,9 +41,12 @@ __all__ = [
     "MEDIUM",
     "QUICK",
     "SMALL",
+    "ComputeConfig",
     "DeepRNN",
+    "Encoding",
     "InputError",
     "Model",
+    "Sampling",
     "init_train_state",
     "load_published",
     "mixture_nll",

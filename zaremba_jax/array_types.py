@@ -15,6 +15,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 Tokens = Int[Array, "time batch"]
+# Of unroll + 1 tokens of each stream: window[:-1] are the inputs, window[1:] their targets.
 Window = Integer[Array, "time_and_one batch"]
 Windows = Integer[Array, "windows time_and_one batch"]
 Activations = Float[Array, "time batch features"]

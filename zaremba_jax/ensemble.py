@@ -28,8 +28,15 @@ def mixture_nll(
 
     >>> mixture_nll(-np.log([[0.5, 0.1], [0.1, 0.3]])).round(4)  # -log 0.3, -log 0.2
     array([1.204 , 1.6094])
+
+    Raises:
+      InputError: there is no axis of members.
     """
     nats = np.asarray(nll, np.float64)
+    if nats.ndim < 2:
+        raise InputError(
+            f"nats of shape {nats.shape}: give one row for each member, as [nll] for one model"
+        )
     return math.log(len(nats)) - np.logaddexp.reduce(-nats, axis=0)
 
 

@@ -35,7 +35,7 @@ def text_nll(model: Model, ids: np.ndarray, streams: int = 1) -> np.ndarray:
       streams: the number of stretches.
 
     Returns:
-      float32 [N - 1], in the order of the text.
+      [N - 1], in the order of the text and the parameters' type.
 
     Raises:
       InputError: the text has no token to predict, `streams` is below 1, or as for
@@ -65,7 +65,7 @@ def nll_by_windows(
       unroll: the time steps of a window; None for as many as make `TOKENS_AT_ONCE` tokens.
 
     Returns:
-      float32 [..., N - 1].
+      [..., N - 1], in the type of the nats of `read`.
 
     Raises:
       InputError: the text has no token to predict, or `streams` is below 1.
@@ -106,7 +106,7 @@ def monte_carlo_nll(model: Model, ids: np.ndarray, samples: int, *, key: Key) ->
       key: decides the noise of all samples.
 
     Returns:
-      float32 [N - 1], in the order of the text.
+      [N - 1], in the order of the text and the parameters' type.
 
     Raises:
       InputError: the text has no token to predict, `samples` is below 1, or as for

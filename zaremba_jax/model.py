@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,14 @@ def param_shapes(config: ModelConfig, vocabulary_size: int) -> ModelParams:
     return jax.eval_shape(lambda: init_params(config, vocabulary_size, key=jax.random.key(0)))
 
 
+def named_leaves(params: ModelParams) -> dict[str, Any]:
+    """Every array, or its shape, by its path, such as `layers.0.bias`, in the order of its tree."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree.leaves_with_path(params)
+    }
+
+
 def count_params(params: ModelParams) -> int:
     """The number of trained parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -126,7 +134,7 @@ class Predictor:
         """Everything but the softmax; arguments and errors as for `apply`."""
         embedding, masks = self.params.embedding, self.masks or Masks()
         if jnp.finfo(embedding.dtype).bits < 32:
-            raise ValueError(
+            raise InputError(
                 f"parameters of {embedding.dtype}: too imprecise for training and for sums; keep"
                 " them float32, and get bfloat16 products with"
                 ' ComputeConfig(precision="bfloat16")'
@@ -181,7 +189,7 @@ def apply(
       The logits of the next token at every time step, and the state after the last.
 
     Raises:
-      ValueError: the parameters are in half precision.
+      InputError: the parameters are in half precision.
     """
     predictor = Predictor(params, masks, compute)
     unrolled = predictor.unroll(tokens, state)

@@ -11,7 +11,6 @@ References:
   Loshchilov & Hutter (2019): https://arxiv.org/abs/1711.05101
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -157,12 +156,13 @@ def averaged_from(config: TrainConfig, estimates: Sequence[float]) -> int:
     >>> averaged_from(AWD.train, better), averaged_from(AWD.train, worse)
     (0, 9)
     """
-    patience = config.average_after_stall
-    best = itertools.accumulate(estimates, min)
-    late = enumerate(zip(estimates[patience + 1 :], best, strict=False), start=patience + 3)
-    stalls = (epoch for epoch, (estimate, before) in late if patience and estimate > before)
-    epochs = [config.average_from, next(stalls, 0)]
-    return min(filter(None, epochs), default=0)
+    n = config.average_after_stall
+    after_stalls = (
+        epoch + 1
+        for epoch in range(n + 2, len(estimates) + 1)
+        if n and estimates[epoch - 1] > min(estimates[: epoch - 1 - n])
+    )
+    return min(filter(None, (config.average_from, next(after_stalls, 0))), default=0)
 
 
 def add_to_mean(mean: ModelParams, params: ModelParams, count: Step) -> ModelParams:

@@ -34,6 +34,7 @@ from zaremba_jax.array_types import (
     Tokens,
 )
 from zaremba_jax.config import Config, RegularizerConfig
+from zaremba_jax.errors import InputError
 
 Rates = Mapping[str, float | Scalar]
 # The methods with masks on a layer's connections through time. Do not add to this tuple: it would
@@ -190,12 +191,12 @@ def drop_weights(rates: Rates, params: ModelParams, *, key: Key | None) -> Model
     the same ones are dropped at all time steps and in all streams of the window.
 
     Raises:
-      ValueError: `dropconnect` is on and `key` is None.
+      InputError: `dropconnect` is on and `key` is None.
     """
     if "dropconnect" not in rates:
         return params
     if key is None:
-        raise ValueError("dropconnect is on and has no key to draw from; give one")
+        raise InputError("dropconnect is on and has no key to draw from; give one")
     keep = _kept(rates["dropconnect"])
 
     def drop(layer: LayerParams, layer_key: Key) -> LayerParams:

@@ -26,7 +26,7 @@ from zaremba_jax.array_types import (
 )
 from zaremba_jax.config import ComputeConfig, Config, settings
 from zaremba_jax.errors import InputError
-from zaremba_jax.model import Predictor, init_params
+from zaremba_jax.model import Predictor, init_params, named_leaves
 from zaremba_jax.optimizer import add_to_mean, make_optimizer
 from zaremba_jax.parallel.streams import WHOLE_BATCH, BatchShare, StreamWeights
 from zaremba_jax.regularizers import (
@@ -39,7 +39,7 @@ from zaremba_jax.regularizers import (
 )
 from zaremba_jax.rnn import zero_state
 
-EmbeddingRows = Int[Array, " words"]
+WordIds = Int[Array, " words"]
 # The settings that `train_step` also takes as numbers, in which members of one program can differ.
 RATES = (
     "learning_rate",
@@ -85,10 +85,7 @@ def init_train_state(
 def _check_shapes(params: ModelParams, wanted: ModelParams) -> None:
     """Refuses parameters of other shapes than those wanted; both may be traced."""
     given, expected = (
-        {
-            jax.tree_util.keystr(path, simple=True, separator="."): jnp.shape(leaf)
-            for path, leaf in jax.tree.leaves_with_path(tree)
-        }
+        {name: jnp.shape(leaf) for name, leaf in named_leaves(tree).items()}
         for tree in (params, wanted)
     )
     for name in expected | given:
@@ -132,7 +129,7 @@ def window_loss(
       after the window.
 
     Raises:
-      ValueError: as for `drop_weights`.
+      InputError: as for `drop_weights` and for `Predictor.unroll`.
     """
     rates = rates or {}
     network = Predictor(drop_weights(rates, params, key=weight_key), masks, compute)
@@ -166,8 +163,9 @@ def train_step(
       windows_per_epoch: the number of windows in an epoch.
       state: the current state of the run.
       window: the input tokens and, one step later, the targets.
-      rates: in place of the configuration's: strengths of regularizers, `learning_rate`, the
-        rate of the first epochs, and `average_from`.
+      rates: in place of the configuration's: strengths of regularizers, `average_from`, and
+        `learning_rate`, the rate of the first epochs, or, with `decay_when_stalled`, the present
+        one.
       share: this device's part of the batch, as `state.rnn_state` is; `window` is whole. By default
         all of it: `part`, `own` and `mean` then return what they are given.
 
@@ -175,7 +173,7 @@ def train_step(
       The next state, and the statistics of this window.
 
     Raises:
-      ValueError: a name in `rates` is not in `RATES`.
+      InputError: a name in `rates` is not in `RATES`.
     """
     rates = {**active_rates(config.regularizers), **_known(rates or {})}
     window = window.astype(jnp.int32)  # a narrow dtype may have no id beyond the vocabulary
@@ -228,7 +226,7 @@ def _averaged(
 
 def _known(rates: Rates) -> Rates:
     if unknown := sorted(rates.keys() - set(RATES)):
-        raise ValueError(f"rates of {', '.join(unknown)}: choose from {', '.join(sorted(RATES))}")
+        raise InputError(f"rates of {', '.join(unknown)}: choose from {', '.join(sorted(RATES))}")
     return rates
 
 
@@ -242,7 +240,7 @@ def _state_before(config: Config, windows_per_epoch: int, state: TrainState) -> 
 
 def _take_rows(
     config: Config, rates: Rates, params: ModelParams, tokens: Tokens
-) -> tuple[ModelParams, Tokens, EmbeddingRows | None]:
+) -> tuple[ModelParams, Tokens, WordIds | None]:
     """The parameters with only those rows of the embedding that the window uses.
 
     The rows of all other words have a gradient of zero, which enters neither the norm nor the
@@ -263,7 +261,7 @@ def _take_rows(
     return dataclasses.replace(params, embedding=rows), indices.reshape(tokens.shape), words
 
 
-def _put_rows(whole: ModelParams, trained: Any, words: EmbeddingRows | None) -> ModelParams:
+def _put_rows(whole: ModelParams, trained: Any, words: WordIds | None) -> ModelParams:
     """The trained parameters, with the rows that `_take_rows` took back in the embedding."""
     if words is None:
         return trained
@@ -304,13 +302,14 @@ def train_windows(
       The state after them, and the statistics of each window, [windows].
 
     Raises:
-      InputError: the windows have another number of streams than the configuration's batch.
-      ValueError: as for `train_step`.
+      InputError: the windows are not of the configuration's unroll and batch size, or as for
+        `train_step`.
     """
-    streams, batch_size = windows.shape[-1], config.train.batch_size
-    if streams != batch_size:
+    unroll, batch_size = config.train.unroll, config.train.batch_size
+    if windows.shape[1:] != (unroll + 1, batch_size):
         raise InputError(
-            f"windows of {streams} streams: batch_size={batch_size}; cut them with the same"
+            f"windows of shape {windows.shape}: with unroll={unroll} and batch_size={batch_size} it"
+            f" ends in {unroll + 1}, {batch_size}; cut them with the same"
         )
     per_epoch = windows_per_epoch or len(windows)
     step = functools.partial(train_step, config, per_epoch, rates=rates, share=share)

@@ -6,7 +6,7 @@ noise of the same symbols, so that a network can answer only from its memory.
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -134,12 +134,15 @@ def right_answers(params: ModelParams, sequences: Sequences) -> Bool[Array, "mem
     return jax.vmap(right)(params)
 
 
-def memory_parts(*, rate: float, lags: int, steps: int, seeds: int) -> list[Part]:
-    """A part for each cell, by `compare_memories`; none if there are no `steps`."""
+def memory_parts(
+    cells: Sequence[CellName], *, rate: float, lags: int, steps: int, seeds: int
+) -> list[Part]:
+    """A part for each cell with settings, by `compare_memories`; none if there are no `steps`."""
     settings = {"rate": rate, "lags": lags, "steps": steps, "seeds": seeds}
     return [
         Part(TASK, cell, CHUNKS, functools.partial(compare_memories, cell, **settings))
         for cell in (SETTINGS if steps else ())
+        if cell in cells
     ]
 
 

@@ -7,10 +7,12 @@ from typing import Any
 from experiments.reports.markdown import table
 from experiments.reports.statistics import format_mean
 
+TITLE = "# What each regularizer does"
+
 
 def report_page(results: dict[str, Any]) -> str:
     """The whole text: language modelling, memory, corruption, and how it was measured."""
-    parts = ["# What each regularizer does", *_language(results)]
+    parts = [TITLE, *_language(results)]
     if results["memory"]["cells"]:
         parts += _memory(results["memory"], results["seeds"])
     parts += [*_corruption(results), *_setting(results)]

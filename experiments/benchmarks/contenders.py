@@ -7,7 +7,6 @@ on all windows once.
 """
 
 import functools
-import importlib.util
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, get_args
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from experiments.benchmarks.jax_peers import build_cudnn, build_linen, build_nnx, check_cudnn
 from experiments.benchmarks.torch_peer import build_torch, check_torch
+from experiments.training.environment import is_installed
 from experiments.training.kernel_choice import choice_for, local_workload
 from experiments.training.turns import Turn
 from zaremba_jax.config import Config, ModelConfig, Precision, RegularizerConfig, override
@@ -172,7 +172,7 @@ def default_peers(config: Config) -> list[str]:
     peers = ["scan", f"{OURS}:{other}"]
     if has_papers_layout(config):
         peers[1:1] = ["flax", "nnx"]
-        if importlib.util.find_spec("torch") is not None:
+        if is_installed("torch"):
             peers += ["torch", f"torch:{other}"]
         if jax.default_backend() == "gpu":
             peers.append("cudnn:float32")

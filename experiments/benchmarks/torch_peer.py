@@ -1,12 +1,12 @@
 """The same training step in PyTorch: `torch.nn.LSTM`, on a GPU by cuDNN."""
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from experiments.training.environment import is_installed
 from experiments.training.turns import Turn
 from zaremba_jax.config import Config
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
@@ -15,7 +15,7 @@ from zaremba_jax.errors import InputError
 
 def check_torch(_: Config) -> None:
     """Refuses a contender that needs torch if it is not installed."""
-    if importlib.util.find_spec("torch") is None:
+    if not is_installed("torch"):
         raise InputError(
             "--peers=torch: torch is not installed; pip install torch (without a GPU, from its"
             " index for CPUs: --index-url https://download.pytorch.org/whl/cpu), or leave it out"

@@ -64,8 +64,8 @@ def _show_help(console: Terminal, main: Callable[..., None]) -> None:
         groups.setdefault(_groups.get(name, "of this program"), []).append(name)
     width = min(_WIDEST, max(len(f"--{name}={_shown(name, preset)}") for name in (*names, *_ABOUT)))
     for title, members in (groups | {"help": list(_ABOUT)}).items():
-        told = any(name in preset for name in members)
-        values = f" (values of --config={preset['name']})" if told else ""
+        has_settings = any(name in preset for name in members)
+        values = f" (values of --config={preset['name']})" if has_settings else ""
         console.print(f"\n{title}{values}", style="bold")
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(width=width, overflow="fold")

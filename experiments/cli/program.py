@@ -115,7 +115,7 @@ def _run(main: Callable[..., None]) -> None:
     except ProgramEndError as end:
         if end.is_error:
             fail(end, end.status)
-        Terminal(quiet=jax.process_index() > 0).print(end, soft_wrap=True)
+        Terminal(quiet=jax.process_index() > 0).print(str(end), soft_wrap=True)
         sys.exit(end.status)
     except InputError as error:
         fail(error)

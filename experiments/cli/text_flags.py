@@ -1,5 +1,7 @@
 """Flags that say which text is read, and the text."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
@@ -129,14 +131,36 @@ def load_corpus(config: Config, model: Model | None = None) -> Corpus:
             )
         return corpus
     vocabulary = _word_lists.get(config.vocabulary, vocabulary)
-    limits = config.vocab_size, config.min_count
     if config.corpus in PUBLISHED:
-        return load_published(config.corpus, FLAGS.data_dir, *limits, FLAGS.cache_dir, vocabulary)
+        with _naming_flags({"(read_corpus)": "(--train_file)"}):
+            return load_published(
+                config.corpus,
+                FLAGS.data_dir,
+                vocab_size=config.vocab_size,
+                min_count=config.min_count,
+                cache_dir=FLAGS.cache_dir,
+                vocabulary=vocabulary,
+            )
     train = str(FLAGS.train_file)
     valid, test = map(_text_or_fraction, TEXT_FILES[1:], FRACTIONS)
     name = ", ".join(Path(part).name for part in train.split(","))
-    encoding = Encoding(config.unit, *limits, vocabulary=vocabulary)
-    return read_corpus(name, train, valid, test, encoding, FLAGS.cache_dir)
+    encoding = Encoding(config.unit, config.vocab_size, config.min_count, vocabulary=vocabulary)
+    shares = {"valid": FLAGS.valid_fraction, "test": FLAGS.test_fraction}
+    flags = {f"{split}={x}": f"--{split}_fraction={x}" for split, x in shares.items()}
+    with _naming_flags(flags):
+        return read_corpus(name, train, valid, test, encoding, FLAGS.cache_dir)
+
+
+@contextlib.contextmanager
+def _naming_flags(flags: dict[str, str]) -> Iterator[None]:
+    """Names flags in errors of the library, in place of what it calls its own arguments."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        for argument, flag in flags.items():
+            message = message.replace(argument, flag)
+        raise type(error)(message) from None
 
 
 def _text_or_fraction(text: str, fraction: str) -> str | float:

@@ -28,9 +28,7 @@ def load_models(paths: list[str]) -> list[Model]:
         twice, or the vocabularies differ.
       MissingFileError: a path holds no model.
     """
-    sources = [source for path in paths for source in _sources(Path(path))]
-    if not sources:
-        raise InputError("--workdir: names no model; give the folder of a run")
+    sources = _named(paths, "workdir")
     counts = Counter(source.resolve() for source in sources)
     if twice := [source for source in sources if counts[source.resolve()] > 1]:
         raise InputError(f"--workdir: names {twice[0]} twice; name each model once")
@@ -51,7 +49,7 @@ def single_model(paths: list[str], flag: str) -> Path:
     Raises:
       InputError, MissingFileError: as for `load_models`, or it names several.
     """
-    sources = [source for path in paths for source in _sources(Path(path))]
+    sources = _named(paths, flag)
     if len(sources) != 1:
         raise InputError(
             f"--{flag}={','.join(paths)}: has {len(sources)} models; name one file of members/"
@@ -107,6 +105,17 @@ def _load_all(source: Path) -> tuple[list[Model], dict[str, float]]:
     unfinished = unfinished_models(Workdir(source))
     write_aside(unfinished.described)
     return unfinished.models, unfinished.perplexities
+
+
+def _named(paths: list[str], flag: str) -> list[Path]:
+    """What `_sources` finds for each of the paths that a flag names.
+
+    Raises:
+      InputError: there is none.
+    """
+    if not paths:
+        raise InputError(f"--{flag}: names no model; give the folder of a run")
+    return [source for path in paths for source in _sources(Path(path))]
 
 
 def _sources(path: Path) -> list[Path]:

@@ -70,15 +70,15 @@ def _line(name: str, runs: list[Record]) -> Line:
     estimates = format_range([run.estimate for run in runs if run.history])
     seeds = [seed for run in runs for seed in run.seeds]
     valid, test = (format_range([pair[split] for pair in pairs]) for split in (0, 1))
-    unfinished = f"({estimates})" if last else ""
+    finished, unfinished = bool(runs[0].summary), f"({estimates})" if last else ""
     cells = {
         "run": name,
         "model": model_name(model),
         "seed": ", ".join(map(str, sorted(seeds))),
         "epochs": f"{len(runs[0].history)} of {model.train.epochs}",
         "training": format_range([line["train_perplexity"] for line in last]),
-        "validation": valid if pairs else unfinished,
-        "test": test,
+        "validation": valid or ("diverged" if finished else unfinished),
+        "test": test or ("diverged" if finished else ""),
         "words/s": _mean("{:,.0f}", [line["words_per_second"] for line in last]),
         "hours": _mean("{:.2f}", [line["seconds"] / 3600 for line in last]),
         "device": ", ".join(dict.fromkeys(run.summary.get("device", "") for run in runs)),

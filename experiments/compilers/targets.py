@@ -4,13 +4,13 @@ Peak rates and bandwidths are the makers' figures.
 """
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 
+from experiments.training.environment import is_installed
 from zaremba_jax.errors import InputError
 
 # What XLA would otherwise query from the device: CUDA's device properties of an H200 SXM.
@@ -67,7 +67,7 @@ class Target:
     @property
     def installed(self) -> bool:
         """Whether its compiler is installed."""
-        return importlib.util.find_spec(self.package) is not None
+        return is_installed(self.package)
 
 
 # cloud.google.com/tpu/docs/v5e. A host has four chips; a single device is the first of them.

@@ -3,7 +3,6 @@
 matplotlib, an extra, is imported only where something is drawn.
 """
 
-import importlib.util
 import io
 import math
 import textwrap
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from experiments.training.environment import is_installed
 from zaremba_jax.whole_files import write_whole
 
 P = ParamSpec("P")
@@ -39,7 +39,7 @@ _TITLE = "Figure of zaremba_jax"  # by which a picture is known again
 
 def can_draw() -> bool:
     """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
+    return is_installed("matplotlib")
 
 
 def write_picture(

@@ -27,7 +27,7 @@ def format_change(values: Sequence[float], base: Sequence[float]) -> str:
     if not base:
         return ""
     error = deviation(base) * (1 / len(values) + 1 / len(base)) ** 0.5
-    difference = statistics.mean(values) - statistics.mean(base)
+    difference = round(statistics.mean(values) - statistics.mean(base), 1) + 0.0  # never -0.0
     sign = "" if difference < 0 else "+"
     return sign + format_spread(difference, error if len(base) > 1 else None, digits=1)
 

@@ -104,13 +104,14 @@ def record_job(run: Run, summary_of: SummaryOf, workdir: Workdir, results: Path)
     return summary
 
 
-def record_diverged(reasons: Mapping[int, str], workdir: Workdir, results: Path) -> None:
+def record_diverged(run: Run, reasons: Mapping[int, str], workdir: Workdir, results: Path) -> None:
     """Records why all models of a run diverged, by seed, without perplexities.
 
     They would diverge again, and are not trained again.
     """
     lost = [{"seed": seed, "excluded": reason} for seed, reason in reasons.items()]
-    _leave_record(workdir, results, {"members": lost, **environment()})
+    trained = environment(run.devices) | run.journal.provenance
+    _leave_record(workdir, results, {"members": lost, **trained})
 
 
 def _leave_record(workdir: Workdir, results: Path, summary: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.cli.outputs import refuse_to_replace
-from experiments.reports.figures import write_picture
+from experiments.reports.figures import is_picture, write_picture
 from experiments.reports.markdown import table
 from experiments.reports.records import Record, by_seed, model_name, read_records, records_of
 from experiments.reports.statistics import format_change, format_mean
@@ -97,9 +97,8 @@ def write_table(results: Path, console: Console) -> None:
 
 def refuse_other_results(results: Path) -> None:
     """Refuses a folder of `--results` in which the table would replace a file of something else."""
-    page = results / _PAGE
-    refuse_to_replace("results", page, "a table of this program", _is_page)
-    refuse_to_replace("results", results / _PICTURE, "of this program", lambda _: page.exists())
+    refuse_to_replace("results", results / _PAGE, "a table of this program", _is_page)
+    refuse_to_replace("results", results / _PICTURE, "of this program", is_picture)
 
 
 def _is_page(path: Path) -> bool:

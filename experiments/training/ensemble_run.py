@@ -245,19 +245,22 @@ class EnsembleRun(Run):
         return [live.get(member) for member in range(self.members)]
 
 
-def default_at_once(config: Config, corpus: Corpus, members: int, mesh: Mesh) -> int:
+def default_at_once(
+    config: Config, corpus: Corpus, members: int, mesh: Mesh, resident: bool | None = None
+) -> int:
     """How many members a device trains together: as many as its memory allows; on a CPU, one.
 
-    Members have separate weights, so a CPU that one keeps busy gains nothing from more.
+    Members have separate weights, so a CPU that one keeps busy gains nothing from more. `resident`
+    is as for `new_ensemble`.
     """
     device = mesh.local_devices[0]
     memory = (device.memory_stats() or {}).get("bytes_limit")
     if memory is None:
         return 1
     text = training_windows(config, corpus).nbytes
-    left = memory - text if fits(text, device) else memory
-    resident = members_on_device(members, mesh)
-    return members_that_fit(config, len(corpus.vocabulary), resident, left)
+    stays = fits(text, device) if resident is None else resident
+    left, on_device = memory - text if stays else memory, members_on_device(members, mesh)
+    return members_that_fit(config, len(corpus.vocabulary), on_device, left)
 
 
 def with_seeds(config: Config, count: int) -> list[Config]:

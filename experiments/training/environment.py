@@ -1,5 +1,6 @@
 """What measured figures depend on besides the configuration: versions, the device, its memory."""
 
+import importlib.util
 import os
 import platform
 import resource
@@ -17,6 +18,15 @@ def environment(devices: int = 1) -> dict[str, Any]:
     """What the figures of a record depend on besides its configuration, made on so many devices."""
     versions = {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
     return {"versions": versions, "device": device_name(devices)}
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; a folder of its name, as wandb leaves, is none."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:
+        return False
+    return spec is not None and spec.origin is not None
 
 
 def device_name(count: int = 1) -> str:

@@ -20,8 +20,8 @@ from experiments.training.provenance import peak_memory, provenance
 from experiments.training.resumption import Saves
 from experiments.training.run import Run, gates, is_finished, position
 from experiments.training.run_folder import Workdir
+from experiments.training.sample_lines import sample_lines
 from experiments.training.standstill import StandstillNews
-from experiments.training.written_samples import write_samples
 
 
 class InterruptedRunError(ProgramEndError):
@@ -94,7 +94,7 @@ def train(
             if run.step % len(run.windows) == 0:
                 record = finish_epoch(run)
                 epoch_files.add(record)
-                texts = write_samples(run, samples) if samples else []
+                texts = sample_lines(run, samples) if samples else []
                 if curves.are_wanted:
                     curves.epoch(run.step, record, gates(run), texts)
             number, due = largest_over_hosts(first_signal(), saves.is_due())

@@ -4,14 +4,13 @@ Each line fits 80 columns, unless names of the user's are long.
 """
 
 import importlib.metadata
-import importlib.util
 import math
 import os
 
 import jax
 from rich.console import Console
 
-from experiments.training.environment import device_memory, device_name
+from experiments.training.environment import device_memory, device_name, is_installed
 from experiments.training.run import Run
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.units import UNITS, UNK
@@ -37,7 +36,7 @@ def print_devices(console: Console, used: int) -> None:
 def accelerator_plugins() -> list[str]:
     """The installed plugins by which jax reaches accelerators."""
     found = {point.name for point in importlib.metadata.entry_points(group="jax_plugins")}
-    if importlib.util.find_spec("libtpu") is not None:
+    if is_installed("libtpu"):
         found.add("libtpu")
     return sorted(found)
 

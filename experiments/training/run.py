@@ -187,7 +187,7 @@ def names_of(run: Run, models: Sequence[int]) -> str:
     if set(varied) <= {"seed"}:
         return f"member{'s' * (len(models) > 1)} {', '.join(map(str, models))}"
     return "; ".join(
-        ", ".join(f"{name} {settings[model][name]:g}" for name in varied) for model in models
+        ", ".join(f"{name} {settings[model][name]!r}" for name in varied) for model in models
     )
 
 

@@ -4,6 +4,7 @@ import fcntl
 import functools
 import json
 import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +75,7 @@ def test_every_method_has_as_many_candidates_seeds_and_epochs(finished):
 @pytest.mark.slow
 def test_memory_has_every_method_seed_and_bin(finished):
     _, results, _ = finished
+    assert results["learning_rates"] == {"tanh": 0.2}  # of no other cell
     assert results["memory"]["steps"] == 10  # as many as were trained, in whole chunks
     cell_results = results["memory"]["cells"]["tanh"]
     assert cell_results["bins"] == [[1, 1], [2, 2], [3, 3]]
@@ -145,6 +147,15 @@ def test_model_is_kept_from_the_epoch_that_validated_best():
         halves = np.split(ids, 2)  # the streams, in whole windows
         expected = [text_nll(model, half[: len(half) // 4 * 4 + 1]).mean() for half in halves]
         assert best[0][1][member] == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_only_the_cells_asked_for_that_have_settings_learn_the_memory_task():
+    def cells(*asked, steps=1):
+        parts = memory.memory_parts(asked, rate=0.5, lags=3, steps=steps, seeds=1)
+        return [part.cell for part in parts]
+
+    assert cells("gru", "lstm", "tanh") == ["tanh", "lstm"]
+    assert (cells("lstm", "gru"), cells("gru"), cells("lstm", steps=0)) == (["lstm"], [], [])
 
 
 def test_methods_of_the_memory_task_see_the_same_and_have_rates_of_their_own(monkeypatch):
@@ -254,6 +265,7 @@ MISTAKES = {
     "--workdir=a_file": "a_file: file exists; name another",
     "--workdir=mine": "--workdir=mine/report.md: exists and is not of this program; name another",
     "--workdir=drawn": "--workdir=drawn/final_perplexities.png: exists and is not of this program",
+    "--workdir=beside": "--workdir=beside/memory.png: exists and is not of this program",
     "--workdir=held": "held: holds a report of other settings, or a damaged one; name another",
 }
 
@@ -271,8 +283,10 @@ def test_folder_in_which_another_process_measures_is_refused(tmp_path):
 def refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refused")
     (folder / "a_file").touch()
-    for name in ("drawn", "held", "mine"):
+    for name in ("beside", "drawn", "held", "mine"):
         (folder / name).mkdir()
+    shutil.copy(ROOT / "experiments/results/ablation/results.json", folder / "beside")
+    (folder / "beside" / "memory.png").write_text("mine")
     (folder / "mine" / "report.md").write_text("mine")
     (folder / "drawn" / "final_perplexities.png").write_text("mine")
     (folder / "held" / "results.json").write_text('{"asked": {"seeds": 9}}')

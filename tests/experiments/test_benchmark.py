@@ -108,9 +108,9 @@ REFUSED = {
     "--rounds=1": ("rounds=1: 1 is not integer >= 2",),
     "--vocab_size=50": ("--vocab_size", "random tokens of 10,000 words", "leave it out"),
     "--corpus=ptb --unit=char --min_count=2": ("--corpus, --min_count, --unit", "leave it out"),
-    "--json=absent/results.json": ("--json=absent/results.json", "folder"),
+    "--json=setup.py/results.json": ("--json=setup.py/results.json", "nothing can be written in"),
     "--scaling=scaling.txt": ("--scaling=scaling.txt", "is not a picture", ".png"),
-    "--scaling=absent/scaling.png": ("--scaling=absent/scaling.png", "folder"),
+    "--scaling=setup.py/a.png": ("--scaling=setup.py/a.png", "nothing can be written in"),
     "--tie_weights --embedding_size=4 --hidden_size=4 --scaling=scaling.png": (
         "--scaling=scaling.png: varies one size at a time, but embedding_size=4",
     ),
@@ -147,10 +147,10 @@ benchmark.scaling_curves = curves
 def fail(*_, **__): raise InputError("not done")
 {fails} = fail
 """
-    line = [*FLAGS, "--peers=", "--json=results.json", "--scaling=scaling.png"]
+    line = [*FLAGS, "--peers=", "--json=new/results.json", "--scaling=new/scaling.png"]
     (outcome,) = run_elsewhere("experiments.benchmark", line, cwd=tmp_path, before=before)
     assert_refused(outcome, "not done")
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "new" / "results.json").read_text())
     assert results["contenders"]
     assert results.get("scaling") == ("tokens per second" if "figure" in fails else None)
 

@@ -5,7 +5,7 @@ import json
 import shutil
 import signal
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import invoke
 import jax
@@ -28,6 +28,7 @@ from invoke import (
 )
 
 from experiments import ensemble
+from experiments.cli import opened_runs
 from experiments.training import ensemble_run, unfinished_runs
 from experiments.training.single_run import SingleRun
 from zaremba_jax.checkpoint import DamagedCheckpointError
@@ -139,6 +140,12 @@ def test_runs_that_are_averaged_later_have_the_mixtures_of_their_models(runs):
     summary = summary_of(runs / "pair")
     assert [row["members"] for row in summary["mixtures"]] == [1, 2]
     assert [member["run"] for member in summary["members"]] == ["../seed0", "../seed1"]
+    again = run("--from=seed1,seed0", *TEXT, "--workdir=pair")
+    assert again.status == 0, again.err
+    assert [member["run"] for member in summary_of(runs / "pair")["members"]] == [
+        "../seed1",
+        "../seed0",
+    ]
     models = [load_model(runs / f"seed{seed}" / "model.safetensors") for seed in (0, 1)]
     words = models[0].vocabulary
     for split in ("valid", "test"):
@@ -189,6 +196,7 @@ def test_averages_that_have_no_place_are_refused_before_the_work(folder, monkeyp
     for name in ("a", "mine"):
         (folder / name).mkdir()
     shutil.copy(ROOT / "experiments/results/quick-seed0/config.json", "a")
+    (folder / "mine" / "summary.json").write_text('{"members": [{"run": "../a"}]}')
     (folder / "mine" / "mixtures.png").write_text("mine")
     (folder / "nowhere").symlink_to("absent")
     monkeypatch.setattr(ensemble, "load_corpus", None)  # is not reached
@@ -196,7 +204,7 @@ def test_averages_that_have_no_place_are_refused_before_the_work(folder, monkeyp
     for workdir, reason in (
         ("train.txt", "--workdir=train.txt/summary.json: nothing can be written in"),
         ("nowhere", "--workdir=nowhere/summary.json: nothing can be written in"),
-        ("mine", "--workdir=mine/mixtures.png: exists and is not of an average; name another"),
+        ("mine", "--workdir=mine/mixtures.png: exists and is not of this program; name another"),
     ):
         assert_refused(run("--from=a", f"--workdir={workdir}"), reason)
     assert content(folder) == before
@@ -322,6 +330,23 @@ def test_members_at_once_leave_room_for_the_text(share):
     fitting = [members_that_fit(config, words, 250, budget) for budget in (memory, memory - text)]
     assert ensemble_run.default_at_once(config, corpus, 250, mesh) == fitting[share == 5]
     assert 1 < fitting[1] < fitting[0] < 250
+    for resident in (True, False):  # as asked, whether it fits or not
+        at_once = ensemble_run.default_at_once(config, corpus, 250, mesh, resident)
+        assert at_once == fitting[resident]
+
+
+def test_kernel_is_measured_for_the_members_that_a_device_trains_together(monkeypatch):
+    def measured(config, corpus, workdir, console, members, resident):
+        raise InterruptedError(members, resident)
+
+    monkeypatch.setattr(opened_runs, "at_once_on", lambda *_: 10)
+    monkeypatch.setattr(opened_runs, "with_kernel", measured)
+    mesh, anything = SimpleNamespace(shape={MEMBER: 4}), cast(Any, None)
+    with pytest.raises(InterruptedError) as told:
+        opened_runs.open_ensemble(
+            QUICK, [QUICK] * 10, anything, cast(Any, mesh), anything, anything
+        )
+    assert told.value.args == (3, 3)
 
 
 BAD_FLAGS = [

@@ -220,15 +220,15 @@ BAD_FLAGS = [
     ([*TEXT, "--test_fraction=0.1"], ["--test_fraction: takes the place of --test_file"]),
     (
         [TEXT[0], "--valid_fraction=0.5", "--test_fraction=0.5"],
-        ["valid_fraction=0.5, test_fraction=0.5: must be above 0, and below 1 together"],
+        ["--valid_fraction=0.5, --test_fraction=0.5: must be above 0, and below 1 together"],
     ),
     (
         [TEXT[0], "--valid_fraction=0", "--test_fraction=0.1"],
-        ["valid_fraction=0.0, test_fraction=0.1: must be above 0, and below 1 together"],
+        ["--valid_fraction=0.0, --test_fraction=0.1: must be above 0, and below 1 together"],
     ),
     (
         [TEXT[0], TEXT[1], "--test_fraction=0.0001"],
-        ["train.txt: test_fraction=0.0001 leaves the test text without a line"],
+        ["train.txt: --test_fraction=0.0001 leaves the test text without a line"],
     ),
     (TEXT[1:], ["--train_file, --valid_file and --test_file go together", "give all"]),
     (
@@ -284,7 +284,7 @@ def test_penn_treebank_file_that_is_not_the_published_one_is_refused(folder):
         (folder / f"ptb.{split}.txt").write_text("edited\n")
     before = content(folder)
     outcome = run("--config=small", f"--data_dir={folder}")
-    assert_refused(outcome, "ptb.train.txt: sha256", "not the published file's", "train_file")
+    assert_refused(outcome, "ptb.train.txt: sha256", "not the published file's", "(--train_file)")
     assert content(folder) == before
 
 

@@ -161,6 +161,17 @@ def test_run_that_goes_on_has_the_estimate_that_it_would_end_with_and_no_test_fi
     assert (line.cells["epochs"], line.cells["validation"]) == ("0 of 6", "")
 
 
+def test_run_of_which_every_model_diverged_is_said_to_have(folder):
+    lost = [{"seed": 0, "excluded": "the loss became nan"}]
+    path = folder / "quick-seed0" / "summary.json"
+    path.write_text(json.dumps({"members": lost, "device": "CPU"}))
+    lines = (folder / "quick-seed0" / METRICS).read_text().splitlines(keepends=True)
+    for written in ([], lines[:2]):
+        (folder / "quick-seed0" / METRICS).write_text("".join(written))
+        (line,) = lines_of_runs({"run": read_record(Workdir("quick-seed0"))})
+        assert (line.cells["validation"], line.cells["test"]) == ("diverged", "diverged")
+
+
 def test_folders_of_one_name_are_told_apart_by_their_paths_and_names_are_escaped(folder):
     for parent in ("a", "<b>"):
         shutil.copytree("quick-seed0", folder / parent / "quick-seed0")
@@ -253,6 +264,10 @@ def test_folder_of_runs_stands_for_those_in_it_but_not_for_the_records_of_them(f
 
 def test_what_is_no_run_is_refused_in_a_line(folder):
     assert_refused(run("absent"), "absent: holds no run; name the --workdir of one")
+    several = run("absent", "missing", "lacking")
+    assert_refused(several, "absent: holds no run")
+    for name in ("missing", "lacking"):
+        assert f"skipped {name}: holds no run; name the --workdir of one" in several.out
     assert_refused(run(), "error: give RUN... besides the flags; see --help")
     (folder / "quick-seed0" / "config.json").write_text("{}")
     assert_refused(run("quick-seed0"), "quick-seed0: holds a damaged record", "again")

@@ -5,8 +5,11 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import invoke
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,12 +18,14 @@ from invoke import assert_refused, content
 from rich.console import Console
 
 from experiments import reproduce
+from experiments.cli import opened_runs
 from experiments.reports import records
 from experiments.reports.statistics import format_mean
 from experiments.table1 import averages, jobs
 from experiments.table1 import page as table1
 from experiments.table1.after_the_paper import after_the_paper
 from experiments.training.curves import Curves
+from experiments.training.journal import Journal
 from experiments.training.run_folder import Workdir
 from zaremba_jax.config import override, settings
 from zaremba_jax.data.encoding import read_corpus
@@ -102,6 +107,7 @@ def test_table_is_trained_recorded_averaged_and_not_trained_again(folder):
     before = content(folder / "results")
     Path("mine").mkdir()
     for name in ("table1.png", "table1.md"):
+        shutil.copy(folder / "results" / "table1.md", "mine")
         (Path("mine") / name).write_text("mine")
         refused = run(*FLAGS, "--results=mine")
         assert_refused(
@@ -154,7 +160,37 @@ def test_members_that_all_diverge_are_all_recorded(folder):
     (record,) = records.read_records(folder / "results")
     assert (record.seeds, record.perplexities) == ({0, 1}, {})
     assert all("the loss became" in member["excluded"] for member in record.summary["members"])
+    assert record.summary.keys() >= {"date", "command", "git_commit"}
     assert "seed" not in rerun.out
+
+
+def test_run_that_ends_out_of_patience_is_trained_alone_however_many_fit(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # nothing is drawn
+    monkeypatch.setattr(opened_runs, "default_at_once", lambda *_: 2)
+    outcome = run(*FLAGS, "--patience=1")
+    assert outcome.status == 0, outcome.err
+    names = {path.name for path in (folder / "runs").iterdir()}
+    assert names == {f"small-patience=1-seed{seed}" for seed in (0, 1)}
+
+
+def test_patience_on_several_hosts_is_refused_before_a_text_is_read(folder, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(reproduce, "load_corpus", None)  # is not reached
+    refused = run(*FLAGS, "--patience=1")
+    assert_refused(refused, "--patience=1: models that several hosts train end together; leave")
+    assert not (folder / "results").exists()
+
+
+def test_record_of_members_that_all_diverged_tells_on_how_many_devices(tmp_path):
+    trained: Any = SimpleNamespace(devices=4, journal=Journal([0.0], provenance={"date": "today"}))
+    workdir = Workdir(tmp_path / "run")
+    workdir.hold()
+    workdir.write_config(SMALL)
+    workdir.metrics.touch()
+    jobs.record_diverged(trained, {3: "the loss became nan"}, workdir, tmp_path / "results")
+    summary = json.loads((tmp_path / "results" / "run" / "summary.json").read_text())
+    assert summary["members"] == [{"seed": 3, "excluded": "the loss became nan"}]
+    assert (summary["device"][:3], summary["date"]) == ("4 ×", "today")
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from invoke import FLAGS, assert_refused, run
 from model_examples import make
 
-from experiments.cli import training_flags
+from experiments.cli import opened_runs
 from experiments.endings.errors import ProgramEndError
 from zaremba_jax.config import settings as all_settings
 from zaremba_jax.data.encoding import read_corpus
@@ -45,7 +45,7 @@ def test_any_value_of_a_flag_can_be_trained_with_or_is_refused(folder, examples,
     @given(st.lists(st.tuples(names, VALUES), min_size=1, max_size=2))
     def check(changes):
         flags = [f"--{name}={value}" for name, value in changes]
-        with mock.patch.object(training_flags, "new_run", side_effect=ReachedTrainingError("")):
+        with mock.patch.object(opened_runs, "new_run", side_effect=ReachedTrainingError("")):
             outcome = run(*FLAGS, *flags)
         if outcome.status != ReachedTrainingError.status:
             assert_refused(outcome)

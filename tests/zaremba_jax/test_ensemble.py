@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -227,6 +228,12 @@ def test_mixture_is_in_double_precision_whatever_holds_the_nats():
 def test_token_that_no_member_can_predict_has_no_probability_in_the_mixture():
     mixture = mixture_nll(np.array([[np.inf, np.inf], [np.inf, 1.0]]))
     np.testing.assert_allclose(mixture, [np.inf, 1 + np.log(2)])
+
+
+def test_nats_of_one_model_alone_are_not_mixed_over_its_tokens():
+    mix: Any = inspect.unwrap(mixture_nll)  # without the tests' own checks of shapes
+    with pytest.raises(InputError, match=r"nats of shape \(2,\): give one row for each member, as"):
+        mix([1.0, 2.0])
 
 
 def test_mixtures_of_one_are_the_singles_and_of_all_the_mixture(trained):

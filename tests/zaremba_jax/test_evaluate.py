@@ -83,10 +83,11 @@ def test_every_pair_is_read_once_and_in_order_as_many_at_once_as_allowed(length,
     def read(inputs, targets, state):
         position = state[0].hidden[None, :] + np.arange(len(inputs))[:, None]
         assert len(inputs) * streams <= max(at_once, streams) < (len(inputs) + 1) * streams
+        assert inputs.dtype == targets.dtype == np.int32  # one program for all texts
         after = jax.tree.map(lambda read: read + len(inputs), state)
         return np.stack([inputs, targets, position]), after
 
-    ids, nothing = np.arange(length), cast(Any, np.zeros(streams, int))
+    ids, nothing = np.arange(length, dtype=np.uint8), cast(Any, np.zeros(streams, int))
     with mock.patch.object(evaluate, "TOKENS_AT_ONCE", at_once):
         inputs, targets, position = nll_by_windows(
             cast(Any, read), ids, streams, lambda _: (HiddenState(nothing),)

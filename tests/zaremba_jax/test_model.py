@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from zaremba_jax.cells import CELLS
 from zaremba_jax.config import ComputeConfig, ModelConfig, override
+from zaremba_jax.errors import InputError
 from zaremba_jax.model import Predictor, apply, count_params, init_params, softmax_weights
 from zaremba_jax.presets import AWD, LARGE, MEDIUM, QUICK, SMALL
 from zaremba_jax.regularizers import active_rates, drop_weights, expected_masks, sample_masks
@@ -152,7 +153,7 @@ def test_unrolled_network_gives_the_last_outputs_before_and_after_dropout(exampl
 def test_parameters_of_half_precision_are_refused(example):
     _, params, window, state, _ = example
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-    with pytest.raises(ValueError, match=r"parameters of bfloat16: .*precision=.bfloat16"):
+    with pytest.raises(InputError, match=r"parameters of bfloat16: .*precision=.bfloat16"):
         apply(half, window[:-1], state)
 
 

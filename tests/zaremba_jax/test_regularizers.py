@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from zaremba_jax.array_types import Masks, RecurrentMasks
 from zaremba_jax.config import RegularizerConfig, override
+from zaremba_jax.errors import InputError
 from zaremba_jax.model import init_params
 from zaremba_jax.presets import QUICK
 from zaremba_jax.regularizers import (
@@ -305,7 +306,7 @@ def test_dropconnect_is_decided_by_its_key_and_refused_without_one():
     )
     assert_equal(first, repeat)
     assert not np.array_equal(first[0].recurrent_weights, other[0].recurrent_weights)
-    with pytest.raises(ValueError, match="dropconnect is on and has no key to draw from; give one"):
+    with pytest.raises(InputError, match="dropconnect is on and has no key to draw from; give one"):
         drop_weights(rates, params(), key=None)
 
 

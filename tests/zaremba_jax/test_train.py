@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import itertools
+import re
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invoke import run_on_devices
 from jax.sharding import PartitionSpec
+from layer_examples import equations
 
 from zaremba_jax import train
 from zaremba_jax.config import override
@@ -62,6 +64,20 @@ def values(state):
 
 def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, values(one), values(other))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_every_product_of_a_step_is_of_the_precision(text, precision):
+    step = functools.partial(train_step, override(CONFIG, precision=precision), len(text))
+    program = jax.make_jaxpr(step)(fresh(), text[0])
+    products = [
+        product
+        for product in equations(program.jaxpr, "dot_general")
+        if product.params["precision"] is None  # not the exact sums of the embedding's gradient
+    ]
+    factors = {factor.aval.dtype for product in products for factor in product.invars}
+    assert len(products) >= 15  # six for each of two layers, three for the softmax
+    assert factors == {jnp.dtype(precision)}
 
 
 @pytest.mark.parametrize(
@@ -369,7 +385,7 @@ def test_dropped_weights_are_the_same_at_every_time_step_and_in_every_stream(tex
 
 
 def test_rate_of_no_regularizer_is_refused(text):
-    with pytest.raises(ValueError, match="rates of droput: choose from activation_l2, "):
+    with pytest.raises(InputError, match="rates of droput: choose from activation_l2, "):
         train_windows(CONFIG, fresh(), text, {"droput": 0.5})
 
 
@@ -395,10 +411,12 @@ def test_parameters_of_another_vocabulary_are_refused():
         init_train_state(CONFIG, VOCABULARY + 1, params=fresh().params)
 
 
-@pytest.mark.parametrize("streams", [1, 2])
-def test_windows_of_another_batch_are_refused(text, streams):
-    with pytest.raises(InputError, match=f"windows of {streams} streams: batch_size=3; cut them"):
-        train_windows(CONFIG, fresh(), text[..., :streams])
+@pytest.mark.parametrize("sizes", [(5, 1), (5, 2), (4, 3), (2, 3)])
+def test_windows_of_another_batch_or_unroll_are_refused(sizes):
+    text = jnp.zeros((2, *sizes), jnp.int32)
+    reason = re.escape(f"windows of shape {text.shape}: with unroll=4 and batch_size=3 it ends in")
+    with pytest.raises(InputError, match=reason):
+        train_windows(CONFIG, fresh(), text)
 
 
 def test_recorded_norm_is_that_of_the_whole_gradient_before_clipping(text):

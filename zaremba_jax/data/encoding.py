@@ -124,7 +124,7 @@ def read_corpus(
 
 def _cut(name: str, text: Pieces, fractions: Mapping[str, float]) -> dict[str, list[Piece]]:
     """The parts of the training text: what is left of it, and a text for each fraction."""
-    shown = ", ".join(f"{split}_fraction={share}" for split, share in fractions.items())
+    shown = ", ".join(f"{split}={share}" for split, share in fractions.items())
     if not (all(share > 0 for share in fractions.values()) and sum(fractions.values()) < 1):
         raise InputError(f"{shown}: must be above 0, and below 1 together")
     parts = cut_at_lines(text, list(fractions.values()))

@@ -144,6 +144,7 @@ def data_dir_variable(name: str) -> str:
 def load_published(
     name: str,
     data_dir: str | Path | None = None,
+    *,
     vocab_size: int = 0,
     min_count: int = 1,
     cache_dir: str | Path | None = None,
@@ -186,8 +187,8 @@ def load_published(
 
 def _unlike(expected: str) -> str:
     return (
-        f"not the published file's {expected}; replace the file, or train on it as your own text"
-        " (train_file)"
+        f"not the published file's {expected}; replace the file, or read it as your own text"
+        " (read_corpus)"
     )
 
 

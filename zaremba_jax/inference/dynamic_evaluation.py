@@ -94,8 +94,8 @@ def dynamic_nll(
       squares: from `mean_squares`; the rule rms needs them.
 
     Raises:
-      InputError: the text has no token to predict, or as for `Model.check_ids`.
-      ValueError: the rule is rms and there are no squares.
+      InputError: the text has no token to predict, the rule is rms and there are no squares, or as
+        for `Model.check_ids`.
     """
     model.check_ids(ids)
     predictions = count_predictions(ids)
@@ -124,13 +124,13 @@ def step_sizes(
     Arguments as for `dynamic_nll`.
 
     Raises:
-      ValueError: the rule is rms and there are no squares.
+      InputError: the rule is rms and there are no squares.
     """
     if config.rule == "sgd":
         rate, decay = jnp.asarray(config.rate), jnp.asarray(config.decay)
         return jax.tree.map(lambda _: rate, params), jax.tree.map(lambda _: decay, params)
     if squares is None:
-        raise ValueError("the rule rms needs the mean squares of gradients; give them, or use sgd")
+        raise InputError("the rule rms needs the mean squares of gradients; give them, or use sgd")
     rms = jax.tree.map(jnp.sqrt, squares)
     leaves = jax.tree.leaves(rms)
     mean = sum(leaf.sum() for leaf in leaves) / sum(leaf.size for leaf in leaves)

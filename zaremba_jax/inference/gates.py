@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zaremba_jax.array_types import Activations, LayerParams, LayerState, Outputs, Tokens
+from zaremba_jax.array_types import Activations, LayerParams, LayerState, Masks, Outputs, Tokens
 from zaremba_jax.cells import CELLS, project_inputs
 from zaremba_jax.config import Precision
+from zaremba_jax.errors import InputError
 from zaremba_jax.kernels.lstm import previous_states
 from zaremba_jax.model import Model, Predictor
 from zaremba_jax.ops.products import matmul
@@ -53,7 +54,13 @@ def gate_activations(model: Model, ids: np.ndarray, streams: int, steps: int) ->
       ids: the text, at least one token.
       streams: streams side by side, fewer if the text has fewer tokens.
       steps: tokens of each stream, fewer if the text is too short.
+
+    Raises:
+      InputError: the text is empty, or as for `Model.check_ids`.
     """
+    if len(ids) == 0:
+        raise InputError("a text of 0 tokens has no gates; give at least 1")
+    model.check_ids(ids)
     streams = min(streams, len(ids))
     steps = min(steps, len(ids) // streams)
     tokens = ids[: streams * steps].reshape(streams, steps).T
@@ -63,14 +70,10 @@ def gate_activations(model: Model, ids: np.ndarray, streams: int, steps: int) ->
 @jax.jit
 def _gates(predictor: Predictor, tokens: Tokens) -> Gates:
     layers, masks, compute = predictor.params.layers, predictor.masks, predictor.compute
-    recurrent = masks.recurrent if masks is not None else None
+    recurrent = (masks or Masks()).recurrent or (None,) * len(layers)
+    states = predictor.zero_state(tokens.shape[1])
     inputs, gates = predictor.params.embedding[tokens], []
-    for layer, state, through_time in zip(
-        layers,
-        predictor.zero_state(tokens.shape[1]),
-        recurrent or (None,) * len(layers),
-        strict=True,
-    ):
+    for layer, state, through_time in zip(layers, states, recurrent, strict=True):
         outputs, _ = unroll_layer(layer, inputs, state, through_time, compute)
         gates.append(gate_values(layer, inputs, outputs, state, compute.precision))
         inputs = outputs

@@ -24,7 +24,7 @@ def lines_nll(model: Model, lines: Sequence[np.ndarray], start: int) -> list[np.
       start: the token before a line's first, the one that ends a line.
 
     Returns:
-      float32 [tokens of the line] for each, in the order of the lines.
+      [tokens of the line] for each, in the parameters' type, in the order of the lines.
 
     Raises:
       InputError: as for `Model.check_ids`.

@@ -61,7 +61,7 @@ class Text:
         """The tokens that the vocabulary lacks, and how often each occurs."""
         return self.vocabulary.unknown(itertools.chain.from_iterable(self.tokens))
 
-    @property
+    @functools.cached_property
     def stream(self) -> np.ndarray:
         """All ids, one line after another."""
         return np.concatenate(self.ids)
@@ -122,15 +122,17 @@ def _without_utterance_ids(
     lines: list[str], unit: Unit, path: str | Path
 ) -> tuple[list[str], list[str]]:
     """The ids that stand before spelled lines, and the rest of the lines."""
-    matches = [_UTTERANCE_ID.match(line) for line in lines]
-    if None in matches:
-        raise InputError(
-            f"{path}: line {matches.index(None) + 1} has no utterance id; put one before each"
-            " sentence, or score the text without ids"
-        )
-    pairs = [(match, line) for match, line in zip(matches, lines, strict=True) if match]
-    ids = [unit.unspell(match[1]) for match, _ in pairs]
-    return ids, [line[match.end() :] for match, line in pairs]
+    ids, rest = [], []
+    for number, line in enumerate(lines, start=1):
+        match = _UTTERANCE_ID.match(line)
+        if match is None:
+            raise InputError(
+                f"{path}: line {number} has no utterance id; put one before each sentence, or score"
+                " the text without ids"
+            )
+        ids.append(unit.unspell(match[1]))
+        rest.append(line[match.end() :])
+    return ids, rest
 
 
 def stream_nll(models: list[Model], text: Text, score: Scorer) -> np.ndarray:

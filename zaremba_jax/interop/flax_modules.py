@@ -211,22 +211,15 @@ class DeepRNN(nnx.Module):
             seq_lengths,
             drop=drop,
             drop_output=self.drop_output,
-            options=_options(
-                self,
-                time_major=time_major,
-                return_carry=return_carry,
-                reverse=reverse,
-                keep_order=keep_order,
-            ),
+            options=_options(self, time_major, return_carry, reverse, keep_order),
             compute=self.compute,
         )
 
 
-def _options(module: "DeepRNN | LinenDeepRNN", **given: bool | None) -> SequenceOptions:
-    """The options of a call: what it was given, else the module's attributes of the same names."""
-    return SequenceOptions(
-        **{name: getattr(module, name) if x is None else x for name, x in given.items()}
-    )
+def _options(module: "DeepRNN | LinenDeepRNN", *given: bool | None) -> SequenceOptions:
+    """What a call was given, in the record's order, else the module's attributes of these names."""
+    own = (getattr(module, name) for name in SequenceOptions._fields)
+    return SequenceOptions(*(x if y is None else y for x, y in zip(own, given, strict=True)))
 
 
 class _LinenLayer(nn.Module):
@@ -325,13 +318,7 @@ class LinenDeepRNN(nn.Module):
             seq_lengths,
             drop=drop,
             drop_output=self.drop_output,
-            options=_options(
-                self,
-                time_major=time_major,
-                return_carry=return_carry,
-                reverse=reverse,
-                keep_order=keep_order,
-            ),
+            options=_options(self, time_major, return_carry, reverse, keep_order),
             compute=self.compute,
         )
 

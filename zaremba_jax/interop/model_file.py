@@ -23,7 +23,7 @@ from zaremba_jax.data.vocabulary import Vocabulary, listed
 from zaremba_jax.data.vocabulary_files import vocabulary_from_dict
 from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.json_text import parse_json_object
-from zaremba_jax.model import Model, param_shapes
+from zaremba_jax.model import Model, named_leaves, param_shapes
 from zaremba_jax.presets import from_dict
 from zaremba_jax.whole_files import write_whole
 
@@ -40,8 +40,8 @@ def save_model(path: str | Path, model: Model) -> None:
     configuration as in `config.json`, the vocabulary, and a hash of all of it.
 
     Raises:
-      InputError: the arrays do not match the configuration and the vocabulary, or the vocabulary
-        is one that `load_model` refuses, such as one with a word twice.
+      InputError: the arrays are not finite or do not match the configuration and the vocabulary, or
+        the vocabulary is one that `load_model` refuses, such as one with a word twice.
       OSError: the file cannot be written.
     """
     write_whole(path, model_bytes(path, model))
@@ -143,8 +143,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
 
 def named_arrays(params: ModelParams) -> dict[str, np.ndarray]:
     """Every trained array by its path, such as `layers.0.bias`."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {_name(path): np.ascontiguousarray(leaf) for path, leaf in leaves}
+    return {name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(params).items()}
 
 
 def assemble(
@@ -157,17 +156,11 @@ def assemble(
         nor float64; the message starts with `source`.
     """
     like = checked_structure(source, arrays, config, vocabulary)
-    if infinite := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
-        raise InputError(
-            f"{source}: {infinite[0]} has numbers that are not finite; name a model whose training"
-            " did not diverge"
-        )
-
-    def read(path: Any, _: Any) -> jax.Array:
-        array = arrays[_name(path)]
-        return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
-
-    return Model(jax.tree_util.tree_map_with_path(read, like), config, vocabulary)
+    leaves = [
+        jnp.asarray(arrays[name], jax.dtypes.canonicalize_dtype(arrays[name].dtype))
+        for name in named_leaves(like)
+    ]
+    return Model(jax.tree.unflatten(jax.tree.structure(like), leaves), config, vocabulary)
 
 
 def checked_structure(
@@ -175,10 +168,9 @@ def checked_structure(
 ) -> ModelParams:
     """The parameters' shapes; arguments and errors as for `assemble`."""
     like = param_shapes(config.model, len(vocabulary))
-    expected, _ = jax.tree_util.tree_flatten_with_path(like)
     wanted = {
-        _name(path): [f"{dtype}{list(leaf.shape)}" for dtype in ("float32", "float64")]
-        for path, leaf in expected
+        name: [f"{dtype}{list(leaf.shape)}" for dtype in ("float32", "float64")]
+        for name, leaf in named_leaves(like).items()
     }
     actual = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
     differing = [
@@ -191,8 +183,9 @@ def checked_structure(
             f"{source}: its arrays do not match its configuration and {len(vocabulary)} words:"
             f" {listed(Counter(differing))}; save the model with the ones it was made with"
         )
+    if infinite := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise InputError(
+            f"{source}: {infinite[0]} has numbers that are not finite; take a model whose training"
+            " did not diverge"
+        )
     return like
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")

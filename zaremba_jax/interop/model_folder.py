@@ -126,12 +126,12 @@ def is_model_folder(path: str | Path) -> bool:
     """Whether `save_folder` wrote the folder, in this format version or another."""
     try:
         return bool(_folder_record(Path(path)))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return False
 
 
 def _folder_record(folder: Path) -> dict[str, Any]:
     record = read_json_object(folder / FOLDER_CONFIG)
-    if record["model_type"] != ENTRY:
-        raise InputError(f"model_type={record['model_type']}: is not {ENTRY}")
+    if (model_type := record.get("model_type")) != ENTRY:
+        raise InputError(f"model_type={model_type}: is not {ENTRY}")
     return record

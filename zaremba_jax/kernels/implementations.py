@@ -80,7 +80,7 @@ def _why_not_lstm(params: LayerParams, masks: RecurrentMasks | None) -> str | No
     """Why the LSTM's own backward pass, `kernels.lstm`, cannot serve a layer; None if it can."""
     if params.cell != "lstm":  # not by its state, which other cells may share
         return "supports only the LSTM"
-    return None if masks is None else "does not support noise through time"
+    return "does not support noise through time" if jax.tree.leaves(masks) else None
 
 
 def scan_layer(
@@ -130,7 +130,7 @@ def pallas_layer(
     from zaremba_jax.kernels import pallas_tpu  # as above
 
     assert isinstance(state, LSTMState)
-    assert masks is None
+    assert not jax.tree.leaves(masks)
     return jax.lax.platform_dependent(
         params,
         inputs,

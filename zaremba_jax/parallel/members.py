@@ -214,6 +214,10 @@ def members_nll(predictors: Predictor, ids: np.ndarray, streams: int, mesh: Mesh
       ids: as for `evaluate.text_nll`.
       streams: likewise.
       mesh: from `make_mesh`.
+
+    Raises:
+      InputError: the text has no token to predict, or one that is not in the vocabulary, or
+        `streams` is below 1.
     """
     check_ids(ids, predictors.params.embedding.shape[1])
 

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from experiments.cli import program as command_line
 from experiments.cli.terminal import Terminal, write_aside, write_out
+from experiments.endings.errors import ProgramEndError
 from zaremba_jax.data import encoding
 
 
@@ -206,6 +207,17 @@ def test_control_characters_are_escaped_on_a_terminal_and_exact_in_a_file(stream
             command_line.fail(HOSTILE.replace("\t", " "))
     assert out.getvalue() == f"{told}\n"
     assert err.getvalue() == f"error: {told}\n".replace("\t", " ")
+
+
+def test_control_characters_in_how_a_program_ended_are_escaped_on_a_terminal(monkeypatch):
+    monkeypatch.setattr(Terminal, "is_terminal", True)
+
+    def stop():
+        end = ProgramEndError("saved in a\x1b[2J")
+        end.is_error = False
+        raise end
+
+    assert run(program=program_that(stop)).out == "saved in a\\x1b[2J\n"
 
 
 def test_control_characters_in_lines_and_tables_are_escaped_on_a_terminal(monkeypatch):

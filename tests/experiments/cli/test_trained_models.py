@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from model_examples import make, put_model
 
-from experiments.cli.trained_models import load_models
+from experiments.cli.trained_models import load_models, single_model
 from experiments.training.run_folder import Workdir
 from experiments.training.written_files import write_json
 from zaremba_jax.data.vocabulary import Vocabulary
@@ -50,3 +50,8 @@ def test_models_are_found_in_runs_ensembles_and_files(folder):
 def test_folder_without_a_model_that_fits_is_refused(folder, names, reason):
     with pytest.raises((ValueError, FileNotFoundError), match=reason):
         load_models([str(folder / name) for name in names])
+
+
+def test_flag_of_one_model_that_names_none_is_refused_as_one_that_names_none():
+    with pytest.raises(ValueError, match="--workdir: names no model; give the folder of a run"):
+        single_model([], "workdir")

@@ -17,3 +17,8 @@ def test_change_has_its_standard_error_where_the_base_shows_how_values_vary():
     assert format_change([2.0], []) == ""
     assert (format_change([2.0], [1.5]), format_change([1.0], [1.5])) == ("+0.5", "-0.5")
     assert format_change([4.0, 6.0], [1.0, 3.0]) == "+3.0 ± 1.4"
+
+
+@pytest.mark.parametrize(("value", "change"), [(0.96, "+0.0"), (1.04, "+0.0"), (0.94, "-0.1")])
+def test_change_that_is_none_when_rounded_is_not_negative(value, change):
+    assert format_change([value], [1.0]) == change

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.training.environment import device_memory, peak_host_memory
+from experiments.training.environment import device_memory, is_installed, peak_host_memory
 from experiments.training.provenance import git_commit
 
 
@@ -46,3 +46,11 @@ def test_memory_is_told_where_the_system_keeps_no_peak_of_it(monkeypatch):
 
 def test_memory_of_a_host_is_in_bytes_and_holds_this_process():
     assert peak_host_memory() < device_memory() < 2**50
+
+
+def test_folder_of_a_package_s_name_is_not_that_package(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "torch_as_a_folder").mkdir()
+    assert not is_installed("torch_as_a_folder")
+    assert not is_installed("absent_package")
+    assert is_installed("jax")

@@ -73,7 +73,7 @@ def test_better_epoch_than_the_last_is_said_with_both_figures_unless_it_is_kept(
     (line,) = remarks.on_end(run_of([9.0, 8.0, 7.0, 7.0], GETS_WORSE, epochs=4))
     assert "is 41.00 now (learning_rate 0.4): with --keep=best" in line
     (line,) = remarks.on_end(run_of([*GETS_WORSE[:3], 42.0], GETS_WORSE, epochs=4))
-    assert "is 42.00 now (learning_rate 1; 2 got worse): with --keep=best" in line
+    assert "is 42.00 now (learning_rate 1.0; 2 got worse): with --keep=best" in line
     assert not list(remarks.on_end(run_of(GETS_WORSE, epochs=4, keep="best")))
     assert not list(remarks.on_end(run_of([*GETS_WORSE[:3], 40.3], epochs=4)))
 

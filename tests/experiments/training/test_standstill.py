@@ -56,6 +56,8 @@ def test_of_many_models_those_that_stand_still_are_named():
     assert line.startswith("member 1: the parameters no longer change")
     _, (line,) = said((1.5, 1.5, 1.5), (1.4, 1.5, 1.5), rates=[1.0, 0.5, 1e-9])  # of a sweep
     assert line.startswith("learning_rate 0.5; learning_rate 1e-09: the parameters no longer")
+    (line,) = said((1.5, 1.5), (1.5, 1.5), rates=[20240101.0, 0.12345678])[-1]
+    assert line.startswith("learning_rate 20240101.0; learning_rate 0.12345678: the parameters")
 
 
 def test_run_that_stands_still_says_so_when_it_is_first_seen_and_at_the_end(folder):

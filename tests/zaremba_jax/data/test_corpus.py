@@ -25,6 +25,11 @@ def test_ids_on_disk_have_the_blocks_fingerprint_and_windows_of_those_in_memory(
     np.testing.assert_array_equal(np.concatenate(list(in_blocks(mapped))), ids)
     np.testing.assert_array_equal(windows(mapped, 3, 4), windows(ids, 3, 4))
     np.testing.assert_array_equal(mapped_afresh(mapped[10:20]), ids[10:20])
+    first = np.memmap(tmp_path / "ids", np.uint8, "r", offset=6, shape=(90,))
+    np.testing.assert_array_equal(mapped_afresh(first), ids[:90])
+    changed = np.memmap(tmp_path / "ids", np.uint8, "c", offset=6)
+    changed[0] = 1 - ids[0]  # in memory alone
+    assert mapped_afresh(changed)[0] == changed[0]
     assert len(list(in_blocks(mapped))) == 15
     vocabulary = Vocabulary(("a", "b"))
     in_memory = Corpus("c", vocabulary, ids.astype(np.int32), ids, ids)

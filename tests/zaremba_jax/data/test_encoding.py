@@ -61,7 +61,7 @@ def test_last_lines_of_a_text_may_validate_and_test(tmp_path, compress):
     (tmp_path / "returns").write_bytes(b"a b\r" * 40)  # which end no line
     for name in ("b", "returns"):
         with pytest.raises(
-            ValueError, match=r"test_fraction=0\.01 leaves the test text without a line; .* feed"
+            ValueError, match=r": test=0\.01 leaves the test text without a line; .* line feed"
         ):
             read_corpus("", tmp_path / name, tmp_path / "a", 0.01, cache_dir=tmp_path)
 

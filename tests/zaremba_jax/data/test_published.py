@@ -337,7 +337,11 @@ def test_hundred_million_are_split_by_place(tmp_path, name, unit, form, monkeypa
         ("wikitext-2", {"wikitext-2-v1.zip": b"a page"}, "is not a zip archive; replace the file"),
         ("wikitext-2", {"wikitext-2-v1.zip": DAMAGED}, "is not a zip archive; replace the file"),
         ("wikitext-2", {"wikitext-2-v1.zip": packed("other")}, "holds no wikitext-2/wiki.train.to"),
-        ("wikitext-2", {**WIKI, "wiki.test.tokens": b"the\n"}, "test.tokens: 2 tokens in test, n"),
+        (
+            "wikitext-2",
+            {**WIKI, "wiki.test.tokens": b"the\n"},
+            "test.tokens: 2 tokens in test, n.*read_corpus",
+        ),
         ("wikitext-103", {"wikitext-103-v1.zip": packed("wikitext-103") + b"x"}, "zip: sha256 "),
         ("enwik8", {"enwik8": b"x" * 20}, "enwik8: sha256 .* is not the published file's"),
         (
@@ -388,6 +392,11 @@ def test_rare_words_of_a_published_corpus_can_be_left_out(tmp_path, limits):
     put(tmp_path / "data")
     corpus = load_published("ptb", tmp_path / "data", **limits)
     assert corpus.vocabulary.decode(corpus.train[:4]) == ["the", "<unk>", "sat", "<eos>"]
+
+
+def test_limits_are_given_by_name(tmp_path):
+    with pytest.raises(TypeError, match="positional arguments"):
+        load_published("ptb", tmp_path, 4)  # pyright: ignore[reportCallIssue]
 
 
 def test_given_vocabulary_takes_the_place_of_the_published_one(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from model_examples import model_of
 
 from zaremba_jax.config import override
+from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import text_nll
 from zaremba_jax.inference import dynamic_evaluation
 from zaremba_jax.inference.dynamic_evaluation import DynamicConfig, dynamic_nll, mean_squares
@@ -184,7 +185,7 @@ def test_ids_of_another_vocabulary_are_refused():
 
 def test_rule_rms_without_squares_is_refused():
     with pytest.raises(
-        ValueError,
+        InputError,
         match=r"the rule rms needs the mean squares of gradients.*; give them, or use sgd",
     ):
         dynamic_nll(MODEL, IDS, RMS)

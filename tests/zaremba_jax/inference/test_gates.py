@@ -8,6 +8,7 @@ from model_examples import model_of
 from zaremba_jax.array_types import LSTMState
 from zaremba_jax.cells import CELLS, project_inputs, step
 from zaremba_jax.config import override
+from zaremba_jax.errors import InputError
 from zaremba_jax.inference.gates import gate_activations, gate_values
 from zaremba_jax.model import Predictor, init_params
 from zaremba_jax.presets import QUICK
@@ -83,6 +84,15 @@ def test_gates_of_the_upper_layer_give_the_models_outputs():
         hidden = 0.4 * hidden + 0.6 * gates["o"][t] * jnp.tanh(new)
         cell = 0.3 * cell + 0.7 * new
         np.testing.assert_allclose(hidden, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"), [([], "a text of 0 tokens has no gates"), ([9], "9"), ([-1], "-1")]
+)
+def test_text_that_the_model_cannot_read_has_no_gates(ids, reason):
+    params = init_params(override(QUICK, hidden_size=4).model, 9, key=jax.random.key(0))
+    with pytest.raises(InputError, match=reason):
+        gate_activations(model_of(params), np.array(ids, np.int32), streams=3, steps=5)
 
 
 @pytest.mark.parametrize(("tokens", "shape"), [(2, (1, 2, 4)), (7, (2, 3, 4)), (60, (5, 3, 4))])

@@ -186,8 +186,18 @@ def test_flipped_bit_is_noticed_or_does_no_harm(tmp_path, form):
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path):
     rewrite(tmp_path / "model", {"softmax.bias": np.array([0, np.nan, 0, 0], np.float32)})
-    with pytest.raises(InputError, match=r"softmax\.bias has numbers that are not finite; name"):
+    with pytest.raises(InputError, match=r"softmax\.bias has numbers that are not finite; take"):
         load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("write", [save_model, save_folder])
+def test_numbers_that_are_not_finite_are_not_written(tmp_path, write):
+    model = make()
+    infinite = model.params.embedding.at[1, 2].set(np.inf)
+    broken = dataclasses.replace(model.params, embedding=infinite)
+    with pytest.raises(InputError, match="embedding has numbers that are not finite; take a model"):
+        write(tmp_path / "model", dataclasses.replace(model, params=broken))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["layers", "hidden_size", "embedding_size", "output_size"])
@@ -460,6 +470,13 @@ def test_folder_may_say_that_its_model_is_computed_otherwise(folder):
     record["settings"]["precision"] = "bfloat16"
     path.write_text(json.dumps(record))
     assert load_folder(folder).config == override(CONFIG, precision="bfloat16")
+
+
+def test_perplexities_of_another_programs_folder_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="model_type=None: is not zaremba_jax"):
+        folder_perplexities(tmp_path)
+    assert not is_model_folder(tmp_path)
 
 
 @pytest.mark.parametrize("perplexities", [None, [], {"test": None}])

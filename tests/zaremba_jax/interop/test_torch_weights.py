@@ -240,6 +240,13 @@ def test_sizes_that_differ_and_missing_parts_are_refused():
         model_from_torch({"encoder.weight": np.zeros((3, 2))})
 
 
+def test_array_that_would_be_left_out_is_refused():
+    state = model_to_torch(init_params(QUICK.model, 3, key=jax.random.key(0)))
+    more = {"norm.weight": np.ones(2), "module.projection.weight": np.ones((2, 2))}
+    with pytest.raises(InputError, match=r"^norm\.weight, projection\.weight: no part of a model"):
+        model_from_torch(state | more)
+
+
 @pytest.mark.parametrize("missing", ["encoder.weight", "decoder.weight"])
 def test_tied_weights_may_be_there_once(missing):
     config = override(QUICK, hidden_size=3, tie_weights=True)

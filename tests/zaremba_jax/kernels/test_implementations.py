@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from layer_examples import assert_same, make, of_layer
 
+from zaremba_jax.array_types import RecurrentMasks
 from zaremba_jax.cells import CELLS, lstm
 from zaremba_jax.config import ComputeConfig
 from zaremba_jax.kernels import implementations, pallas_tpu
@@ -34,6 +35,17 @@ def test_pallas_serves_the_lstm_without_noise_through_time_and_all_else_falls_to
     for name in ("scan", "custom_vjp"):
         compute = ComputeConfig(kernel=name)
         assert chosen(compute, "cpu", cell="gru", names=["hidden"]) == (name, None)
+
+
+def test_record_without_any_mask_is_no_noise(monkeypatch):
+    arguments, *_ = make(2, 1, 2, 3)
+    (params, _, state), nothing = arguments, RecurrentMasks()
+    assert choose(PALLAS, params, state, nothing) == ("pallas", None)
+    monkeypatch.setattr(implementations, "cell_layer", None)  # which is the slower
+    for kernel in ("custom_vjp", "pallas"):
+        compute = ComputeConfig(kernel=kernel)
+        results = (unroll_layer(*arguments, masks, compute) for masks in (nothing, None))
+        jax.tree.map(np.testing.assert_array_equal, *results)
 
 
 def test_layer_that_pallas_cannot_serve_is_run_as_by_custom_vjp_and_never_without_its_masks():

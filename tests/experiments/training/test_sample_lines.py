@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from model_examples import make
 
 from experiments.training.run import Run
-from experiments.training.written_samples import write_samples
+from experiments.training.sample_lines import sample_lines
 from zaremba_jax.data.vocabulary import Vocabulary
 
 
@@ -18,4 +18,4 @@ def test_samples_have_no_unk_even_if_it_is_all_that_the_model_expects():
     params = dataclasses.replace(model.params, softmax=softmax)
     expecting = dataclasses.replace(model, params=params)
     run = SimpleNamespace(model=lambda: expecting, step=5, windows=range(5), config=model.config)
-    assert write_samples(cast(Run, run), 2) == ["“" + " ".join(["cat"] * 16) + "”"] * 2
+    assert sample_lines(cast(Run, run), 2) == ["“" + " ".join(["cat"] * 16) + "”"] * 2

@@ -10,7 +10,7 @@ _WORDS, _LETTERS = 16, 72  # about a line of a terminal
 _OWN_KEY = 0x73616D70
 
 
-def write_samples(run: Run, count: int) -> list[str]:
+def sample_lines(run: Run, count: int) -> list[str]:
     """Lines by the model that the run would end with; of many, by the first live one.
 
     None has `<unk>`. Each begins after a line end, or after the validation text's first token if
