@@ -196,16 +196,16 @@ def model_from_torch(state: State, nonlinearity: Nonlinearity | None = None) -> 
     """
     state = {_WRAPPERS.sub("", name, count=1): x for name, x in dict(state).items()}
     known = (_EMBEDDING, _WEIGHTS, _BIAS)
-    if others := [x for x in state if x not in known and not x.startswith(_LAYERS)]:
-        raise InputError(
-            f"{', '.join(others)}: no part of a model like torch's example word_language_model;"
-            " leave out what does not change its outputs, since the rest cannot be converted"
-        )
     given = [name for name in (_EMBEDDING, _WEIGHTS) if name in state]
     if not given:
         raise InputError(
             f"{_EMBEDDING}, {_WEIGHTS}: missing; name the arrays {', '.join(known)}"
             f" and {_LAYERS}*, as torch's example word_language_model does"
+        )
+    if others := [x for x in state if x not in known and not x.startswith(_LAYERS)]:
+        raise InputError(
+            f"{', '.join(others)}: no part of a model like torch's example word_language_model;"
+            " leave out what does not change its outputs, since the rest cannot be converted"
         )
     embedding, weights = _array(given[0], state), _array(given[-1], state)
     bias = _array(_BIAS, state) if _BIAS in state else np.zeros(len(weights), weights.dtype)
