@@ -112,10 +112,10 @@ def test_output_has_a_line_an_epoch_and_the_table_and_no_escape_codes_off_a_term
     summary = summary_of(folder / "run")
     lines = outcome.out.splitlines()
     assert lines[0].startswith("device: CPU, ")
-    assert lines[1] == "text: train.txt, 1,200 words, 9 types; 2 epochs × 119 windows"
-    assert lines[2].startswith("model: 697 parameters; trains in about 1 MiB of ")
-    assert lines[3].split()[:4] == ["epoch", "rate", "train", "valid"]
-    assert lines[4].startswith("1/2  3% ")
+    assert lines[1:3] == ["text: train.txt, 1,200 words, 9 types", "model: 697 parameters"]
+    assert lines[3].startswith("training: 2 epochs × 119 windows; the arrays take about 1 MiB of ")
+    assert lines[4].split()[:4] == ["epoch", "rate", "train", "valid"]
+    assert lines[5].startswith("1/2  3% ")
     epochs = [number for number, line in enumerate(lines) if re.match("./2   ", line)]
     assert [lines[number][:8] for number in epochs] == ["1/2     ", "2/2     "]
     for number in epochs:
@@ -134,8 +134,8 @@ def test_finished_run_trains_no_more_and_reports_the_same(finished, folder):
     outcome = run(*FLAGS, "--workdir=run", draw=True)
     assert outcome.status == 0
     lines = outcome.out.splitlines()
-    assert lines[3] == "resuming run after epoch 2, window 0"
-    assert lines[4:] == finished[1].out.splitlines()[4 - len(lines) :]
+    assert lines[4] == "resuming run after epoch 2, window 0"
+    assert lines[5:] == finished[1].out.splitlines()[5 - len(lines) :]
     assert content(folder) == before
     sampled = run(*FLAGS, "--workdir=run", "--mc_samples=2")
     summary = summary_of(folder / "run")
