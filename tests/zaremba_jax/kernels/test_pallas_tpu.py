@@ -99,6 +99,12 @@ def test_room_on_a_tpu_s_chip_is_that_of_the_weights_and_of_a_time_step():
     assert pallas_tpu.fits(20, 650, itemsize=2, memory=16 * mebibyte)
 
 
+def test_room_is_counted_in_whole_tiles_of_streams_and_units():
+    needed = 4 * 1536**2 * 4 + pallas_tpu._ARRAYS_OF_A_STEP * 4 * 24 * 1536
+    assert pallas_tpu.fits(20, 1500, itemsize=4, memory=int(1.12 * needed))
+    assert not pallas_tpu.fits(20, 1500, itemsize=4, memory=int(1.11 * needed))
+
+
 def test_room_is_that_of_the_tpu_at_hand(monkeypatch):
     small = SimpleNamespace(vmem_capacity_bytes=16 * 2**20)
     monkeypatch.setattr(pltpu, "get_tpu_info", lambda: small)
