@@ -651,3 +651,9 @@ def test_every_word_decays(text):
         after.params,
         before.params,
     )
+
+
+def test_parameters_to_go_on_from_are_taken_in_the_type_of_training():
+    given = jax.tree.map(lambda x: x.astype(jnp.bfloat16), fresh().params)
+    state = init_train_state(CONFIG, VOCABULARY, params=given)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
