@@ -101,8 +101,8 @@ def test_room_on_a_tpu_s_chip_is_that_of_the_weights_and_of_a_time_step():
 
 def test_room_is_counted_in_whole_tiles_of_streams_and_units():
     needed = 4 * 1536**2 * 4 + pallas_tpu._ARRAYS_OF_A_STEP * 4 * 24 * 1536
-    assert pallas_tpu.fits(20, 1500, itemsize=4, memory=int(1.12 * needed))
-    assert not pallas_tpu.fits(20, 1500, itemsize=4, memory=int(1.11 * needed))
+    assert pallas_tpu.fits(21, 1500, itemsize=4, memory=int(1.12 * needed))
+    assert not pallas_tpu.fits(21, 1500, itemsize=4, memory=int(1.11 * needed))
 
 
 def test_room_is_that_of_the_tpu_at_hand(monkeypatch):
