@@ -48,20 +48,17 @@ def print_run(run: Run, console: Console) -> None:
     share = unknown_share(corpus)
     unknown = "" if share is None else f", {share:.1%} {UNK}"
     epochs = "1 epoch" if train.epochs == 1 else f"{train.epochs} epochs"
-    console.print(
-        f"text: {corpus.name}, {len(corpus.train):,} {noun}s, {len(corpus.vocabulary):,} types"
-        f"{unknown}",
-        soft_wrap=True,
-    )
     types, models = len(corpus.vocabulary), len(run.all_configs)
     parameters = count_params(param_shapes(run.config.model, types))
     several = f"{models} models of " if models > 1 else ""
     needed = run.windows.resident_bytes + memory_needed(run.config, types, *run.models_on_device)
-    console.print(f"model: {several}{parameters:,} parameters")
-    console.print(
+    for line in (
+        f"text: {corpus.name}, {len(corpus.train):,} {noun}s, {types:,} types{unknown}",
+        f"model: {several}{parameters:,} parameters",
         f"training: {epochs} × {len(run.windows):,} windows; the arrays take about"
-        f" {_size(needed)} of {_size(device_memory())}"
-    )
+        f" {_size(needed)} of {_size(device_memory())}",
+    ):
+        console.print(line, soft_wrap=True)
 
 
 def unknown_share(corpus: Corpus) -> float | None:

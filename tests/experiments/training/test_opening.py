@@ -57,8 +57,8 @@ class Resident(list):
     resident_bytes = 5 * 2**20
 
 
-def said_of(config, corpus, windows, models=1, on_device=(1, 1)):
-    """The lines about a run, as a file of 80 columns gets them."""
+def said_of(config, corpus, windows, models=1, on_device=(1, 1), width=80):
+    """The lines about a run, as a file of so many columns gets them."""
     file = io.StringIO()
     run: Any = SimpleNamespace(
         config=config,
@@ -67,7 +67,7 @@ def said_of(config, corpus, windows, models=1, on_device=(1, 1)):
         windows=Resident(windows),
         models_on_device=on_device,
     )
-    opening.print_run(run, Console(file=file, width=80))
+    opening.print_run(run, Console(file=file, width=width))
     return file.getvalue()
 
 
@@ -87,3 +87,5 @@ def test_lines_about_the_largest_run_of_the_paper_fit_80_columns():
     lines = said_of(LARGE, corpus, range(1_327), models=38).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["text", "model", "training"]
     assert max(map(len, lines)) <= 80
+    narrow = said_of(LARGE, corpus, range(1_327), models=38, width=40)
+    assert narrow.splitlines() == lines  # whole, whatever a file is taken to be
