@@ -1,5 +1,6 @@
 """A run that is killed at any moment ends, given again, with the bytes of one never interrupted."""
 
+import contextlib
 import functools
 import os
 import random
@@ -16,31 +17,45 @@ from invoke import content
 KILLS = 24  # of each program in each way
 
 
+def at_one_moment(folder):
+    """The content of a folder, though TensorStore's own threads may be changing it."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            before = content(folder)
+            if content(folder) == before:
+                return before
+
+
 def crash_points(trained, folder):
-    """Copies of the folder before every change of a file: what a kill at that moment leaves.
+    """Contents of the folder before every change of a file: what a kill at that moment leaves.
 
     Those that differ, in order.
     """
-    points = [folder.with_name("0")]
-    shutil.copytree(folder, points[0])
+    points = [content(folder)]
 
-    def copy(*_):
-        if content(folder) != content(points[-1]):
-            points.append(folder.with_name(str(len(points))))
-            shutil.copytree(folder, points[-1])
+    def note(*_):
+        now = at_one_moment(folder)
+        if now != points[-1]:
+            points.append(now)
 
-    with watching(copy):
+    with watching(note):
         outcome = trained.again()
     assert outcome.status == 0, outcome.err
     return points
 
 
+def write(folder, point):
+    folder.mkdir()
+    for path, data in point.items():  # a folder comes before what it holds
+        (folder / path).mkdir() if data is None else (folder / path).write_bytes(data)
+
+
 def assert_goes_on(trained, folder, point):
     shutil.rmtree(folder)
-    point.rename(folder)
+    write(folder, point)
     os.chdir(folder)
     outcome = trained.again()
-    assert (outcome.status, outcome.err) == (0, ""), point
+    assert (outcome.status, outcome.err) == (0, ""), sorted(point)
     assert_same_results(folder / "run", trained.workdir)
 
 
