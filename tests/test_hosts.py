@@ -205,6 +205,16 @@ def test_hosts_that_were_given_different_things_train_nothing(folder, what):
     assert not (folder / "run").exists()
 
 
+@pytest.mark.slow
+def test_host_that_is_left_alone_by_a_mistake_says_so(folder):
+    with on_hosts(2, folder, of_last=("--train_file=absent.txt",)) as hosts:
+        ends = ends_of(hosts)
+    assert [status for status, _, _ in ends] == [1, 2], ends
+    assert ends[0][2].startswith("error: another host of the run has ended, or cannot be reached;")
+    assert ends[0][2].count("\n") == 1
+    assert ends[1][2].startswith("error: absent.txt: no such file;")
+
+
 def test_port_that_is_taken_is_refused(folder):
     with socket.create_server(("", 0)) as server:
         address = f"localhost:{server.getsockname()[1]}"
