@@ -1,6 +1,7 @@
 """Imports run one way: the rules of the rooms, and the order of the library's modules in them."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,17 @@ def test_programs_start_without_the_modules_that_take_long_and_few_use(tmp_path)
     code = f"import sys, experiments.ptb; print(sorted({slow} & sys.modules.keys()))"
     with start_python("-c", code, cwd=tmp_path) as process:
         assert process.communicate(timeout=100) == ("[]\n", "")
+
+
+@pytest.mark.slow
+def test_tests_that_run_on_mutants_start_no_device_while_they_are_collected():
+    """For mutmut forks from a process that has collected them, and what has started XLA hangs."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
+    files = settings["pytest_add_cli_args_test_selection"]
+    collect = ("-m", "pytest", "-n", "0", "--collect-only", "-qqq", "-p", "no:cacheprovider")
+    with start_python(*collect, *files, cwd=ROOT, JAX_PLATFORMS="absent") as process:
+        out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
 
 
 def rank(module):

@@ -168,17 +168,12 @@ def test_sampling_outside_its_limits_is_refused(setting, reason):
 
 @pytest.mark.parametrize(
     ("models", "prompt", "length", "samples"),
-    [
-        ((), PROMPT, 1, 1),
-        ((model(),), PROMPT[:0], 1, 1),
-        ((model(),), PROMPT, 0, 1),
-        ((model(),), PROMPT, 1, 0),
-    ],
+    [(0, 3, 1, 1), (1, 0, 1, 1), (1, 3, 0, 1), (1, 3, 1, 0)],
     ids=["model", "prompt", "length", "samples"],
 )
 def test_nothing_to_draw_is_refused(models, prompt, length, samples):
     with pytest.raises(ValueError, match="give at least one of each"):
-        generate(models, prompt, length, samples, key=jax.random.key(0))
+        generate([model()] * models, PROMPT[:prompt], length, samples, key=jax.random.key(0))
 
 
 def test_sampling_that_leaves_no_token_is_refused():
