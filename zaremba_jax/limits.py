@@ -83,14 +83,23 @@ def _check(name: str, value: Any, declared: Setting) -> None:
         if value not in declared.choices:
             raise InputError(f"{name}={value!r}: must be one of {', '.join(declared.choices)}")
         return
-    accepted = (int, float) if kind is float else (kind,)
-    if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
-        raise InputError(f"{name}={value!r}: must be of type {kind.__name__}")
+    check_type(name, value, kind)
     if kind in (str, bool):
         return
     if kind is int and not {"below", "at_most"} & limits.keys():
         limits = {**limits, "at_most": _LARGEST_INT}
     check_limits(name, value, rounded=kind is float, **limits)
+
+
+def check_type(name: str, value: Any, kind: type) -> None:
+    """Refuses a value that is not of this type; a whole number may stand for a float.
+
+    Raises:
+      InputError: it is refused.
+    """
+    accepted = (int, float) if kind is float else (kind,)
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
+        raise InputError(f"{name}={value!r}: must be of type {kind.__name__}")
 
 
 def check_limits(name: str, value: float, *, rounded: bool = False, **limits: float) -> None:

@@ -26,6 +26,7 @@ from zaremba_jax.array_types import (
 )
 from zaremba_jax.config import ComputeConfig, Config, settings
 from zaremba_jax.errors import InputError
+from zaremba_jax.limits import check_limits
 from zaremba_jax.model import Predictor, init_params, named_leaves
 from zaremba_jax.optimizer import add_to_mean, make_optimizer
 from zaremba_jax.parallel.streams import WHOLE_BATCH, BatchShare, StreamWeights
@@ -216,6 +217,10 @@ def _averaged(
 ) -> ModelParams | None:
     """The mean of the parameters after each step since averaging began; before that, the last."""
     if state.average is None:
+        if "average_from" in rates:
+            raise InputError(
+                "rates of average_from: the configuration averages nothing; set it there"
+            )
         return None
     begins = jnp.asarray(rates.get("average_from", config.train.average_from), jnp.int32)
     epoch, window = jnp.divmod(state.step, windows_per_epoch)
@@ -302,8 +307,8 @@ def train_windows(
       The state after them, and the statistics of each window, [windows].
 
     Raises:
-      InputError: the windows are not of the configuration's unroll and batch size, or as for
-        `train_step`.
+      InputError: the windows are not of the configuration's unroll and batch size,
+        `windows_per_epoch` is below 1, or as for `train_step`.
     """
     unroll, batch_size = config.train.unroll, config.train.batch_size
     if windows.shape[1:] != (unroll + 1, batch_size):
@@ -311,7 +316,8 @@ def train_windows(
             f"windows of shape {windows.shape}: with unroll={unroll} and batch_size={batch_size} it"
             f" ends in {unroll + 1}, {batch_size}; cut them with the same"
         )
-    per_epoch = windows_per_epoch or len(windows)
+    per_epoch = len(windows) if windows_per_epoch is None else windows_per_epoch
+    check_limits("windows_per_epoch", per_epoch, at_least=1)
     step = functools.partial(train_step, config, per_epoch, rates=rates, share=share)
     return jax.lax.scan(step, state, windows)
 

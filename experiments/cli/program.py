@@ -4,6 +4,7 @@ import errno
 import functools
 import io
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -34,6 +35,12 @@ _PATH_ERRORS = (
 # Where programs write unless told otherwise, by the flag that tells.
 _DEFAULT_FOLDERS = {"cache_dir": default_cache_dir, "workdir": lambda: Path("runs")}
 _LARGEST_INT = 2**32 - 1
+# What a flag's value must be, by what Python says of one that is not.
+_SAID_BY_PYTHON = {
+    r"\('Non-boolean argument to boolean flag', .*\)": "must be true or false",
+    r"invalid literal for int\(\) with base 10: .*": "must be a whole number",
+    "could not convert string to float: .*": "must be a number",
+}
 # How a compiler or a device says that memory ran out.
 _NO_MEMORY_LEFT = re.compile("RESOURCE_EXHAUSTED|out.of.memory", re.IGNORECASE)
 # Ways to save memory, by the flag that a program needs for each.
@@ -59,7 +66,7 @@ def fail(error: object, status: int = 2) -> NoReturn:
 def _about_file(error: OSError) -> str:
     """The system's message about a file, under its intended name, with a remedy."""
     path = str(error.filename2 or error.filename)
-    flag, remedy = _flag_of(Path(path)), "give the same command again once that is mended"
+    flag, remedy = _flag_of(Path(path), error), "give the same command again once that is mended"
     another = f"name another with --{flag}" if flag else "name another"
     if _is_about_a_path(error):
         remedy = f"{another}, or change what is there"
@@ -74,14 +81,19 @@ def _is_about_a_path(error: OSError) -> bool:
     return isinstance(error, _PATH_ERRORS) or error.errno in of_path
 
 
-def _flag_of(path: Path) -> str | None:
+def _flag_of(path: Path, error: OSError) -> str | None:
     """The flag that names another folder for a path, or for one above it that cannot be made."""
-    target = path.absolute()
+    try:
+        target = path.absolute()
+    except FileNotFoundError:  # the current folder was removed meanwhile
+        return None
+    may_be_above = not isinstance(error, IsADirectoryError)
     for flag, default in _DEFAULT_FOLDERS.items():
         value = FLAGS[flag].value if flag in FLAGS else []
         if not isinstance(value, list):  # which names what is read
             folder = Path(value or default()).absolute()
-            if target.is_relative_to(folder) or folder.is_relative_to(target):
+            above = may_be_above and folder.is_relative_to(target)
+            if target.is_relative_to(folder) or above:
                 return flag
     return None
 
@@ -99,7 +111,12 @@ def run(main: Callable[..., None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names need not be valid text
             stream.reconfigure(errors="backslashreplace")
+    os.environ["MPLBACKEND"] = "agg"  # figures go into files, whatever shows the user's own
     ctrl_c.make_ready()
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        fail("the current folder was removed; change to one that is there")
     try:
         _run(main)
     finally:
@@ -136,12 +153,18 @@ def _run(main: Callable[..., None]) -> None:
 
 def _platform_problem() -> str | None:
     """What is wrong with the devices that the user asked jax for, if none can be used."""
-    asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    asked = f"JAX_PLATFORMS={jax.config.jax_platforms or ''}"  # pyright: ignore[reportAttributeAccessIssue]
+    remedy = "set it to cpu, or to what this machine has"
+    if (devices := os.environ.get("JAX_NUM_CPU_DEVICES")) is not None:
+        asked, remedy = (
+            f"{asked}, JAX_NUM_CPU_DEVICES={devices}",
+            "set them to what this machine has",
+        )
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter for a GPU that is not there
         reason = str(error).partition("\n")[0] or "no such device is there"
-        return f"JAX_PLATFORMS={asked or ''}: {reason}; set it to cpu, or to what this machine has"
+        return f"{asked}: {reason}; {remedy}"
     return None
 
 
@@ -152,7 +175,7 @@ def _parse(main: Callable[..., None], argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         problem = about_unknown_flag(error.flagname, main)
     except (flags.Error, ValueError) as error:  # absl's own flags raise the latter
-        problem = f"{error}; see --help"
+        problem = f"{_plainly(str(error))}; see --help"
     except SystemExit:  # after --helpfull, with status 1
         sys.exit(0)
     if FLAGS["help"].value:
@@ -173,6 +196,13 @@ def _parse(main: Callable[..., None], argv: list[str]) -> list[str]:
         prefix = f"{' '.join(arguments)}: " if arguments else ""
         fail(f"{prefix}give {takes} besides the flags; see --help")
     return rest
+
+
+def _plainly(message: str) -> str:
+    """absl's message on a flag, with what Python says of its value in other words."""
+    for said, meant in _SAID_BY_PYTHON.items():
+        message = re.sub(said, meant, message)
+    return message
 
 
 def _refuse_numbers_without_use() -> None:

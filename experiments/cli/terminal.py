@@ -17,6 +17,8 @@ class Terminal(Console):
     """Prints text verbatim; a program that cannot print goes on without printing."""
 
     def __init__(self, *, quiet: bool = False, stderr: bool = False):
+        if os.environ.get("COLUMNS", "").strip("0") == "":  # 0 means unknown, but not to rich
+            os.environ.pop("COLUMNS", None)
         super().__init__(highlight=False, markup=False, emoji=False, quiet=quiet, stderr=stderr)
 
     def render_str(self, text: str, **options: Any) -> Text:

@@ -1,5 +1,6 @@
 """The comparison of runs as an HTML page that needs no other file."""
 
+import textwrap
 from html import escape
 from typing import Any
 
@@ -85,7 +86,7 @@ def html_page(lines: list[Line], runs: list[Line]) -> str:
     return _PAGE.format(
         title=TITLE,
         table=_table_of(lines),
-        curves=as_svg(comparison_figure(lines)) + _ZOOM if drawn else "",
+        curves=as_svg(comparison_figure, lines) + _ZOOM if drawn else "",
         settings=_settings({line.name: line.settings for line in lines if line.settings}),
         runs=_RUNS.format(_table_of(runs)) if runs else "",
     )
@@ -128,7 +129,7 @@ def comparison_figure(lines: list[Line]) -> Any:
     styles = line_styles(len(lines), graded=all(line.graded for line in lines))
     for line, label, style in zip(lines, labels, styles, strict=True):
         # matplotlib leaves out a label that starts with _.
-        style["label"] = f" {label}"
+        style["label"] = textwrap.indent(label, " ")
         for axes, curves in zip(sides, (line.validation, line.training), strict=True):
             if curves:
                 draw_range(axes, range(1, len(curves[0]) + 1), curves, **style)

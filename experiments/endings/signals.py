@@ -6,17 +6,17 @@ from contextlib import contextmanager
 
 from experiments.endings import ctrl_c
 
-# A closed terminal and a scheduler may send theirs more than once, in no impatience.
-_REPEATED = (signal.SIGHUP, signal.SIGUSR1)
+# A closed terminal, a scheduler and a limit of time may send theirs again, in no impatience.
+_REPEATED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 _DEFERRED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, *_REPEATED)
 
 
 @contextmanager
 def deferred_signals() -> Iterator[Callable[[], int]]:
-    """Defers what asks a program to stop: Ctrl-C, termination, quit, hangup, SIGUSR1.
+    """Defers what asks a program to stop: Ctrl-C, termination, quit, and those of `_REPEATED`.
 
-    The second of a kind has its usual effect, but for hangups and SIGUSR1, which are repeated as a
-    matter of course. What the program ignores stays ignored.
+    The second of a kind has its usual effect, but for the latter, which are repeated as a matter of
+    course. What the program ignores stays ignored.
 
     Yields:
       A function that returns the first signal's number, 0 if none has come.

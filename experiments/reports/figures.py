@@ -3,11 +3,12 @@
 matplotlib, an extra, is imported only where something is drawn.
 """
 
+import contextlib
 import io
 import math
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -53,13 +54,9 @@ def write_picture(
         console.print(f"no {path.name} without matplotlib: pip install 'zaremba-jax[plots]'")
     elif jax.process_index() == 0:
         picture = io.BytesIO()
-        _save(
-            figure_of(*content, **more),
-            picture,
-            format=path.suffix[1:],
-            dpi=120,
-            metadata={"Title": _TITLE},
-        )
+        with _own_style():
+            figure = figure_of(*content, **more)
+            figure.savefig(picture, format=path.suffix[1:], dpi=120, metadata={"Title": _TITLE})
         write_whole(path, picture.getvalue())
 
 
@@ -68,18 +65,25 @@ def is_picture(path: Path) -> bool:
     return _TITLE.encode() in path.read_bytes()
 
 
-def as_svg(figure: Any) -> str:
-    """The figure as an SVG element."""
+def as_svg(figure_of: Callable[P, Any], *content: P.args, **more: P.kwargs) -> str:
+    """The figure that `figure_of` makes of its content, as an SVG element."""
     text = io.StringIO()
-    _save(figure, text, format="svg")
+    with _own_style():
+        figure_of(*content, **more).savefig(text, format="svg")
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def _save(figure: Any, file: Any, **how: Any) -> None:
-    """Saves the figure; a letter of a name that no font here has becomes a box, without a word."""
-    with warnings.catch_warnings():
+@contextlib.contextmanager
+def _own_style() -> Iterator[None]:
+    """matplotlib's defaults, whatever the user's settings of it are.
+
+    A letter of a name that no font here has becomes a box, without a word.
+    """
+    from matplotlib import style
+
+    with style.context("default"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from ")
-        figure.savefig(file, **how)
+        yield
 
 
 def panels(
@@ -201,9 +205,12 @@ def round_numbers(low: float, high: float, apart: float) -> list[float]:
 
 
 def are_logarithmic(values: Sequence[float]) -> bool:
-    """Whether the logarithms of the values above zero are spaced more evenly than those."""
+    """Whether the logarithms of the values above zero are spaced more evenly than those.
+
+    With zero among them, which has no place on such an axis, only over two powers of ten or more.
+    """
     above = np.array(sorted(value for value in values if value > 0))
-    if len(above) < 3:
+    if len(above) < 3 or (len(above) < len(values) and above[-1] < 100 * above[0]):
         return False
     by_ratio, by_distance = (
         float(np.std(x) / np.mean(x)) for x in map(np.diff, (np.log(above), above))

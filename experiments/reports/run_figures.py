@@ -117,18 +117,22 @@ def sweep_figure(summary: dict[str, Any]) -> Any:
     styles = line_styles(len(lines), graded=True)
     for (label, points), style in zip(lines.items(), styles, strict=True):
         values, perplexities = zip(*sorted(points), strict=True)
+        if np.min(perplexities) > 2 * best:
+            label += " (above the picture)"
         draw_range(axes, values, np.transpose(perplexities), **style, label=label)
     if summary["best"] is not None:
         setting = ", ".join(f"{other} {value:g}" for other, value in summary["best"].items())
         point = summary["best"][name], best
         mark_best(axes, *point, f"best: {setting}")
         axes.annotate(f"{best:.2f}", point, (0, -16), textcoords="offset points", ha="center")
-    axes.set(xlabel=name, ylabel="validation perplexity", title=wrapped(title_of(summary)))
+    axes.set(ylabel="validation perplexity", title=wrapped(title_of(summary)))
     axes.margins(y=0.12)
     if axes.get_ylim()[1] > 2 * best:
         axes.set_ylim(0.88 * best, 2 * best)
         axes.set_ylabel("validation perplexity, up to twice the best")
     values = sorted({line["setting"][name] for line in summary["settings"]})
-    label_values(axes, values, logarithmic=are_logarithmic(values))
+    logarithmic = are_logarithmic(values)
+    label_values(axes, values, logarithmic)
+    axes.set_xlabel(f"{name}, logarithmic" if logarithmic else name)
     legend_outside(figure, "right center" if others else "lower center")
     return figure

@@ -57,6 +57,7 @@ class Saves:
             "vocabulary": dataclasses.asdict(run.corpus.vocabulary),
             "layout": run.layout,
             "precision_of_state": _precision(),
+            "threefry_partitionable": _threefry_partitionable(),
             **run.journal.record(),
         }
         sync_history(self._workdir)
@@ -125,6 +126,12 @@ def _require_checkpoint_of(run: Run, record: dict[str, Any], workdir: Workdir) -
             f"{workdir.path}: holds a run in {precision}, which would go on in {_precision()}; set"
             " JAX_ENABLE_X64 as it was for that run, or name another --workdir"
         )
+    partitionable = record.get("threefry_partitionable", True)
+    if partitionable != _threefry_partitionable():
+        raise InputError(
+            f"{workdir.path}: holds a run that draws other random numbers; set"
+            f" JAX_THREEFRY_PARTITIONABLE={int(partitionable)}, or name another --workdir"
+        )
     if record["corpus_sha256"] != run.corpus.fingerprint:
         raise InputError(
             f"{workdir.path}: holds a run on another text; name another --workdir, or give"
@@ -181,3 +188,8 @@ def cut(stored: Any, like: TrainState, batch: int) -> TrainState:
 def _precision() -> str:
     """The type of the parameters of a new run, by JAX's own settings."""
     return jax.dtypes.canonicalize_dtype(float).name
+
+
+def _threefry_partitionable() -> bool:
+    """Which of two streams of random numbers JAX draws from a key, by its own settings."""
+    return jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]

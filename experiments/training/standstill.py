@@ -6,9 +6,12 @@ estimate is no better than that of word frequencies, or it stays the same to the
 
 import functools
 
-from experiments.training.run import Run, is_finished, names_of
+from experiments.training.run import Run, is_finished, names_of, position, rate_of_epoch
 from zaremba_jax.data.corpus import Corpus, unigram_perplexity
+from zaremba_jax.data.units import UNITS
 from zaremba_jax.regularizers import active_rates
+
+_VANISHED = 1e-3  # of the first learning rate
 
 
 class StandstillNews:
@@ -49,9 +52,10 @@ def _problem(run: Run, estimates: list[float]) -> str | None:
         return None
     frequencies = _frequencies(run.corpus)
     if frequencies is not None and min(estimates) >= frequencies:  # it may overfit since
+        noun = UNITS[run.config.unit].noun
         return (
-            f"the model has learned nothing beyond how often each {run.config.unit} occurs (a"
-            f" validation perplexity of {frequencies:.2f})"
+            f"the model has learned nothing beyond how often each {noun} occurs (a validation"
+            f" perplexity of {frequencies:.2f})"
         )
     return None
 
@@ -62,6 +66,11 @@ def _frequencies(corpus: Corpus) -> float | None:
 
 
 def _remedy(run: Run, index: int) -> str:
+    rate, train = rate_of_epoch(run, index, position(run)[0]), run.all_configs[index].train
+    if rate < _VANISHED * train.learning_rate:
+        return (
+            f"a lower --decay_divisor, since the learning rate is {rate:.1g} now, or fewer --epochs"
+        )
     rates = active_rates(run.all_configs[index].regularizers)
     lower = f"a lower --{' or --'.join(rates)}, " if rates else ""
     return f"{lower}another --learning_rate or more epochs"

@@ -34,15 +34,18 @@ class WandbRun:
         """Opens the run of the identity that the folder has, or a new one."""
         # Set up silent, the library asks for no login on a terminal, where training would wait for
         # the answer; without a key it fails as it does in a pipe.
-        self._wandb.setup(self._wandb.Settings(silent=True, console="off"))
-        self._run = self._wandb.init(
-            id=self._identity(),
-            resume="allow",
-            name=self._workdir.path.resolve().name,
-            project=None if "WANDB_PROJECT" in os.environ else _PROJECT,
-            config=dict(settings),
-            dir=self._workdir.path,
-        )
+        try:
+            self._wandb.setup(self._wandb.Settings(silent=True, console="off"))
+            self._run = self._wandb.init(
+                id=self._identity(),
+                resume="allow",
+                name=self._workdir.path.resolve().name,
+                project=None if "WANDB_PROJECT" in os.environ else _PROJECT,
+                config=dict(settings),
+                dir=self._workdir.path,
+            )
+        except ValueError as error:  # a variable of its own has a value that it does not take
+            raise self._wandb.Error(str(error)) from error
 
     def _identity(self) -> str:
         path = self._workdir.wandb_id

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import invoke
 import pytest
-from invoke import assert_refused, summary_of
+from invoke import assert_refused, start_python, summary_of
 from invoke import content as content_of
 from model_examples import make
 from rich.console import Console
@@ -53,6 +53,14 @@ def folder(tmp_path, monkeypatch):
     for name in RUNS:
         shutil.copytree(RESULTS / name, name)
     return tmp_path
+
+
+def test_page_is_drawn_whatever_shows_the_users_own_figures(folder):
+    command = ("-m", "experiments.report", "--page=page.html", *RUNS)
+    with start_python(*command, cwd=folder, MPLBACKEND="nonsense") as process:
+        _, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (0, "")
+    assert "<svg" in (folder / "page.html").read_text()
 
 
 class Page(html.parser.HTMLParser):

@@ -9,7 +9,7 @@ import pytest
 from faults.child import send_at_change
 from faults.results import assert_same_results
 
-STOPPING = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1"]
+STOPPING = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
 
 
 def assert_stopped(outcome, number):

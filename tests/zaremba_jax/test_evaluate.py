@@ -188,6 +188,12 @@ def test_text_without_a_prediction_is_refused(length):
         text_nll(model(), make_text(length))
 
 
+@pytest.mark.parametrize("ids", [np.array([0.9, 1.2]), np.array([True, False])], ids=str)
+def test_what_are_no_ids_is_refused(ids):
+    with pytest.raises(ValueError, match=r"ids of type .* and shape \(2,\): must be whole numbers"):
+        text_nll(model(), ids)
+
+
 @pytest.mark.parametrize("outside", [-1, VOCABULARY])
 def test_ids_of_another_vocabulary_are_refused(outside):
     ids, key = np.append(make_text(5), outside), jax.random.key(0)

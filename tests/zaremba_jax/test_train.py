@@ -419,6 +419,17 @@ def test_windows_of_another_batch_or_unroll_are_refused(sizes):
         train_windows(CONFIG, fresh(), text)
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_epoch_without_a_window_is_refused(text, count):
+    with pytest.raises(InputError, match=f"windows_per_epoch={count}: must be at least 1"):
+        train_windows(CONFIG, fresh(), text[:2], windows_per_epoch=count)
+
+
+def test_beginning_of_an_average_that_is_none_is_refused(text):
+    with pytest.raises(InputError, match="rates of average_from: the configuration averages noth"):
+        train_windows(CONFIG, fresh(), text[:1], {"average_from": 1.0})
+
+
 def test_recorded_norm_is_that_of_the_whole_gradient_before_clipping(text):
     config = override(CONFIG, dropout=0.0, clip_norm=0.5)
     state, window = fresh(config), text[0]

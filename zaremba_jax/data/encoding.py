@@ -23,7 +23,7 @@ from zaremba_jax.data.units import EOS, UNITS, UNK, check_unit
 from zaremba_jax.data.vocabulary import RARE_TO_UNK, Vocabulary
 from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import read_json_object
-from zaremba_jax.limits import check_limits
+from zaremba_jax.limits import check_limits, check_type
 from zaremba_jax.whole_files import naming
 
 SPLITS = ("train", "valid", "test")
@@ -57,6 +57,7 @@ class Encoding:
         check_unit(self.unit)
         for name, least in (("vocab_size", 0), ("min_count", 1)):
             value = getattr(self, name)
+            check_type(name, value, int)
             check_limits(name, value, at_least=least)
             if self.vocabulary is not None and value > least:
                 raise InputError(

@@ -14,7 +14,7 @@ from zaremba_jax.errors import InputError
 
 RARE_TO_UNK = (  # for a vocabulary of a training text
     f"give min_count=2 or a vocab_size, which turn rare words of the training text into {UNK}, or"
-    f" replace rare ones with {UNK} in all three files"
+    f" replace rare ones with {UNK} in every file"
 )
 _ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
 
@@ -35,11 +35,23 @@ def listed(counts: Mapping[str, int], most: int = 10) -> str:
 
 
 def check_ids(ids: np.ndarray, size: int) -> None:
-    """Raises InputError if an id is outside a vocabulary of this size."""
-    if len(ids) and (np.min(ids) < 0 or np.max(ids) >= size):
+    """Raises InputError if these are no ids, or one is outside a vocabulary of this size."""
+    if len(ids) == 0:
+        return
+    check_id_type(ids)
+    if np.min(ids) < 0 or np.max(ids) >= size:
         raise InputError(
             f"ids from {np.min(ids)} to {np.max(ids)} for a vocabulary of {size}: encode the text"
             " with the model's own vocabulary"
+        )
+
+
+def check_id_type(ids: np.ndarray) -> None:
+    """Raises InputError if these are not whole numbers in a row."""
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise InputError(
+            f"ids of type {ids.dtype} and shape {ids.shape}: must be whole numbers in a row; encode"
+            " the text with the model's own vocabulary"
         )
 
 
@@ -214,8 +226,14 @@ class Vocabulary:
         return map(self._unit.encoder(self.words, ids_of), blocks)
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """The tokens of `ids`."""
-        return [self.words[number] for number in ids]
+        """The tokens of `ids`.
+
+        Raises:
+          InputError: as for `check_ids`.
+        """
+        numbers = np.array([*ids])
+        check_ids(numbers, len(self.words))
+        return [self.words[number] for number in numbers]
 
     def detokenize(self, ids: Iterable[int]) -> str:
         """The text of `ids`, which `tokenize` splits into the same tokens again.

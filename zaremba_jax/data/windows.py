@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 
 from zaremba_jax.data.corpus import mapped_afresh
+from zaremba_jax.data.vocabulary import check_id_type, check_ids
 from zaremba_jax.errors import InputError
-from zaremba_jax.limits import check_limits
+from zaremba_jax.limits import check_limits, check_type
 
 
 def streams(ids: np.ndarray, batch_size: int) -> np.ndarray:
@@ -40,7 +41,7 @@ class TextWindows:
     and epoch decide. Every epoch has as many, at most one fewer than without.
 
     Raises:
-      InputError: a size is below 1, or the ids do not fill one window.
+      InputError: a size is below 1, the ids do not fill one window or are none.
     """
 
     ids: np.ndarray
@@ -51,7 +52,11 @@ class TextWindows:
 
     def __post_init__(self):
         for name in ("batch_size", "unroll"):
+            check_type(name, getattr(self, name), int)
             check_limits(name, getattr(self, name), at_least=1)
+        check_id_type(self.ids)
+        if not np.can_cast(self.ids.dtype, np.int32):
+            check_ids(self.ids, 2**31)
         if len(self) < 1:
             offset = "" if self.seed is None else ", or turn off random_offset"
             needed = self.unroll + 1 + self._largest_offset

@@ -6,12 +6,14 @@ from typing import NamedTuple
 import jax
 
 from zaremba_jax import model
-from zaremba_jax.errors import MissingFileError
+from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.generation import Sampling, generate, unknown_id
 from zaremba_jax.inference.prompts import prompt_ids
 from zaremba_jax.interop.model_file import load_model, save_model
 from zaremba_jax.interop.model_folder import FOLDER_MODEL, is_model_folder, load_folder
+
+_CHECKPOINTS, _SUMMARY = "checkpoints", "summary.json"  # of a run; it writes the latter at its end
 
 
 class Score(NamedTuple):
@@ -41,13 +43,19 @@ class Model(model.Model):
         """Reads a model's file, the folder of a finished run, or an exported folder.
 
         Raises:
+          InputError: the run is not finished: the model there would be that of fewer epochs.
           MissingFileError, InputError: as for `load_model` and `load_folder`.
         """
         path = Path(path)
         if path.is_dir() and not (path / FOLDER_MODEL).exists():
             raise MissingFileError(
-                f"{path}: has no {FOLDER_MODEL}, which a run leaves at its end; name another"
-                " folder, or the file of a model"
+                f"{path}: has no {FOLDER_MODEL}, which a run of one model leaves at its end; name"
+                " another folder, one in `members` if there are many, or the file of a model"
+            )
+        if (path / _CHECKPOINTS).is_dir() and not (path / _SUMMARY).exists():
+            raise InputError(
+                f"{path}: is not finished, and its {FOLDER_MODEL} is of fewer epochs; give the"
+                " run's command again, or write its last model with `experiments.export`"
             )
         if is_model_folder(path):
             read = load_folder(path)
@@ -73,6 +81,8 @@ class Model(model.Model):
           InputError: there is nothing to predict, a token is unknown to a vocabulary without
             `<unk>`, or as for `check_ids`.
         """
+        if not text:
+            raise InputError("text='': has nothing to predict; give at least one token")
         ids, _ = prompt_ids(self.vocabulary, text, "text")
         nll = text_nll(self, ids)
         scored = self.vocabulary.tokenize(text)[-len(nll) :]

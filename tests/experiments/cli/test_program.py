@@ -2,6 +2,7 @@ import contextlib
 import errno
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from invoke import assert_refused, run, run_elsewhere
+from invoke import assert_refused, run, run_elsewhere, start_python
 from rich.table import Table
 
 from experiments.cli import program as command_line
@@ -75,6 +76,9 @@ def test_other_failures_of_the_device_are_not_taken_for_it():
         (f"--chunk={10**24}", "must be at most 4294967295"),
         (f"--min_count={2**31}", "must be at least 1 and at most 2147483647"),
         ("--stderrthreshold=x", "must be one of"),
+        ("--wandb=maybe", "flag --wandb=maybe: must be true or false; see --help"),
+        ("--chunk=0.3", "flag --chunk=0.3: must be a whole number; see --help"),
+        ("--checkpoint_minutes=x", "flag --checkpoint_minutes=x: must be a number; see --help"),
         ("--verbosity=x", "see --help"),
     ],
 )
@@ -126,6 +130,34 @@ def test_platform_that_is_not_there_is_told_in_one_line(tmp_path, platform):
     before = f"import jax; jax.config.update('jax_platforms', {platform!r})"
     (outcome,) = run_elsewhere("experiments.benchmark", [], cwd=tmp_path, before=before)
     assert_refused(outcome, f"JAX_PLATFORMS={platform}: ", "set it to cpu, or to what this machine")
+
+
+def test_number_of_devices_that_jax_cannot_have_is_told_with_its_variable(tmp_path):
+    command = ("-m", "experiments.ptb", "--config=quick")
+    with start_python(*command, cwd=tmp_path, JAX_NUM_CPU_DEVICES="0") as process:
+        _, err = process.communicate(timeout=100)
+    outcome = invoke.Outcome(process.returncode, "", err)
+    assert_refused(outcome, "JAX_PLATFORMS=cpu, JAX_NUM_CPU_DEVICES=0: ", "set them to what this")
+
+
+def test_folder_that_was_removed_around_the_program_is_told_in_one_line(folder):
+    shutil.rmtree(folder)
+    assert_refused(
+        run(*invoke.FLAGS), "the current folder was removed; change to one that is there"
+    )
+
+
+def test_folder_that_is_read_as_a_file_is_no_folder_to_write_to(folder):
+    refused = run(*invoke.FLAGS, "--vocabulary=.", "--workdir=run")
+    assert_refused(refused, ".: is a directory; name another, or change what is there")
+
+
+@pytest.mark.parametrize("columns", ["0", "00"])
+def test_terminal_of_no_columns_is_one_of_which_nothing_is_known(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        Terminal().print("line")
+    assert out.getvalue() == "line\n"
 
 
 def test_program_whose_reader_is_gone_goes_on():

@@ -6,7 +6,8 @@ import pytest
 
 from experiments.endings.signals import deferred_signals
 
-STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1")
+REPEATED = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+STOPPING = ("SIGINT", "SIGTERM", "SIGQUIT", *REPEATED)
 
 
 @pytest.fixture(params=STOPPING)
@@ -34,7 +35,7 @@ def test_first_signal_is_put_off_and_told(number):
 def test_second_has_its_usual_effect_unless_it_is_sent_twice_as_a_matter_of_course(number):
     with deferred_signals() as first_signal:
         signal.raise_signal(number)
-        if number in (signal.SIGHUP, signal.SIGUSR1):
+        if number.name in REPEATED:
             signal.raise_signal(number)
         else:
             with pytest.raises(InterruptedError, match=number.name):

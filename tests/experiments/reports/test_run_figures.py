@@ -1,5 +1,7 @@
 import struct
+from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot
@@ -41,7 +43,19 @@ def test_title_is_no_mathematics_whatever_a_text_is_called():
 
 def test_letters_that_no_font_has_are_drawn_without_a_warning(tmp_path):
     write_picture(Console(), tmp_path / "curves.png", figure_of, HISTORY, corpus="小说.txt")
-    assert "<svg" in as_svg(figure_of(HISTORY, corpus="小说.txt"))
+    assert "<svg" in as_svg(figure_of, HISTORY, corpus="小说.txt")
+
+
+def test_pictures_are_the_same_whatever_the_users_settings_of_matplotlib(tmp_path):
+    pictures, sizes = [], []
+    settings: Any
+    for settings in ({}, {"text.usetex": True, "font.size": 30}):
+        with matplotlib.rc_context(settings):
+            write_picture(Console(), tmp_path / "curves.png", figure_of, HISTORY)
+            sizes.append(len(as_svg(figure_of, HISTORY)))
+        pictures.append((tmp_path / "curves.png").read_bytes())
+    assert pictures[0] == pictures[1]
+    assert sizes[0] == sizes[1]
 
 
 def legend(figure):
@@ -170,13 +184,20 @@ def sweep_of(values, best):
 
 @pytest.mark.parametrize(
     ("values", "scale"),
-    [([0.5], "linear"), ([0.5, 0, 0.1], "linear"), ([1e-4, 1e-3, 0.01], "log")],
+    [
+        ([0.5], "linear"),
+        ([0.5, 0, 0.1], "linear"),
+        ([0, 0.1, 0.3, 0.8], "linear"),
+        ([0, 1e-4, 1e-3, 0.01], "symlog"),
+        ([1e-4, 1e-3, 0.01], "log"),
+    ],
 )
 def test_sweep_places_values_where_they_are_and_marks_the_best(values, scale):
     (axes,) = sweep_figure(sweep_of(values, values[0])).axes
     line, best = axes.get_lines()
     assert list(line.get_xdata()) == sorted(values)
     assert axes.get_xscale() == scale
+    assert axes.get_xlabel().endswith(", logarithmic") == scale.endswith("log")
     assert best.get_xydata().tolist() == [[values[0], 61 + values[0]]]
 
 
@@ -189,6 +210,17 @@ def test_one_bad_setting_does_not_flatten_a_sweep():
         assert lowest < 61.5
         assert (highest == top) if top else (bad < highest < 2 * bad)
         assert ("twice" in axes.get_ylabel()) == (top is not None)
+
+
+def test_line_that_is_above_the_picture_says_so():
+    sweep = sweep_of([0.5, 1.0], 0.5)
+    sweep["settings"] = [
+        {"setting": line["setting"] | {"dropout": rate}, "members": [{"valid_perplexity": x}] * 2}
+        for line in sweep["settings"]
+        for rate, x in ((0.0, 61.5), (0.25, 200.0))
+    ]
+    sweep["best"] = {"l2": 0.5, "dropout": 0.0}
+    assert legend(sweep_figure(sweep))[:2] == ["dropout 0", "dropout 0.25 (above the picture)"]
 
 
 def test_sweep_of_two_rates_has_a_line_for_each_value_of_the_second_without_what_diverged():

@@ -311,6 +311,15 @@ def test_run_in_one_precision_does_not_go_on_in_another(folder, reference):
     assert content(folder) == before
 
 
+def test_run_does_not_go_on_with_other_random_numbers(folder, reference):
+    shutil.copytree(reference, "run")
+    before = content(folder)
+    with jax.threefry_partitionable(False):
+        refused = run(*FLAGS, "--epochs=3", "--workdir=run")
+    assert_refused(refused, "run: holds a run that ", "set JAX_THREEFRY_PARTITIONABLE=1, or name")
+    assert content(folder) == before
+
+
 def test_run_goes_on_to_more_epochs_than_it_was_begun_with_and_not_back_to_fewer(folder, reference):
     assert run(*FLAGS, "--epochs=1", "--workdir=run").status == 0
     first = (folder / "run" / "summary.json").read_bytes()

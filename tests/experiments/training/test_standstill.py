@@ -23,9 +23,9 @@ def said(*estimates, epochs=4, rates=None, **changes):
     pairs = [pair if isinstance(pair, tuple) else (pair,) for pair in estimates]
     models = len(pairs[0])
     configs = [override(config, learning_rate=rate) for rate in rates or [1.0] * models]
-    run: Any = SimpleNamespace(config=config, all_configs=configs, corpus=CORPUS)
+    run: Any = SimpleNamespace(config=config, all_configs=configs, corpus=CORPUS, windows=[0])
     run.journal, lines = Journal([0.0] * models), []
-    for pair in pairs:
+    for run.step, pair in enumerate(pairs, start=1):
         record = {"valid_perplexity_estimate": pair[0], "valid_perplexity_estimates": pair}
         run.journal.end_epoch(record, 0.0)
         lines.append(standstill(run))
@@ -47,6 +47,19 @@ def test_model_no_better_than_frequencies_and_not_improving_says_so(estimates):
         "the model has learned nothing beyond how often each word occurs (a validation"
         " perplexity of 2.00); try a lower --l2, another --learning_rate or more epochs"
     ]
+
+
+def test_text_of_characters_is_one_of_characters():
+    *_, (line,) = said(3.0, 3.1, 3.05, 3.2, unit="char")
+    assert "beyond how often each character occurs" in line
+
+
+def test_rate_that_decay_has_brought_to_nothing_has_a_remedy_of_its_own():
+    *_, (line,) = said(1.5, 1.4, 1.3, 1.3, constant_epochs=0, decay_divisor=10.0)
+    assert line == (
+        "the parameters no longer change; try a lower --decay_divisor, since the learning rate is"
+        " 0.0001 now, or fewer --epochs"
+    )
 
 
 def test_of_many_models_those_that_stand_still_are_named():

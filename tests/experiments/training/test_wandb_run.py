@@ -12,7 +12,7 @@ from invoke import SINGLE, WINDOWS, assert_refused, metrics, run, summary_of
 @pytest.fixture
 def recorded(monkeypatch):
     """What a stand-in for the library is told; its run breaks at the step in `breaks_at`."""
-    seen = SimpleNamespace(opened=[], points=[], summary={}, finished=0, breaks_at=None)
+    seen = SimpleNamespace(opened=[], points=[], summary={}, finished=0, breaks_at=None, refuses="")
     library = ModuleType("wandb")
     library.__spec__ = importlib.machinery.ModuleSpec("wandb", None, origin="recorder")
 
@@ -25,6 +25,8 @@ def recorded(monkeypatch):
         seen.finished += 1
 
     def init(**options):
+        if seen.refuses:
+            raise ValueError(seen.refuses)
         seen.opened.append(options)
         return SimpleNamespace(log=log, summary=seen.summary, finish=finish)
 
@@ -62,6 +64,13 @@ def test_resumed_run_goes_on_in_the_same_run_there_with_every_figure(folder, rec
     assert recorded.finished == 2
     final = summary_of(folder / "run")
     assert recorded.summary == {x: final[x] for x in ("valid_perplexity", "test_perplexity")}
+
+
+def test_variable_of_the_library_that_it_does_not_take_is_told_in_one_line(folder, recorded):
+    recorded.refuses = "1 validation error for Settings\nmode"
+    outcome = run(*SINGLE, "--workdir=run", "--wandb")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "1 validation error for Settings mode" in outcome.out
 
 
 def test_run_goes_on_when_the_connection_is_lost(folder, recorded):

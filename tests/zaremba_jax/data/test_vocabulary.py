@@ -139,6 +139,12 @@ def test_fingerprint_of_words_is_the_one_that_checkpoints_have():
     assert Vocabulary(("a", "b")).fingerprint == expected
 
 
+@pytest.mark.parametrize("number", [-1, 3])
+def test_ids_of_no_token_are_not_decoded(number):
+    with pytest.raises(ValueError, match=f"ids from {number} to {number} for a vocabulary of 3"):
+        Vocabulary(("a", "b", "c")).decode([number])
+
+
 def test_unknown_words_become_unk_where_there_is_one_and_are_refused_where_there_is_none():
     assert Vocabulary((UNK, "a")).encode(["a", "zebra"]).tolist() == [1, 0]
     with pytest.raises(ValueError, match=r"^v\.txt: the word 'zebra' is not in .* replace rare"):

@@ -1,4 +1,5 @@
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,24 @@ def test_every_retained_pair_appears_exactly_once_an_epoch(tokens, batch_size, u
 def test_sizes_below_one_are_refused(size):
     with pytest.raises(ValueError, match=f"{size}=0: must be at least 1"):
         windows(np.arange(9), **({"batch_size": 2, "unroll": 2} | {size: 0}))
+
+
+@pytest.mark.parametrize("ids", [np.ones(99), np.ones(99) > 0, np.ones((9, 11), int)], ids=str)
+def test_what_are_no_ids_is_not_cut(ids):
+    with pytest.raises(ValueError, match=r"ids of type .*: must be whole numbers in a row; encode"):
+        windows(ids, 2, 2)
+
+
+def test_ids_that_no_window_holds_are_not_cut():
+    with pytest.raises(ValueError, match=r"ids from 1099511627776 to .* for a vocabulary of 214"):
+        windows(np.arange(99) + 2**40, 2, 2)
+
+
+@pytest.mark.parametrize("size", ["batch_size", "unroll"])
+def test_sizes_that_are_not_whole_are_refused(size):
+    sizes: Any = {"batch_size": 2, "unroll": 2} | {size: 2.5}
+    with pytest.raises(ValueError, match=rf"{size}=2\.5: must be of type int"):
+        windows(np.arange(9), **sizes)
 
 
 @given(st.integers(12, 200), st.integers(1, 4), st.integers(1, 3), st.data())

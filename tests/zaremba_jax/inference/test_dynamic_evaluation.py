@@ -170,17 +170,28 @@ def test_settings_outside_their_limits_are_refused(setting, reason):
         DynamicConfig(**{"rule": "sgd", "rate": 0.1, "decay": 0.0} | setting)
 
 
-def test_unknown_rule_is_refused():
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"rule": "SGD"}, "dynamic_rule='SGD': must be one of sgd, rms"),
+        ({"segment": 2.5}, "dynamic_segment=2.5: must be of type int"),
+    ],
+    ids=str,
+)
+def test_setting_of_another_kind_is_refused(setting, reason):
     unchecked: Any = object.__new__(DynamicConfig)  # as if annotations were not checked
-    for name, value in {"rule": "SGD", "rate": 0.1, "decay": 0.0, "epsilon": 0.1}.items():
+    given = {"rule": "sgd", "rate": 0.1, "decay": 0.0, "epsilon": 0.1, "segment": 5} | setting
+    for name, value in given.items():
         object.__setattr__(unchecked, name, value)
-    with pytest.raises(ValueError, match="dynamic_rule='SGD': must be one of sgd, rms"):
+    with pytest.raises(ValueError, match=re.escape(reason)):
         unchecked.__post_init__()
 
 
 def test_ids_of_another_vocabulary_are_refused():
     with pytest.raises(ValueError, match="ids from 0 to 4 for a vocabulary of 4: encode the text"):
         dynamic_nll(MODEL, np.append(IDS, VOCABULARY), SGD)
+    with pytest.raises(ValueError, match="ids from 1 to 4 for a vocabulary of 4: encode the text"):
+        mean_squares(MODEL, jnp.arange(1, 1 + VOCABULARY).reshape(1, 2, 2))
 
 
 def test_rule_rms_without_squares_is_refused():

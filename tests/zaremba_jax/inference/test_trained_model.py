@@ -77,11 +77,29 @@ def test_card_of_a_model_of_characters_has_bits_too():
 
 
 def test_folder_that_is_no_model_is_refused_and_left_as_it_is(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors, which a run leaves"):
+    with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors, which a run of one"):
         Model.load(tmp_path)
     with pytest.raises(IsADirectoryError):
         MODEL.save(tmp_path)
     assert [path for path in tmp_path.parent.iterdir() if path.name.endswith(".partial")] == []
+
+
+def test_run_that_goes_on_to_more_epochs_has_no_model_yet(tmp_path):
+    MODEL.save(tmp_path / "model.safetensors")
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(
+        ValueError, match=r"is not finished, and its model\.safetensors is of fewer"
+    ):
+        Model.load(tmp_path)
+    (tmp_path / "summary.json").touch()
+    assert Model.load(tmp_path).config == MODEL.config
+
+
+def test_empty_text_has_no_score():
+    with pytest.raises(
+        ValueError, match="text='': has nothing to predict; give at least one token"
+    ):
+        MODEL.score("")
 
 
 def test_first_token_that_nothing_predicts_is_not_counted_as_unknown():
