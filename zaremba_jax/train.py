@@ -166,7 +166,7 @@ def train_step(
       window: the input tokens and, one step later, the targets.
       rates: in place of the configuration's: strengths of regularizers, `average_from`, and
         `learning_rate`, the rate of the first epochs, or, with `decay_when_stalled`, the present
-        one.
+        one. They may be traced, so that nothing checks their limits.
       share: this device's part of the batch, as `state.rnn_state` is; `window` is whole. By default
         all of it: `part`, `own` and `mean` then return what they are given.
 
@@ -174,7 +174,7 @@ def train_step(
       The next state, and the statistics of this window.
 
     Raises:
-      InputError: a name in `rates` is not in `RATES`.
+      InputError: a name in `rates` is not in `RATES`, or is `average_from` and nothing is averaged.
     """
     rates = {**active_rates(config.regularizers), **_known(rates or {})}
     window = window.astype(jnp.int32)  # a narrow dtype may have no id beyond the vocabulary
