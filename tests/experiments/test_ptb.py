@@ -209,7 +209,7 @@ def test_text_without_anything_to_predict_is_refused_before_training(folder, spl
 
 BAD_FLAGS = [
     (["--dropout=1"], ["dropout=1.0", "at least 0 and below 1"]),
-    (["--hidden_size=abc"], ["hidden_size=abc", "'abc'", "see --help"]),
+    (["--hidden_size=abc"], ["hidden_size=abc: must be a whole number", "see --help"]),
     (["--hidden_size=2.5"], ["hidden_size=2.5", "see --help"]),
     (["--chunk=0"], ["chunk=0", "positive", "see --help"]),
     (["--config=huge"], ["config=huge", "quick|small|medium|large", "see --help"]),
