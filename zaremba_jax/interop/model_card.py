@@ -52,7 +52,7 @@ def model_card(model: Model, perplexities: Mapping[str, float]) -> str:
         types=len(model.vocabulary),
         noun=unit.noun,
         corpus="a text of its user's" if config.corpus == "files" else f"`{config.corpus}`",
-        results=_results(perplexities, unit) if perplexities else "",
+        results=_results(perplexities, unit) if perplexities else "Its perplexity is not known.\n",
         settings="\n".join(f"| `{name}` | {value} |" for name, value in to_dict(config).items()),
     )
 

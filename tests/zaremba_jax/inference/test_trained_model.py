@@ -73,7 +73,7 @@ def test_card_of_a_model_of_characters_has_bits_too():
     by_characters = model_card(make(vocabulary=Vocabulary(("a", "<unk>"), "char")), perplexities)
     assert "| text | perplexity | bits per character |\n| --- | --- | --- |\n" in by_characters
     assert "| validation | 8.0 | 3.000 |\n| test | 4.0 | 2.000 |\n" in by_characters
-    assert "perplexity |" not in model_card(RECORD, {})
+    assert "(2014).\n\nIts perplexity is not known.\n\n## How" in model_card(RECORD, {})
 
 
 def test_folder_that_is_no_model_is_refused_and_left_as_it_is(tmp_path):
