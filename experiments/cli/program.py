@@ -156,10 +156,8 @@ def _platform_problem() -> str | None:
     asked = f"JAX_PLATFORMS={jax.config.jax_platforms or ''}"  # pyright: ignore[reportAttributeAccessIssue]
     remedy = "set it to cpu, or to what this machine has"
     if (devices := os.environ.get("JAX_NUM_CPU_DEVICES")) is not None:
-        asked, remedy = (
-            f"{asked}, JAX_NUM_CPU_DEVICES={devices}",
-            "set them to what this machine has",
-        )
+        asked += f", JAX_NUM_CPU_DEVICES={devices}"
+        remedy = "set them to what this machine has"
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter for a GPU that is not there
