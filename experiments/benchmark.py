@@ -1,7 +1,7 @@
 """Times whole training steps against the peers: `python -m experiments.benchmark`.
 
 Forward, backward, clip and update, dropout on, with the Penn Treebank's vocabulary; the
-contenders take turns in one run.
+contenders take turns in one run. Then evaluation as one stream, and the start of a run.
 """
 
 from importlib.metadata import version
@@ -12,8 +12,10 @@ from absl import flags
 from absl.flags import FLAGS
 
 from experiments.benchmarks.contenders import BUILDERS, choose_contenders, default_peers
+from experiments.benchmarks.evaluation import compare_evaluation, print_evaluation
 from experiments.benchmarks.own_process import needs_of_all
 from experiments.benchmarks.scaling import refuse_scales, scaling_curves, scaling_figure
+from experiments.benchmarks.start_up import print_start_up, start_up
 from experiments.benchmarks.step_times import compare_step_times, print_step_times
 from experiments.cli import program
 from experiments.cli.config_flags import config_from_flags, define_config_flags
@@ -56,11 +58,17 @@ def main() -> None:
         results = compare_step_times(list(needs), FLAGS.windows, FLAGS.rounds)
     for record, need in zip(results["contenders"], needs.values(), strict=True):
         record |= need._asdict()
+    with console.status("evaluation"):
+        results["evaluation_us"] = compare_evaluation(list(needs), FLAGS.rounds)
+    with console.status("start of a run"):
+        results["start_up"] = start_up(config)._asdict()
     results |= {"config": to_dict(config), "windows": FLAGS.windows, "rounds": FLAGS.rounds}
     results |= environment()
     if is_installed("torch"):
         results["versions"]["torch"] = version("torch")
     print_step_times(console, results)
+    print_evaluation(console, results)
+    print_start_up(console, results)
     write_results(results)
     if FLAGS.scaling:
         others = [contender.name for contender in needs if contender.members == 1][1:]

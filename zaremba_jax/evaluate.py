@@ -16,7 +16,9 @@ from zaremba_jax.limits import check_limits
 from zaremba_jax.model import Model, Predictor
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 
-TOKENS_AT_ONCE = 512
+# As many as keep the scores of 10,000 words below the 32 MB from which on Linux takes memory back
+# after each window, and clears it again for the next.
+TOKENS_AT_ONCE = 256
 WindowScorer = Callable[[Tokens, Tokens, Any], tuple[jax.Array, Any]]
 window_nll = jax.jit(Predictor.token_nll)
 

@@ -11,6 +11,7 @@ from experiments.training.turns import Turn
 from zaremba_jax.config import Config
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
 from zaremba_jax.errors import InputError
+from zaremba_jax.evaluate import TOKENS_AT_ONCE
 
 
 def check_torch(_: Config) -> None:
@@ -86,11 +87,7 @@ def build_torch(config: Config, windows: np.ndarray, compiled: bool = False) -> 
     text = torch.as_tensor(windows, dtype=torch.long, device=device)
     shape = config.model.layers, config.train.batch_size, config.model.hidden_size
     state = (torch.zeros(shape, device=device),) * 2
-    precise = config.compute.precision == "float32"
-
-    def loss_of(window, state):
-        with contextlib.nullcontext() if precise else torch.autocast(device.type, torch.bfloat16):
-            return forward(window, state)
+    loss_of = _in_precision(config, forward, device)
 
     def train() -> None:
         nonlocal state
@@ -106,3 +103,34 @@ def build_torch(config: Config, windows: np.ndarray, compiled: bool = False) -> 
 
     loss_of(text[0], state)
     return refusals_of_torch()(train)
+
+
+@refusals_of_torch()
+def build_torch_reader(config: Config, ids: np.ndarray) -> Turn:
+    """The same model, which reads a text as one stream, without gradients; errors as above."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    torch.set_float32_matmul_precision("high")
+    model = build_model(config).eval()
+    device = model.decoder.weight.device
+    text = torch.as_tensor(ids, device=device)[:, None]
+    loss_of = _in_precision(config, model, device)
+
+    @torch.no_grad()
+    def read() -> None:
+        state = None
+        for start in range(0, len(text) - 1, TOKENS_AT_ONCE):
+            _, state = loss_of(text[start : start + TOKENS_AT_ONCE + 1], state)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return refusals_of_torch()(read)
+
+
+def _in_precision(config: Config, forward: Any, device: Any) -> Any:
+    """The forward pass, by autocast if its products are to be of bfloat16."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    if config.compute.precision == "float32":
+        return forward
+    return torch.autocast(device.type, torch.bfloat16)(forward)

@@ -21,16 +21,26 @@ from layer_examples import equations
 from preloaded import server
 from rich.console import Console
 
-from experiments.benchmarks import contenders, jax_peers, own_process, step_times, torch_peer
+from experiments.benchmarks import (
+    contenders,
+    evaluation,
+    jax_peers,
+    own_process,
+    step_times,
+    torch_peer,
+)
 from experiments.benchmarks.contenders import Contender, has_papers_layout
 from experiments.benchmarks.step_times import largest_products, quartiles, step_flops
 from experiments.training import turns
 from zaremba_jax.array_types import ModelParams, SoftmaxParams
 from zaremba_jax.config import override
 from zaremba_jax.data.published import PTB_VOCABULARY_SIZE
+from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.errors import InputError
+from zaremba_jax.evaluate import TOKENS_AT_ONCE, text_nll
 from zaremba_jax.interop.flax_weights import linen_layer, nnx_layer
 from zaremba_jax.interop.torch_weights import model_to_torch
+from zaremba_jax.model import Model, init_params
 from zaremba_jax.presets import MEDIUM, QUICK, from_dict
 from zaremba_jax.rnn import zero_state
 from zaremba_jax.train import init_train_state, train_windows, window_loss
@@ -94,6 +104,20 @@ def test_record_agrees_with_itself(measured):
     assert members == [(1, 1), (2, 1), (2, 2), *[(1, 1)] * 4]
     assert results["versions"].keys() >= {"python", "jax", "flax"}
     assert results["config"]["hidden_size"] == SIZES["hidden_size"]
+
+
+@pytest.mark.slow
+def test_evaluation_and_start_have_a_line_and_a_record(measured):
+    out, results = measured
+    assert list(results["evaluation_us"]) == ["zaremba_jax:float32", "zaremba_jax:bfloat16"]
+    for lower, median, upper in results["evaluation_us"].values():
+        assert 0 < lower <= median <= upper
+    parts = results["start_up"]
+    assert list(parts) == ["imports", "initial_state", "compilation", "first_window"]
+    assert all(seconds > 0 for seconds in parts.values())
+    told = " ".join(out.split())
+    assert "microseconds per token: zaremba_jax:float32" in told
+    assert f"Start of a run, seconds: {sum(parts.values()):.1f} (imports" in told
 
 
 REFUSED = {
@@ -257,6 +281,42 @@ def test_torch_trains_the_same_network_as_ours(monkeypatch):
     np.testing.assert_allclose(norm.item(), statistics.gradient_norm[0], rtol=1e-5)
     for name, array in model_to_torch(new_state.params).items():
         np.testing.assert_allclose(model.state_dict()[name], array, rtol=1e-5, atol=1e-7)
+
+
+def test_torch_reads_a_text_as_ours_does(monkeypatch):
+    torch = pytest.importorskip("torch")
+    config = override(TINY, dropout=0.5, second_bias=True)  # which neither has while it reads
+    params = init_params(config.model, PTB_VOCABULARY_SIZE, key=jax.random.key(0))
+    torch_model, sums = torch_peer.build_model(config), []
+    weights = model_to_torch(params)
+    torch_model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+    torch_model.register_forward_hook(lambda _, __, results: sums.append(results[0].item()))
+    monkeypatch.setattr(torch_peer, "build_model", lambda _: torch_model)
+    ids = np.arange(2 * TOKENS_AT_ONCE + 1)
+    torch_peer.build_torch_reader(config, ids)()
+    vocabulary = Vocabulary(tuple(map(str, range(PTB_VOCABULARY_SIZE))))
+    nats = text_nll(Model(params, config, vocabulary), ids)
+    np.testing.assert_allclose(sums, nats.reshape(2, -1).sum(axis=1), rtol=1e-5)
+
+
+def test_evaluation_is_timed_per_token_of_single_models_that_have_a_reader(monkeypatch):
+    def build(config, ids):
+        return functools.partial(read.append, (config.compute.precision, len(ids) - 1))
+
+    def take_turns(turns, rounds):
+        for turn in turns.values():
+            turn()
+        return {name: np.full(rounds, 2.0) for name in turns}
+
+    read: list[tuple[str, int]] = []
+    monkeypatch.setattr(evaluation, "READERS", {contenders.OURS: build})
+    monkeypatch.setattr(evaluation, "take_turns", take_turns)
+    rounded = Contender(contenders.OURS, override(TINY, precision="bfloat16"))
+    two = Contender(contenders.OURS, TINY, members=2, at_once=2)
+    per_token = evaluation.compare_evaluation([OURS, SCAN, rounded, two], 3)
+    assert read == [("float32", evaluation.TOKENS), ("bfloat16", evaluation.TOKENS)]
+    of_each = (pytest.approx(2e6 / evaluation.TOKENS),) * 3
+    assert per_token == {"zaremba_jax:float32": of_each, "zaremba_jax:bfloat16": of_each}
 
 
 def loss_and_norm(loss, params):
