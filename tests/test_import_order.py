@@ -12,7 +12,7 @@ ORDER = [
     {"array_types", "errors", "whole_files"},
     {"limits", "json_text", "ops.varying"},
     {"config"},
-    {"presets"},
+    {"presets", "estimates"},
     {"data.text_files", "data.partial_folders", "data.hidden_markov", "ops.products"},
     {"data.units"},
     {"data.vocabulary"},

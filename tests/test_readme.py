@@ -270,7 +270,11 @@ def test_tables_of_the_ablation_are_what_was_recorded():
         assert f"| {' | '.join(row[column] for column in kept)} |" in lines
 
 
-SPEED_TABLES = [("two CPU cores", "-avx512-bfloat16"), ("one NVIDIA H100", "-h100")]
+SPEED_TABLES = [
+    ("two CPU cores with bfloat16", "-avx512-bfloat16"),
+    ("two CPU cores with AVX2, a training step", ""),
+    ("one NVIDIA H100", "-h100"),
+]
 
 
 @pytest.mark.parametrize("name", ["small", "medium", "large"])
@@ -278,9 +282,7 @@ SPEED_TABLES = [("two CPU cores", "-avx512-bfloat16"), ("one NVIDIA H100", "-h10
 def test_table_of_speed_is_what_the_benchmark_recorded(title, suffix, name):
     path = ROOT / "experiments" / "results" / f"benchmark-{name}{suffix}.json"
     results = json.loads(path.read_text())
-    parts = TEXTS[PROGRAMS_PAGE].split("\n\n")
-    (table,) = (part for part in parts if part.startswith(f"| {title}"))
-    header, _, *rows = ([cell.strip() for cell in line.split("|")] for line in table.splitlines())
+    header, rows = speed_table(title)
     column = header.index(f"`{name}`")
     shown = {f"{builder.strip('`')}:{cells[0]}": cells for _, builder, *cells in rows}
     assert len(shown) == len(rows)
@@ -293,6 +295,26 @@ def test_table_of_speed_is_what_the_benchmark_recorded(title, suffix, name):
             digits = ",.0f" if step > 10 else ".2f"
             expected = f"{step:{digits}} ms, {record['of_floor'][1]:.0%} of floor"
         assert shown[record["contender"]][column - 2] == expected
+
+
+@pytest.mark.parametrize("name", ["small", "medium", "large", "awd"])
+def test_evaluation_and_start_are_what_the_benchmark_recorded(name):
+    results = json.loads((ROOT / f"experiments/results/benchmark-{name}.json").read_text())
+    header, rows = speed_table("two CPU cores with AVX2, float32")
+    shown = [row[header.index(f"`{name}`")] for row in rows]
+    times = results["evaluation_us"]
+    medians = [times.get(f"{reader}:float32", [0, 0])[1] for reader in ("zaremba_jax", "torch")]
+    seconds = sum(results["start_up"].values())
+    expected = [f"{median:,.0f} µs" if median else "" for median in medians]
+    assert shown == [*expected, f"{seconds:.1f} s"]
+
+
+def speed_table(title):
+    """The header and the rows of the table that begins like this."""
+    parts = TEXTS[PROGRAMS_PAGE].split("\n\n")
+    (table,) = (part for part in parts if part.startswith(f"| {title}"))
+    header, _, *rows = ([cell.strip() for cell in line.split("|")] for line in table.splitlines())
+    return header, rows
 
 
 LINKS = sorted(

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from zaremba_jax.array_types import Key, ModelParams, RNNState, TokenNLL, Tokens
 from zaremba_jax.config import Config
 from zaremba_jax.errors import InputError
-from zaremba_jax.limits import check_limits
+from zaremba_jax.limits import check_whole
 from zaremba_jax.model import Model, Predictor
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 
@@ -72,7 +72,7 @@ def nll_by_windows(
     Raises:
       InputError: the text has no token to predict, or `streams` is below 1.
     """
-    check_limits("streams", streams, at_least=1)
+    check_whole("streams", streams, at_least=1)
     predictions = count_predictions(ids)
     unroll = unroll or max(TOKENS_AT_ONCE // streams, 1)
     length = -(-predictions // streams)  # of a stretch, rounded up
@@ -114,7 +114,7 @@ def monte_carlo_nll(model: Model, ids: np.ndarray, samples: int, *, key: Key) ->
       InputError: the text has no token to predict, `samples` is below 1, or as for
         `Model.check_ids`.
     """
-    check_limits("samples", samples, at_least=1)
+    check_whole("samples", samples, at_least=1)
     model.check_ids(ids)
 
     def start(streams: int) -> tuple[int, RNNState]:

@@ -83,7 +83,9 @@ def _check(name: str, value: Any, declared: Setting) -> None:
         if value not in declared.choices:
             raise InputError(f"{name}={value!r}: must be one of {', '.join(declared.choices)}")
         return
-    check_type(name, value, kind)
+    accepted = (int, float) if kind is float else (kind,)  # a whole number may stand for a float
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
+        raise InputError(f"{name}={value!r}: must be of type {kind.__name__}")
     if kind in (str, bool):
         return
     if kind is int and not {"below", "at_most"} & limits.keys():
@@ -91,15 +93,15 @@ def _check(name: str, value: Any, declared: Setting) -> None:
     check_limits(name, value, rounded=kind is float, **limits)
 
 
-def check_type(name: str, value: Any, kind: type) -> None:
-    """Refuses a value that is not of this type; a whole number may stand for a float.
+def check_whole(name: str, value: int, **limits: float) -> None:
+    """Refuses what is not a whole number, of Python or NumPy, within its limits.
 
     Raises:
       InputError: it is refused.
     """
-    accepted = (int, float) if kind is float else (kind,)
-    if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
-        raise InputError(f"{name}={value!r}: must be of type {kind.__name__}")
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InputError(f"{name}={value!r}: must be a whole number")
+    check_limits(name, value, rounded=False, **limits)
 
 
 def check_limits(name: str, value: float, *, rounded: bool = False, **limits: float) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from experiments.training.run import Run, is_finished, names_of, position
 from zaremba_jax.config import TrainConfig
-from zaremba_jax.optimizer import best_epoch, learning_rate
+from zaremba_jax.estimates import best_epoch
+from zaremba_jax.optimizer import learning_rate
 
 _CLEARLY_WORSE = 1.01  # times the best estimate
 _TOO_LOW = 1e-3  # of the first learning rate; the paper's schedules end above it

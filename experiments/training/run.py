@@ -12,15 +12,11 @@ from zaremba_jax.config import Config, to_dict
 from zaremba_jax.data.corpus import Corpus
 from zaremba_jax.data.loader import WindowLoader
 from zaremba_jax.data.windows import TextWindows
+from zaremba_jax.estimates import averaged_from, best_epoch, is_out_of_patience
 from zaremba_jax.evaluate import count_predictions
 from zaremba_jax.inference.gates import Gates, gate_activations
 from zaremba_jax.model import Model
-from zaremba_jax.optimizer import (
-    averaged_from,
-    best_epoch,
-    is_out_of_patience,
-    learning_rate,
-)
+from zaremba_jax.optimizer import learning_rate
 
 EVALUATION_STREAMS = 20  # of the estimate after each epoch
 

@@ -17,9 +17,9 @@ from zaremba_jax.checkpoint import Restored, restore
 from zaremba_jax.config import Config
 from zaremba_jax.data.vocabulary_files import vocabulary_from_dict
 from zaremba_jax.errors import InputError
+from zaremba_jax.estimates import best_epoch
 from zaremba_jax.interop.model_file import assemble, named_arrays
 from zaremba_jax.model import Model
-from zaremba_jax.optimizer import best_epoch
 from zaremba_jax.presets import from_dict
 
 _MOST_TRIES = 10

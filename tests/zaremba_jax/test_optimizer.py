@@ -11,13 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from zaremba_jax.config import override
-from zaremba_jax.optimizer import (
-    averaged_from,
-    is_out_of_patience,
-    learning_rate,
-    make_optimizer,
-    make_schedule,
-)
+from zaremba_jax.optimizer import learning_rate, make_optimizer, make_schedule
 from zaremba_jax.presets import PRESETS, QUICK, SMALL
 
 # Written out by hand from section 4.1, to six digits.
@@ -157,25 +151,6 @@ def test_adam_is_that_of_its_paper_after_clipping_with_decay_beside_its_steps():
 
 
 @pytest.mark.parametrize(
-    ("settings", "estimates", "epoch"),
-    [
-        ({}, [9.0] * 20, 0),
-        ({"average_from": 4}, [], 4),
-        ({"average_after_stall": 2}, [9.0, 8.0, 7.0, 8.0, 7.5], 0),  # none above 9 or 8
-        ({"average_after_stall": 2}, [9.0, 8.0, 7.0, 8.5, 8.5], 6),  # the fifth is above 8
-        ({"average_after_stall": 2}, [9.0, 8.0, 7.0, 8.5, 8.5, 1.0, 1.0], 6),  # once and for all
-        ({"average_after_stall": 2}, [9.0, 99.0, 99.0, 99.0], 5),  # the first that can stall
-        ({"average_after_stall": 2}, [9.0, 9.0, 9.0, 9.0], 0),  # as good is not worse
-        ({"average_after_stall": 1, "average_from": 7}, [9.0, 1.0, 10.0], 4),
-        ({"average_after_stall": 1, "average_from": 2}, [9.0, 1.0, 10.0], 2),
-    ],
-)
-def test_averaging_begins_at_its_epoch_or_after_the_first_stall(settings, estimates, epoch):
-    config = override(QUICK, **settings).train
-    assert averaged_from(config, estimates) == epoch
-
-
-@pytest.mark.parametrize(
     ("estimates", "rate"),
     [
         ([], 1),
@@ -192,20 +167,3 @@ def test_rate_is_divided_after_each_stall_past_the_constant_epochs(estimates, ra
     config = override(QUICK, decay_when_stalled=2, constant_epochs=4, decay_divisor=2.0).train
     assert learning_rate(config, len(estimates) + 1, estimates) == rate
     assert make_schedule(config, rate)(99) == rate
-
-
-@pytest.mark.parametrize(
-    ("patience", "estimates", "is_out"),
-    [
-        (2, [], False),
-        (2, [9.0], False),
-        (2, [9.0, 8.0, 8.0], False),
-        (2, [9.0, 8.0, 8.0, 8.5], True),
-        (2, [9.0, 9.0, 8.0], False),
-        (1, [9.0, 8.0], False),
-        (1, [8.0, 8.0], True),
-    ],
-)
-def test_patience_counts_the_epochs_since_the_best(patience, estimates, is_out):
-    assert is_out_of_patience(override(QUICK, patience=patience).train, estimates) is is_out
-    assert not is_out_of_patience(QUICK.train, estimates)

@@ -23,7 +23,7 @@ from zaremba_jax.data.units import EOS, UNITS, UNK, check_unit
 from zaremba_jax.data.vocabulary import RARE_TO_UNK, Vocabulary
 from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import read_json_object
-from zaremba_jax.limits import check_limits, check_type
+from zaremba_jax.limits import check_whole
 from zaremba_jax.whole_files import naming
 
 SPLITS = ("train", "valid", "test")
@@ -57,8 +57,7 @@ class Encoding:
         check_unit(self.unit)
         for name, least in (("vocab_size", 0), ("min_count", 1)):
             value = getattr(self, name)
-            check_type(name, value, int)
-            check_limits(name, value, at_least=least)
+            check_whole(name, value, at_least=least)
             if self.vocabulary is not None and value > least:
                 raise InputError(
                     f"{name}={value}: a vocabulary is given, which limits itself; leave it out"
@@ -88,7 +87,8 @@ class Encoding:
     def key(self) -> tuple[str | int | None, ...]:
         """What tells encodings apart."""
         given = None if self.vocabulary is None else self.vocabulary.fingerprint
-        return self.unit, self.vocab_size, self.min_count, self.normalize_whitespace, given
+        limits = int(self.vocab_size), int(self.min_count)
+        return self.unit, *limits, self.normalize_whitespace, given
 
 
 def default_cache_dir() -> Path:

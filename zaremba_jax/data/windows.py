@@ -7,7 +7,7 @@ import numpy as np
 from zaremba_jax.data.corpus import mapped_afresh
 from zaremba_jax.data.vocabulary import check_id_type, check_ids
 from zaremba_jax.errors import InputError
-from zaremba_jax.limits import check_limits, check_type
+from zaremba_jax.limits import check_whole
 
 
 def streams(ids: np.ndarray, batch_size: int) -> np.ndarray:
@@ -52,8 +52,7 @@ class TextWindows:
 
     def __post_init__(self):
         for name in ("batch_size", "unroll"):
-            check_type(name, getattr(self, name), int)
-            check_limits(name, getattr(self, name), at_least=1)
+            check_whole(name, getattr(self, name), at_least=1)
         check_id_type(self.ids)
         if not np.can_cast(self.ids.dtype, np.int32):
             check_ids(self.ids, 2**31)

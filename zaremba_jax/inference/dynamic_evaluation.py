@@ -22,7 +22,7 @@ import numpy as np
 from zaremba_jax.array_types import ModelParams, RNNState, Scalar, TokenNLL, Tokens, Window, Windows
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
-from zaremba_jax.limits import check_limits, check_type
+from zaremba_jax.limits import check_limits, check_whole
 from zaremba_jax.model import Model, Predictor
 
 Rule = Literal["sgd", "rms"]
@@ -51,8 +51,7 @@ class DynamicConfig:
         # The smallest normal float32; words never read have no gradient.
         least = 1.2e-38 if self.rule == "rms" else 0
         check_limits("dynamic_epsilon", self.epsilon, at_least=least)
-        check_type("dynamic_segment", self.segment, int)
-        check_limits("dynamic_segment", self.segment, at_least=1)
+        check_whole("dynamic_segment", self.segment, at_least=1)
 
 
 def mean_squares(model: Model, windows: Windows) -> ModelParams:

@@ -10,9 +10,9 @@ from invoke import SINGLE, assert_refused, metrics, run, stored, summary_of, unt
 
 from experiments import ensemble, sweep
 from experiments.training.run import EVALUATION_STREAMS
+from zaremba_jax.estimates import averaged_from
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.interop.model_file import load_model, named_arrays
-from zaremba_jax.optimizer import averaged_from
 
 SETTINGS = (
     *(flag for flag in SINGLE if not flag.startswith(("--epochs", "--constant", "--layers"))),

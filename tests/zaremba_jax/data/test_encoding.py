@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -288,7 +289,7 @@ def test_bad_text_is_refused_and_leaves_nothing_in_the_cache(
         ({"unit": "words"}, "unit='words': must be one of word, char, byte"),
         ({"vocab_size": -1}, "vocab_size=-1: must be at least 0"),
         ({"min_count": 0}, "min_count=0: must be at least 1"),
-        ({"min_count": 2.5}, "min_count=2.5: must be of type int"),
+        ({"min_count": 2.5}, "min_count=2.5: must be a whole number"),
         ({"min_count": 2, "vocabulary": GIVEN}, "min_count=2: a vocabulary is given, which limits"),
         ({"unit": "char", "vocabulary": GIVEN}, "is of words, .* by characters; give unit=word"),
         ({"vocabulary": Vocabulary(("a", UNK))}, "has no <eos>, which each line end becomes"),
@@ -298,6 +299,11 @@ def test_bad_text_is_refused_and_leaves_nothing_in_the_cache(
 def test_encoding_outside_its_limits_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Encoding(**options)
+
+
+def test_limits_may_be_numpy_s():
+    limits: Any = {"vocab_size": np.int64(9), "min_count": np.int64(2)}
+    assert json.dumps(Encoding(**limits).key) == json.dumps(Encoding(vocab_size=9, min_count=2).key)
 
 
 @pytest.mark.parametrize("words", [BYTES[::-1], BYTES[:100]], ids=["reversed", "too few"])

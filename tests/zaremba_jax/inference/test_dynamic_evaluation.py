@@ -174,7 +174,7 @@ def test_settings_outside_their_limits_are_refused(setting, reason):
     ("setting", "reason"),
     [
         ({"rule": "SGD"}, "dynamic_rule='SGD': must be one of sgd, rms"),
-        ({"segment": 2.5}, "dynamic_segment=2.5: must be of type int"),
+        ({"segment": 2.5}, "dynamic_segment=2.5: must be a whole number"),
     ],
     ids=str,
 )

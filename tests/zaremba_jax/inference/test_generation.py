@@ -155,7 +155,7 @@ def test_low_temperatures_take_the_most_probable(temperature):
         ({"temperature": -0.5}, "temperature=-0.5: must be at least 0"),
         ({"temperature": 1e39}, "temperature=1e+39: must be finite in float32 and at least 0"),
         ({"temperature": float("nan")}, "temperature=nan: must be finite"),
-        ({"top_k": -1}, "top_k=-1: must be at least 1, or 0 for no limit"),
+        ({"top_k": -1}, "top_k=-1: must be at least 0"),
         ({"top_p": 0.0}, "top_p=0.0: must be above 0 and at most 1"),
         ({"top_p": 1.5}, "top_p=1.5: must be above 0 and at most 1"),
     ],
@@ -167,12 +167,17 @@ def test_sampling_outside_its_limits_is_refused(setting, reason):
 
 
 @pytest.mark.parametrize(
-    ("models", "prompt", "length", "samples"),
-    [(0, 3, 1, 1), (1, 0, 1, 1), (1, 3, 0, 1), (1, 3, 1, 0)],
+    ("models", "prompt", "length", "samples", "reason"),
+    [
+        (0, 3, 1, 1, "a prompt of 3 tokens for 0 models: give at least one of each"),
+        (1, 0, 1, 1, "a prompt of 0 tokens for 1 models: give at least one of each"),
+        (1, 3, 0, 1, "length=0: must be at least 1"),
+        (1, 3, 1, 0, "samples=0: must be at least 1"),
+    ],
     ids=["model", "prompt", "length", "samples"],
 )
-def test_nothing_to_draw_is_refused(models, prompt, length, samples):
-    with pytest.raises(ValueError, match="give at least one of each"):
+def test_nothing_to_draw_is_refused(models, prompt, length, samples, reason):
+    with pytest.raises(ValueError, match=reason):
         generate([model()] * models, PROMPT[:prompt], length, samples, key=jax.random.key(0))
 
 
