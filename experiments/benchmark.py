@@ -4,16 +4,23 @@ Forward, backward, clip and update, dropout on, with the Penn Treebank's vocabul
 contenders take turns in one run. Then evaluation as one stream, and the start of a run.
 """
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from absl.flags import FLAGS
+from rich.console import Console
 
-from experiments.benchmarks.contenders import BUILDERS, choose_contenders, default_peers
+from experiments.benchmarks.contenders import (
+    BUILDERS,
+    Contender,
+    choose_contenders,
+    default_peers,
+)
 from experiments.benchmarks.evaluation import compare_evaluation, print_evaluation
-from experiments.benchmarks.own_process import needs_of_all
+from experiments.benchmarks.own_process import Needs, needs_of_all
 from experiments.benchmarks.scaling import refuse_scales, scaling_curves, scaling_figure
 from experiments.benchmarks.start_up import print_start_up, start_up
 from experiments.benchmarks.step_times import compare_step_times, print_step_times
@@ -54,20 +61,15 @@ def main() -> None:
     peers = default_peers(config) if FLAGS.peers is None else FLAGS.peers
     contenders = choose_contenders(config, peers, FLAGS.members)
     needs = needs_of_all(contenders, FLAGS.windows, console, leave_out=FLAGS.peers is None)
-    with console.status("all in turn"):
-        results = compare_step_times(list(needs), FLAGS.windows, FLAGS.rounds)
-    for record, need in zip(results["contenders"], needs.values(), strict=True):
-        record |= need._asdict()
+    results = time_steps(config, needs, console)
+    print_step_times(console, results)
+    write_results(results)
     with console.status("evaluation"):
         results["evaluation_us"] = compare_evaluation(list(needs), FLAGS.rounds)
+    print_evaluation(console, results)
+    write_results(results)
     with console.status("start of a run"):
         results["start_up"] = start_up(config)._asdict()
-    results |= {"config": to_dict(config), "windows": FLAGS.windows, "rounds": FLAGS.rounds}
-    results |= environment()
-    if is_installed("torch"):
-        results["versions"]["torch"] = version("torch")
-    print_step_times(console, results)
-    print_evaluation(console, results)
     print_start_up(console, results)
     write_results(results)
     if FLAGS.scaling:
@@ -81,6 +83,21 @@ def main() -> None:
                 keep=lambda curves: write_results(results | {"scaling": curves}),
             )
         write_picture(console, _in_its_folder(FLAGS.scaling), scaling_figure, results)
+
+
+def time_steps(
+    config: Config, needs: Mapping[Contender, Needs], console: Console
+) -> dict[str, Any]:
+    """Whole steps of all contenders in turn, with what each needs, and what was measured where."""
+    with console.status("all in turn"):
+        results = compare_step_times(list(needs), FLAGS.windows, FLAGS.rounds)
+    for record, need in zip(results["contenders"], needs.values(), strict=True):
+        record |= need._asdict()
+    results |= {"config": to_dict(config), "windows": FLAGS.windows, "rounds": FLAGS.rounds}
+    results |= environment()
+    if is_installed("torch"):
+        results["versions"]["torch"] = version("torch")
+    return results
 
 
 def configure() -> Config:

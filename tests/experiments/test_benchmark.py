@@ -157,7 +157,9 @@ def test_picture_is_refused_before_the_measurements_where_it_cannot_be_drawn(tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fails", ["benchmark.scaling_curves", "benchmark.scaling_figure"])
+@pytest.mark.parametrize(
+    "fails", ["compare_evaluation", "start_up", "scaling_curves", "scaling_figure"]
+)
 def test_results_are_written_before_more_is_measured_or_drawn(tmp_path, fails):
     before = f"""
 from experiments import benchmark
@@ -169,13 +171,14 @@ def curves(*_, keep):
     return "tokens per second"
 benchmark.scaling_curves = curves
 def fail(*_, **__): raise InputError("not done")
-{fails} = fail
+benchmark.{fails} = fail
 """
     line = [*FLAGS, "--peers=", "--json=new/results.json", "--scaling=new/scaling.png"]
     (outcome,) = run_elsewhere("experiments.benchmark", line, cwd=tmp_path, before=before)
     assert_refused(outcome, "not done")
     results = json.loads((tmp_path / "new" / "results.json").read_text())
     assert results["contenders"]
+    assert ("evaluation_us" in results) == (fails != "compare_evaluation")
     assert results.get("scaling") == ("tokens per second" if "figure" in fails else None)
 
 
