@@ -16,8 +16,8 @@ from zaremba_jax.limits import check_whole
 from zaremba_jax.model import Model, Predictor
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 
-# As many as keep the scores of 10,000 words below the 32 MB from which on Linux takes memory back
-# after each window, and clears it again for the next.
+# With 10,000 words, 512 would need more than 32 MB, which glibc gives back to the system after each
+# window, and the system clears again, page by page, for the next.
 TOKENS_AT_ONCE = 256
 WindowScorer = Callable[[Tokens, Tokens, Any], tuple[jax.Array, Any]]
 window_nll = jax.jit(Predictor.token_nll)
