@@ -1,7 +1,7 @@
-"""Times whole training steps against the peers: `python -m experiments.benchmark`.
+"""Times training, evaluation and a run's start beside the peers: `python -m experiments.benchmark`.
 
-Forward, backward, clip and update, dropout on, with the Penn Treebank's vocabulary; the
-contenders take turns in one run. Then evaluation as one stream, and the start of a run.
+Training steps are whole: forward, backward, clip and update, dropout on, with the Penn Treebank's
+vocabulary; the contenders take turns in one run. Evaluation is that of one stream.
 """
 
 from collections.abc import Mapping
@@ -61,16 +61,16 @@ def main() -> None:
     peers = default_peers(config) if FLAGS.peers is None else FLAGS.peers
     contenders = choose_contenders(config, peers, FLAGS.members)
     needs = needs_of_all(contenders, FLAGS.windows, console, leave_out=FLAGS.peers is None)
-    results = time_steps(config, needs, console)
+    # Before this process takes memory of a device, or all of a TPU.
+    with console.status("start of a run"):
+        start = start_up(config)
+    results = time_steps(config, needs, console) | {"start_up": start._asdict()}
+    print_start_up(console, results)
     print_step_times(console, results)
     write_results(results)
     with console.status("evaluation"):
         results["evaluation_us"] = compare_evaluation(list(needs), FLAGS.rounds)
     print_evaluation(console, results)
-    write_results(results)
-    with console.status("start of a run"):
-        results["start_up"] = start_up(config)._asdict()
-    print_start_up(console, results)
     write_results(results)
     if FLAGS.scaling:
         others = [contender.name for contender in needs if contender.members == 1][1:]

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import perplexity
+from zaremba_jax.limits import whole_number
 
 MemberNLL = Float[np.ndarray, "members predictions"]
 _DRAWS = 100  # of subsets, if there are more
@@ -55,8 +56,9 @@ def subsets(members: int, size: int) -> list[tuple[int, ...]]:
     [(0, 1), (0, 2), (1, 2)]
 
     Raises:
-      InputError: `size` is below 1 or above `members`.
+      InputError: `size` is not a whole number from 1 to `members`.
     """
+    size = whole_number("size", size)
     if not 0 < size <= members:
         raise InputError(f"a mixture of {size}: there are {members} members; take 1 to {members}")
     if math.comb(members, size) <= _DRAWS:

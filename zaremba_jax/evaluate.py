@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from zaremba_jax.array_types import Key, ModelParams, RNNState, TokenNLL, Tokens
 from zaremba_jax.config import Config
 from zaremba_jax.errors import InputError
-from zaremba_jax.limits import check_whole
+from zaremba_jax.limits import whole_number
 from zaremba_jax.model import Model, Predictor
 from zaremba_jax.regularizers import active_rates, drop_weights, sample_masks
 
@@ -40,8 +40,8 @@ def text_nll(model: Model, ids: np.ndarray, streams: int = 1) -> np.ndarray:
       [N - 1], in the order of the text and the parameters' type.
 
     Raises:
-      InputError: the text has no token to predict, `streams` is below 1, or as for
-        `Model.check_ids`.
+      InputError: the text has no token to predict, `streams` is not a whole number of at least 1,
+        or as for `Model.check_ids`.
     """
     model.check_ids(ids)
     predictor = model.predictor
@@ -70,11 +70,13 @@ def nll_by_windows(
       [..., N - 1], in the type of the nats of `read`.
 
     Raises:
-      InputError: the text has no token to predict, or `streams` is below 1.
+      InputError: the text has no token to predict, or `streams` or `unroll` is not a whole number
+        of at least 1.
     """
-    check_whole("streams", streams, at_least=1)
+    streams = whole_number("streams", streams, at_least=1)
     predictions = count_predictions(ids)
-    unroll = unroll or max(TOKENS_AT_ONCE // streams, 1)
+    at_once = max(TOKENS_AT_ONCE // streams, 1) if unroll is None else unroll
+    unroll = whole_number("unroll", at_once, at_least=1)
     length = -(-predictions // streams)  # of a stretch, rounded up
     count = -(-length // unroll)
 
@@ -111,10 +113,10 @@ def monte_carlo_nll(model: Model, ids: np.ndarray, samples: int, *, key: Key) ->
       [N - 1], in the order of the text and the parameters' type.
 
     Raises:
-      InputError: the text has no token to predict, `samples` is below 1, or as for
-        `Model.check_ids`.
+      InputError: the text has no token to predict, `samples` is not a whole number of at least 1,
+        or as for `Model.check_ids`.
     """
-    check_whole("samples", samples, at_least=1)
+    samples = whole_number("samples", samples, at_least=1)
     model.check_ids(ids)
 
     def start(streams: int) -> tuple[int, RNNState]:

@@ -93,15 +93,16 @@ def _check(name: str, value: Any, declared: Setting) -> None:
     check_limits(name, value, rounded=kind is float, **limits)
 
 
-def check_whole(name: str, value: int, **limits: float) -> None:
-    """Refuses what is not a whole number, of Python or NumPy, within its limits.
+def whole_number(name: str, value: int, **limits: float) -> int:
+    """The number, Python's or NumPy's, as one of Python's, which no sum overflows.
 
     Raises:
-      InputError: it is refused.
+      InputError: it is not whole, or outside its limits.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise InputError(f"{name}={value!r}: must be a whole number")
     check_limits(name, value, rounded=False, **limits)
+    return int(value)
 
 
 def check_limits(name: str, value: float, *, rounded: bool = False, **limits: float) -> None:

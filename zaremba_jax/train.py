@@ -26,7 +26,7 @@ from zaremba_jax.array_types import (
 )
 from zaremba_jax.config import ComputeConfig, Config, settings
 from zaremba_jax.errors import InputError
-from zaremba_jax.limits import check_whole
+from zaremba_jax.limits import whole_number
 from zaremba_jax.model import Predictor, init_params, named_leaves
 from zaremba_jax.optimizer import add_to_mean, make_optimizer
 from zaremba_jax.parallel.streams import WHOLE_BATCH, BatchShare, StreamWeights
@@ -317,7 +317,7 @@ def train_windows(
             f" ends in {unroll + 1}, {batch_size}; cut them with the same"
         )
     per_epoch = len(windows) if windows_per_epoch is None else windows_per_epoch
-    check_whole("windows_per_epoch", per_epoch, at_least=1)
+    per_epoch = whole_number("windows_per_epoch", per_epoch, at_least=1)
     step = functools.partial(train_step, config, per_epoch, rates=rates, share=share)
     return jax.lax.scan(step, state, windows)
 

@@ -1,6 +1,7 @@
 """The time of evaluation as one stream, by which results are reported.
 
-The state runs from the first token to the last, so that nothing can be read side by side.
+The state runs from the first token to the last, so that no two stretches of a text can be read
+side by side.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ def build_reader(config: Config, ids: np.ndarray) -> Turn:
     return read
 
 
-# How those contenders evaluate that can; the other peers on jax would do so like ours.
+# How those contenders evaluate that have a way to; the other peers have none here.
 READERS: dict[str, Callable[[Config, np.ndarray], Turn]] = {
     OURS: build_reader,
     "torch": build_torch_reader,

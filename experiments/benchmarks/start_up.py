@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,23 +13,32 @@ from rich.console import Console
 
 from experiments.cli.program_names import PACKAGE
 from zaremba_jax.config import Config, to_dict
+from zaremba_jax.errors import InputError
 
 
 class StartUp(NamedTuple):
     """The seconds that each part of a run's start takes, without reading its text."""
 
     imports: float  # with the start of Python
-    initial_state: float
+    initial_state: float  # with the start of jax on its device
     compilation: float
     first_window: float
 
 
 def start_up(config: Config) -> StartUp:
-    """Starts a run of a configuration as `experiments.ptb` does, up to its first window."""
-    module = f"{sys.modules[PACKAGE].__name__}.benchmarks.start_up"
-    start = str(time.time())
-    command = [sys.executable, "-m", module, start, json.dumps(to_dict(config))]
-    completed = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    """Does what `experiments.ptb` does up to its first window, but for text, flags and folder.
+
+    Raises:
+      InputError: the process failed, and has said why, or was killed.
+    """
+    package = sys.modules[PACKAGE].__name__
+    path = () if package == PACKAGE else ("-P",)  # the command `zaremba` imports nothing from here
+    start, module = str(time.time()), f"{package}.benchmarks.start_up"
+    command = [sys.executable, *path, "-m", module, start, json.dumps(to_dict(config))]
+    compiles = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    completed = subprocess.run(command, stdout=subprocess.PIPE, env=compiles, text=True)
+    if completed.returncode:
+        raise InputError(f"the start of a run: its process ended with {completed.returncode}")
     return StartUp(*json.loads(completed.stdout))
 
 

@@ -26,6 +26,7 @@ from experiments.benchmarks import (
     evaluation,
     jax_peers,
     own_process,
+    start_up,
     step_times,
     torch_peer,
 )
@@ -157,15 +158,14 @@ def test_picture_is_refused_before_the_measurements_where_it_cannot_be_drawn(tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "fails", ["compare_evaluation", "start_up", "scaling_curves", "scaling_figure"]
-)
+@pytest.mark.parametrize("fails", ["compare_evaluation", "scaling_curves", "scaling_figure"])
 def test_results_are_written_before_more_is_measured_or_drawn(tmp_path, fails):
     before = f"""
 from experiments import benchmark
-from experiments.benchmarks import own_process
+from experiments.benchmarks import own_process, start_up
 from zaremba_jax.errors import InputError
 own_process.needs_of = lambda *_: own_process.Needs(1.0, 1)
+benchmark.start_up = lambda _: start_up.StartUp(1.0, 1.0, 1.0, 1.0)
 def curves(*_, keep):
     keep("tokens per second")
     return "tokens per second"
@@ -178,6 +178,7 @@ benchmark.{fails} = fail
     assert_refused(outcome, "not done")
     results = json.loads((tmp_path / "new" / "results.json").read_text())
     assert results["contenders"]
+    assert results["start_up"]
     assert ("evaluation_us" in results) == (fails != "compare_evaluation")
     assert results.get("scaling") == ("tokens per second" if "figure" in fails else None)
 
@@ -217,6 +218,30 @@ def test_bug_in_a_contender_is_never_a_reason_to_leave_it_out(monkeypatch):
         with pytest.raises(ValueError, match=r"^planted$") as caught:
             own_process.needs_of_all([OURS], 1, Console(quiet=True), leave_out=leave_out)
         assert not isinstance(caught.value, InputError)
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_start_of_a_run_is_that_of_the_package_that_runs(monkeypatch, installed):
+    def run(command, **_):
+        commands.append(command)
+        return types.SimpleNamespace(returncode=0, stdout="[1, 2, 3, 4]")
+
+    commands: list[list[str]] = []
+    monkeypatch.setattr(start_up.subprocess, "run", run)
+    if installed:
+        package = types.ModuleType("zaremba_programs")
+        monkeypatch.setitem(sys.modules, "experiments", package)
+    assert start_up.start_up(TINY) == (1, 2, 3, 4)
+    (command,) = commands
+    package = "zaremba_programs" if installed else "experiments"
+    assert f"{package}.benchmarks.start_up" in command
+    assert ("-P" in command) == installed  # so that no file of the user's is imported
+
+
+def test_start_that_fails_is_an_error(monkeypatch):
+    monkeypatch.setattr(start_up, "to_dict", lambda _: {"name": "none"})  # as a bug would
+    with pytest.raises(InputError, match=r"^the start of a run: its process ended with 1$"):
+        start_up.start_up(TINY)
 
 
 def test_peer_that_cannot_run_is_left_out_unless_named_and_ours_never(monkeypatch, capsys):

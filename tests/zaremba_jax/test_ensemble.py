@@ -209,11 +209,12 @@ def test_mixture_is_the_model_of_one_or_of_equals_and_between_in_any_order_at_an
     np.testing.assert_allclose(mixture_nll(np.repeat(nll[:1], copies, axis=0)), nll[0], atol=1e-12)
     np.testing.assert_allclose(mixture_nll(np.repeat(nll, copies, axis=0)), mixture, atol=1e-12)
     np.testing.assert_allclose(mixture_nll(nll[order]), mixture, atol=1e-12)
-    far = nll.astype(np.float64) + shift  # probabilities that underflow, or overflow
+    exact = nll.astype(np.float64)  # in float32, 1e-9 would be nothing
+    far = exact + shift  # probabilities that underflow, or overflow
     np.testing.assert_allclose(mixture_nll(far), mixture + shift, atol=1e-8)
-    assert (nll.min(axis=0) - 1e-9 <= mixture).all()
-    assert (mixture <= nll.max(axis=0) + 1e-9).all()
-    bound = nll.mean(dtype=np.float64)  # by Jensen's inequality
+    assert (exact.min(axis=0) - 1e-9 <= mixture).all()
+    assert (mixture <= exact.max(axis=0) + 1e-9).all()
+    bound = exact.mean()  # by Jensen's inequality
     assert mixture.mean() <= bound + 1e-9 * (1 + bound)
 
 

@@ -23,7 +23,7 @@ from zaremba_jax.data.units import EOS, UNITS, UNK, check_unit
 from zaremba_jax.data.vocabulary import RARE_TO_UNK, Vocabulary
 from zaremba_jax.errors import InputError
 from zaremba_jax.json_text import read_json_object
-from zaremba_jax.limits import check_whole
+from zaremba_jax.limits import whole_number
 from zaremba_jax.whole_files import naming
 
 SPLITS = ("train", "valid", "test")
@@ -56,8 +56,8 @@ class Encoding:
     def __post_init__(self):
         check_unit(self.unit)
         for name, least in (("vocab_size", 0), ("min_count", 1)):
-            value = getattr(self, name)
-            check_whole(name, value, at_least=least)
+            value = whole_number(name, getattr(self, name), at_least=least)
+            object.__setattr__(self, name, value)
             if self.vocabulary is not None and value > least:
                 raise InputError(
                     f"{name}={value}: a vocabulary is given, which limits itself; leave it out"
@@ -87,8 +87,7 @@ class Encoding:
     def key(self) -> tuple[str | int | None, ...]:
         """What tells encodings apart."""
         given = None if self.vocabulary is None else self.vocabulary.fingerprint
-        limits = int(self.vocab_size), int(self.min_count)
-        return self.unit, *limits, self.normalize_whitespace, given
+        return self.unit, self.vocab_size, self.min_count, self.normalize_whitespace, given
 
 
 def default_cache_dir() -> Path:

@@ -29,6 +29,7 @@ from zaremba_jax.data.corpus import Corpus, make_corpus
 from zaremba_jax.data.hidden_markov import HiddenMarkovSource
 from zaremba_jax.data.units import EOS
 from zaremba_jax.errors import InputError
+from zaremba_jax.limits import whole_number
 
 DETERMINERS = ("la", "un", "tiu", "mia", "via", "nia", "lia", "kia")
 PREPOSITIONS = ("de", "en", "al", "sur", "kun", "per", "el", "sub", "por", "tra", "sen", "pri")
@@ -155,6 +156,7 @@ def toy_corpus(
         raise InputError(f"seed={seed}: a random seed cannot be negative; give 0 or more")
     sizes = {"train": train_tokens, "valid": valid_tokens, "test": test_tokens}
     for split, size in sizes.items():
+        sizes[split] = whole_number(f"{split}_tokens", size)
         if size < 2:
             raise InputError(f"{split}_tokens={size}: leaves nothing to predict; give at least 2")
     source = toy_source()

@@ -11,6 +11,7 @@ import numpy as np
 from zaremba_jax.config import UnitName
 from zaremba_jax.data.units import EOS, UNITS, UNK, Unit, check_unit
 from zaremba_jax.errors import InputError
+from zaremba_jax.limits import whole_number
 
 RARE_TO_UNK = (  # for a vocabulary of a training text
     f"give min_count=2 or a vocab_size, which turn rare words of the training text into {UNK}, or"
@@ -99,10 +100,12 @@ class Vocabulary:
           min_count: types that occur fewer times than this are left out.
 
         Raises:
-          InputError: there is no such unit, no type of a text that has some is left, `<eos>` and
-            `<unk>` have no room, or bytes are to be left out.
+          InputError: there is no such unit, a limit is not a whole number, no type of a text that
+            has some is left, `<eos>` and `<unk>` have no room, or bytes are to be left out.
         """
         check_unit(unit)
+        vocab_size = whole_number("vocab_size", vocab_size, at_least=0)
+        min_count = whole_number("min_count", min_count, at_least=1)
         if all_types := UNITS[unit].all_types:
             if vocab_size or min_count > 1:
                 raise InputError(

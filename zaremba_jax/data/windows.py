@@ -7,11 +7,16 @@ import numpy as np
 from zaremba_jax.data.corpus import mapped_afresh
 from zaremba_jax.data.vocabulary import check_id_type, check_ids
 from zaremba_jax.errors import InputError
-from zaremba_jax.limits import check_whole
+from zaremba_jax.limits import whole_number
 
 
 def streams(ids: np.ndarray, batch_size: int) -> np.ndarray:
-    """Cuts `ids` [N] into contiguous streams, [N // batch_size, batch_size]; drops the tail."""
+    """Cuts `ids` [N] into contiguous streams, [N // batch_size, batch_size]; drops the tail.
+
+    Raises:
+      InputError: `batch_size` is not a whole number of at least 1.
+    """
+    batch_size = whole_number("batch_size", batch_size, at_least=1)
     length = len(ids) // batch_size
     return ids[: length * batch_size].reshape(batch_size, length).T
 
@@ -41,7 +46,8 @@ class TextWindows:
     and epoch decide. Every epoch has as many, at most one fewer than without.
 
     Raises:
-      InputError: a size is below 1, the ids do not fill one window or are none.
+      InputError: a size is not a whole number of at least 1, the ids do not fill one window or are
+        none.
     """
 
     ids: np.ndarray
@@ -52,7 +58,8 @@ class TextWindows:
 
     def __post_init__(self):
         for name in ("batch_size", "unroll"):
-            check_whole(name, getattr(self, name), at_least=1)
+            size = whole_number(name, getattr(self, name), at_least=1)
+            object.__setattr__(self, name, size)
         check_id_type(self.ids)
         if not np.can_cast(self.ids.dtype, np.int32):
             check_ids(self.ids, 2**31)

@@ -22,7 +22,7 @@ import numpy as np
 from zaremba_jax.array_types import ModelParams, RNNState, Scalar, TokenNLL, Tokens, Window, Windows
 from zaremba_jax.errors import InputError
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions
-from zaremba_jax.limits import check_limits, check_whole
+from zaremba_jax.limits import check_limits, whole_number
 from zaremba_jax.model import Model, Predictor
 
 Rule = Literal["sgd", "rms"]
@@ -51,7 +51,8 @@ class DynamicConfig:
         # The smallest normal float32; words never read have no gradient.
         least = 1.2e-38 if self.rule == "rms" else 0
         check_limits("dynamic_epsilon", self.epsilon, at_least=least)
-        check_whole("dynamic_segment", self.segment, at_least=1)
+        segment = whole_number("dynamic_segment", self.segment, at_least=1)
+        object.__setattr__(self, "segment", segment)
 
 
 def mean_squares(model: Model, windows: Windows) -> ModelParams:

@@ -13,6 +13,7 @@ from zaremba_jax.cells import CELLS, project_inputs
 from zaremba_jax.config import Precision
 from zaremba_jax.errors import InputError
 from zaremba_jax.kernels.lstm import previous_states
+from zaremba_jax.limits import whole_number
 from zaremba_jax.model import Model, Predictor
 from zaremba_jax.ops.products import matmul
 from zaremba_jax.rnn import unroll_layer
@@ -56,13 +57,14 @@ def gate_activations(model: Model, ids: np.ndarray, streams: int, steps: int) ->
       steps: tokens of each stream, fewer if the text is too short.
 
     Raises:
-      InputError: the text is empty, or as for `Model.check_ids`.
+      InputError: the text is empty, a count is not a whole number of at least 1, or as for
+        `Model.check_ids`.
     """
     if len(ids) == 0:
         raise InputError("a text of 0 tokens has no gates; give at least 1")
     model.check_ids(ids)
-    streams = min(streams, len(ids))
-    steps = min(steps, len(ids) // streams)
+    streams = min(whole_number("streams", streams, at_least=1), len(ids))
+    steps = min(whole_number("steps", steps, at_least=1), len(ids) // streams)
     tokens = ids[: streams * steps].reshape(streams, steps).T
     return _gates(model.predictor, jnp.asarray(tokens, jnp.int32))
 

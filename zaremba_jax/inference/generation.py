@@ -14,7 +14,7 @@ from zaremba_jax.data.units import UNK
 from zaremba_jax.data.vocabulary import Vocabulary
 from zaremba_jax.ensemble import mixture_log_probs
 from zaremba_jax.errors import InputError
-from zaremba_jax.limits import check_limits, check_whole
+from zaremba_jax.limits import check_limits, whole_number
 from zaremba_jax.model import Model, Predictor
 
 Scores = Float[Array, "samples vocabulary"]
@@ -42,7 +42,8 @@ class Sampling:
     def __post_init__(self):
         object.__setattr__(self, "never", tuple(self.never))  # static, so hashed
         check_limits("temperature", self.temperature, at_least=0)
-        check_whole("top_k", self.top_k, at_least=0)
+        top_k = whole_number("top_k", self.top_k, at_least=0)
+        object.__setattr__(self, "top_k", top_k)
         check_limits("top_p", self.top_p, above=0, at_most=1)
 
 
@@ -82,8 +83,8 @@ def generate(
       InputError: there is no model, no token in the prompt or nothing to draw, the models
         have different vocabularies, `never` leaves no token, or as for `Model.check_ids`.
     """
-    check_whole("length", length, at_least=1)
-    check_whole("samples", samples, at_least=1)
+    length = whole_number("length", length, at_least=1)
+    samples = whole_number("samples", samples, at_least=1)
     if not len(models) or not len(prompt):
         raise InputError(
             f"a prompt of {len(prompt)} tokens for {len(models)} models: give at least one of each"

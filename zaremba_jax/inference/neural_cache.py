@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from zaremba_jax.array_types import RNNState, TokenNLL, Tokens
 from zaremba_jax.evaluate import TOKENS_AT_ONCE, count_predictions, nll_by_windows
-from zaremba_jax.limits import check_limits, check_whole
+from zaremba_jax.limits import check_limits, whole_number
 from zaremba_jax.model import Model, Predictor
 
 _EMPTY = -1  # stands for a word until the memory is full
@@ -39,7 +39,8 @@ class CacheConfig:
     weight: float  # of the cache in the mixture
 
     def __post_init__(self):
-        check_whole("cache_window", self.window, at_least=1)
+        window = whole_number("cache_window", self.window, at_least=1)
+        object.__setattr__(self, "window", window)
         check_limits("cache_theta", self.theta, at_least=0)
         check_limits("cache_weight", self.weight, above=0, below=1)
 

@@ -6,12 +6,14 @@ from typing import NamedTuple
 import jax
 
 from zaremba_jax import model
+from zaremba_jax.config import settings
 from zaremba_jax.errors import InputError, MissingFileError
 from zaremba_jax.evaluate import perplexity, text_nll
 from zaremba_jax.inference.generation import Sampling, generate, unknown_id
 from zaremba_jax.inference.prompts import prompt_ids
 from zaremba_jax.interop.model_file import load_model, save_model
 from zaremba_jax.interop.model_folder import FOLDER_MODEL, is_model_folder, load_folder
+from zaremba_jax.limits import whole_number
 
 _CHECKPOINTS, _SUMMARY = "checkpoints", "summary.json"  # of a run; it writes the latter at its end
 
@@ -103,8 +105,10 @@ class Model(model.Model):
         after the last other token are left out.
 
         Raises:
-          InputError: as for `generation.generate` and `prompts.prompt_ids`.
+          InputError: the seed is not that of a configuration, or as for `generation.generate` and
+            `prompts.prompt_ids`.
         """
+        whole_number("seed", seed, **settings()["seed"].limits)
         sampling = sampling or Sampling(never=unknown_id(self.vocabulary))
         context, _ = prompt_ids(self.vocabulary, prompt)
         (drawn,) = generate([self], context, length, sampling=sampling, key=jax.random.key(seed))

@@ -27,7 +27,7 @@ from zaremba_jax.interop.flax_sequences import (
     run_sequences,
     zero_carry,
 )
-from zaremba_jax.limits import check_limits, check_whole
+from zaremba_jax.limits import check_limits, whole_number
 
 # The defaults of Flax's cells.
 _KERNEL = nn.initializers.lecun_normal()
@@ -333,7 +333,7 @@ def linen_params(layers: tuple[LayerParams, ...]) -> dict[str, dict[str, jax.Arr
 
 def _check(cell: str, dropout: float, **sizes: int) -> None:
     for name, size in sizes.items():
-        check_whole(name, size, at_least=1)
+        whole_number(name, size, at_least=1)
     if cell not in CELLS:
         raise InputError(f"cell={cell!r}: must be one of {', '.join(CELLS)}")
     check_limits("dropout", dropout, at_least=0, below=1)

@@ -26,6 +26,7 @@ from zaremba_jax.config import Config
 from zaremba_jax.data.vocabulary import check_ids
 from zaremba_jax.ensemble import MemberNLL
 from zaremba_jax.evaluate import nll_by_windows
+from zaremba_jax.limits import whole_number
 from zaremba_jax.model import Predictor, count_params, param_shapes
 from zaremba_jax.parallel.data_parallel import make_init
 from zaremba_jax.parallel.mesh import (
@@ -55,8 +56,11 @@ def chunk_sizes(members: int, at_once: int, mesh: Mesh) -> tuple[int, ...]:
     A chunk has `at_once` members per device of the mesh's `member` axis; the last one may
     have fewer, but equally many on every device. The sizes may add up to more than
     `members`; any surplus is padding.
+
+    Raises:
+      InputError: `at_once` is not a whole number of at least 1.
     """
-    devices = mesh.shape[MEMBER]
+    at_once, devices = whole_number("at_once", at_once, at_least=1), mesh.shape[MEMBER]
     full_chunks, rest = divmod(members_on_device(members, mesh), at_once)
     return (at_once * devices,) * full_chunks + (rest * devices,) * (rest > 0)
 

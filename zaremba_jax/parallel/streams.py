@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from zaremba_jax.limits import whole_number
 from zaremba_jax.ops.varying import varying_alike
 
 StreamWeights = Float[Array, " batch"]
@@ -18,8 +19,12 @@ Tree = TypeVar("Tree")
 
 
 def streams_of_device(batch_size: int, devices: int) -> int:
-    """The number of streams on each of `devices`; weightless ones pad the last."""
-    return -(-batch_size // devices)
+    """The number of streams on each of `devices`; weightless ones pad the last.
+
+    Raises:
+      InputError: `devices` is not a whole number of at least 1.
+    """
+    return -(-batch_size // whole_number("devices", devices, at_least=1))
 
 
 @dataclasses.dataclass(frozen=True)

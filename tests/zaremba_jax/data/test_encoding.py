@@ -289,7 +289,6 @@ def test_bad_text_is_refused_and_leaves_nothing_in_the_cache(
         ({"unit": "words"}, "unit='words': must be one of word, char, byte"),
         ({"vocab_size": -1}, "vocab_size=-1: must be at least 0"),
         ({"min_count": 0}, "min_count=0: must be at least 1"),
-        ({"min_count": 2.5}, "min_count=2.5: must be a whole number"),
         ({"min_count": 2, "vocabulary": GIVEN}, "min_count=2: a vocabulary is given, which limits"),
         ({"unit": "char", "vocabulary": GIVEN}, "is of words, .* by characters; give unit=word"),
         ({"vocabulary": Vocabulary(("a", UNK))}, "has no <eos>, which each line end becomes"),

@@ -1,5 +1,4 @@
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pytest
@@ -45,18 +44,6 @@ def test_what_are_no_ids_is_not_cut(ids):
 def test_ids_that_no_window_holds_are_not_cut():
     with pytest.raises(ValueError, match=r"ids from 1099511627776 to .* for a vocabulary of 214"):
         windows(np.arange(99) + 2**40, 2, 2)
-
-
-@pytest.mark.parametrize("size", ["batch_size", "unroll"])
-def test_sizes_that_are_not_whole_are_refused(size):
-    sizes: Any = {"batch_size": 2, "unroll": 2} | {size: 2.5}
-    with pytest.raises(ValueError, match=rf"{size}=2\.5: must be a whole number"):
-        windows(np.arange(9), **sizes)
-
-
-def test_sizes_may_be_numpy_s():
-    sizes: Any = (np.int64(2), np.int32(2))
-    np.testing.assert_array_equal(windows(np.arange(9), *sizes), windows(np.arange(9), 2, 2))
 
 
 @given(st.integers(12, 200), st.integers(1, 4), st.integers(1, 3), st.data())
