@@ -65,12 +65,12 @@ def main() -> None:
     with console.status("start of a run"):
         start = start_up(config)
     results = time_steps(config, needs, console) | {"start_up": start._asdict()}
-    print_start_up(console, results)
     print_step_times(console, results)
     write_results(results)
     with console.status("evaluation"):
         results["evaluation_us"] = compare_evaluation(list(needs), FLAGS.rounds)
     print_evaluation(console, results)
+    print_start_up(console, results)
     write_results(results)
     if FLAGS.scaling:
         others = [contender.name for contender in needs if contender.members == 1][1:]

@@ -31,12 +31,14 @@ def start_up(config: Config) -> StartUp:
     Raises:
       InputError: the process failed, and has said why, or was killed.
     """
-    package = sys.modules[PACKAGE].__name__
-    path = () if package == PACKAGE else ("-P",)  # the command `zaremba` imports nothing from here
-    start, module = str(time.time()), f"{package}.benchmarks.start_up"
-    command = [sys.executable, *path, "-m", module, start, json.dumps(to_dict(config))]
-    compiles = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    completed = subprocess.run(command, stdout=subprocess.PIPE, env=compiles, text=True)
+    module = f"{sys.modules[PACKAGE].__name__}.benchmarks.start_up"
+    command = [sys.executable, "-P", "-m", module, str(time.time()), json.dumps(to_dict(config))]
+    alike = {
+        "PYTHONPATH": os.pathsep.join(sys.path),  # it imports what this process would
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # this process has compiled the same
+    }
+    environment = os.environ | alike
+    completed = subprocess.run(command, stdout=subprocess.PIPE, env=environment, text=True)
     if completed.returncode:
         raise InputError(f"the start of a run: its process ended with {completed.returncode}")
     return StartUp(*json.loads(completed.stdout))

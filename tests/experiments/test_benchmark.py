@@ -222,20 +222,22 @@ def test_bug_in_a_contender_is_never_a_reason_to_leave_it_out(monkeypatch):
 
 @pytest.mark.parametrize("installed", [False, True])
 def test_start_of_a_run_is_that_of_the_package_that_runs(monkeypatch, installed):
-    def run(command, **_):
-        commands.append(command)
+    def run(command, *, env, **_):
+        started.append((command, env["PYTHONPATH"]))
         return types.SimpleNamespace(returncode=0, stdout="[1, 2, 3, 4]")
 
-    commands: list[list[str]] = []
+    started: list[tuple[list[str], str]] = []
     monkeypatch.setattr(start_up.subprocess, "run", run)
     if installed:
         package = types.ModuleType("zaremba_programs")
         monkeypatch.setitem(sys.modules, "experiments", package)
     assert start_up.start_up(TINY) == (1, 2, 3, 4)
-    (command,) = commands
+    ((command, path),) = started
     package = "zaremba_programs" if installed else "experiments"
     assert f"{package}.benchmarks.start_up" in command
-    assert ("-P" in command) == installed  # so that no file of the user's is imported
+    # So that no file of the user's is imported.
+    assert "-P" in command
+    assert path.split(os.pathsep) == sys.path
 
 
 def test_start_that_fails_is_an_error(monkeypatch):
