@@ -61,7 +61,7 @@ def main() -> None:
     peers = default_peers(config) if FLAGS.peers is None else FLAGS.peers
     contenders = choose_contenders(config, peers, FLAGS.members)
     needs = needs_of_all(contenders, FLAGS.windows, console, leave_out=FLAGS.peers is None)
-    # Before this process takes memory of a device, or all of a TPU.
+    # Before this process fills the device's memory.
     with console.status("start of a run"):
         start = start_up(config)
     results = time_steps(config, needs, console) | {"start_up": start._asdict()}
