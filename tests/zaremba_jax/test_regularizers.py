@@ -51,7 +51,9 @@ def params():
 @functools.cache
 def window():
     """Tokens of a window."""
-    return jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (TIME, BATCH)), jnp.int32)
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (TIME, BATCH))
+    with jax.ensure_compile_time_eval():  # no tracer is kept if what is traced calls this first
+        return jnp.asarray(tokens, jnp.int32)
 
 
 def masks_of(settings=None, key=0, tokens=None):
