@@ -50,6 +50,7 @@ def build_model(config: Config) -> Any:
             )
             return loss / window.shape[1], state
 
+    torch.set_float32_matmul_precision("high")  # TF32 on NVIDIA, as jax multiplies by default
     torch.manual_seed(config.seed)
     model, scale = Model(), config.model.init_scale
     for parameter in model.parameters():
@@ -79,7 +80,6 @@ def build_torch(config: Config, windows: np.ndarray, compiled: bool = False) -> 
     """
     import torch  # pyright: ignore[reportMissingImports]
 
-    torch.set_float32_matmul_precision("high")  # TF32 on NVIDIA, as jax multiplies by default
     model = build_model(config)
     forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.SGD(model.parameters(), config.train.learning_rate, fused=True)
@@ -110,7 +110,6 @@ def build_torch_reader(config: Config, ids: np.ndarray) -> Turn:
     """The same model, which reads a text as one stream, without gradients; errors as above."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    torch.set_float32_matmul_precision("high")
     model = build_model(config).eval()
     device = model.decoder.weight.device
     text = torch.as_tensor(ids, device=device)[:, None]

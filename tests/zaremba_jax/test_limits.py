@@ -23,6 +23,7 @@ TAKERS: dict[str, Any] = {
     "vocab_size": lambda count: Vocabulary.from_tokens(["a", "a", "b"], vocab_size=count),
     "min_count": lambda count: Vocabulary.from_tokens(["a", "a", "b"], min_count=count),
     "vocab_size of an encoding": lambda count: Encoding(vocab_size=count),
+    "min_count of an encoding": lambda count: Encoding(min_count=count),
     "train_tokens": lambda count: toy_corpus(train_tokens=count),
     "at_once": lambda count: chunk_sizes(5, count, make_mesh(jax.devices()[:1])),
     "devices": lambda count: streams_of_device(20, count),
@@ -46,6 +47,7 @@ def test_narrow_number_of_numpy_is_taken_as_python_s(name):
 
 
 def test_whole_number_is_one_of_python_s_within_its_limits():
-    assert type(whole_number("n", np.uint8(255), at_least=1)) is int  # type: ignore[arg-type]
+    of_numpy: Any = np.uint8(255)
+    assert type(whole_number("n", of_numpy, at_least=1)) is int
     with pytest.raises(ValueError, match=r"^n=0: must be at least 1$"):
         whole_number("n", 0, at_least=1)

@@ -42,7 +42,9 @@ class Sampling:
     def __post_init__(self):
         object.__setattr__(self, "never", tuple(self.never))  # static, so hashed
         check_limits("temperature", self.temperature, at_least=0)
-        top_k = whole_number("top_k", self.top_k, at_least=0)
+        top_k = whole_number("top_k", self.top_k)
+        if top_k < 0:
+            raise InputError(f"top_k={top_k}: must be at least 1, or 0 for no limit")
         object.__setattr__(self, "top_k", top_k)
         check_limits("top_p", self.top_p, above=0, at_most=1)
 

@@ -155,7 +155,7 @@ def test_low_temperatures_take_the_most_probable(temperature):
         ({"temperature": -0.5}, "temperature=-0.5: must be at least 0"),
         ({"temperature": 1e39}, "temperature=1e+39: must be finite in float32 and at least 0"),
         ({"temperature": float("nan")}, "temperature=nan: must be finite"),
-        ({"top_k": -1}, "top_k=-1: must be at least 0"),
+        ({"top_k": -1}, "top_k=-1: must be at least 1, or 0 for no limit"),
         ({"top_p": 0.0}, "top_p=0.0: must be above 0 and at most 1"),
         ({"top_p": 1.5}, "top_p=1.5: must be above 0 and at most 1"),
     ],
